@@ -1,0 +1,53 @@
+//! Deadlines on the monotonic clock.
+
+use std::time::{Duration, Instant};
+
+/// Until when an operation may block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deadline {
+    /// Do not block at all.
+    Now,
+    /// Block until this instant at the latest.
+    At(Instant),
+    /// Block for as long as it takes.
+    Never,
+}
+
+impl Deadline {
+    /// The deadline `timeout` from now. One too far away for the clock to express is [`Deadline::Never`],
+    /// a zero one [`Deadline::Now`].
+    pub fn after(timeout: Duration) -> Self {
+        if timeout.is_zero() {
+            return Deadline::Now;
+        }
+        Instant::now().checked_add(timeout).map_or(Deadline::Never, Deadline::At)
+    }
+
+    /// The time left, at most `slice`; `None` when the deadline has passed.
+    pub fn slice(self, slice: Duration) -> Option<Duration> {
+        match self {
+            Deadline::Now => None,
+            Deadline::Never => Some(slice),
+            Deadline::At(at) => {
+                let left = at.saturating_duration_since(Instant::now());
+                (!left.is_zero()).then(|| left.min(slice))
+            }
+        }
+    }
+
+    /// Whether the deadline has passed.
+    pub fn passed(self) -> bool {
+        match self {
+            Deadline::Now => true,
+            Deadline::Never => false,
+            Deadline::At(at) => Instant::now() >= at,
+        }
+    }
+}
+
+impl From<Option<Duration>> for Deadline {
+    /// `None` is [`Deadline::Never`], as in Python's `timeout=None`.
+    fn from(timeout: Option<Duration>) -> Self {
+        timeout.map_or(Deadline::Never, Deadline::after)
+    }
+}

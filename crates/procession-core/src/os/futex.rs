@@ -1,0 +1,29 @@
+//! Sleeping on a word of shared memory.
+//!
+//! Always the shared form: the PRIVATE flag would make two processes miss each other.
+
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::thread::futex::{self, Flags, Timespec};
+
+/// Sleeps while `word` holds `expected`, at most for `timeout`. Returns on a wake, a changed word, the
+/// timeout or a signal; the caller looks at its condition again in each case.
+pub fn wait(word: &AtomicU32, expected: u32, timeout: Duration) {
+    let timeout = Timespec {
+        tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    match futex::wait(word, Flags::empty(), expected, Some(&timeout)) {
+        Ok(()) | Err(Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT) => {}
+        Err(error) => unreachable!("futex wait on a mapped, aligned word: {error}"),
+    }
+}
+
+/// Wakes up to `count` sleepers on `word`; returns how many were woken.
+pub fn wake(word: &AtomicU32, count: u32) -> usize {
+    // The kernel reads the count as a signed number.
+    let count = count.min(i32::MAX as u32);
+    futex::wake(word, Flags::empty(), count).unwrap_or(0)
+}

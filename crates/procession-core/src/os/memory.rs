@@ -1,0 +1,139 @@
+//! Shared memory from the kernel: memfds, mappings, reservation, and how much there is.
+
+use std::ffi::CStr;
+use std::io;
+use std::ptr::NonNull;
+use std::sync::OnceLock;
+
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fstat, ftruncate, memfd_create};
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+/// The size of a page in bytes.
+pub fn page_size() -> usize {
+    rustix::param::page_size()
+}
+
+/// An anonymous file of `size` bytes, all holes. It can grow but never shrink, so that a mapping inside
+/// its size stays readable whatever another holder does.
+///
+/// # Errors
+/// What the kernel reported: out of descriptors or of memory.
+pub fn create(name: &CStr, size: u64) -> io::Result<OwnedFd> {
+    let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    ftruncate(&fd, size)?;
+    fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::SEAL)?;
+    Ok(fd)
+}
+
+/// The size of the file in bytes.
+///
+/// # Errors
+/// What `fstat` reported.
+pub fn file_size(fd: impl AsFd) -> io::Result<u64> {
+    Ok(u64::try_from(fstat(fd)?.st_size).unwrap_or(0))
+}
+
+/// Grows the file to `size` bytes of holes; does nothing when it is that large already.
+///
+/// # Errors
+/// What the kernel reported.
+pub fn grow(fd: impl AsFd, size: u64) -> io::Result<()> {
+    let fd = fd.as_fd();
+    if file_size(fd)? < size { Ok(ftruncate(fd, size)?) } else { Ok(()) }
+}
+
+/// Makes the kernel set memory aside for `len` bytes at `offset`, so that touching them later cannot fail.
+/// What was there stays.
+///
+/// # Errors
+/// `StorageFull` or `OutOfMemory` when there is no memory for it.
+pub fn reserve(fd: impl AsFd, offset: u64, len: u64) -> io::Result<()> {
+    loop {
+        match fallocate(&fd, FallocateFlags::empty(), offset, len) {
+            Ok(()) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Gives the memory of `len` bytes at `offset` back; they read as zero afterwards.
+///
+/// # Errors
+/// What the kernel reported.
+pub fn release(fd: impl AsFd, offset: u64, len: u64) -> io::Result<()> {
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    Ok(fallocate(fd, flags, offset, len)?)
+}
+
+/// A shared mapping of part of a file, unmapped when dropped.
+#[derive(Debug)]
+pub struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: a mapping is plain memory; the rules for what lies in it are those of its users.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; `&Mapping` only hands out pointers.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `len` bytes at `offset` (a multiple of the page size) for reading and writing.
+    ///
+    /// # Errors
+    /// What the kernel reported: out of memory or of mappings, or over `RLIMIT_AS`.
+    pub fn new(fd: impl AsFd, offset: u64, len: usize) -> io::Result<Self> {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choosing disturbs nothing that exists.
+        let start = unsafe { mmap(std::ptr::null_mut(), len, access, MapFlags::SHARED, fd, offset)? };
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Mapping { start, len })
+    }
+
+    /// The first byte.
+    pub fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// The size in bytes.
+    #[allow(clippy::len_without_is_empty, reason = "a mapping is never empty")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `new` and nobody borrows from a mapping that is dropped.
+        let result = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
+        debug_assert!(result.is_ok(), "munmap of a whole mapping");
+    }
+}
+
+/// How many bytes this process may hope to use: the machine's memory or the cgroup's limit, whichever is
+/// smaller. Asked once a process.
+pub fn limit() -> u64 {
+    static LIMIT: OnceLock<u64> = OnceLock::new();
+    *LIMIT.get_or_init(|| {
+        let machine = {
+            let info = rustix::system::sysinfo();
+            (info.totalram as u64).saturating_mul(info.mem_unit.into())
+        };
+        cgroup_limit().map_or(machine, |limit| limit.min(machine))
+    })
+}
+
+/// The lowest `memory.max` on the way from this process's cgroup (version 2) to the root.
+fn cgroup_limit() -> Option<u64> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    std::path::Path::new("/sys/fs/cgroup")
+        .join(own)
+        .ancestors()
+        .take_while(|dir| dir.starts_with("/sys/fs/cgroup"))
+        .filter_map(|dir| std::fs::read_to_string(dir.join("memory.max")).ok()?.trim().parse().ok())
+        .min()
+}

@@ -1,0 +1,7 @@
+//! Everything that asks the operating system for something. Linux, x86-64 and aarch64.
+
+pub mod clock;
+pub mod cpu;
+pub mod futex;
+pub mod identity;
+pub mod memory;

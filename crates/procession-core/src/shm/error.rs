@@ -1,0 +1,100 @@
+//! Why shared memory could not be made or opened.
+
+use std::io;
+
+use super::header::Kind;
+
+/// A shared object could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CreateError {
+    /// The system refused: out of memory, of descriptors, or of mappings.
+    #[error("cannot create the shared memory of a {kind}: {action}: {source}")]
+    System {
+        /// What was to be made.
+        kind: Kind,
+        /// The step that failed.
+        action: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A size or count that no object can have.
+    #[error("cannot create a {kind}: {problem}")]
+    Invalid {
+        /// What was to be made.
+        kind: Kind,
+        /// What is wrong with the request.
+        problem: String,
+    },
+}
+
+/// A handle from elsewhere, or a named object, could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The process that handed the handle out has ended, and nothing here has the object open.
+    #[error("the process {pid} that sent this handle has ended; send it while its sender lives, or use a named object")]
+    Gone {
+        /// The sender.
+        pid: i32,
+    },
+    /// The sender no longer has that object under the descriptor that the handle names.
+    #[error("the handle refers to an object that its sender, process {pid}, does not hold")]
+    NotHeld {
+        /// The sender.
+        pid: i32,
+    },
+    /// The handle was serialised with its descriptors attached, but is read without them.
+    #[error("the handle's descriptor did not come with it; read it with the function that matches its sender's")]
+    NotAttached,
+    /// The bytes of a handle are damaged.
+    #[error("not a handle: {0}")]
+    Malformed(&'static str),
+    /// What was opened is not one of this library's objects.
+    #[error("not a shared object of this library: {0}")]
+    NotAnObject(&'static str),
+    /// The object was made by another version of this library.
+    #[error("the object has layout version {found}, this library reads version {expected}; update the older program")]
+    Version {
+        /// The version in the object.
+        found: u32,
+        /// The version of this library.
+        expected: u32,
+    },
+    /// The object is of another kind.
+    #[error("the object is a {found}, expected a {expected}")]
+    Kind {
+        /// What it is.
+        found: Kind,
+        /// What it should be.
+        expected: Kind,
+    },
+    /// The object was made in another pid namespace, where process ids mean other processes.
+    #[error("the object belongs to another pid namespace (another container); both must share one")]
+    PidNamespace,
+    /// The object's own records contradict each other.
+    #[error("the shared object is damaged: {0}")]
+    Damaged(&'static str),
+    /// The system refused.
+    #[error("cannot open a shared object: {action}: {source}")]
+    System {
+        /// The step that failed.
+        action: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl OpenError {
+    /// For `map_err`: the system refused this step.
+    pub fn system<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> Self {
+        move |source| OpenError::System { action, source: source.into() }
+    }
+}
+
+impl CreateError {
+    /// For `map_err`: the system refused this step.
+    pub fn system<E: Into<io::Error>>(kind: Kind, action: &'static str) -> impl FnOnce(E) -> Self {
+        move |source| CreateError::System { kind, action, source: source.into() }
+    }
+}

@@ -1,0 +1,135 @@
+//! What every mapping begins with.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::error::OpenError;
+use crate::os::identity;
+
+/// Reads `PROCESSN` in memory on a little-endian machine.
+const MAGIC: u64 = u64::from_le_bytes(*b"PROCESSN");
+/// Changes with every change of any shared layout.
+const VERSION: u32 = 1;
+
+/// What a mapping holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+#[non_exhaustive]
+pub enum Kind {
+    /// A queue: control words, rings and blocks.
+    Queue = 1,
+    /// Many small objects: locks, values, events.
+    Arena = 2,
+}
+
+impl Kind {
+    fn from_raw(raw: u32) -> Option<Self> {
+        [Kind::Queue, Kind::Arena].into_iter().find(|kind| *kind as u32 == raw)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Queue => "queue",
+            Kind::Arena => "group of locks and values",
+        })
+    }
+}
+
+/// A random number that names one shared object on this machine.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ObjectId([u8; 16]);
+
+impl ObjectId {
+    /// A new id from the system's random numbers.
+    pub fn random() -> Self {
+        let mut bytes = [0; 16];
+        let mut filled = 0;
+        while filled < bytes.len() {
+            // Can only be interrupted: up to 256 bytes come whole once the pool is ready.
+            filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()).unwrap_or(0);
+        }
+        ObjectId(bytes)
+    }
+
+    /// The id's bytes, as they stand in a handle.
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0
+    }
+
+    /// Reads an id back.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        ObjectId(bytes)
+    }
+}
+
+impl fmt::Debug for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+/// The first 64 bytes of every shared object.
+///
+/// Its creator writes every other field, then `magic` with Release; nothing changes afterwards. Who finds
+/// the magic with Acquire therefore finds a whole object. A creator that dies earlier leaves a mapping without
+/// the magic, which is no object.
+#[repr(C, align(64))]
+pub struct Header {
+    magic: AtomicU64,
+    version: u32,
+    kind: u32,
+    id: [u8; 16],
+    pid_namespace: u64,
+    reserved: [u64; 3],
+}
+
+impl Header {
+    /// The header of a new object, without its magic: [`Header::publish`] adds it when all else stands.
+    ///
+    /// # Errors
+    /// What asking for the pid namespace reported.
+    pub fn new(kind: Kind, id: ObjectId) -> std::io::Result<Self> {
+        Ok(Header {
+            magic: AtomicU64::new(0),
+            version: VERSION,
+            kind: kind as u32,
+            id: id.0,
+            pid_namespace: identity::pid_namespace()?,
+            reserved: [0; 3],
+        })
+    }
+
+    /// Declares the object whole.
+    pub fn publish(&self) {
+        self.magic.store(MAGIC, Ordering::Release);
+    }
+
+    /// Whether [`Header::publish`] has been reached.
+    pub fn is_published(&self) -> bool {
+        self.magic.load(Ordering::Acquire) == MAGIC
+    }
+
+    /// Checks that this is a whole object of this version and `kind`, usable in this pid namespace; returns its id.
+    ///
+    /// # Errors
+    /// Which of these does not hold.
+    pub fn check(&self, kind: Kind) -> Result<ObjectId, OpenError> {
+        if !self.is_published() {
+            return Err(OpenError::NotAnObject("it does not begin with this library's mark"));
+        }
+        if self.version != VERSION {
+            return Err(OpenError::Version { found: self.version, expected: VERSION });
+        }
+        let found = Kind::from_raw(self.kind).ok_or(OpenError::Damaged("unknown kind of object"))?;
+        if found != kind {
+            return Err(OpenError::Kind { found, expected: kind });
+        }
+        let namespace = identity::pid_namespace().map_err(OpenError::system("reading the pid namespace"))?;
+        if self.pid_namespace != namespace {
+            return Err(OpenError::PidNamespace);
+        }
+        Ok(ObjectId(self.id))
+    }
+}

@@ -1,0 +1,9 @@
+//! Shared memory with a checked header, and descriptors that travel between processes.
+
+mod error;
+mod header;
+pub mod registry;
+pub mod transfer;
+
+pub use error::{CreateError, OpenError};
+pub use header::{Header, Kind, ObjectId};

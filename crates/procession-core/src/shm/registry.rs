@@ -1,0 +1,55 @@
+//! The objects that this process has open, so that opening one twice shares its mapping.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::header::ObjectId;
+
+/// Open objects of one kind by id. Holds none of them open.
+#[derive(Debug)]
+pub struct Registry<T> {
+    open: Mutex<Option<HashMap<ObjectId, Weak<T>>>>,
+}
+
+impl<T> Registry<T> {
+    /// An empty registry, for a static.
+    pub const fn new() -> Self {
+        Registry { open: Mutex::new(None) }
+    }
+
+    /// Records an object that this process made.
+    pub fn insert(&self, id: ObjectId, object: &Arc<T>) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = open.get_or_insert_with(HashMap::new);
+        if open.len() == open.capacity() {
+            open.retain(|_, object| object.strong_count() > 0);
+        }
+        open.insert(id, Arc::downgrade(object));
+    }
+
+    /// The object, if this process has it open.
+    pub fn get(&self, id: ObjectId) -> Option<Arc<T>> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.as_ref()?.get(&id)?.upgrade()
+    }
+
+    /// The object if this process has it open, else what `open` opens.
+    ///
+    /// # Errors
+    /// What `open` returned.
+    pub fn get_or_open<E>(&self, id: ObjectId, open: impl FnOnce() -> Result<Arc<T>, E>) -> Result<Arc<T>, E> {
+        if let Some(object) = self.get(id) {
+            return Ok(object);
+        }
+        // Two threads may both open the object: two mappings of the same memory, both right.
+        let object = open()?;
+        self.insert(id, &object);
+        Ok(object)
+    }
+}
+
+impl<T> Default for Registry<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}

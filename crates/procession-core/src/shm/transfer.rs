@@ -1,0 +1,165 @@
+//! Descriptors on their way to another process.
+//!
+//! A handle that is serialised needs its descriptor at the other end. Where the channel can carry
+//! descriptors (a Unix socket to a new process, a pipe), its sender wraps serialisation in [`collect`], and its
+//! receiver wraps deserialisation in [`deliver`]; the bytes then hold the descriptor's place in the message.
+//! Anywhere else (in a queue, in a file) the bytes name a descriptor that the sending process keeps open
+//! until it ends, and the receiver opens it through `/proc/PID/fd`.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+
+use super::error::OpenError;
+use super::header::ObjectId;
+use crate::os::identity::Identity;
+
+thread_local! {
+    static OUTGOING: RefCell<Option<Vec<OwnedFd>>> = const { RefCell::new(None) };
+    static INCOMING: RefCell<Option<Vec<OwnedFd>>> = const { RefCell::new(None) };
+}
+
+/// How a handle's bytes refer to its descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transit {
+    /// The n-th descriptor that travels with the message.
+    Attached(u32),
+    /// A descriptor number in a process that keeps it open.
+    Held {
+        /// Whose descriptor.
+        holder: Identity,
+        /// Its number there.
+        fd: u32,
+    },
+}
+
+impl Transit {
+    /// The size in bytes of the encoded form.
+    pub const LEN: usize = 12;
+
+    /// Twelve bytes: the holder's identity (0 for an attached one), then the number, little-endian.
+    pub fn to_bytes(self) -> [u8; Self::LEN] {
+        let (holder, number) = match self {
+            Transit::Attached(index) => (0, index),
+            Transit::Held { holder, fd } => (holder.to_bits(), fd),
+        };
+        let mut bytes = [0; Self::LEN];
+        bytes[..8].copy_from_slice(&holder.to_le_bytes());
+        bytes[8..].copy_from_slice(&number.to_le_bytes());
+        bytes
+    }
+
+    /// Reads it back.
+    ///
+    /// # Errors
+    /// [`OpenError::Malformed`] for an impossible holder.
+    pub fn from_bytes(bytes: [u8; Self::LEN]) -> Result<Self, OpenError> {
+        let mut holder = [0; 8];
+        holder.copy_from_slice(&bytes[..8]);
+        let holder = u64::from_le_bytes(holder);
+        let mut number = [0; 4];
+        number.copy_from_slice(&bytes[8..]);
+        let number = u32::from_le_bytes(number);
+        if holder == 0 {
+            return Ok(Transit::Attached(number));
+        }
+        let holder = Identity::from_bits(holder).ok_or(OpenError::Malformed("impossible process"))?;
+        Ok(Transit::Held { holder, fd: number })
+    }
+}
+
+/// Restores what a nested or unwinding use found.
+struct Restore<T: 'static>(&'static std::thread::LocalKey<RefCell<Option<Vec<T>>>>, Option<Vec<T>>);
+
+impl<T> Drop for Restore<T> {
+    fn drop(&mut self) {
+        self.0.replace(self.1.take());
+    }
+}
+
+/// Runs `serialise` with descriptors attached: each one that [`attach`] sees is duplicated and returned, to be sent
+/// along with the bytes.
+pub fn collect<R>(serialise: impl FnOnce() -> R) -> (R, Vec<OwnedFd>) {
+    let _restore = Restore(&OUTGOING, OUTGOING.replace(Some(Vec::new())));
+    let result = serialise();
+    (result, OUTGOING.take().unwrap_or_default())
+}
+
+/// Runs `deserialise` with the descriptors that came along with the bytes.
+pub fn deliver<R>(descriptors: Vec<OwnedFd>, deserialise: impl FnOnce() -> R) -> R {
+    let _restore = Restore(&INCOMING, INCOMING.replace(Some(descriptors)));
+    deserialise()
+}
+
+/// Whether this thread is inside [`collect`], so that [`attach`] works.
+pub fn is_collecting() -> bool {
+    OUTGOING.with_borrow(Option::is_some)
+}
+
+/// Adds a duplicate of the descriptor to the message that is being serialised; `None` outside [`collect`].
+///
+/// # Errors
+/// Out of descriptors.
+pub fn attach(fd: BorrowedFd<'_>) -> std::io::Result<Option<Transit>> {
+    OUTGOING.with_borrow_mut(|outgoing| {
+        let Some(outgoing) = outgoing else { return Ok(None) };
+        outgoing.push(fd.try_clone_to_owned()?);
+        Ok(Some(Transit::Attached((outgoing.len() - 1) as u32)))
+    })
+}
+
+/// A duplicate of the `index`-th descriptor that came with the message being deserialised.
+///
+/// # Errors
+/// [`OpenError::NotAttached`] when there is none.
+pub fn attached(index: u32) -> Result<OwnedFd, OpenError> {
+    INCOMING.with_borrow(|incoming| {
+        let fd = incoming.as_ref().and_then(|fds| fds.get(index as usize)).ok_or(OpenError::NotAttached)?;
+        fd.try_clone().map_err(OpenError::system("duplicating a descriptor"))
+    })
+}
+
+/// How the handle of a shared object is to refer to its descriptor: attached inside [`collect`], else held
+/// open by this process until it ends, once an object however often it is handed out.
+///
+/// # Errors
+/// Out of descriptors.
+pub fn send(id: ObjectId, fd: BorrowedFd<'_>) -> std::io::Result<Transit> {
+    static HANDED_OUT: Mutex<Option<HashMap<ObjectId, OwnedFd>>> = Mutex::new(None);
+    if let Some(attached) = attach(fd)? {
+        return Ok(attached);
+    }
+    let mut held = HANDED_OUT.lock().unwrap_or_else(PoisonError::into_inner);
+    let held = held.get_or_insert_with(HashMap::new);
+    if !held.contains_key(&id) {
+        held.insert(id, fd.try_clone_to_owned()?);
+    }
+    let number = held[&id].as_fd().as_raw_fd() as u32;
+    Ok(Transit::Held { holder: Identity::current(), fd: number })
+}
+
+/// Opens what [`send`] sent. The caller checks the object's header and id: the number may mean something
+/// else by now.
+///
+/// # Errors
+/// The sender is gone or does not have it, or the system refused.
+pub fn receive(transit: Transit) -> Result<OwnedFd, OpenError> {
+    let (holder, fd) = match transit {
+        Transit::Attached(index) => return attached(index),
+        Transit::Held { holder, fd } => (holder, fd),
+    };
+    let pid = holder.pid().as_raw_nonzero().get();
+    if !holder.is_alive() {
+        return Err(OpenError::Gone { pid });
+    }
+    match open(format!("/proc/{pid}/fd/{fd}"), OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(fd) => Ok(fd),
+        Err(Errno::NOENT) if !holder.is_alive() => Err(OpenError::Gone { pid }),
+        Err(Errno::NOENT | Errno::NXIO) => Err(OpenError::NotHeld { pid }),
+        Err(error) => Err(OpenError::system("opening the sender's descriptor")(error)),
+    }
+}

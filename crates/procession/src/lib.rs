@@ -1,0 +1,1 @@
+//! Processes, queues, pipes and shared state between processes.

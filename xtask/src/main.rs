@@ -1,0 +1,2 @@
+//! The project's build tool.
+fn main() {}
