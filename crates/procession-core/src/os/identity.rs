@@ -88,11 +88,7 @@ impl Identity {
     pub fn open(self) -> io::Result<OwnedFd> {
         let pidfd = pidfd_open(self.pid(), PidfdFlags::empty()).map_err(gone)?;
         // Read after the descriptor is held: what it refers to can no longer change its pid.
-        if self.started_at(start_time(self.pid())?) {
-            Ok(pidfd)
-        } else {
-            Err(io::ErrorKind::NotFound.into())
-        }
+        if self.started_at(start_time(self.pid())?) { Ok(pidfd) } else { Err(io::ErrorKind::NotFound.into()) }
     }
 
     fn started_at(self, start: u64) -> bool {
@@ -126,12 +122,13 @@ fn is_readable(pidfd: &OwnedFd) -> bool {
 
 /// Field 22 of `/proc/PID/stat`: when the process started, in clock ticks since boot.
 fn start_time(pid: Pid) -> io::Result<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).map_err(|error| {
-        match error.raw_os_error() {
-            Some(libc::ESRCH) => io::ErrorKind::NotFound.into(),
-            _ => error,
-        }
-    })?;
+    let stat =
+        std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).map_err(
+            |error| match error.raw_os_error() {
+                Some(libc::ESRCH) => io::ErrorKind::NotFound.into(),
+                _ => error,
+            },
+        )?;
     // The name in field 2 may hold blanks and parentheses; the last parenthesis ends it.
     let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     after_name

@@ -33,7 +33,9 @@ pub enum CreateError {
 #[non_exhaustive]
 pub enum OpenError {
     /// The process that handed the handle out has ended, and nothing here has the object open.
-    #[error("the process {pid} that sent this handle has ended; send it while its sender lives, or use a named object")]
+    #[error(
+        "the process {pid} that sent this handle has ended; send it while its sender lives, or use a named object"
+    )]
     Gone {
         /// The sender.
         pid: i32,
@@ -45,7 +47,9 @@ pub enum OpenError {
         pid: i32,
     },
     /// The handle was serialised with its descriptors attached, but is read without them.
-    #[error("the handle's descriptor did not come with it; read it with the function that matches its sender's")]
+    #[error(
+        "the handle's descriptor did not come with it; read it with the function that matches its sender's"
+    )]
     NotAttached,
     /// The bytes of a handle are damaged.
     #[error("not a handle: {0}")]
@@ -54,7 +58,9 @@ pub enum OpenError {
     #[error("not a shared object of this library: {0}")]
     NotAnObject(&'static str),
     /// The object was made by another version of this library.
-    #[error("the object has layout version {found}, this library reads version {expected}; update the older program")]
+    #[error(
+        "the object has layout version {found}, this library reads version {expected}; update the older program"
+    )]
     Version {
         /// The version in the object.
         found: u32,

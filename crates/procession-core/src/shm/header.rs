@@ -48,7 +48,8 @@ impl ObjectId {
         let mut filled = 0;
         while filled < bytes.len() {
             // Can only be interrupted: up to 256 bytes come whole once the pool is ready.
-            filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()).unwrap_or(0);
+            filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
+                .unwrap_or(0);
         }
         ObjectId(bytes)
     }

@@ -37,7 +37,11 @@ impl<T> Registry<T> {
     ///
     /// # Errors
     /// What `open` returned.
-    pub fn get_or_open<E>(&self, id: ObjectId, open: impl FnOnce() -> Result<Arc<T>, E>) -> Result<Arc<T>, E> {
+    pub fn get_or_open<E>(
+        &self,
+        id: ObjectId,
+        open: impl FnOnce() -> Result<Arc<T>, E>,
+    ) -> Result<Arc<T>, E> {
         if let Some(object) = self.get(id) {
             return Ok(object);
         }

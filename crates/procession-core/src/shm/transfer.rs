@@ -8,7 +8,8 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::collections::hash_map::Entry;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{Mode, OFlags, open};
@@ -135,10 +136,11 @@ pub fn send(id: ObjectId, fd: BorrowedFd<'_>) -> std::io::Result<Transit> {
     }
     let mut held = HANDED_OUT.lock().unwrap_or_else(PoisonError::into_inner);
     let held = held.get_or_insert_with(HashMap::new);
-    if !held.contains_key(&id) {
-        held.insert(id, fd.try_clone_to_owned()?);
-    }
-    let number = held[&id].as_fd().as_raw_fd() as u32;
+    let kept = match held.entry(id) {
+        Entry::Occupied(kept) => kept.into_mut(),
+        Entry::Vacant(place) => place.insert(fd.try_clone_to_owned()?),
+    };
+    let number = kept.as_raw_fd() as u32;
     Ok(Transit::Held { holder: Identity::current(), fd: number })
 }
 
