@@ -111,7 +111,7 @@ impl Queue {
         session.publish();
         drop(session);
         if ring.settings().max_messages != 0 {
-            ring.control().waiting.not_full.wake_after_unlock(messages.len() as u32);
+            ring.control().waiting.not_full.wake_settled(messages.len() as u32);
         }
         Ok(())
     }
@@ -172,7 +172,7 @@ impl Shared {
             drop(session);
         }
         if ring.settings().max_messages != 0 {
-            ring.control().waiting.not_full.wake_after_unlock(1);
+            ring.control().waiting.not_full.wake_settled(1);
         }
         Ok(Some(taken))
     }

@@ -301,7 +301,7 @@ fn wait_until<E>(
     }
     loop {
         let ticket = queue.prepare();
-        if ready() {
+        if WaitQueue::settle(&ready) {
             return Ok(true);
         }
         if !queue.sleep(ticket, deadline) {

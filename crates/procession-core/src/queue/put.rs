@@ -89,7 +89,7 @@ impl Shared {
         }
         drop(session);
         if pushed == Pushed::Yes {
-            self.ring.control().waiting.not_empty.wake_after_unlock(1);
+            self.ring.control().waiting.not_empty.wake_settled(1);
         }
         Ok(pushed)
     }
@@ -124,7 +124,7 @@ impl Shared {
         session.publish();
         drop(session);
         if put > 0 {
-            self.ring.control().waiting.not_empty.wake_after_unlock(u32::try_from(put).unwrap_or(u32::MAX));
+            self.ring.control().waiting.not_empty.wake_settled(u32::try_from(put).unwrap_or(u32::MAX));
         }
         match failed {
             None => Ok(put),

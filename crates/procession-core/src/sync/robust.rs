@@ -7,27 +7,26 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use super::atomic::{AtomicU64, Ordering};
-use super::wait::SLICE;
+use super::wait::{SLICE, WaitQueue};
 use crate::os::clock::Deadline;
+use crate::os::cpu;
 use crate::os::identity::Identity;
-use crate::os::{cpu, futex};
 
-/// Set in the word while somebody may be asleep, waiting for it. In the half of the word that is the futex.
-const CONTENDED: u64 = 1 << 63;
 /// A critical section takes well under a microsecond. After so long the holder is looked at.
 const SUSPICION: Duration = Duration::from_millis(5);
 
-/// A lock between processes: 0, or the [`Identity`] of the holder and perhaps [`CONTENDED`].
+/// A lock between processes: 0, or the [`Identity`] of the holder.
 ///
-/// Taken by one exchange of the word, released by another. A holder that dies leaves its identity; who finds that
+/// Taken by one exchange of the word, released by one store. A holder that dies leaves its identity; who finds that
 /// process gone exchanges it for its own and is told so ([`RobustGuard::recovered`]), also when the process that was
-/// recovering died over it. A sleeper that dies leaves at most the mark, which costs the holder one wake in vain.
+/// recovering died over it.
 ///
 /// It belongs to a process, not a thread: a thread must not end with it.
 #[repr(C, align(64))]
 #[derive(Debug, Default)]
 pub struct Robust {
     word: AtomicU64,
+    waiting: WaitQueue,
 }
 
 /// The lock is held; it is released when this is dropped.
@@ -43,66 +42,56 @@ pub struct RobustGuard<'a> {
 impl Robust {
     /// A free lock.
     pub const fn new() -> Self {
-        Robust { word: AtomicU64::new(0) }
+        Robust { word: AtomicU64::new(0), waiting: WaitQueue::new() }
     }
 
     /// Takes the lock, waiting for as long as its holder lives and keeps it. `may_hold` says of a process
     /// whether it lives and still has the memory that the lock is in.
     #[inline(always)]
     pub fn lock(&self, may_hold: impl Fn(Identity) -> bool) -> RobustGuard<'_> {
-        let me = Identity::current().to_bits();
-        match self.word.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed) {
-            Ok(_) => self.guard(false),
-            Err(_) => self.lock_slow(me, may_hold),
+        match self.try_lock() {
+            Some(guard) => guard,
+            None => self.lock_slow(may_hold),
         }
     }
 
     /// Takes the lock if it is free.
     #[inline(always)]
     pub fn try_lock(&self) -> Option<RobustGuard<'_>> {
+        self.take(0).then(|| self.guard(false))
+    }
+
+    #[inline(always)]
+    fn take(&self, from: u64) -> bool {
         let me = Identity::current().to_bits();
-        self.word
-            .compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed)
-            .ok()
-            .map(|_| self.guard(false))
+        self.word.compare_exchange(from, me, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
     #[cold]
-    fn lock_slow(&self, me: u64, may_hold: impl Fn(Identity) -> bool) -> RobustGuard<'_> {
+    fn lock_slow(&self, may_hold: impl Fn(Identity) -> bool) -> RobustGuard<'_> {
+        let take_free = || self.word.load(Ordering::Relaxed) == 0 && self.take(0);
         let spins = if cpu::count() > 1 { 256 } else { 0 };
         for _ in 0..spins {
             std::hint::spin_loop();
-            if self.word.load(Ordering::Relaxed) == 0
-                && self.word.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed).is_ok()
-            {
+            if take_free() {
                 return self.guard(false);
             }
         }
         let mut suspicious = Deadline::after(SUSPICION);
         loop {
-            let seen = self.word.load(Ordering::Relaxed);
-            // Others may be asleep too, so the mark comes along with the lock.
-            let wanted = if seen == 0 { me | CONTENDED } else { seen | CONTENDED };
-            if seen != wanted
-                && self.word.compare_exchange(seen, wanted, Ordering::Acquire, Ordering::Relaxed).is_err()
-            {
-                continue;
-            }
-            if seen == 0 {
+            let ticket = self.waiting.prepare();
+            if WaitQueue::settle(take_free) {
                 return self.guard(false);
             }
-            futex::wait_high(&self.word, wanted, suspicious.slice(SLICE).unwrap_or(SUSPICION));
-            if suspicious.passed() {
-                suspicious = Deadline::after(SLICE);
-                let held = self.word.load(Ordering::Relaxed);
-                // What is no identity at all was written by no holder, and ends like a dead one's.
-                let gone = held != 0 && !Identity::from_bits(held & !CONTENDED).is_some_and(&may_hold);
-                let mine = me | CONTENDED;
-                if gone
-                    && self.word.compare_exchange(held, mine, Ordering::Acquire, Ordering::Relaxed).is_ok()
-                {
-                    return self.guard(true);
-                }
+            if self.waiting.sleep(ticket, suspicious) && !suspicious.passed() {
+                continue;
+            }
+            suspicious = Deadline::after(SLICE);
+            let holder = self.word.load(Ordering::Relaxed);
+            // What is no identity at all was written by no holder, and ends like a dead one's.
+            let gone = holder != 0 && !Identity::from_bits(holder).is_some_and(&may_hold);
+            if gone && self.take(holder) {
+                return self.guard(true);
             }
         }
     }
@@ -122,12 +111,10 @@ impl RobustGuard<'_> {
 }
 
 impl Drop for RobustGuard<'_> {
-    /// Releases the lock. Also a full barrier on every processor: see [`super::WaitQueue::wake_after_unlock`].
     #[inline(always)]
     fn drop(&mut self) {
-        if self.lock.word.swap(0, Ordering::SeqCst) & CONTENDED != 0 {
-            futex::wake_high(&self.lock.word, 1);
-        }
+        self.lock.word.store(0, Ordering::Release);
+        self.lock.waiting.wake_settled(1);
     }
 }
 
@@ -164,7 +151,7 @@ mod tests {
         let id = Identity::of_pid(rustix::process::Pid::from_child(&child)).expect("its identity");
         child.kill().expect("kill");
         child.wait().expect("wait");
-        let lock = Robust { word: AtomicU64::new(id.to_bits()) };
+        let lock = Robust { word: AtomicU64::new(id.to_bits()), ..Robust::new() };
         assert!(lock.try_lock().is_none());
         let guard = lock.lock(Identity::is_alive);
         assert!(guard.recovered());
@@ -174,7 +161,7 @@ mod tests {
 
     #[test]
     fn rubbish_is_no_holder() {
-        let lock = Robust { word: AtomicU64::new(CONTENDED | 12 << 58) };
+        let lock = Robust { word: AtomicU64::new(12 << 60), ..Robust::new() };
         assert!(lock.lock(|_| panic!("not an identity")).recovered());
     }
 }

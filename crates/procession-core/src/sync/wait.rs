@@ -1,6 +1,7 @@
 //! Sleeping until another process changes something, without trusting it to live.
 
-use std::time::Duration;
+use std::sync::atomic::compiler_fence;
+use std::time::{Duration, Instant};
 
 use super::atomic::{AtomicU32, Ordering, store_load_barrier};
 use crate::os::clock::Deadline;
@@ -9,6 +10,9 @@ use crate::os::{cpu, futex};
 /// Nobody sleeps longer at a time without looking again: a wake can be lost with the process that it was
 /// meant for, or that should have sent it.
 pub const SLICE: Duration = Duration::from_millis(100);
+
+/// Several times what a store takes to become visible to other processors, and little beside a sleep.
+const SETTLE: Duration = Duration::from_micros(1);
 
 /// Where processes sleep until a condition kept elsewhere in shared memory may hold.
 ///
@@ -66,18 +70,32 @@ impl WaitQueue {
         }
     }
 
-    /// [`WaitQueue::wake`] by who has just released a [`super::Robust`] lock, whose release is the barrier.
+    /// [`WaitQueue::wake`] without the barrier, for paths where that would be most of the cost.
+    ///
+    /// Without it the look at the arrivals may overtake the change, for as long as the change takes to leave the
+    /// processor's store buffer: some hundred nanoseconds. A sleeper in that gap is missed, unless it goes on looking
+    /// for longer than the gap: who sleeps here must [`WaitQueue::settle`] first. Should the gap ever be longer, the
+    /// sleeper finds the change after a [`SLICE`].
     #[inline]
-    pub fn wake_after_unlock(&self, count: u32) {
-        // The release is an exchange with SeqCst: on x86 a full barrier for the processor, though not for
-        // the compiler's model of it. Elsewhere a barrier of its own is due.
-        if cfg!(target_arch = "x86_64") {
-            std::sync::atomic::compiler_fence(Ordering::SeqCst)
-        } else {
-            store_load_barrier()
-        }
+    pub fn wake_settled(&self, count: u32) {
+        compiler_fence(Ordering::SeqCst);
         if self.arrivals.load(Ordering::Relaxed) != 0 {
             self.wake_sleepers(count);
+        }
+    }
+
+    /// Looks at `condition` for as long as [`WaitQueue::wake_settled`] needs, between [`WaitQueue::prepare`] and
+    /// [`WaitQueue::sleep`]; whether it holds.
+    pub fn settle(mut condition: impl FnMut() -> bool) -> bool {
+        let start = Instant::now();
+        loop {
+            if condition() {
+                return true;
+            }
+            if start.elapsed() >= SETTLE {
+                return false;
+            }
+            std::hint::spin_loop();
         }
     }
 
