@@ -5,3 +5,5 @@ pub mod cpu;
 pub mod futex;
 pub mod identity;
 pub mod memory;
+pub mod socket;
+pub mod thread;
