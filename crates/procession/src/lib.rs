@@ -1,1 +1,3 @@
 //! Processes, queues, pipes and shared state between processes.
+
+pub mod connection;

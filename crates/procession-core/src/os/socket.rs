@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll as poll_once};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll as poll_once};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FlockOperation, Mode, OFlags, fcntl_setfl, flock, open};
 use rustix::io::{Errno, retry_on_intr};
@@ -87,33 +87,37 @@ pub fn send(
 pub struct Received {
     /// How many bytes; 0 is the end of the stream (or an empty buffer).
     pub bytes: usize,
-    /// Whether descriptors came that this process had no room for. The kernel has closed them.
+    /// Whether descriptors came that were not wanted or that this process had no room for. The kernel has
+    /// closed them.
     pub descriptors_lost: bool,
 }
 
 /// Receives what there is, up to the size of `buffer`, without waiting for more. Descriptors that came
-/// along are appended to `descriptors`, closed on `exec`.
+/// along are appended to `descriptors`, closed on `exec`; with `None` the kernel throws them away.
 ///
 /// # Errors
 /// `WouldBlock` when there is nothing yet and the call may not wait; else what the kernel reported.
 pub fn receive(
     socket: impl AsFd,
     buffer: &mut [u8],
-    descriptors: &mut Vec<OwnedFd>,
+    mut descriptors: Option<&mut Vec<OwnedFd>>,
     blocking: Blocking,
 ) -> io::Result<Received> {
     let socket = socket.as_fd();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let space = if descriptors.is_some() { &mut space[..] } else { &mut [] };
     let flags = match blocking {
         Blocking::Wait => RecvFlags::CMSG_CLOEXEC,
         Blocking::Never => RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
     };
     loop {
-        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut control = RecvAncillaryBuffer::new(space);
         match recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, flags) {
             Ok(result) => {
                 for message in control.drain() {
-                    if let RecvAncillaryMessage::ScmRights(fds) = message {
+                    if let (RecvAncillaryMessage::ScmRights(fds), Some(descriptors)) =
+                        (message, &mut descriptors)
+                    {
                         descriptors.extend(fds);
                     }
                 }
@@ -156,6 +160,43 @@ pub fn poll(fds: &mut [PollFd<'_>], deadline: Deadline) -> io::Result<usize> {
             Err(Errno::INTR) => return Ok(0),
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+/// A changing set of descriptors that can be waited for as one: its own descriptor is readable while one of
+/// them is.
+#[derive(Debug)]
+pub struct Watch(OwnedFd);
+
+impl Watch {
+    /// An empty set.
+    ///
+    /// # Errors
+    /// Out of descriptors or memory.
+    pub fn new() -> io::Result<Self> {
+        Ok(Watch(epoll::create(epoll::CreateFlags::CLOEXEC)?))
+    }
+
+    /// Adds a descriptor, until it is removed or closed by everyone who has it.
+    ///
+    /// # Errors
+    /// Out of memory, or the descriptor is in the set or cannot be waited for.
+    pub fn add(&self, fd: impl AsFd) -> io::Result<()> {
+        Ok(epoll::add(&self.0, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?)
+    }
+
+    /// Removes a descriptor.
+    ///
+    /// # Errors
+    /// It is not in the set.
+    pub fn remove(&self, fd: impl AsFd) -> io::Result<()> {
+        Ok(epoll::delete(&self.0, fd)?)
+    }
+}
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
@@ -228,6 +269,21 @@ pub fn listen(endpoint: &Endpoint, backlog: u32) -> io::Result<OwnedFd> {
     }
     start_listening(&socket, i32::try_from(backlog).unwrap_or(i32::MAX))?;
     Ok(socket)
+}
+
+/// Whether some process has a socket bound to the socket file at `path`: if none has, its process is gone and
+/// the file is left over. Unlike a connection attempt, asking leaves no trace at a listener.
+///
+/// # Errors
+/// What the kernel reported: `NotFound`, `PermissionDenied`, …
+pub fn is_bound(path: &Path) -> io::Result<bool> {
+    let probe = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    match connect_once(&probe, &SocketAddrUnix::new(path)?) {
+        // A stream socket is there, and so of another type than the probe.
+        Ok(()) | Err(Errno::PROTOTYPE) => Ok(true),
+        Err(Errno::CONNREFUSED) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Connects to what listens at `endpoint`; the socket is in blocking mode.
@@ -399,11 +455,11 @@ mod tests {
         assert_eq!(sent, 3);
         let mut first = [0];
         let mut fds = Vec::new();
-        let got = receive(&b, &mut first, &mut fds, Blocking::Wait).unwrap();
+        let got = receive(&b, &mut first, Some(&mut fds), Blocking::Wait).unwrap();
         assert_eq!(got, Received { bytes: 1, descriptors_lost: false });
         assert_eq!(fds.len(), 1);
         send(&fds[0], &[IoSlice::new(b"!")], &[], Blocking::Wait).unwrap();
-        assert_eq!(receive(&d, &mut first, &mut Vec::new(), Blocking::Wait).unwrap().bytes, 1);
+        assert_eq!(receive(&d, &mut first, None, Blocking::Wait).unwrap().bytes, 1);
         assert_eq!(&first, b"!");
     }
 
@@ -413,13 +469,13 @@ mod tests {
         drop(b);
         let error = send(&a, &[IoSlice::new(b"x")], &[], Blocking::Wait).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
-        assert_eq!(receive(&a, &mut [0], &mut Vec::new(), Blocking::Wait).unwrap().bytes, 0);
+        assert_eq!(receive(&a, &mut [0], None, Blocking::Wait).unwrap().bytes, 0);
     }
 
     #[test]
     fn nothing_there_is_would_block_and_no_readiness() {
         let (a, _b) = pair().unwrap();
-        let error = receive(&a, &mut [0], &mut Vec::new(), Blocking::Never).unwrap_err();
+        let error = receive(&a, &mut [0], None, Blocking::Never).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         assert!(!wait(&a, PollFlags::IN, Deadline::Now).unwrap());
         assert!(!wait(&a, PollFlags::IN, Deadline::after(Duration::from_millis(5))).unwrap());

@@ -28,7 +28,8 @@ use crate::os::thread::spawn_without_signals;
 pub const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it looks whether the sender still lives.
 const SLICE: Duration = Duration::from_millis(100);
-/// How long the thread keeps a connection that has not presented its number.
+/// How long the thread keeps a connection that has not presented its number, and how long a receiver that finds
+/// a mailbox closed waits to see its process end.
 const PRESENTING: Duration = Duration::from_secs(1);
 /// How many such connections it keeps; beyond, the oldest goes.
 const PRESENTERS: usize = 64;
@@ -205,20 +206,16 @@ pub fn receive(ticket: Ticket) -> Result<OwnedFd, OpenError> {
         match socket::connect(&endpoint(&name), Deadline::after(slice)) {
             Ok(connection) => break connection,
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
-            Err(_) if !holder.is_alive() => return Err(OpenError::Gone { pid }),
-            // It listened before it wrote the ticket, so this is another network namespace or no ticket of its.
-            Err(error) => return Err(OpenError::system("connecting to the sender's mailbox")(error)),
+            // It listened before it wrote the ticket: it is ending, or in another network namespace.
+            Err(error) => return Err(broken(holder, "connecting to the sender's mailbox", error)),
         }
     };
     let server = socket::peer_credentials(&connection).map_err(OpenError::system("checking a mailbox"))?;
     if server.pid != pid {
         return Err(OpenError::NotHeld { pid });
     }
-    match socket::send(&connection, &[IoSlice::new(&number)], &[], Blocking::Never) {
-        Ok(_) => {}
-        Err(_) if !holder.is_alive() => return Err(OpenError::Gone { pid }),
-        Err(error) => return Err(OpenError::system("presenting a ticket")(error)),
-    }
+    socket::send(&connection, &[IoSlice::new(&number)], &[], Blocking::Never)
+        .map_err(|error| broken(holder, "presenting a ticket to its sender", error))?;
     loop {
         let Some(slice) = deadline.slice(SLICE) else { return Err(silent()) };
         let ready = socket::wait(&connection, PollFlags::IN, Deadline::after(slice))
@@ -231,19 +228,33 @@ pub fn receive(ticket: Ticket) -> Result<OwnedFd, OpenError> {
         }
         let mut answer = [NOT_HERE];
         let mut sockets = Vec::new();
-        return match socket::receive(&connection, &mut answer, &mut sockets, Blocking::Never) {
+        return match socket::receive(&connection, &mut answer, Some(&mut sockets), Blocking::Never) {
             Ok(received) if received.descriptors_lost => {
                 Err(OpenError::system("receiving a descriptor")(rustix::io::Errno::MFILE))
             }
             Ok(received) => match sockets.pop() {
                 Some(socket) if answer == [HERE] => Ok(socket),
-                _ if received.bytes == 0 && !holder.is_alive() => Err(OpenError::Gone { pid }),
-                _ => Err(OpenError::NotHeld { pid }),
+                _ if received.bytes > 0 => Err(OpenError::NotHeld { pid }),
+                _ => Err(broken(holder, ASKING, io::ErrorKind::UnexpectedEof.into())),
             },
-            Err(_) if !holder.is_alive() => Err(OpenError::Gone { pid }),
-            Err(error) => Err(OpenError::system("receiving from a mailbox")(error)),
+            Err(error) => Err(broken(holder, ASKING, error)),
         };
     }
+}
+
+const ASKING: &str = "fetching a socket from its sender";
+
+/// Why talking to the holder failed. A process that ends closes its sockets a moment before it is seen to have
+/// ended.
+fn broken(holder: Identity, action: &'static str, error: io::Error) -> OpenError {
+    let ending = Deadline::after(PRESENTING);
+    while holder.is_alive() {
+        match ending.slice(Duration::from_millis(5)) {
+            Some(pause) => std::thread::sleep(pause),
+            None => return OpenError::system(action)(error),
+        }
+    }
+    OpenError::Gone { pid: holder.pid().as_raw_nonzero().get() }
 }
 
 fn silent() -> OpenError {
@@ -251,7 +262,7 @@ fn silent() -> OpenError {
         io::ErrorKind::TimedOut,
         "the process that sent this handle did not answer within 10 s; it may be stopped",
     );
-    OpenError::system("fetching a socket from its sender")(error)
+    OpenError::system(ASKING)(error)
 }
 
 fn endpoint(name: &[u8; 16]) -> Endpoint {
@@ -288,8 +299,7 @@ struct Presenter {
 impl Presenter {
     /// Reads on; whether this connection is to be kept.
     fn advance(&mut self, mailbox: &Mailbox) -> bool {
-        let mut none = Vec::new();
-        match socket::receive(&self.socket, &mut self.number[self.have..], &mut none, Blocking::Never) {
+        match socket::receive(&self.socket, &mut self.number[self.have..], None, Blocking::Never) {
             Ok(received) if received.bytes > 0 => self.have += received.bytes,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             _ => return false,
@@ -359,7 +369,7 @@ mod tests {
         drop(a);
         let a = receive(ticket).unwrap();
         socket::send(&a, &[IoSlice::new(b"x")], &[], Blocking::Wait).unwrap();
-        let got = socket::receive(&b, &mut [0; 2], &mut Vec::new(), Blocking::Wait).unwrap();
+        let got = socket::receive(&b, &mut [0; 2], None, Blocking::Wait).unwrap();
         assert_eq!(got.bytes, 1);
         assert!(matches!(receive(ticket), Err(OpenError::NotHeld { .. })));
     }
@@ -376,7 +386,7 @@ mod tests {
             let peer = connect();
             socket::send(&peer, &[IoSlice::new(&number)], &[], Blocking::Wait).unwrap();
             let (mut answer, mut fds) = ([9], Vec::new());
-            socket::receive(&peer, &mut answer, &mut fds, Blocking::Wait).unwrap();
+            socket::receive(&peer, &mut answer, Some(&mut fds), Blocking::Wait).unwrap();
             (answer[0], fds.len())
         };
         assert_eq!(ask([0; 16]), (NOT_HERE, 0));
