@@ -3,7 +3,7 @@
 mod connection_support;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::thread;
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use connection_support::{Reaped, descriptors, python, rerun, role, start, watchdog};
 use procession::connection::{Connection, Pipe, Receiver, RecvError, SendError, Sender};
+use procession_core::os::socket;
 use procession_core::shm::{OpenError, mailbox, transfer};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
@@ -133,6 +134,52 @@ fn a_sender_killed_in_a_message_is_told_from_the_end() {
         RecvError::Truncated { received: 1, expected: Some(length) } if length == 1 << 62 => {}
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn processes_killed_while_they_share_an_end_leave_no_part_of_a_small_message() {
+    let _watchdog = watchdog();
+    const LARGEST: usize = socket::ATOMIC - 4;
+    if let Some(role) = role() {
+        let byte: u8 = role.parse().unwrap();
+        let sender = Sender::<()>::try_from(std::io::stdin().as_fd().try_clone_to_owned().unwrap()).unwrap();
+        for count in 0.. {
+            let size = if count % 3 == 0 { LARGEST } else { 1 + count * 1237 % LARGEST };
+            if sender.send_bytes(&vec![byte; size]).is_err() {
+                return;
+            }
+        }
+    }
+    let (receiver, sender) = Pipe::one_way::<()>().unwrap();
+    let receiving = thread::spawn(move || {
+        let mut from = [0_u64; 256];
+        loop {
+            match receiver.recv_bytes() {
+                Ok(message) => {
+                    assert!(message.len() <= LARGEST);
+                    assert!(message.iter().all(|&byte| byte == message[0]));
+                    from[usize::from(message[0])] += 1;
+                }
+                Err(RecvError::Closed) => return from,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    });
+    let sender = OwnedFd::from(sender);
+    let child = |byte: u8| {
+        let stdin = Stdio::from(sender.try_clone().unwrap());
+        Reaped(rerun(&byte.to_string()).stdin(stdin).stdout(Stdio::null()).spawn().unwrap())
+    };
+    let mut children: Vec<_> = (0..3).map(child).collect();
+    for byte in 3..40 {
+        thread::sleep(Duration::from_millis(7 + u64::from(byte)));
+        // Killed and reaped, then replaced.
+        children.remove(0);
+        children.push(child(byte));
+    }
+    drop((children, sender));
+    let from = receiving.join().unwrap();
+    assert!(from.iter().filter(|&&count| count > 0).count() > 3, "{from:?}");
 }
 
 #[test]
@@ -383,15 +430,20 @@ fn unhex(text: &str) -> Vec<u8> {
 fn an_end_travels_as_bytes_to_another_process_once() {
     let _watchdog = watchdog();
     if let Some(role) = role() {
-        let end = open(&unhex(&role)).unwrap();
-        let word = end.recv().unwrap();
-        end.send(&format!("{word} to you")).unwrap();
+        match role.split_once(' ').unwrap() {
+            ("first", handle) => {
+                let end = open(&unhex(handle)).unwrap();
+                let word = end.recv().unwrap();
+                end.send(&format!("{word} to you")).unwrap();
+            }
+            (_, handle) => assert!(matches!(open(&unhex(handle)), Err(OpenError::NotHeld { .. }))),
+        }
         return;
     }
     let (ours, theirs) = Pipe::duplex::<String, String>().unwrap();
     let bytes = postcard::to_stdvec(&theirs).unwrap();
     drop(theirs);
-    let mut child = Reaped(rerun(&hex(&bytes)).spawn().unwrap());
+    let mut child = Reaped(rerun(&format!("first {}", hex(&bytes))).spawn().unwrap());
     ours.send(&"hello".into()).unwrap();
     assert_eq!(ours.recv().unwrap(), "hello to you");
     assert!(matches!(ours.recv(), Err(RecvError::Closed)));
@@ -399,11 +451,7 @@ fn an_end_travels_as_bytes_to_another_process_once() {
     let pid = std::process::id() as i32;
     assert!(matches!(open(&bytes), Err(OpenError::NotHeld { pid: holder }) if holder == pid));
     assert!(mailbox::is_running());
-    let mut second = Reaped(rerun(&hex(&bytes)).stderr(Stdio::piped()).spawn().unwrap());
-    let mut said = String::new();
-    second.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    assert!(!second.0.wait().unwrap().success());
-    assert!(said.contains("NotHeld"), "{said}");
+    assert!(rerun(&format!("second {}", hex(&bytes))).status().unwrap().success());
 }
 
 /// In a process of its own: prints an end's handle and waits for its end.

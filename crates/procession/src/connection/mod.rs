@@ -23,7 +23,7 @@
 //!   ticket, which its sender honours once and as long as it lives, from a helper thread: the first to
 //!   receive it has the end. A receiver waits at most 10 s for a sender that is stopped.
 //! - **Threads** may share an end: messages are sent whole, one after the other, and each is received
-//!   by one of them.
+//!   by one of them. A child forked while another thread sends must not send on that end.
 //!
 //! # When a process dies
 //!

@@ -11,9 +11,9 @@ use rustix::fd::AsFd;
 /// Waits until at least one of the objects is ready and returns which, by index in ascending order; all that
 /// are, so that none is starved. Empty when the time is up; with `None` it waits as long as it takes.
 ///
-/// Ready is what `recv` or `accept` would not wait for: a connection or [`Receiver`](super::Receiver) with a message or at its end
+/// Ready is: a connection or [`Receiver`](super::Receiver) with a message or at its end
 /// of file, a [`Sender`](super::Sender) whose receivers are all gone, a [`Listener`](super::Listener) with a
-/// peer, a process's pidfd once the process has ended, any other descriptor that is readable or has failed. There
+/// peer (which may yet have to authenticate: accept it with a timeout), a process's pidfd once the process has ended, any other descriptor that is readable or has failed. There
 /// is no limit on the number of objects but that of descriptors. Nothing at all to wait for is no object
 /// ready, at once.
 ///

@@ -6,9 +6,9 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 /// Ends the test program, saying which test hung, unless dropped in time.
-pub struct Watchdog(#[allow(dead_code, reason = "dropping it tells the thread")] mpsc::Sender<()>);
+pub(crate) struct Watchdog(#[allow(dead_code, reason = "dropping it tells the thread")] mpsc::Sender<()>);
 
-pub fn watchdog() -> Watchdog {
+pub(crate) fn watchdog() -> Watchdog {
     let test = std::thread::current().name().unwrap_or("?").to_owned();
     let (alive, done) = mpsc::channel();
     std::thread::spawn(move || {
@@ -21,18 +21,18 @@ pub fn watchdog() -> Watchdog {
 }
 
 /// Python, which these tests need, with a script and its arguments.
-pub fn python(script: &str) -> Command {
+pub(crate) fn python(script: &str) -> Command {
     let mut command = Command::new("python3");
     command.args(["-c", script]);
     command
 }
 
-pub fn start(command: &mut Command) -> Child {
+pub(crate) fn start(command: &mut Command) -> Child {
     command.spawn().expect("the tests need python3 on the PATH")
 }
 
 /// Runs only the calling test, in a process of its own, with `ROLE` set.
-pub fn rerun(role: &str) -> Command {
+pub(crate) fn rerun(role: &str) -> Command {
     let test = std::thread::current().name().expect("tests run in named threads").to_owned();
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
@@ -43,17 +43,17 @@ pub fn rerun(role: &str) -> Command {
 }
 
 /// Set in the process that [`rerun`] starts.
-pub fn role() -> Option<String> {
+pub(crate) fn role() -> Option<String> {
     std::env::var("ROLE").ok()
 }
 
 /// The number of open descriptors.
-pub fn descriptors() -> usize {
+pub(crate) fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
 /// Ends a child that a failed test would leave behind.
-pub struct Reaped(pub Child);
+pub(crate) struct Reaped(pub(crate) Child);
 
 impl Drop for Reaped {
     fn drop(&mut self) {
@@ -63,9 +63,9 @@ impl Drop for Reaped {
 }
 
 /// A directory of its own, removed with all in it.
-pub struct Scratch(pub std::path::PathBuf);
+pub(crate) struct Scratch(pub(crate) std::path::PathBuf);
 
-pub fn scratch(name: &str) -> Scratch {
+pub(crate) fn scratch(name: &str) -> Scratch {
     let path = std::env::temp_dir().join(format!("procession-{name}-{}", std::process::id()));
     std::fs::create_dir(&path).unwrap();
     Scratch(path)
