@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use connection_support::{Reaped, descriptors, python, rerun, role, start, watchdog};
-use procession::connection::{Connection, Pipe, Receiver, RecvError, SendError, Sender};
+use procession::connection::{Connection, Pipe, Receiver, RecvError, SendError, Sender, wait};
 use procession_core::os::socket;
 use procession_core::shm::{OpenError, mailbox, transfer};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -454,15 +454,15 @@ fn an_end_travels_as_bytes_to_another_process_once() {
     assert!(rerun(&format!("second {}", hex(&bytes))).status().unwrap().success());
 }
 
-/// In a process of its own: prints an end's handle and waits for its end.
+/// In a process of its own: prints an end's handle and waits for the test's end.
 fn hold() {
     let (_ours, theirs) = Pipe::duplex::<String, String>().unwrap();
     println!("handle {}", hex(&postcard::to_stdvec(&theirs).unwrap()));
-    thread::sleep(Duration::from_secs(300));
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
 }
 
 fn holder() -> (Reaped, Vec<u8>) {
-    let mut child = Reaped(rerun("hold").stdout(Stdio::piped()).spawn().unwrap());
+    let mut child = Reaped(rerun("hold").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
     let lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
     let handle = lines.map(Result::unwrap).find_map(|line| Some(line.split_once("handle ")?.1.to_owned()));
     (child, unhex(&handle.unwrap()))
@@ -540,7 +540,8 @@ fn a_forked_child_closes_its_parents_mailbox_and_has_its_own() {
         reporter.send(&postcard::to_stdvec(&theirs).unwrap()).unwrap();
         drop(theirs);
         assert!(mailbox::is_running());
-        thread::sleep(Duration::from_secs(1));
+        // Until the parent is done.
+        wait(&[&reporter], None).unwrap();
         // SAFETY: ends the process without running the test harness's clean-up.
         unsafe { libc::_exit(0) }
     }
@@ -554,6 +555,7 @@ fn a_forked_child_closes_its_parents_mailbox_and_has_its_own() {
     assert_eq!(ours.recv().unwrap(), "own");
     drop(own);
     assert!(matches!(ours.recv(), Err(RecvError::Closed)));
+    drop(report);
     rustix::process::wait(rustix::process::WaitOptions::empty()).unwrap();
 }
 
