@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use connection_support::{Reaped, descriptors, python, rerun, role, start, watchdog};
+use procession::Queue;
 use procession::connection::{Connection, Pipe, Receiver, RecvError, SendError, Sender, wait};
 use procession_core::os::socket;
 use procession_core::shm::{OpenError, mailbox, transfer};
@@ -367,6 +368,39 @@ fn ends_travel_through_pipes() {
     drop((theirs, receiver));
     assert!(matches!(ours.recv(), Err(RecvError::Closed)));
     assert!(matches!(sender.send(&1), Err(SendError::Closed)));
+}
+
+#[test]
+fn queues_travel_through_pipes_and_ends_through_queues() {
+    let _watchdog = watchdog();
+    type Inside = (Queue<Sender<u32>>, Vec<Queue<u32>>);
+    if role().is_some() {
+        let stdin = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
+        let (ends, numbers) = Connection::<(), Inside>::try_from(stdin).unwrap().recv().unwrap();
+        // Through the queue the end comes as a ticket, which the other process's mailbox honours.
+        let end = ends.get().unwrap();
+        for queue in numbers {
+            end.send(&queue.get().unwrap()).unwrap();
+        }
+        return;
+    }
+    let (ours, theirs) = Pipe::duplex::<Inside, ()>().unwrap();
+    let stdin = Stdio::from(OwnedFd::from(theirs));
+    let mut child = Reaped(rerun("child").stdin(stdin).spawn().unwrap());
+    let ends = Queue::unbounded().unwrap();
+    let numbers: Vec<_> = (0..3).map(|_| Queue::unbounded().unwrap()).collect();
+    let (receiver, sender) = Pipe::one_way().unwrap();
+    ends.put(&sender).unwrap();
+    drop(sender);
+    for (number, queue) in numbers.iter().enumerate() {
+        queue.put(&(number as u32)).unwrap();
+    }
+    ours.send(&(ends, numbers)).unwrap();
+    for number in 0..3 {
+        assert_eq!(receiver.recv().unwrap(), number);
+    }
+    assert!(matches!(receiver.recv(), Err(RecvError::Closed)));
+    assert!(child.0.wait().unwrap().success());
 }
 
 #[test]

@@ -3,8 +3,10 @@
 mod error;
 mod header;
 pub mod mailbox;
+pub mod named;
 pub mod registry;
 pub mod transfer;
+pub mod windows;
 
 pub use error::{CreateError, OpenError};
 pub use header::{Header, Kind, ObjectId};
