@@ -1,5 +1,6 @@
 //! Processes, queues, pipes and shared state between processes.
 
+pub mod connection;
 mod handle;
 pub mod queue;
 

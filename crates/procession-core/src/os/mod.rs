@@ -6,3 +6,5 @@ pub mod file_lock;
 pub mod futex;
 pub mod identity;
 pub mod memory;
+pub mod socket;
+pub mod thread;

@@ -2,6 +2,7 @@
 
 mod error;
 mod header;
+pub mod mailbox;
 pub mod named;
 pub mod registry;
 pub mod transfer;

@@ -20,6 +20,7 @@ use super::header::ObjectId;
 use crate::os::identity::Identity;
 
 thread_local! {
+    static FAILURE: RefCell<Option<OpenError>> = const { RefCell::new(None) };
     static OUTGOING: RefCell<Option<Vec<OwnedFd>>> = const { RefCell::new(None) };
     static INCOMING: RefCell<Option<Vec<OwnedFd>>> = const { RefCell::new(None) };
 }
@@ -122,6 +123,20 @@ pub fn attached(index: u32) -> Result<OwnedFd, OpenError> {
         let fd = incoming.as_ref().and_then(|fds| fds.get(index as usize)).ok_or(OpenError::NotAttached)?;
         fd.try_clone().map_err(OpenError::system("duplicating a descriptor"))
     })
+}
+
+/// Records why a handle could not be sent or opened, for [`failure`]: a serialiser passes on that something
+/// failed, but not what. Returns the message for its own error.
+pub fn fail(error: OpenError) -> String {
+    let message = error.to_string();
+    FAILURE.set(Some(error));
+    message
+}
+
+/// Takes what [`fail`] recorded last on this thread. Whoever is about to serialise takes, and drops, what an
+/// earlier use may have left; whoever has failed to serialise takes the reason.
+pub fn failure() -> Option<OpenError> {
+    FAILURE.take()
 }
 
 /// How the handle of a shared object is to refer to its descriptor: attached inside [`collect`], else held

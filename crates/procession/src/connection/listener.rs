@@ -1,0 +1,365 @@
+//! Accepting connections.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use procession_core::os::clock::Deadline;
+use procession_core::os::identity::Identity;
+use procession_core::os::socket::{self, Endpoint, Watch};
+use procession_core::shm::ObjectId;
+use rustix::event::PollFlags;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::HANDSHAKE_TIMEOUT;
+use super::address::Address;
+use super::auth::{AuthKey, Handshake, Role};
+use super::error::{AcceptError, AuthenticationError, ListenError};
+use super::pipe::Connection;
+use super::socket_file::SocketFile;
+
+/// How many peers may be in their handshakes at once; beyond, the oldest is dropped.
+const MAX_PENDING: usize = 64;
+
+/// Accepts connections from a [`Client`](super::Client), or from CPython's
+/// `multiprocessing.connection.Client`.
+///
+/// With a key, each peer has to show that it has it and is shown that the listener has. [`Listener::accept`]
+/// returns only those that did; the others are dropped, counted by [`Listener::refused`], logged as a warning,
+/// and do not disturb: handshakes of several peers go on side by side, and each has a limit in time.
+///
+/// Without a key, whoever can reach the address is accepted; at an abstract one, which has no permissions,
+/// only processes of the same user are.
+///
+/// A forked child may accept from an inherited listener too. A socket file is removed when the process that
+/// bound it drops the listener; if that process is killed, the next listener at the path replaces the file.
+#[derive(Debug)]
+pub struct Listener {
+    // Before the socket: while that is open, nobody takes the file for a dead listener's.
+    _file: Option<SocketFile>,
+    socket: OwnedFd,
+    address: Address,
+    authkey: Option<AuthKey>,
+    handshake_timeout: Duration,
+    state: State,
+    last_accepted: Option<Peer>,
+    refused: u64,
+}
+
+/// What belongs to one process: a forked child makes its own.
+#[derive(Debug)]
+struct State {
+    owner: Identity,
+    /// The socket and the pending peers.
+    watch: Watch,
+    pending: Vec<Pending>,
+}
+
+/// A peer in its handshake.
+struct Pending {
+    socket: OwnedFd,
+    handshake: Handshake,
+    peer: Peer,
+    /// What is left of its time, which runs while somebody accepts.
+    left: Duration,
+}
+
+/// Who connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Peer {
+    /// A process of this machine, as the kernel says.
+    Local {
+        /// The process that connected; 0 for one of another pid namespace.
+        pid: i32,
+        /// Its effective user.
+        uid: u32,
+    },
+    /// An address.
+    Tcp(std::net::SocketAddr),
+}
+
+/// Sets a [`Listener`] up.
+#[derive(Clone, Debug)]
+#[must_use = "nothing listens before `bind`"]
+pub struct ListenerBuilder {
+    address: Option<Address>,
+    authkey: Option<AuthKey>,
+    backlog: u32,
+    handshake_timeout: Duration,
+}
+
+impl ListenerBuilder {
+    /// Where to listen. Without it an abstract address is chosen that nobody else has: see
+    /// [`Listener::address`].
+    pub fn address(mut self, address: Address) -> Self {
+        self.address = Some(address);
+        self
+    }
+
+    /// The key that peers must have.
+    pub fn authkey(mut self, key: impl Into<AuthKey>) -> Self {
+        self.authkey = Some(key.into());
+        self
+    }
+
+    /// How many connections the system keeps waiting while nobody accepts, beyond which local clients wait to
+    /// connect; 128 by default, limited by the system (`net.core.somaxconn`).
+    pub fn backlog(mut self, connections: u32) -> Self {
+        self.backlog = connections;
+        self
+    }
+
+    /// How long a peer may take to authenticate, 20 s by default; only time within `accept` counts.
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.handshake_timeout = timeout;
+        self
+    }
+
+    /// Listens.
+    ///
+    /// # Errors
+    /// [`ListenError::InUse`] when somebody listens there, [`ListenError::NotASocket`] when the path is
+    /// something else's; a socket file that a dead listener left is replaced.
+    pub fn bind(self) -> Result<Listener, ListenError> {
+        if self.authkey.as_ref().is_some_and(AuthKey::is_empty) {
+            return Err(ListenError::EmptyKey);
+        }
+        let address = self.address.unwrap_or_else(|| {
+            let name = u128::from_be_bytes(ObjectId::random().to_bytes());
+            Address::Abstract(format!("procession-listener-{name:032x}").into_bytes())
+        });
+        let (socket, file) = listen(&address, self.backlog)?;
+        let system = |action| {
+            let address = address.clone();
+            move |source| ListenError::System { address, action, source }
+        };
+        let bound = match socket::local_endpoint(&socket).map_err(system("asking for the port"))? {
+            Endpoint::Inet(bound) => bound.into(),
+            _ => address.clone(),
+        };
+        let state = State::new(&socket).map_err(system("making an epoll set"))?;
+        Ok(Listener {
+            _file: file,
+            socket,
+            address: bound,
+            authkey: self.authkey,
+            handshake_timeout: self.handshake_timeout,
+            state,
+            last_accepted: None,
+            refused: 0,
+        })
+    }
+}
+
+/// Listens at the first of the address's endpoints that can be had.
+fn listen(address: &Address, backlog: u32) -> Result<(OwnedFd, Option<SocketFile>), ListenError> {
+    let refused = |source: io::Error| match source.kind() {
+        io::ErrorKind::AddrInUse => ListenError::InUse(address.clone()),
+        io::ErrorKind::InvalidFilename => ListenError::PathTooLong(address.clone()),
+        _ => ListenError::System { address: address.clone(), action: "binding a socket", source },
+    };
+    if let Address::Unix(path) = address {
+        return SocketFile::listen(path, address, backlog).map(|(socket, file)| (socket, Some(file)));
+    }
+    let endpoints = address.resolve().map_err(|source| ListenError::System {
+        address: address.clone(),
+        action: "looking the host up",
+        source,
+    })?;
+    let mut failed = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    for endpoint in endpoints {
+        match socket::listen(&endpoint, backlog) {
+            Ok(socket) => return Ok((socket, None)),
+            Err(error) => failed = error,
+        }
+    }
+    Err(refused(failed))
+}
+
+impl Listener {
+    /// Listens at `address` without a key, with the defaults of [`Listener::builder`].
+    ///
+    /// # Errors
+    /// As [`ListenerBuilder::bind`].
+    pub fn bind(address: Address) -> Result<Self, ListenError> {
+        Self::builder().address(address).bind()
+    }
+
+    /// A listener to be set up.
+    pub fn builder() -> ListenerBuilder {
+        ListenerBuilder { address: None, authkey: None, backlog: 128, handshake_timeout: HANDSHAKE_TIMEOUT }
+    }
+
+    /// Accepts the next connection, once it has authenticated. Blocks until there is one.
+    ///
+    /// Peers that fail to authenticate do not end the call: see [`Listener::refused`].
+    ///
+    /// # Errors
+    /// [`AcceptError::System`] when the system refuses, out of descriptors, say; the peer then still waits.
+    pub fn accept<S, R>(&mut self) -> Result<Connection<S, R>, AcceptError> {
+        self.accept_until(Deadline::Never)
+    }
+
+    /// As [`Listener::accept`], for at most `timeout`. Handshakes that are not finished go on in the next call.
+    ///
+    /// # Errors
+    /// Also [`AcceptError::Timeout`].
+    pub fn accept_timeout<S, R>(&mut self, timeout: Duration) -> Result<Connection<S, R>, AcceptError> {
+        self.accept_until(Deadline::after(timeout))
+    }
+
+    /// Where the listener is: the address given, with the port that the system chose, or a chosen one.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Who made the connection that was accepted last.
+    pub fn last_accepted(&self) -> Option<Peer> {
+        self.last_accepted
+    }
+
+    /// How many peers were turned away since the listener was bound: with a wrong key, with none, too slow, of
+    /// another user. The log has a warning for each with its reason.
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    fn accept_until<S, R>(&mut self, deadline: Deadline) -> Result<Connection<S, R>, AcceptError> {
+        if self.state.owner != Identity::current() {
+            // The parent goes on with its peers.
+            self.state = State::new(&self.socket).map_err(AcceptError::System)?;
+        }
+        loop {
+            let ready = match self.go_on() {
+                Some(ready) => Some(ready),
+                None => self.admit().map_err(AcceptError::System)?,
+            };
+            if let Some((socket, peer)) = ready {
+                let connection = Connection::try_from(socket).map_err(AcceptError::System)?;
+                self.last_accepted = Some(peer);
+                return Ok(connection);
+            }
+            if deadline.passed() {
+                return Err(AcceptError::Timeout);
+            }
+            self.wait(deadline).map_err(AcceptError::System)?;
+        }
+    }
+
+    /// Goes on with the pending handshakes; the first that is finished.
+    fn go_on(&mut self) -> Option<(OwnedFd, Peer)> {
+        let mut index = 0;
+        while let Some(pending) = self.state.pending.get_mut(index) {
+            let error = match pending.handshake.advance(&pending.socket) {
+                Ok(true) => {
+                    let Pending { socket, peer, .. } = self.state.remove(index);
+                    return Some((socket, peer));
+                }
+                Ok(false) if pending.left.is_zero() => AuthenticationError::Timeout(self.handshake_timeout),
+                Ok(false) => {
+                    index += 1;
+                    continue;
+                }
+                Err(error) => error,
+            };
+            let peer = self.state.remove(index).peer;
+            self.refuse(peer, &error);
+        }
+        None
+    }
+
+    /// Takes new connections, and begins their handshakes; the first that needs none.
+    fn admit(&mut self) -> io::Result<Option<(OwnedFd, Peer)>> {
+        for _ in 0..MAX_PENDING {
+            let Some((socket, endpoint)) = socket::accept(&self.socket)? else { break };
+            let peer = match endpoint {
+                Endpoint::Inet(address) => Peer::Tcp(address),
+                _ => {
+                    let found = socket::peer_credentials(&socket)?;
+                    Peer::Local { pid: found.pid, uid: found.uid }
+                }
+            };
+            let Some(key) = &self.authkey else {
+                if self.is_stranger(peer) {
+                    self.refused += 1;
+                    tracing::warn!(listener = %self.address, ?peer, "refused a peer of another user");
+                    continue;
+                }
+                return Ok(Some((socket, peer)));
+            };
+            let handshake = match Handshake::new(key, Role::Listener, &socket) {
+                Ok(handshake) => handshake,
+                Err(error) => {
+                    self.refuse(peer, &error);
+                    continue;
+                }
+            };
+            if self.state.pending.len() == MAX_PENDING {
+                let oldest = self.state.remove(0).peer;
+                self.refuse(oldest, &AuthenticationError::Protocol("it is slow, and too many others came"));
+            }
+            self.state.watch.add(&socket)?;
+            self.state.pending.push(Pending { socket, handshake, peer, left: self.handshake_timeout });
+        }
+        Ok(None)
+    }
+
+    /// Without a key, an abstract address is for the user's own processes.
+    fn is_stranger(&self, peer: Peer) -> bool {
+        matches!((&self.address, peer), (Address::Abstract(_), Peer::Local { uid, .. })
+            if uid != socket::effective_user())
+    }
+
+    fn refuse(&mut self, peer: Peer, error: &AuthenticationError) {
+        self.refused += 1;
+        tracing::warn!(listener = %self.address, ?peer, %error, "refused a peer");
+    }
+
+    /// Waits for any peer, the deadline, or the end of a handshake's time.
+    fn wait(&mut self, deadline: Deadline) -> io::Result<()> {
+        let pending = &mut self.state.pending;
+        let longest = pending.iter().map(|pending| pending.left).min();
+        let until = match longest.map(|longest| deadline.slice(longest).unwrap_or_default()) {
+            Some(slice) => Deadline::after(slice),
+            None => deadline,
+        };
+        let begun = Instant::now();
+        socket::wait(&self.state.watch, PollFlags::IN, until)?;
+        let spent = begun.elapsed();
+        for pending in pending {
+            pending.left = pending.left.saturating_sub(spent);
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn new(socket: &OwnedFd) -> io::Result<Self> {
+        let watch = Watch::new()?;
+        watch.add(socket)?;
+        Ok(State { owner: Identity::current(), watch, pending: Vec::new() })
+    }
+
+    fn remove(&mut self, index: usize) -> Pending {
+        let pending = self.pending.remove(index);
+        // Closing would not do: a forked child may have a copy, and the set would go on reporting it.
+        if let Err(error) = self.watch.remove(&pending.socket) {
+            tracing::warn!(%error, "a pending peer was not in the set");
+        }
+        pending
+    }
+}
+
+/// Readable when [`Listener::accept_timeout`] has something to do: a new peer, or more from one in its
+/// handshake, which then may or may not be accepted.
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.state.watch.as_fd()
+    }
+}
+
+impl std::fmt::Debug for Pending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pending").field("peer", &self.peer).field("left", &self.left).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,86 @@
+//! Waiting for several things at once.
+
+mod connection_support;
+
+use std::os::fd::AsFd;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use connection_support::{rerun, role, watchdog};
+use procession::connection::{Pipe, wait};
+use procession_core::os::identity::Identity;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit};
+
+#[test]
+fn all_that_are_ready_are_named() {
+    let _watchdog = watchdog();
+    let pipes: Vec<_> = (0..4).map(|_| Pipe::duplex::<u8, u8>().unwrap()).collect();
+    let ours: Vec<&dyn AsFd> = pipes.iter().map(|(ours, _)| ours as &dyn AsFd).collect();
+    assert!(wait(&ours, Some(Duration::ZERO)).unwrap().is_empty());
+    pipes[3].1.send(&1).unwrap();
+    assert_eq!(wait(&ours, None).unwrap(), [3]);
+    pipes[1].1.send(&1).unwrap();
+    assert_eq!(wait(&ours, Some(Duration::MAX)).unwrap(), [1, 3]);
+    assert_eq!(wait(&[ours[1], ours[1]], None).unwrap(), [0, 1]);
+    pipes[3].0.recv().unwrap();
+    assert_eq!(wait(&ours, None).unwrap(), [1]);
+    assert!(wait(&[], None).unwrap().is_empty());
+}
+
+#[test]
+fn a_timeout_is_waited_for() {
+    let _watchdog = watchdog();
+    let (receiver, _sender) = Pipe::one_way::<u8>().unwrap();
+    let begun = Instant::now();
+    let timeout = Duration::from_millis(50);
+    assert!(wait(&[&receiver], Some(timeout)).unwrap().is_empty());
+    assert!(begun.elapsed() >= timeout);
+}
+
+#[test]
+fn the_end_of_either_side_is_ready() {
+    let _watchdog = watchdog();
+    let (receiver, sender) = Pipe::one_way::<u8>().unwrap();
+    assert!(wait(&[&sender, &receiver], Some(Duration::ZERO)).unwrap().is_empty());
+    let dropping = thread::spawn(move || drop(receiver));
+    assert_eq!(wait(&[&sender], None).unwrap(), [0]);
+    dropping.join().unwrap();
+    let (receiver, sender) = Pipe::one_way::<u8>().unwrap();
+    let dropping = thread::spawn(move || drop(sender));
+    assert_eq!(wait(&[&receiver], None).unwrap(), [0]);
+    dropping.join().unwrap();
+}
+
+#[test]
+fn pipes_sockets_and_processes_are_waited_for_together() {
+    let _watchdog = watchdog();
+    let (receiver, _sender) = Pipe::one_way::<u8>().unwrap();
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut child = Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+    let sentinel = Identity::of_pid(Pid::from_child(&child)).unwrap().open().unwrap();
+    let all: [&dyn AsFd; 3] = [&receiver, &server, &sentinel];
+    assert!(wait(&all, Some(Duration::from_millis(10))).unwrap().is_empty());
+    let _client = std::net::TcpStream::connect(server.local_addr().unwrap()).unwrap();
+    assert_eq!(wait(&all, None).unwrap(), [1]);
+    drop(child.stdin.take());
+    while wait(&all, None).unwrap() != [1, 2] {
+        thread::sleep(Duration::from_millis(1));
+    }
+    child.wait().unwrap();
+}
+
+#[test]
+fn more_than_select_could_hold() {
+    let _watchdog = watchdog();
+    if role().is_none() {
+        assert!(rerun("many").status().unwrap().success());
+        return;
+    }
+    let hard = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard }).unwrap();
+    let pipes: Vec<_> = (0..1500).map(|_| Pipe::one_way::<u8>().unwrap()).collect();
+    let all: Vec<&dyn AsFd> = pipes.iter().map(|(receiver, _)| receiver as &dyn AsFd).collect();
+    pipes[1499].1.send(&1).unwrap();
+    assert_eq!(wait(&all, None).unwrap(), [1499]);
+}
