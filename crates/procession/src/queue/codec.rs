@@ -4,6 +4,7 @@ use std::any::type_name;
 use std::cell::RefCell;
 
 use postcard::ser_flavors::Flavor;
+use procession_core::shm::transfer;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -33,9 +34,10 @@ pub(super) fn with_buffer<R>(use_it: impl FnOnce(&mut Vec<u8>) -> R) -> R {
 #[inline]
 pub(super) fn encode<T: Serialize + ?Sized>(value: &T, buffer: &mut Vec<u8>) -> Result<(), PutError> {
     let start = buffer.len();
+    transfer::failure();
     postcard::serialize_with_flavor(value, Append(&mut *buffer)).map_err(|error| {
         buffer.truncate(start);
-        PutError::Serialize(error)
+        transfer::failure().map_or(PutError::Serialize(error), PutError::Handle)
     })
 }
 
@@ -65,7 +67,11 @@ impl Flavor for Append<'_> {
 /// Reads a message, all of it.
 #[inline]
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, GetError> {
-    let failed = |source| GetError::Deserialize { len: bytes.len(), expected: type_name::<T>(), source };
+    transfer::failure();
+    let failed = |source| match transfer::failure() {
+        Some(error) => GetError::Handle(error),
+        None => GetError::Deserialize { len: bytes.len(), expected: type_name::<T>(), source },
+    };
     match postcard::take_from_bytes(bytes).map_err(failed)? {
         (value, []) => Ok(value),
         _ => Err(failed(postcard::Error::DeserializeBadEncoding)),

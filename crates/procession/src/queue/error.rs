@@ -1,6 +1,7 @@
 //! Why a message was not put or not taken.
 
 use procession_core::queue;
+use procession_core::shm::OpenError;
 
 /// A message was not put; the queue is as before, and the caller still has the message.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +17,9 @@ pub enum PutError {
     /// of unknown length, say).
     #[error("the message cannot be serialised: {0}")]
     Serialize(#[source] postcard::Error),
+    /// A handle in the message (a queue, a lock, a pipe's end …) cannot be handed out.
+    #[error("a handle in the message cannot be sent: {0}")]
+    Handle(#[source] OpenError),
     /// There is no memory for the message: the queue's `max_bytes` or the system's.
     #[error(transparent)]
     Memory(#[from] queue::RingError),
@@ -42,6 +46,10 @@ pub enum GetError {
         /// What is wrong with it.
         source: postcard::Error,
     },
+    /// A handle in the message leads nowhere: its sender has ended, say. The message is taken and gone, as for
+    /// [`GetError::Deserialize`].
+    #[error("a handle in the message cannot be opened: {0}")]
+    Handle(#[source] OpenError),
     /// There is no memory to take a delivery, or the queue's memory is damaged.
     #[error(transparent)]
     Memory(#[from] queue::RingError),
