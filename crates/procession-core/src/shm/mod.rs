@@ -4,6 +4,7 @@ mod error;
 mod header;
 pub mod registry;
 pub mod transfer;
+pub mod windows;
 
 pub use error::{CreateError, OpenError};
 pub use header::{Header, Kind, ObjectId};

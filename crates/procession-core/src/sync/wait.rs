@@ -99,6 +99,11 @@ impl Spinner {
         Spinner { budget: AtomicU32::new(MAX_BUDGET) }
     }
 
+    /// A spinner for waits that are expected to be long.
+    pub const fn impatient() -> Self {
+        Spinner { budget: AtomicU32::new(0) }
+    }
+
     /// Looks at `condition` until it holds or it is time to sleep; whether it holds.
     pub fn spin(&self, mut condition: impl FnMut() -> bool) -> bool {
         if cpu::count() == 1 {

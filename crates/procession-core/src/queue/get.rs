@@ -1,0 +1,214 @@
+//! Taking messages.
+
+use std::sync::Arc;
+
+use super::{Damaged, Delivery, GetError, Message, Queue, Shared, wait_until};
+use crate::os::clock::{self, Deadline};
+use crate::ring::{RingError, Take, Taken};
+use crate::sync::{SLICE, atomic::Ordering};
+
+/// Memory for later large messages is given back by whoever has waited a slice in vain, above so many bytes.
+const KEPT_WHEN_IDLE: u64 = 2 << 20;
+
+impl Queue {
+    /// Takes the next message and appends it to `out`, waiting for one until `deadline`.
+    ///
+    /// A process killed in here has taken at most this one message. On a queue that counts tasks, the task is
+    /// unfinished until [`Queue::task_done`].
+    ///
+    /// # Errors
+    /// [`GetError`]; nothing is taken.
+    #[inline]
+    pub fn get(&self, out: &mut Vec<u8>, deadline: Deadline) -> Result<(), GetError> {
+        match self.shared.get(Take::Plain, out, deadline)? {
+            Taken::Copied => {}
+            Taken::Block(block) => {
+                out.extend_from_slice(&Message::in_block(Arc::clone(&self.shared), block)?)
+            }
+            Taken::Owed(block) => self.shared.copy_owed(block, out)?,
+        }
+        Ok(())
+    }
+
+    /// Takes the next message, left where it lies if it is large, waiting for one until `deadline`.
+    ///
+    /// # Errors
+    /// As [`Queue::get`].
+    pub fn get_message(&self, deadline: Deadline) -> Result<Message, GetError> {
+        let mut bytes = Vec::new();
+        match self.shared.get(Take::Plain, &mut bytes, deadline)? {
+            Taken::Copied => {}
+            Taken::Block(block) => return Ok(Message::in_block(Arc::clone(&self.shared), block)?),
+            Taken::Owed(block) => self.shared.copy_owed(block, &mut bytes)?,
+        }
+        Ok(Message::copied(bytes))
+    }
+
+    /// Takes the next message as a delivery to be acknowledged, waiting for one until `deadline`. What an earlier
+    /// consumer left comes first.
+    ///
+    /// # Errors
+    /// As [`Queue::get`].
+    ///
+    /// # Panics
+    /// On a queue that was not made joinable.
+    pub fn get_delivery(&self, deadline: Deadline) -> Result<Delivery, GetError> {
+        assert!(self.is_joinable(), "deliveries need a joinable queue");
+        match self.shared.get(Take::Delivery, &mut Vec::new(), deadline)? {
+            Taken::Block(block) | Taken::Owed(block) => {
+                Ok(Delivery::in_block(Arc::clone(&self.shared), block)?)
+            }
+            Taken::Copied => Err(Damaged("a delivery outside a block").into()),
+        }
+    }
+
+    /// Takes up to `max` messages that are there, waiting for the first until `deadline`; takes the lock and
+    /// wakes the other side once.
+    ///
+    /// # Errors
+    /// As [`Queue::get`].
+    pub fn get_many(&self, max: usize, deadline: Deadline) -> Result<Vec<Message>, GetError> {
+        let mut messages = Vec::new();
+        if max == 0 {
+            return Ok(messages);
+        }
+        loop {
+            self.shared.mend()?;
+            self.get_batch(max, &mut messages)?;
+            if !messages.is_empty() {
+                return Ok(messages);
+            }
+            self.shared.wait_for_message(deadline)?;
+        }
+    }
+
+    fn get_batch(&self, max: usize, messages: &mut Vec<Message>) -> Result<(), GetError> {
+        let ring = &self.shared.ring;
+        if ring.shutdown_state() == 2 {
+            return Err(GetError::ShutDown);
+        }
+        let mut session = ring.get_session()?;
+        while messages.len() < max {
+            let mut bytes = Vec::new();
+            let message = match session.next(Take::Plain, &mut bytes)? {
+                None => break,
+                Some(Taken::Copied) => Message::copied(bytes),
+                Some(Taken::Block(block)) => Message::in_block(Arc::clone(&self.shared), block)?,
+                Some(Taken::Owed(block)) => {
+                    self.shared.copy_owed(block, &mut bytes)?;
+                    Message::copied(bytes)
+                }
+            };
+            messages.push(message);
+            if ring.settings().joinable {
+                // One message at a time, so that a death can be told from a taken task.
+                session.publish();
+            }
+        }
+        if messages.is_empty() {
+            return Ok(());
+        }
+        session.publish();
+        drop(session);
+        if ring.settings().max_messages != 0 {
+            ring.control().waiting.not_full.wake(messages.len() as u32);
+        }
+        Ok(())
+    }
+
+    /// Discards all that is queued.
+    pub(super) fn discard_all(&self) -> Result<(), Damaged> {
+        let ring = &self.shared.ring;
+        let mut scratch = Vec::new();
+        loop {
+            scratch.clear();
+            let mut session = ring.get_session()?;
+            let taken = match session.next(Take::Plain, &mut scratch) {
+                Ok(taken) => taken,
+                Err(RingError::Damaged(damaged)) => return Err(damaged),
+                // Not charged to this process, hence not discarded.
+                Err(_) => None,
+            };
+            let Some(taken) = taken else { return Ok(()) };
+            session.publish();
+            drop(session);
+            if let Taken::Block(block) = taken {
+                ring.free(block)?;
+            }
+            if ring.settings().joinable {
+                ring.task_done()?;
+            }
+        }
+    }
+}
+
+impl Shared {
+    #[inline]
+    fn get(&self, take: Take, out: &mut Vec<u8>, deadline: Deadline) -> Result<Taken, GetError> {
+        loop {
+            self.mend()?;
+            if let Some(taken) = self.try_get(take, out)? {
+                return Ok(taken);
+            }
+            self.wait_for_message(deadline)?;
+        }
+    }
+
+    #[inline]
+    fn try_get(&self, take: Take, out: &mut Vec<u8>) -> Result<Option<Taken>, GetError> {
+        let ring = &self.ring;
+        if ring.shutdown_state() == 2 {
+            return Err(GetError::ShutDown);
+        }
+        let mut session = ring.get_session()?;
+        let Some(taken) = session.next(take, out)? else { return Ok(None) };
+        session.publish();
+        if session.may_shrink() {
+            // Without memory for a smaller segment the large one stays.
+            if let Err(RingError::Damaged(damaged)) = session.shrink() {
+                return Err(damaged.into());
+            }
+        } else {
+            drop(session);
+        }
+        if ring.settings().max_messages != 0 {
+            ring.control().waiting.not_full.wake(1);
+        }
+        Ok(Some(taken))
+    }
+
+    /// Waits until a get may succeed. [`GetError::Empty`] after the deadline, [`GetError::ShutDown`] when nothing
+    /// more will come.
+    #[cold]
+    fn wait_for_message(&self, deadline: Deadline) -> Result<(), GetError> {
+        let ring = &self.ring;
+        let ready = || ring.has_message() || ring.shutdown_state() != 0;
+        let queue = &ring.control().waiting.not_empty;
+        let found = wait_until(queue, &self.get_spinner, deadline, ready, || self.look_around())?;
+        if ring.has_message() {
+            Ok(())
+        } else if ring.shutdown_state() != 0 {
+            Err(GetError::ShutDown)
+        } else if found {
+            // Another consumer was faster.
+            if deadline.passed() { Err(GetError::Empty) } else { Ok(()) }
+        } else {
+            Err(GetError::Empty)
+        }
+    }
+
+    /// What a process does after it has slept a slice in vain.
+    pub(super) fn look_around(&self) -> Result<(), Damaged> {
+        self.mend()?;
+        self.ring.look_after_deliveries(clock::now_ms(), SLICE.as_millis() as u64)?;
+        if self.ring.control().memory.cached.load(Ordering::Relaxed) > KEPT_WHEN_IDLE {
+            self.ring.trim()?;
+        }
+        Ok(())
+    }
+
+    /// Appends the message of a block in the state `Owed`.
+    fn copy_owed(&self, block: u32, out: &mut Vec<u8>) -> Result<(), Damaged> {
+        self.ring.read_block(self.ring.descriptor(block)?, out)
+    }
+}

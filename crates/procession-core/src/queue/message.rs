@@ -1,0 +1,259 @@
+//! Messages where they lie: on their way in, and on their way out.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use super::{PutError, Shared};
+use crate::os::clock::Deadline;
+use crate::ring::{Content, Damaged, INLINE_MAX, RingError};
+use crate::sync::atomic::Ordering;
+
+/// A block that this process has.
+struct OwnedBlock {
+    shared: Arc<Shared>,
+    number: u32,
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the block is this value's alone, wherever the value goes.
+unsafe impl Send for OwnedBlock {}
+// SAFETY: `&OwnedBlock` only reads.
+unsafe impl Sync for OwnedBlock {}
+
+impl OwnedBlock {
+    /// The message in a block that the caller has taken.
+    fn taken(shared: Arc<Shared>, number: u32) -> Result<Self, Damaged> {
+        let descriptor = shared.ring.descriptor(number)?;
+        let len = descriptor.len.load(Ordering::Relaxed);
+        let start = shared.ring.block_memory(descriptor, len)?;
+        let len = usize::try_from(len).map_err(|_| Damaged("a message's length"))?;
+        Ok(OwnedBlock { shared, number, start, len })
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: `len` bytes are mapped from `start` for as long as the ring, which `shared` holds, and
+        // nobody writes to a block that this process has.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as for `bytes`; the caller has the only reference to the only value that has the block.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+/// Space for a message, from [`super::Queue::reserve`]. Dereferences to its bytes, which hold anything at first.
+#[must_use = "a reservation that is not committed puts nothing"]
+pub struct Reservation(Reserved);
+
+enum Reserved {
+    Copied(Arc<Shared>, Vec<u8>),
+    Block(OwnedBlock),
+    /// Committed or given up.
+    Gone,
+}
+
+impl Reservation {
+    pub(super) fn new(shared: Arc<Shared>, len: usize) -> Result<Self, RingError> {
+        if len <= INLINE_MAX {
+            return Ok(Reservation(Reserved::Copied(shared, vec![0; len])));
+        }
+        let number = shared.ring.allocate(len as u64)?;
+        shared.ring.descriptor(number)?.len.store(len as u64, Ordering::Relaxed);
+        Ok(Reservation(Reserved::Block(OwnedBlock::taken(shared, number)?)))
+    }
+
+    /// Puts the message, waiting for room until `deadline`.
+    ///
+    /// # Errors
+    /// As [`super::Queue::put`]; the message is gone.
+    pub fn commit(mut self, deadline: Deadline) -> Result<(), PutError> {
+        match &self.0 {
+            Reserved::Copied(shared, message) => shared.put(Content::Inline(message), deadline),
+            Reserved::Block(block) => {
+                block.shared.put(Content::Block(block.number), deadline)?;
+                self.0 = Reserved::Gone;
+                Ok(())
+            }
+            Reserved::Gone => Ok(()),
+        }
+    }
+}
+
+impl Deref for Reservation {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Reserved::Copied(_, message) => message,
+            Reserved::Block(block) => block.bytes(),
+            Reserved::Gone => &[],
+        }
+    }
+}
+
+impl DerefMut for Reservation {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match &mut self.0 {
+            Reserved::Copied(_, message) => message,
+            Reserved::Block(block) => block.bytes_mut(),
+            Reserved::Gone => &mut [],
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if let Reserved::Block(block) = &self.0 {
+            report(block.shared.ring.free(block.number));
+        }
+    }
+}
+
+/// A message that was taken. Dereferences to its bytes.
+///
+/// A message above [`INLINE_MAX`] bytes lies in the queue's memory and counts against its `max_bytes` until this is dropped.
+/// When the process dies, the memory is found and freed.
+pub struct Message(Taken);
+
+enum Taken {
+    Copied(Vec<u8>),
+    Block(OwnedBlock),
+}
+
+impl Message {
+    pub(super) fn copied(bytes: Vec<u8>) -> Self {
+        Message(Taken::Copied(bytes))
+    }
+
+    pub(super) fn in_block(shared: Arc<Shared>, number: u32) -> Result<Self, Damaged> {
+        Ok(Message(Taken::Block(OwnedBlock::taken(shared, number)?)))
+    }
+
+    /// The message as a vector: its own when it was copied already, else a copy.
+    pub fn into_vec(mut self) -> Vec<u8> {
+        match &mut self.0 {
+            Taken::Copied(bytes) => std::mem::take(bytes),
+            Taken::Block(block) => block.bytes().to_vec(),
+        }
+    }
+
+    /// Whether the bytes lie in the queue's memory.
+    pub fn is_in_place(&self) -> bool {
+        matches!(self.0, Taken::Block(_))
+    }
+}
+
+impl Deref for Message {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Taken::Copied(bytes) => bytes,
+            Taken::Block(block) => block.bytes(),
+        }
+    }
+}
+
+impl DerefMut for Message {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match &mut self.0 {
+            Taken::Copied(bytes) => bytes,
+            Taken::Block(block) => block.bytes_mut(),
+        }
+    }
+}
+
+impl Drop for Message {
+    fn drop(&mut self) {
+        if let Taken::Block(block) = &self.0 {
+            report(block.shared.ring.free(block.number));
+        }
+    }
+}
+
+/// A message that is this process's to work on and to acknowledge. Dereferences to its bytes.
+///
+/// When the process dies before [`Delivery::done`], or drops the delivery, the message is handed out again, before those
+/// that wait in the queue.
+#[must_use = "a delivery that is dropped is handed out again"]
+pub struct Delivery {
+    block: OwnedBlock,
+    settled: bool,
+}
+
+impl Delivery {
+    pub(super) fn in_block(shared: Arc<Shared>, number: u32) -> Result<Self, Damaged> {
+        Ok(Delivery { block: OwnedBlock::taken(shared, number)?, settled: false })
+    }
+
+    /// Acknowledges: the task is done.
+    ///
+    /// # Errors
+    /// [`Damaged`].
+    pub fn done(mut self) -> Result<(), Damaged> {
+        self.settled = true;
+        let shared = &self.block.shared;
+        shared.ring.acknowledge(self.block.number)?;
+        shared.ring.control().waiting.all_done.wake(u32::MAX);
+        Ok(())
+    }
+
+    /// Takes the message for good. The task is unfinished until somebody calls [`super::Queue::task_done`]; when this
+    /// process dies before, it is lost.
+    ///
+    /// # Errors
+    /// [`Damaged`].
+    pub fn into_vec(mut self) -> Result<Vec<u8>, Damaged> {
+        let bytes = self.block.bytes().to_vec();
+        self.block.shared.ring.owe(self.block.number)?;
+        self.settled = true;
+        Ok(bytes)
+    }
+}
+
+impl Deref for Delivery {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.block.bytes()
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if !self.settled {
+            let shared = &self.block.shared;
+            report(shared.ring.give_back(self.block.number));
+            shared.ring.control().waiting.not_empty.wake(1);
+        }
+    }
+}
+
+/// A drop has nobody to return an error to.
+fn report(result: Result<(), Damaged>) {
+    if let Err(error) = result {
+        tracing::error!(%error, "a message's memory could not be given back");
+    }
+}
+
+impl fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reservation").field("len", &self.len()).finish()
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message").field("len", &self.len()).finish()
+    }
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery").field("len", &self.len()).finish()
+    }
+}

@@ -1,0 +1,284 @@
+//! The queue of byte messages: many producers, many consumers, any of which may die at any instruction.
+
+mod error;
+mod get;
+mod join;
+mod message;
+mod put;
+
+use std::sync::Arc;
+
+use rustix::fd::OwnedFd;
+
+pub use self::error::{GetError, JoinError, PutError, TaskDoneError};
+pub use self::message::{Delivery, Message, Reservation};
+pub use crate::ring::{Damaged, INLINE_MAX, MAX_MESSAGES, RingError};
+
+use crate::os::clock::Deadline;
+use crate::os::memory;
+use crate::ring::{Ring, Settings};
+use crate::shm::registry::Registry;
+use crate::shm::transfer::{self, Transit};
+use crate::shm::{CreateError, Kind, ObjectId, OpenError, windows};
+use crate::sync::atomic::Ordering;
+use crate::sync::{Spinner, WaitQueue};
+
+/// What a new queue is to be like.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct QueueOptions {
+    max_messages: Option<u32>,
+    max_bytes: Option<u64>,
+    joinable: bool,
+}
+
+impl QueueOptions {
+    /// A queue without a bound on its messages, of up to half of this machine's (or cgroup's) memory.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The most messages at a time: 1 to [`MAX_MESSAGES`]. Further puts wait for room.
+    pub fn max_messages(mut self, max: u32) -> Self {
+        self.max_messages = Some(max);
+        self
+    }
+
+    /// The most bytes of memory that messages may take, rounded up to what memory comes in. Further puts fail.
+    pub fn max_bytes(mut self, max: u64) -> Self {
+        self.max_bytes = Some(max);
+        self
+    }
+
+    /// Whether unfinished tasks are counted, for [`Queue::task_done`], [`Queue::join`] and deliveries.
+    pub fn joinable(mut self, joinable: bool) -> Self {
+        self.joinable = joinable;
+        self
+    }
+
+    fn settings(&self) -> Result<Settings, CreateError> {
+        let invalid = |problem: String| CreateError::Invalid { kind: Kind::Queue, problem };
+        let max_messages = match self.max_messages {
+            None => 0,
+            Some(max) if (1..=MAX_MESSAGES).contains(&max) => max,
+            Some(max) => {
+                return Err(invalid(format!("a bound of {max} messages is not within 1 to {MAX_MESSAGES}")));
+            }
+        };
+        let max_bytes = self.max_bytes.unwrap_or_else(|| memory::limit() / 2);
+        if max_bytes < windows::FIRST {
+            let least = windows::FIRST;
+            return Err(invalid(format!("max_bytes of {max_bytes} is below the least, {least} bytes")));
+        }
+        Ok(Settings { max_messages, max_bytes, joinable: self.joinable })
+    }
+}
+
+/// A handle to a queue in shared memory. Clones, forked children and the holders of sent handles use the same queue;
+/// it is gone with the last of them.
+#[derive(Clone)]
+pub struct Queue {
+    shared: Arc<Shared>,
+}
+
+/// One process's view of a queue.
+struct Shared {
+    ring: Ring,
+    put_spinner: Spinner,
+    get_spinner: Spinner,
+}
+
+static OPEN: Registry<Shared> = Registry::new();
+
+/// The bytes of a handle.
+pub const HANDLE_LEN: usize = 16 + Transit::LEN;
+
+impl Queue {
+    /// Makes a queue.
+    ///
+    /// # Errors
+    /// [`CreateError`]: an impossible option, or the system refused.
+    pub fn create(options: &QueueOptions) -> Result<Self, CreateError> {
+        let settings = options.settings()?;
+        let fd = memory::create(c"procession-queue", windows::FIRST)
+            .map_err(CreateError::system(Kind::Queue, "creating a memfd"))?;
+        Self::create_in(fd, settings)
+    }
+
+    fn create_in(fd: OwnedFd, settings: Settings) -> Result<Self, CreateError> {
+        let shared = Arc::new(Shared::new(Ring::create(fd, settings)?));
+        OPEN.insert(shared.ring.id(), &shared);
+        Ok(Queue { shared })
+    }
+
+    /// The bytes by which another process can open this queue: see [`transfer`].
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn to_handle(&self) -> std::io::Result<[u8; HANDLE_LEN]> {
+        let id = self.shared.ring.id();
+        let transit = transfer::send(id, self.shared.ring.fd())?;
+        let mut handle = [0; HANDLE_LEN];
+        handle[..16].copy_from_slice(&id.to_bytes());
+        handle[16..].copy_from_slice(&transit.to_bytes());
+        Ok(handle)
+    }
+
+    /// Opens the queue of a handle. A queue that this process has open already is the same mapping.
+    ///
+    /// # Errors
+    /// [`OpenError`]: its sender is gone, or what it leads to is not that queue.
+    pub fn from_handle(handle: &[u8; HANDLE_LEN]) -> Result<Self, OpenError> {
+        let (id, transit) = handle.split_at(16);
+        let id = ObjectId::from_bytes(id.try_into().map_err(|_| OpenError::Malformed("length"))?);
+        let transit = Transit::from_bytes(transit.try_into().map_err(|_| OpenError::Malformed("length"))?)?;
+        let shared = OPEN.get_or_open(id, || {
+            let ring = Ring::open(transfer::receive(transit)?)?;
+            if ring.id() != id {
+                return Err(match transit {
+                    Transit::Held { holder, .. } => {
+                        OpenError::NotHeld { pid: holder.pid().as_raw_nonzero().get() }
+                    }
+                    Transit::Attached(_) => OpenError::NotAttached,
+                });
+            }
+            Ok(Arc::new(Shared::new(ring)))
+        })?;
+        Ok(Queue { shared })
+    }
+
+    /// The queue's id, the same in every process.
+    pub fn id(&self) -> ObjectId {
+        self.shared.ring.id()
+    }
+
+    /// Messages that are put and not taken, exact at an instant during the call.
+    pub fn len(&self) -> u64 {
+        self.shared.ring.len()
+    }
+
+    /// Whether there is no message, exact at an instant during the call.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether there are as many messages as the bound allows; never without a bound.
+    pub fn is_full(&self) -> bool {
+        self.shared.ring.is_full()
+    }
+
+    /// The bound on messages, if there is one.
+    pub fn max_messages(&self) -> Option<u32> {
+        Some(self.shared.ring.settings().max_messages).filter(|max| *max != 0)
+    }
+
+    /// The bound on bytes.
+    pub fn max_bytes(&self) -> u64 {
+        self.shared.ring.settings().max_bytes
+    }
+
+    /// Whether unfinished tasks are counted.
+    pub fn is_joinable(&self) -> bool {
+        self.shared.ring.settings().joinable
+    }
+
+    /// How many bytes of memory the queue takes now, kept for later messages or in use.
+    pub fn memory_used(&self) -> u64 {
+        self.shared.ring.control().memory.used.load(Ordering::Relaxed)
+    }
+
+    /// Gives memory back to the system that is kept for later large messages.
+    ///
+    /// # Errors
+    /// [`Damaged`].
+    pub fn trim(&self) -> Result<(), Damaged> {
+        self.shared.ring.trim()
+    }
+
+    /// Ends the queue for all processes: further puts fail, gets take what is there and then fail. With
+    /// `immediate`, gets fail at once and what is queued is discarded; its tasks count as done. Sleepers wake.
+    ///
+    /// A process killed here has either shut the queue down or not; one killed while it discards leaves messages
+    /// that nobody gets.
+    ///
+    /// # Errors
+    /// [`Damaged`].
+    pub fn shutdown(&self, immediate: bool) -> Result<(), Damaged> {
+        let ring = &self.shared.ring;
+        let control = ring.control();
+        {
+            let _session = ring.put_session()?;
+            let state = if immediate { 2 } else { 1 };
+            if control.settings.shutdown.load(Ordering::Relaxed) < state {
+                control.settings.shutdown.store(state, Ordering::Release);
+            }
+        }
+        if immediate {
+            self.discard_all()?;
+        }
+        control.waiting.not_empty.wake(u32::MAX);
+        control.waiting.not_full.wake(u32::MAX);
+        control.waiting.all_done.wake(u32::MAX);
+        Ok(())
+    }
+
+    /// Whether [`Queue::shutdown`] has been called.
+    pub fn is_shut_down(&self) -> bool {
+        self.shared.ring.shutdown_state() != 0
+    }
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue")
+            .field("id", &self.id())
+            .field("len", &self.len())
+            .field("max_messages", &self.max_messages())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn new(ring: Ring) -> Self {
+        Shared { ring, put_spinner: Spinner::new(), get_spinner: Spinner::new() }
+    }
+
+    /// Looks for what a death left behind, if somebody noticed one. No lock may be held.
+    #[inline]
+    fn mend(&self) -> Result<(), Damaged> {
+        if self.ring.control().settings.sweep_wanted.load(Ordering::Relaxed) == 0 {
+            Ok(())
+        } else {
+            self.ring.sweep()
+        }
+    }
+}
+
+/// Waits until `ready`, looking first and then sleeping in `queue`; `each_slice` runs between sleeps. Whether it
+/// became ready before the deadline.
+fn wait_until<E>(
+    queue: &WaitQueue,
+    spinner: &Spinner,
+    deadline: Deadline,
+    ready: impl Fn() -> bool,
+    mut each_slice: impl FnMut() -> Result<(), E>,
+) -> Result<bool, E> {
+    if deadline == Deadline::Now {
+        return Ok(ready());
+    }
+    if spinner.spin(&ready) {
+        return Ok(true);
+    }
+    loop {
+        let ticket = queue.prepare();
+        if ready() {
+            return Ok(true);
+        }
+        if !queue.sleep(ticket, deadline) {
+            return Ok(ready());
+        }
+        if ready() {
+            return Ok(true);
+        }
+        each_slice()?;
+    }
+}

@@ -1,0 +1,174 @@
+//! Putting messages.
+
+use std::sync::Arc;
+
+use super::{PutError, Queue, Reservation, Shared, wait_until};
+use crate::os::clock::Deadline;
+use crate::os::cpu;
+use crate::ring::{Content, INLINE_MAX, Pushed};
+
+impl Queue {
+    /// Puts a message, waiting for room until `deadline`. Only a queue with a bound on its messages ever waits;
+    /// without one a put fails at `max_bytes`.
+    ///
+    /// When this returns `Ok`, exactly one get will have the message, whatever becomes of this process. A process
+    /// killed before has either put it or not, never a part.
+    ///
+    /// # Errors
+    /// [`PutError`]; the queue is as before.
+    #[inline]
+    pub fn put(&self, message: &[u8], deadline: Deadline) -> Result<(), PutError> {
+        self.shared.mend()?;
+        if message.len() > INLINE_MAX {
+            let mut reservation = self.reserve(message.len())?;
+            reservation.copy_from_slice(message);
+            return reservation.commit(deadline);
+        }
+        self.shared.put(Content::Inline(message), deadline)
+    }
+
+    /// Space for a message of `len` bytes, to be written where it will lie and then put by
+    /// [`Reservation::commit`]. Dropped or lost with its process, it was never there.
+    ///
+    /// A message of up to [`INLINE_MAX`] bytes is written to memory of this process first, and copied on commit.
+    ///
+    /// # Errors
+    /// [`PutError::Memory`].
+    pub fn reserve(&self, len: usize) -> Result<Reservation, PutError> {
+        self.shared.mend()?;
+        Ok(Reservation::new(Arc::clone(&self.shared), len)?)
+    }
+
+    /// Puts messages one after another, taking the lock and waking the other side once for as many as there is room
+    /// for. Waits for room until `deadline`. Other producers' messages may come in between where it waits.
+    ///
+    /// # Errors
+    /// How many were put, and why not the next one. Those before it are in the queue.
+    pub fn put_many<'a>(
+        &self,
+        messages: impl IntoIterator<Item = &'a [u8]>,
+        deadline: Deadline,
+    ) -> Result<usize, (usize, PutError)> {
+        self.shared.mend().map_err(|error| (0, error.into()))?;
+        let mut messages = messages.into_iter().peekable();
+        let mut put = 0;
+        while messages.peek().is_some() {
+            put += self.shared.put_batch(&mut messages).map_err(|(n, error)| (put + n, error))?;
+            // The next one is large, or there is no room, or there is none.
+            if let Some(message) = messages.next() {
+                self.put(message, deadline).map_err(|error| (put, error))?;
+                put += 1;
+            }
+        }
+        Ok(put)
+    }
+}
+
+impl Shared {
+    #[inline]
+    pub(super) fn put(&self, content: Content<'_>, deadline: Deadline) -> Result<(), PutError> {
+        let mut patient = true;
+        loop {
+            match self.try_put(content, patient)? {
+                Pushed::Yes => return Ok(()),
+                Pushed::Crowded => patient = self.consumers_make_room(),
+                Pushed::Full => self.wait_for_room(deadline)?,
+            }
+        }
+    }
+
+    #[inline]
+    fn try_put(&self, content: Content<'_>, patient: bool) -> Result<Pushed, PutError> {
+        let mut session = self.ring.put_session()?;
+        if self.ring.shutdown_state() != 0 {
+            return Err(PutError::ShutDown);
+        }
+        let pushed = session.push(content, patient)?;
+        if pushed == Pushed::Yes {
+            session.publish();
+        }
+        drop(session);
+        if pushed == Pushed::Yes {
+            self.ring.control().waiting.not_empty.wake(1);
+        }
+        Ok(pushed)
+    }
+
+    /// Puts what there is room for at once, up to the first large message; how many.
+    fn put_batch<'a>(
+        &self,
+        messages: &mut std::iter::Peekable<impl Iterator<Item = &'a [u8]>>,
+    ) -> Result<usize, (usize, PutError)> {
+        /// Consumers need not wait for the end of a long batch.
+        const GROUP: u32 = 64;
+        let mut put = 0;
+        let mut session = self.ring.put_session().map_err(|error| (0, error.into()))?;
+        if self.ring.shutdown_state() != 0 {
+            return Err((0, PutError::ShutDown));
+        }
+        let mut failed = None;
+        while let Some(message) = messages.peek().filter(|message| message.len() <= INLINE_MAX) {
+            match session.push(Content::Inline(message), false) {
+                Ok(Pushed::Yes) => put += 1,
+                Ok(Pushed::Full | Pushed::Crowded) => break,
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+            messages.next();
+            if session.unpublished() >= GROUP {
+                session.publish();
+            }
+        }
+        session.publish();
+        drop(session);
+        if put > 0 {
+            self.ring.control().waiting.not_empty.wake(u32::try_from(put).unwrap_or(u32::MAX));
+        }
+        match failed {
+            None => Ok(put),
+            Some(error) => Err((put, error.into())),
+        }
+    }
+
+    #[cold]
+    fn wait_for_room(&self, deadline: Deadline) -> Result<(), PutError> {
+        let ready = || !self.ring.is_full() || self.ring.shutdown_state() != 0;
+        let queue = &self.ring.control().waiting.not_full;
+        if wait_until(queue, &self.put_spinner, deadline, ready, || self.mend())? {
+            Ok(())
+        } else {
+            Err(PutError::Full)
+        }
+    }
+
+    /// Waits for consumers to make room in a ring of a good size, while they take at least a message a
+    /// microsecond. False when it is better to make a larger one.
+    #[cold]
+    fn consumers_make_room(&self) -> bool {
+        /// At about 50 ns a pause, 3 µs.
+        const PAUSES: u32 = 64;
+        const ENOUGH: u32 = 4;
+        /// Room for so many messages is worth taking the lock again.
+        const BATCH: u32 = 512;
+        if cpu::count() == 1 {
+            return false;
+        }
+        let start = self.ring.head().count;
+        let mut last = start;
+        loop {
+            for _ in 0..PAUSES {
+                std::hint::spin_loop();
+            }
+            let now = self.ring.head().count;
+            if now.wrapping_sub(start) >= BATCH {
+                return true;
+            }
+            if now.wrapping_sub(last) < ENOUGH {
+                return false;
+            }
+            last = now;
+        }
+    }
+}

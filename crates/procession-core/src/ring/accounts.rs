@@ -1,0 +1,234 @@
+//! Unfinished tasks: what was put and not declared done, and who owes it.
+
+use super::layout::BlockState;
+use super::{Damaged, Ring, RingError};
+use crate::os::identity::Identity;
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+impl Ring {
+    /// Puts that are not declared done: what waits, what is held, and what was taken for good and is owed.
+    pub(crate) fn unfinished(&self) -> i64 {
+        // In this order: a message moves from the first sum to one of the others and is counted there before
+        // it leaves, so that none is missed on the way.
+        let (head, tail) = (self.head(), self.tail());
+        let queued = i64::from(tail.messages_since(head));
+        let held = self.control().memory.held.load(Acquire) as i64;
+        queued + held + self.balance_sum()
+    }
+
+    /// Taken for good less declared done, over all processes.
+    fn balance_sum(&self) -> i64 {
+        self.accounts().iter().map(balance).sum()
+    }
+
+    /// Charges this process with the message whose taking moves the head's count to `count`. Under the get lock.
+    pub(super) fn charge(&self, count: u32) -> Result<(), RingError> {
+        let me = Identity::current().to_bits();
+        let accounts = self.accounts();
+        let hint = self.account.load(Relaxed) as usize;
+        let index = match accounts.get(hint) {
+            Some(account) if account.owner.load(Relaxed) == me => hint,
+            _ => self.open_account(me)?,
+        };
+        let account = &accounts[index];
+        let taken = (account.taken.load(Relaxed) >> 32).wrapping_add(1);
+        account.taken.store(taken << 32 | u64::from(count), Release);
+        Ok(())
+    }
+
+    /// Finds or takes over an account for this process. Under the get lock.
+    #[cold]
+    fn open_account(&self, me: u64) -> Result<usize, RingError> {
+        let accounts = self.accounts();
+        let found = |wanted: u64| accounts.iter().position(|account| account.owner.load(Relaxed) == wanted);
+        let index = match found(me).or_else(|| found(0)) {
+            Some(index) => index,
+            None => accounts
+                .iter()
+                .position(|account| {
+                    Identity::from_bits(account.owner.load(Relaxed)).is_none_or(|owner| !owner.is_alive())
+                })
+                .ok_or(RingError::TooManyConsumers)?,
+        };
+        let account = &accounts[index];
+        if account.owner.load(Relaxed) != me {
+            account.lost.store(balance(account) as u64, Relaxed);
+            account.owner.store(me, Release);
+        }
+        self.account.store(index as u32, Relaxed);
+        Ok(index)
+    }
+
+    /// Takes back the charge for a message whose taker died before it moved the head. Under the get lock.
+    pub(super) fn undo_charges(&self) {
+        let next = self.head().count.wrapping_add(1);
+        for account in self.accounts() {
+            let bits = account.taken.load(Relaxed);
+            if bits != 0 && bits as u32 == next {
+                account.taken.store((bits >> 32).wrapping_sub(1) << 32, Release);
+            }
+        }
+    }
+
+    /// Declares one task done that was taken for good. False when no task is unfinished.
+    pub(crate) fn task_done(&self) -> Result<bool, Damaged> {
+        let me = Identity::current();
+        let guard = self.lock_memory()?;
+        if self.unfinished() <= 0 {
+            return Ok(false);
+        }
+        let memory = &self.control().memory;
+        if memory.owed.load(Relaxed) != 0
+            && let Some(block) = self.find_owed(|owner| owner == Some(me))?
+        {
+            self.settle(&guard, block)?;
+            return Ok(true);
+        }
+        // The debt of whoever calls comes first, then another's: any process may declare any task done.
+        let accounts = self.accounts();
+        let mine = accounts.iter().position(|account| account.owner.load(Relaxed) == me.to_bits());
+        let owing = |index: &usize| balance(&accounts[*index]) > 0;
+        let index = mine.filter(owing).or_else(|| (0..accounts.len()).find(owing)).or(mine);
+        if index.is_none()
+            && memory.owed.load(Relaxed) != 0
+            && let Some(block) = self.find_owed(|_| true)?
+        {
+            self.settle(&guard, block)?;
+            return Ok(true);
+        }
+        let account = accounts.get(index.unwrap_or(0)).ok_or(Damaged("not a queue of tasks"))?;
+        account.done.store(account.done.load(Relaxed).wrapping_add(1), Release);
+        Ok(true)
+    }
+
+    /// Acknowledges a delivery that this process holds.
+    pub(crate) fn acknowledge(&self, block: u32) -> Result<(), Damaged> {
+        let guard = self.lock_memory()?;
+        self.settle(&guard, block)
+    }
+
+    /// Makes a delivery that this process holds one that was taken for good, to be declared done by [`Ring::task_done`].
+    pub(crate) fn owe(&self, block: u32) -> Result<(), Damaged> {
+        let memory = &self.control().memory;
+        let _guard = self.lock_memory()?;
+        self.descriptor(block)?.set_state(BlockState::Owed, Some(Identity::current()));
+        memory.owed.store(memory.owed.load(Relaxed) + 1, Relaxed);
+        Ok(())
+    }
+
+    /// Hands a delivery that this process holds back, for another consumer.
+    pub(crate) fn give_back(&self, block: u32) -> Result<(), Damaged> {
+        let memory = &self.control().memory;
+        let guard = self.lock_memory()?;
+        self.descriptor(block)?.set_state(BlockState::Returned, None);
+        memory.returned.store(memory.returned.load(Relaxed) + 1, Release);
+        drop(guard);
+        Ok(())
+    }
+
+    fn settle(&self, guard: &crate::sync::RobustGuard<'_>, block: u32) -> Result<(), Damaged> {
+        let memory = &self.control().memory;
+        let descriptor = self.descriptor(block)?;
+        if matches!(descriptor.state(), Some((BlockState::Owed, _))) {
+            memory.owed.store(memory.owed.load(Relaxed).saturating_sub(1), Relaxed);
+        }
+        self.free_locked(guard, block, descriptor);
+        memory.held.store(memory.held.load(Relaxed).saturating_sub(1), Release);
+        Ok(())
+    }
+
+    fn find_owed(&self, wanted: impl Fn(Option<Identity>) -> bool) -> Result<Option<u32>, Damaged> {
+        for block in 0..self.descriptor_count() {
+            if let Some((BlockState::Owed, owner)) = self.descriptor(block)?.state()
+                && wanted(owner)
+            {
+                return Ok(Some(block));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether a process that holds a delivery has died; then a sweep hands it out again.
+    pub(crate) fn look_after_deliveries(&self, now_ms: u64, interval_ms: u64) -> Result<(), Damaged> {
+        let memory = &self.control().memory;
+        if memory.held.load(Relaxed) == memory.returned.load(Relaxed) {
+            return Ok(());
+        }
+        // One process at a time looks, however many wait.
+        let last = memory.last_look.load(Relaxed);
+        if now_ms.wrapping_sub(last) < interval_ms
+            || memory.last_look.compare_exchange(last, now_ms, Relaxed, Relaxed).is_err()
+        {
+            return Ok(());
+        }
+        let mut seen = Vec::new();
+        for block in 0..self.descriptor_count() {
+            let Some((BlockState::Held | BlockState::HeldCopy, Some(owner))) =
+                self.descriptor(block)?.state()
+            else {
+                continue;
+            };
+            if !seen.contains(&owner) {
+                seen.push(owner);
+                if !owner.is_alive() {
+                    return self.sweep();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// If all unfinished tasks were taken for good by processes that died: how many, and the pids. Forgets them, so
+    /// that the queue goes on.
+    pub(crate) fn collect_losses(&self) -> Result<Option<(u64, Vec<i32>)>, Damaged> {
+        let get = self.lock_get()?;
+        let guard = self.lock_memory()?;
+        let unfinished = self.unfinished();
+        let mut lost = 0;
+        let mut pids = Vec::new();
+        let mut blocks = Vec::new();
+        for block in 0..self.descriptor_count() {
+            if let Some((BlockState::Owed, Some(owner))) = self.descriptor(block)?.state()
+                && !owner.is_alive()
+            {
+                lost += 1;
+                pids.push(owner.pid().as_raw_nonzero().get());
+                blocks.push(block);
+            }
+        }
+        let mut debts = Vec::new();
+        for account in self.accounts() {
+            let Some(owner) = Identity::from_bits(account.owner.load(Relaxed)) else { continue };
+            let debt = if owner.is_alive() { account.lost.load(Relaxed) as i64 } else { balance(account) };
+            if debt > 0 {
+                lost += debt;
+                debts.push((account, debt));
+                if !owner.is_alive() {
+                    pids.push(owner.pid().as_raw_nonzero().get());
+                }
+            }
+        }
+        if lost == 0 || unfinished > lost {
+            return Ok(None);
+        }
+        for block in blocks {
+            self.settle(&guard, block)?;
+        }
+        for (account, debt) in debts {
+            account.done.store(account.done.load(Relaxed).wrapping_add(debt as u64), Release);
+            account.lost.store(0, Relaxed);
+        }
+        drop((guard, get));
+        pids.sort_unstable();
+        pids.dedup();
+        Ok(Some((unfinished.max(0) as u64, pids)))
+    }
+}
+
+/// Taken less done: what this account owes, negative when it declared others' tasks done.
+fn balance(account: &super::layout::Account) -> i64 {
+    let taken = (account.taken.load(Acquire) >> 32) as u32;
+    let done = account.done.load(Acquire) as u32;
+    // Both wrap at 2^32; their difference is far below.
+    i64::from(taken.wrapping_sub(done) as i32)
+}

@@ -1,0 +1,267 @@
+//! The consumers' side.
+
+use super::layout::{BlockState, Cursor, Descriptor, Record, Segment, UNIT, units};
+use super::segment::SegmentMemory;
+use super::{Damaged, Ring, RingError};
+use crate::os::identity::Identity;
+use crate::sync::RobustGuard;
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+/// A segment larger than this in bytes is given back when it has been drained.
+const KEPT_SEGMENT: u64 = 2 << 20;
+/// The size in bytes of the one that follows it.
+const SEGMENT_AFTER_DRAIN: u64 = 256 << 10;
+
+/// How a message is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Take {
+    /// For good.
+    Plain,
+    /// To be acknowledged, and handed out again if this process dies before.
+    Delivery,
+}
+
+/// Where a taken message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// Appended to the buffer.
+    Copied,
+    /// In this block, which the caller now has: in the state `Taken` or, for a delivery, `Held`.
+    Block(u32),
+    /// In this block, in the state `Owed`, where it stays until the task is declared done.
+    Owed(u32),
+}
+
+/// The get lock, held: messages are looked at one by one and taken together.
+pub(crate) struct GetSession<'a> {
+    ring: &'a Ring,
+    _guard: RobustGuard<'a>,
+    segment: Segment,
+    memory: SegmentMemory,
+    /// The next message.
+    head: Cursor,
+    known_tail: Cursor,
+}
+
+impl Ring {
+    pub(crate) fn get_session(&self) -> Result<GetSession<'_>, Damaged> {
+        let guard = self.lock_get()?;
+        let get = &self.control().get;
+        let segment = Segment::from_bits(get.segment.load(Relaxed));
+        let memory = self.segment_memory(&self.get_segment, segment.block)?;
+        Ok(GetSession {
+            ring: self,
+            _guard: guard,
+            segment,
+            memory,
+            head: Cursor::from_bits(get.head.load(Relaxed)),
+            known_tail: Cursor::from_bits(get.known_tail.load(Relaxed)),
+        })
+    }
+}
+
+impl GetSession<'_> {
+    /// Takes the next message, appending it to `out` if it lies in the ring and is not a delivery. Nothing of it is
+    /// published before [`GetSession::publish`].
+    #[inline]
+    pub(crate) fn next(&mut self, take: Take, out: &mut Vec<u8>) -> Result<Option<Taken>, RingError> {
+        if self.ring.settings.joinable
+            && let Some(block) = self.take_returned(take)?
+        {
+            return Ok(Some(if take == Take::Plain { Taken::Owed(block) } else { Taken::Block(block) }));
+        }
+        if self.head.count == self.known_tail.count {
+            self.known_tail = self.ring.tail();
+            self.ring.control().get.known_tail.store(self.known_tail.to_bits(), Relaxed);
+            if self.head.count == self.known_tail.count {
+                return Ok(None);
+            }
+        }
+        let (offset, record) = self.find_record()?;
+        let taken = match record {
+            Record::Inline(len) => self.take_inline(offset, len as usize, take, out)?,
+            _ => self.take_block(offset, take)?,
+        };
+        self.head.count = self.head.count.wrapping_add(1);
+        if take == Take::Plain && self.ring.settings.joinable {
+            self.ring.charge(self.head.count)?;
+        }
+        Ok(Some(taken))
+    }
+
+    /// Takes what [`GetSession::next`] returned, by one store.
+    #[inline]
+    pub(crate) fn publish(&mut self) {
+        self.ring.control().get.head.store(self.head.to_bits(), Release);
+    }
+
+    /// Gives memory back if the queue is empty and its ring is large.
+    pub(crate) fn shrink(self) -> Result<(), RingError> {
+        let large = u64::from(self.memory.units()) * UNIT > KEPT_SEGMENT;
+        if !large || self.head.count != self.ring.tail().count {
+            return Ok(());
+        }
+        // Only when no producer is at work: the next one to find the queue drained can do it as well.
+        let Some(mut put) = self.ring.try_put_session()? else { return Ok(()) };
+        if self.head.count != self.ring.tail().count {
+            return Ok(());
+        }
+        put.shrink(KEPT_SEGMENT, SEGMENT_AFTER_DRAIN)?;
+        drop(put);
+        // Follows the link, and with it frees the large segment.
+        let mut this = self;
+        this.follow_link()?;
+        Ok(())
+    }
+
+    /// Whether [`GetSession::shrink`] is worth a call.
+    #[inline]
+    pub(crate) fn may_shrink(&self) -> bool {
+        u64::from(self.memory.units()) * UNIT > KEPT_SEGMENT && self.head.count == self.known_tail.count
+    }
+
+    #[inline]
+    fn find_record(&mut self) -> Result<(u32, Record), Damaged> {
+        // A message follows at most a link, a pad, and a link; more is a knot.
+        for _ in 0..8 {
+            let offset = self.memory.offset(self.head.position.wrapping_sub(self.segment.base));
+            match self.memory.record(offset).ok_or(Damaged("a record"))? {
+                Record::Link => self.enter(Segment::from_bits(self.memory.argument(offset)))?,
+                Record::Pad => {
+                    self.head.position = self.head.position.wrapping_add(self.memory.to_end(offset));
+                }
+                record => return Ok((offset, record)),
+            }
+        }
+        Err(Damaged("a record that leads nowhere"))
+    }
+
+    fn follow_link(&mut self) -> Result<(), Damaged> {
+        let offset = self.memory.offset(self.head.position.wrapping_sub(self.segment.base));
+        match self.memory.record(offset) {
+            Some(Record::Link) => self.enter(Segment::from_bits(self.memory.argument(offset))),
+            _ => Ok(()),
+        }
+    }
+
+    #[cold]
+    fn enter(&mut self, segment: Segment) -> Result<(), Damaged> {
+        let descriptor = self.ring.descriptor(segment.block)?;
+        let is_segment = matches!(descriptor.state(), Some((BlockState::Segment, _)));
+        if !is_segment || segment.block == self.segment.block {
+            return Err(Damaged("a segment"));
+        }
+        if segment.base != self.head.position {
+            return Err(Damaged("a segment's place"));
+        }
+        // The head first, past a pad if there was one: it must lie in the segment that the next store names.
+        self.ring.control().get.head.store(self.head.to_bits(), Release);
+        self.ring.control().get.segment.store(segment.to_bits(), Release);
+        let old = self.segment.block;
+        self.segment = segment;
+        self.memory = self.ring.segment_memory(&self.ring.get_segment, segment.block)?;
+        self.ring.free(old)
+    }
+
+    #[inline]
+    fn take_inline(
+        &mut self,
+        offset: u32,
+        len: usize,
+        take: Take,
+        out: &mut Vec<u8>,
+    ) -> Result<Taken, RingError> {
+        let need = units(len);
+        if need > self.known_tail.position.wrapping_sub(self.head.position) {
+            return Err(Damaged("a message's length").into());
+        }
+        let taken = match take {
+            Take::Plain => {
+                if !self.memory.read_message(offset, len, out) {
+                    return Err(Damaged("a message's length").into());
+                }
+                Taken::Copied
+            }
+            Take::Delivery => Taken::Block(self.copy_to_block(offset, len)?),
+        };
+        self.head.position = self.head.position.wrapping_add(need);
+        Ok(taken)
+    }
+
+    /// Copies a message into a block of its own, where it stays until it is acknowledged.
+    fn copy_to_block(&self, offset: u32, len: usize) -> Result<u32, RingError> {
+        let mut copy = Vec::new();
+        if !self.memory.read_message(offset, len, &mut copy) {
+            return Err(Damaged("a message's length").into());
+        }
+        let block = self.ring.allocate(len as u64)?;
+        let descriptor = self.ring.descriptor(block)?;
+        self.ring.fill(descriptor, &copy)?;
+        self.hold(descriptor, BlockState::HeldCopy)?;
+        Ok(block)
+    }
+
+    fn hold(&self, descriptor: &Descriptor, state: BlockState) -> Result<(), Damaged> {
+        let memory = &self.ring.control().memory;
+        let _guard = self.ring.lock_memory()?;
+        descriptor.seq.store(self.head.count, Relaxed);
+        descriptor.set_state(state, Some(Identity::current()));
+        memory.held.store(memory.held.load(Relaxed) + 1, Release);
+        Ok(())
+    }
+
+    fn take_block(&mut self, offset: u32, take: Take) -> Result<Taken, Damaged> {
+        let block = u32::try_from(self.memory.argument(offset)).map_err(|_| Damaged("a message's block"))?;
+        let descriptor = self.ring.descriptor(block)?;
+        if descriptor.seq.load(Relaxed) != self.head.count {
+            return Err(Damaged("a message's block"));
+        }
+        // A consumer may have died after marking the block and before taking the message.
+        if matches!(descriptor.state(), Some((BlockState::Free | BlockState::Segment, _)) | None) {
+            return Err(Damaged("a message's block"));
+        }
+        match take {
+            Take::Plain => descriptor.set_state(BlockState::Taken, Some(Identity::current())),
+            Take::Delivery => self.hold(descriptor, BlockState::Held)?,
+        }
+        self.head.position = self.head.position.wrapping_add(units(size_of::<u64>()));
+        Ok(Taken::Block(block))
+    }
+
+    /// Takes the oldest delivery that its consumer left, if there is one.
+    #[inline]
+    fn take_returned(&mut self, take: Take) -> Result<Option<u32>, Damaged> {
+        if self.ring.control().memory.returned.load(Acquire) == 0 {
+            return Ok(None);
+        }
+        self.find_returned(take)
+    }
+
+    #[cold]
+    fn find_returned(&mut self, take: Take) -> Result<Option<u32>, Damaged> {
+        let memory = &self.ring.control().memory;
+        let _guard = self.ring.lock_memory()?;
+        let mut oldest: Option<(u32, u32)> = None;
+        for block in 0..self.ring.descriptor_count() {
+            let descriptor = self.ring.descriptor(block)?;
+            if !matches!(descriptor.state(), Some((BlockState::Returned, _))) {
+                continue;
+            }
+            let age = self.head.count.wrapping_sub(descriptor.seq.load(Relaxed));
+            if oldest.is_none_or(|(greatest, _)| age > greatest) {
+                oldest = Some((age, block));
+            }
+        }
+        let Some((_, block)) = oldest else { return Ok(None) };
+        let state = match take {
+            Take::Delivery => BlockState::Held,
+            Take::Plain => {
+                memory.owed.store(memory.owed.load(Relaxed) + 1, Relaxed);
+                BlockState::Owed
+            }
+        };
+        self.ring.descriptor(block)?.set_state(state, Some(Identity::current()));
+        memory.returned.store(memory.returned.load(Relaxed).saturating_sub(1), Release);
+        Ok(Some(block))
+    }
+}

@@ -1,0 +1,323 @@
+//! The words of a queue in shared memory: who writes each, and which store publishes what.
+//!
+//! ```text
+//! file offset 0      Header        64 bytes
+//!             64     Control       the rest of the first 4 KiB
+//!             4 KiB  descriptors   the first 64, further tables where `Memory::tables` says
+//!             8 KiB  Accounts      only of a queue that counts unfinished tasks
+//!             then   blocks        ring segments and large messages, each inside one window
+//! ```
+//!
+//! Three locks, taken in the order `get`, `put`, `memory`. Each is robust: who takes it after its holder
+//! died restores what the lock guards (`recovery.rs`) before going on.
+
+use crate::os::identity::Identity;
+use crate::shm::Header;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Robust, WaitQueue};
+
+/// The ring's unit of space in bytes. A record takes a whole number of units.
+pub(crate) const UNIT: u64 = 16;
+/// Bytes before a record's payload.
+pub(crate) const RECORD_HEADER: u64 = 8;
+/// The longest message in bytes that lies in the ring itself; a longer one lies in a block of its own, so that
+/// nobody copies more than this while holding a lock.
+pub const INLINE_MAX: usize = 16 << 10;
+/// The first segment's size in bytes.
+pub(crate) const FIRST_SEGMENT: u64 = 64 << 10;
+/// The largest segment's size in bytes. More is a chain of segments.
+pub(crate) const LARGEST_SEGMENT: u64 = 1 << 30;
+/// What rings may hold in all, in units: well below where positions would compare wrongly.
+pub(crate) const MAX_UNITS: u32 = 1 << 30;
+/// How many messages a queue may hold.
+pub const MAX_MESSAGES: u32 = 1 << 31;
+/// The smallest block in bytes: a page.
+pub(crate) const SMALLEST_CLASS: u32 = 12;
+/// The largest block is 2^45 bytes.
+pub(crate) const CLASSES: usize = 46;
+/// Descriptors in table 0; table `k` has this many shifted left by `k`.
+pub(crate) const FIRST_TABLE: u32 = 64;
+/// Tables of descriptors: enough for 2^31 descriptors.
+pub(crate) const TABLES: usize = 25;
+/// Where table 0 lies.
+pub(crate) const DESCRIPTORS_AT: u64 = 4096;
+/// Where the accounts lie, in a queue that has them.
+pub(crate) const ACCOUNTS_AT: u64 = 8192;
+/// How many processes' unfinished tasks are told apart.
+pub(crate) const ACCOUNTS: usize = 512;
+
+/// A place in the stream of messages: how many lie before it, and where in the rings it is. Both only grow
+/// (and wrap at 2^32), and one store changes both: that store publishes a message, or frees its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cursor {
+    /// Messages before this place.
+    pub(crate) count: u32,
+    /// Units of ring space before this place.
+    pub(crate) position: u32,
+}
+
+impl Cursor {
+    pub(crate) fn from_bits(bits: u64) -> Self {
+        Cursor { count: (bits >> 32) as u32, position: bits as u32 }
+    }
+
+    pub(crate) fn to_bits(self) -> u64 {
+        u64::from(self.count) << 32 | u64::from(self.position)
+    }
+
+    /// Messages from `earlier` to this place.
+    pub(crate) fn messages_since(self, earlier: Cursor) -> u32 {
+        self.count.wrapping_sub(earlier.count)
+    }
+}
+
+/// A segment in use: its block, and the position at which its first byte lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Segment {
+    pub(crate) block: u32,
+    pub(crate) base: u32,
+}
+
+impl Segment {
+    pub(crate) fn from_bits(bits: u64) -> Self {
+        Segment { block: (bits >> 32) as u32, base: bits as u32 }
+    }
+
+    pub(crate) fn to_bits(self) -> u64 {
+        u64::from(self.block) << 32 | u64::from(self.base)
+    }
+}
+
+/// The fixed part of a queue.
+#[repr(C)]
+pub(crate) struct Control {
+    pub(crate) header: Header,
+    pub(crate) settings: Settings,
+    pub(crate) put: PutSide,
+    pub(crate) get: GetSide,
+    pub(crate) memory: Memory,
+    pub(crate) waiting: Waiting,
+}
+
+const _: () = assert!(size_of::<Control>() <= DESCRIPTORS_AT as usize);
+
+/// Written by the creator before the header is published, but for the last two.
+#[repr(C, align(128))]
+pub(crate) struct Settings {
+    /// The most messages at a time; 0 for no bound.
+    pub(crate) max_messages: AtomicU32,
+    /// 1 when unfinished tasks are counted, so that the queue has accounts.
+    pub(crate) joinable: AtomicU32,
+    /// The most bytes that rings and blocks may take.
+    pub(crate) max_bytes: AtomicU64,
+    /// 0 open; 1 no more puts; 2 no more gets either. Only grows, under the put lock. Readers act on what
+    /// they see; a process that dies right after the store leaves sleepers that find it within a slice.
+    pub(crate) shutdown: AtomicU32,
+    /// Not 0 when a lock's holder died: somebody is to look for blocks that nobody has (`Ring::sweep`). Set by who
+    /// recovers a lock, cleared at the end of a sweep.
+    pub(crate) sweep_wanted: AtomicU32,
+}
+
+/// What producers share. `tail` has a line of its own: consumers read it.
+#[repr(C, align(128))]
+pub(crate) struct PutSide {
+    /// Guards this struct and the unpublished space after `tail`.
+    pub(crate) lock: Robust,
+    /// The [`Segment`] that producers write to. Stored after its block is ready and the record that leads to
+    /// it stands at `tail` in the segment before; a producer dying there leaves a queue whose next producer
+    /// writes to the new segment at the same position.
+    pub(crate) segment: AtomicU64,
+    /// The first position of `segment` that is in use. A cache: how far consumers had come when a producer last
+    /// looked. Never ahead of the truth; derived again after a death.
+    pub(crate) in_use_from: AtomicU32,
+    /// The count of `GetSide::head` when a producer last looked. A cache, as above.
+    pub(crate) known_gets: AtomicU32,
+    /// How many bytes of `segment`'s block have memory. A cache of the descriptor's word.
+    pub(crate) reserved: AtomicU64,
+    /// Keeps the tail off the words that only producers touch.
+    pad: [u64; 5],
+    /// The [`Cursor`] after the last published message. Its store with Release publishes messages: each
+    /// record before it is whole. A producer that dies earlier has put nothing.
+    pub(crate) tail: AtomicU64,
+}
+
+/// What consumers share. `head` has a line of its own: producers read it.
+#[repr(C, align(128))]
+pub(crate) struct GetSide {
+    /// Guards this struct, the records from `head` on, and the accounts' `taken`.
+    pub(crate) lock: Robust,
+    /// The [`Segment`] that consumers read from. Stored when the record at `head` leads to the next one;
+    /// `head` is at the same position in both, so a consumer dying in between harms nothing.
+    pub(crate) segment: AtomicU64,
+    /// `PutSide::tail` when a consumer last looked. A cache; derived again after a death.
+    pub(crate) known_tail: AtomicU64,
+    pad: [u64; 6],
+    /// The [`Cursor`] of the next message. Its store with Release takes messages: the place of what lies
+    /// before may be written again. A consumer that dies earlier has taken nothing.
+    pub(crate) head: AtomicU64,
+}
+
+/// Blocks and their descriptors.
+#[repr(C, align(128))]
+pub(crate) struct Memory {
+    /// Guards this struct and the descriptors' way from and to [`BlockState::Free`].
+    pub(crate) lock: Robust,
+    /// Where the next new block may begin. Grows before the block is described, so that a death in
+    /// between loses addresses of the file, not memory.
+    pub(crate) end: AtomicU64,
+    /// Descriptors that exist. Grows when one is whole.
+    pub(crate) descriptors: AtomicU32,
+    /// Bytes reserved for blocks of any state. Derived again after a death.
+    pub(crate) used: AtomicU64,
+    /// Bytes reserved for free blocks, kept for the next message. Derived again after a death.
+    pub(crate) cached: AtomicU64,
+    /// Deliveries not acknowledged: blocks in the states `Held`, `HeldCopy`, `Returned` and `Owed`. Derived again after a death.
+    pub(crate) held: AtomicU64,
+    /// Of these, the ones to be handed out again. Derived again after a death.
+    pub(crate) returned: AtomicU64,
+    /// Of the held ones, those in the state `Owed`. Derived again after a death.
+    pub(crate) owed: AtomicU64,
+    /// When somebody last looked whether holders of deliveries live, in ms of the monotonic clock. Whoever moves it
+    /// looks; dying then costs one interval.
+    pub(crate) last_look: AtomicU64,
+    /// A stack of free blocks for each size 2^class: the top's number plus 1, or 0. Derived again after a death.
+    pub(crate) free: [AtomicU32; CLASSES],
+    /// File offsets of the descriptor tables, 0 for none yet. Stored once each, before `descriptors` grows into it.
+    pub(crate) tables: [AtomicU64; TABLES],
+}
+
+/// Where processes sleep.
+#[repr(C, align(128))]
+pub(crate) struct Waiting {
+    /// Consumers, until there is a message.
+    pub(crate) not_empty: WaitQueue,
+    /// Producers, until there is room.
+    pub(crate) not_full: WaitQueue,
+    /// Those who wait for all tasks to be done.
+    pub(crate) all_done: WaitQueue,
+}
+
+/// What a block is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum BlockState {
+    /// For nothing.
+    Free = 0,
+    /// A producer fills it. Goes with the producer.
+    Writing = 1,
+    /// A message in the ring, when its `seq` is before the tail; otherwise its producer died on the way.
+    Queued = 2,
+    /// A message that a consumer reads where it lies. Goes with the consumer; still queued when its `seq` is not
+    /// before the head, for the consumer died before it took the message.
+    Taken = 3,
+    /// A delivery to be acknowledged. Handed out again when the consumer dies; otherwise as `Taken`.
+    Held = 4,
+    /// As `Held`, of a message that lay in the ring itself: a copy until the head has passed it.
+    HeldCopy = 5,
+    /// A delivery whose consumer died or gave it back.
+    Returned = 6,
+    /// As `Held`, but not to be handed out again: its consumer took the message for good and owes a `task_done`. The
+    /// debt of a dead consumer stays until somebody waiting for all tasks was told.
+    Owed = 8,
+    /// A segment of the ring, when the chain from `GetSide::segment` to `PutSide::segment` has it.
+    Segment = 7,
+}
+
+/// One block. 64 bytes, found by number.
+#[repr(C, align(64))]
+#[derive(Default)]
+pub(crate) struct Descriptor {
+    /// A [`BlockState`] above, the [`Identity`] it concerns below. One store moves a block from owner to owner.
+    state: AtomicU64,
+    /// The message's place in the stream (its cursor's count). Stored before the state that it belongs to.
+    pub(crate) seq: AtomicU32,
+    /// The next free block's number plus 1, or 0, while free. Guarded by the memory lock.
+    pub(crate) next_free: AtomicU32,
+    /// The message's length in bytes. Stored before the state.
+    pub(crate) len: AtomicU64,
+    /// Where the block lies in the file. Stored once, before the descriptor counts.
+    pub(crate) offset: AtomicU64,
+    /// The block's size is 2^class. Stored once, as above.
+    pub(crate) class: AtomicU32,
+    pad: u32,
+    /// How many of its bytes, from the first, have memory set aside. Stored by who has the block, after it has paid
+    /// for them in `Memory::used` and then got them; dying in between leaves `used` too high until the next sweep.
+    pub(crate) reserved: AtomicU64,
+    /// The segment that follows this one, plus 1, or 0. Written by the producer that grows the ring.
+    pub(crate) successor: AtomicU32,
+    pad_end: u32,
+}
+
+impl Descriptor {
+    /// The state, and whom it concerns. `None` for bits that mean nothing.
+    pub(crate) fn state(&self) -> Option<(BlockState, Option<Identity>)> {
+        use BlockState::{Free, Held, HeldCopy, Owed, Queued, Returned, Segment, Taken, Writing};
+        let bits = self.state.load(Ordering::Acquire);
+        let state = [Free, Writing, Queued, Taken, Held, HeldCopy, Returned, Segment, Owed]
+            .into_iter()
+            .find(|state| *state as u64 == bits >> Identity::BITS)?;
+        Some((state, Identity::from_bits(bits & ((1 << Identity::BITS) - 1))))
+    }
+
+    /// Publishes a state and all that was stored in the descriptor and block before.
+    pub(crate) fn set_state(&self, state: BlockState, owner: Option<Identity>) {
+        let owner = owner.map_or(0, Identity::to_bits);
+        self.state.store((state as u64) << Identity::BITS | owner, Ordering::Release);
+    }
+}
+
+/// What one process has taken from the queue and not declared done, of the messages taken without a delivery.
+#[repr(C)]
+#[derive(Default)]
+pub(crate) struct Account {
+    /// Whose account, or 0. Taken over from a dead process under the get lock, after `lost` was stored.
+    pub(crate) owner: AtomicU64,
+    /// Above, how many the process took; below, what tells whether the last one counts: the head's count that
+    /// the take was to publish. Stored before the head is, so a consumer that dies in between is found out by
+    /// a head that has not come so far. Guarded by the get lock.
+    pub(crate) taken: AtomicU64,
+    /// How many it declared done; may be ahead of `taken`, since any process may declare any task done.
+    /// Guarded by the memory lock.
+    pub(crate) done: AtomicU64,
+    /// Of `taken` less `done`, the debt of dead earlier owners of this account. Stored under the get lock.
+    pub(crate) lost: AtomicU64,
+}
+
+/// What a record in the ring is: the first 8 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Record {
+    /// A message of so many bytes follows.
+    Inline(u32),
+    /// A message lies in a block; its number follows.
+    Block,
+    /// Nothing up to the segment's end.
+    Pad,
+    /// The stream goes on in another segment; its [`Segment`] follows.
+    Link,
+}
+
+impl Record {
+    pub(crate) fn to_bits(self) -> u64 {
+        match self {
+            Record::Inline(len) => 1 << 32 | u64::from(len),
+            Record::Block => 2 << 32,
+            Record::Pad => 3 << 32,
+            Record::Link => 4 << 32,
+        }
+    }
+
+    pub(crate) fn from_bits(bits: u64) -> Option<Self> {
+        match (bits >> 32, bits as u32) {
+            (1, len) => Some(Record::Inline(len)),
+            (2, 0) => Some(Record::Block),
+            (3, 0) => Some(Record::Pad),
+            (4, 0) => Some(Record::Link),
+            _ => None,
+        }
+    }
+}
+
+/// Units that a record with `len` bytes after its header takes.
+pub(crate) fn units(len: usize) -> u32 {
+    ((len as u64 + RECORD_HEADER).div_ceil(UNIT)) as u32
+}

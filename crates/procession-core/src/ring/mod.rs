@@ -1,0 +1,359 @@
+//! The queue's memory: a ring that grows, blocks for large messages, and what survives a death.
+//!
+//! Producers and consumers have a lock each (Michael and Scott, "Simple, Fast, and Practical Non-Blocking and
+//! Blocking Concurrent Queue Algorithms", PODC 1996) and so never wait for the other side. A message is written first
+//! and published by one store of the tail; taking it is one store of the head. What was not published did not
+//! happen, so a death leaves nothing to repair but caches and blocks that nobody has.
+
+mod accounts;
+mod blocks;
+mod get;
+pub(crate) mod layout;
+mod put;
+mod recovery;
+mod segment;
+
+use std::io;
+use std::ptr::NonNull;
+
+use rustix::fd::{BorrowedFd, OwnedFd};
+
+pub use self::layout::{INLINE_MAX, MAX_MESSAGES};
+pub(crate) use self::{
+    get::{Take, Taken},
+    put::{Content, Pushed},
+};
+
+use self::layout::{
+    ACCOUNTS, ACCOUNTS_AT, Account, BlockState, Control, Cursor, DESCRIPTORS_AT, Descriptor, FIRST_SEGMENT,
+    FIRST_TABLE, UNIT,
+};
+use self::segment::{SegmentCache, SegmentMemory};
+use crate::os::memory;
+use crate::shm::windows::{self, Windows};
+use crate::shm::{CreateError, Header, Kind, ObjectId, OpenError};
+use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::{Robust, robust};
+
+/// The shared memory contradicts itself: something else wrote to it. The object is of no more use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the queue's shared memory is damaged: {0}")]
+pub struct Damaged(pub &'static str);
+
+impl From<robust::Unusable> for Damaged {
+    fn from(_: robust::Unusable) -> Self {
+        Damaged("a lock is not a lock")
+    }
+}
+
+/// Why a queue's memory did not take or give a message.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RingError {
+    /// The queue's own limit.
+    #[error("the queue holds {used} bytes, {needed} more would exceed its max_bytes of {max_bytes}")]
+    Limit {
+        /// What it holds.
+        used: u64,
+        /// What the message would take.
+        needed: u64,
+        /// The limit.
+        max_bytes: u64,
+    },
+    /// The system's.
+    #[error("the system has no memory for the queue: {0}")]
+    System(#[source] io::Error),
+    /// The queue counts unfinished tasks, and more living processes than it can tell apart take from it.
+    #[error("more than {ACCOUNTS} processes take tasks from this queue")]
+    TooManyConsumers,
+    /// The shared memory is damaged.
+    #[error(transparent)]
+    Damaged(#[from] Damaged),
+}
+
+/// What a new queue is to be like.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    /// 0 for no bound.
+    pub(crate) max_messages: u32,
+    pub(crate) max_bytes: u64,
+    pub(crate) joinable: bool,
+}
+
+/// One process's view of a queue's memory.
+pub(crate) struct Ring {
+    windows: Windows,
+    control: NonNull<Control>,
+    id: ObjectId,
+    settings: Settings,
+    put_segment: SegmentCache,
+    get_segment: SegmentCache,
+    /// The account this process used last, a hint.
+    account: AtomicU32,
+}
+
+// SAFETY: what the pointer leads to is shared between processes by design: atomics, and records that the locks in
+// it guard.
+unsafe impl Send for Ring {}
+// SAFETY: as above.
+unsafe impl Sync for Ring {}
+
+impl Ring {
+    /// Makes a queue in an empty file of [`windows::FIRST`] bytes.
+    pub(crate) fn create(fd: OwnedFd, settings: Settings) -> Result<Self, CreateError> {
+        let failed =
+            |action| move |source: io::Error| CreateError::System { kind: Kind::Queue, action, source };
+        let accounts = if settings.joinable { (ACCOUNTS * size_of::<Account>()) as u64 } else { 0 };
+        let fixed = ACCOUNTS_AT + accounts;
+        memory::reserve(&fd, 0, fixed).map_err(failed("reserving memory"))?;
+        let windows = Windows::new(fd).map_err(failed("mapping memory"))?;
+        let id = ObjectId::random();
+        let control =
+            windows.at(0, size_of::<Control>() as u64).map_err(failed("mapping memory"))?.cast::<Control>();
+        let header = Header::new(Kind::Queue, id).map_err(failed("reading the pid namespace"))?;
+        // SAFETY: the control block lies at the start of window 0, which is mapped, zeroed and known to nobody else;
+        // each word of it is valid as zero, and its locks are made before anybody can find them.
+        let control = unsafe {
+            (&raw mut (*control.as_ptr()).header).write(header);
+            for lock in [
+                &raw mut (*control.as_ptr()).put.lock,
+                &raw mut (*control.as_ptr()).get.lock,
+                &raw mut (*control.as_ptr()).memory.lock,
+            ] {
+                Robust::init(lock).map_err(failed("making a lock"))?;
+            }
+            control
+        };
+        let ring = Ring {
+            windows,
+            control,
+            id,
+            settings,
+            put_segment: SegmentCache::new(),
+            get_segment: SegmentCache::new(),
+            account: AtomicU32::new(0),
+        };
+        let control = ring.control();
+        control.settings.max_messages.store(settings.max_messages, Ordering::Relaxed);
+        control.settings.joinable.store(settings.joinable.into(), Ordering::Relaxed);
+        control.settings.max_bytes.store(settings.max_bytes, Ordering::Relaxed);
+        control.memory.end.store(fixed, Ordering::Relaxed);
+        control.memory.used.store(fixed, Ordering::Relaxed);
+        let first = ring.new_segment(FIRST_SEGMENT, 0).map_err(|error| match error {
+            RingError::System(source) => failed("reserving memory")(source),
+            other => CreateError::Invalid { kind: Kind::Queue, problem: other.to_string() },
+        })?;
+        let damaged = |error: Damaged| CreateError::Invalid { kind: Kind::Queue, problem: error.to_string() };
+        let descriptor = ring.descriptor(first.block).map_err(damaged)?;
+        descriptor.set_state(BlockState::Segment, None);
+        control.put.segment.store(first.to_bits(), Ordering::Relaxed);
+        control.put.reserved.store(descriptor.reserved.load(Ordering::Relaxed), Ordering::Relaxed);
+        control.get.segment.store(first.to_bits(), Ordering::Relaxed);
+        control.header.publish();
+        Ok(ring)
+    }
+
+    /// Opens a queue that somebody made in this file.
+    pub(crate) fn open(fd: OwnedFd) -> Result<Self, OpenError> {
+        let size = memory::file_size(&fd).map_err(OpenError::system("asking for its size"))?;
+        if size < windows::FIRST {
+            return Err(OpenError::NotAnObject("it is too small"));
+        }
+        let windows = Windows::new(fd).map_err(OpenError::system("mapping it"))?;
+        let control = windows
+            .at(0, size_of::<Control>() as u64)
+            .map_err(OpenError::system("mapping it"))?
+            .cast::<Control>();
+        let mut ring = Ring {
+            windows,
+            control,
+            id: ObjectId::from_bytes([0; 16]),
+            settings: Settings { max_messages: 0, max_bytes: 0, joinable: false },
+            put_segment: SegmentCache::new(),
+            get_segment: SegmentCache::new(),
+            account: AtomicU32::new(0),
+        };
+        let shared = ring.control();
+        let id = shared.header.check(Kind::Queue)?;
+        let settings = Settings {
+            max_messages: shared.settings.max_messages.load(Ordering::Relaxed),
+            max_bytes: shared.settings.max_bytes.load(Ordering::Relaxed),
+            joinable: shared.settings.joinable.load(Ordering::Relaxed) != 0,
+        };
+        if settings.max_messages > MAX_MESSAGES {
+            return Err(OpenError::Damaged("impossible settings"));
+        }
+        ring.id = id;
+        ring.settings = settings;
+        Ok(ring)
+    }
+
+    pub(crate) fn id(&self) -> ObjectId {
+        self.id
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.windows.fd()
+    }
+
+    pub(crate) fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    #[inline]
+    pub(crate) fn control(&self) -> &Control {
+        // SAFETY: window 0 stays mapped as long as `self`, `Control` lies within it, and all of it is atomics
+        // and locks, valid in any state.
+        unsafe { self.control.as_ref() }
+    }
+
+    /// The accounts; none in a queue that counts no tasks.
+    pub(crate) fn accounts(&self) -> &[Account] {
+        if !self.settings.joinable {
+            return &[];
+        }
+        // SAFETY: the accounts lie in window 0 behind the descriptors, mapped as long as `self`; all atomics.
+        unsafe {
+            let first = self.control.cast::<u8>().add(ACCOUNTS_AT as usize).cast::<Account>();
+            std::slice::from_raw_parts(first.as_ptr(), ACCOUNTS)
+        }
+    }
+
+    /// Bytes before the first block.
+    fn fixed_bytes(&self) -> u64 {
+        ACCOUNTS_AT + size_of_val(self.accounts()) as u64
+    }
+
+    /// How many descriptors there are.
+    pub(crate) fn descriptor_count(&self) -> u32 {
+        self.control().memory.descriptors.load(Ordering::Acquire)
+    }
+
+    /// The descriptor of a block, which exists or is about to.
+    pub(crate) fn descriptor_slot(&self, block: u32) -> Result<&Descriptor, Damaged> {
+        let (table, index) = table_of(block);
+        let at = match table {
+            0 => DESCRIPTORS_AT,
+            _ => {
+                let tables = &self.control().memory.tables;
+                let at = tables.get(table).ok_or(Damaged("block number"))?.load(Ordering::Acquire);
+                if at == 0 || at % 4096 != 0 {
+                    return Err(Damaged("table of blocks"));
+                }
+                at
+            }
+        };
+        let offset = at + u64::from(index) * size_of::<Descriptor>() as u64;
+        let place = self
+            .windows
+            .at(offset, size_of::<Descriptor>() as u64)
+            .map_err(|_| Damaged("table of blocks"))?;
+        // SAFETY: mapped as long as `self`, aligned to 64 since the table is to a page, and all atomics.
+        Ok(unsafe { place.cast::<Descriptor>().as_ref() })
+    }
+
+    /// The descriptor of an existing block.
+    pub(crate) fn descriptor(&self, block: u32) -> Result<&Descriptor, Damaged> {
+        if block >= self.descriptor_count() {
+            return Err(Damaged("block number"));
+        }
+        self.descriptor_slot(block)
+    }
+
+    /// Where the first `len` bytes of a block are mapped.
+    pub(crate) fn block_memory(&self, descriptor: &Descriptor, len: u64) -> Result<NonNull<u8>, Damaged> {
+        let class = descriptor.class.load(Ordering::Relaxed);
+        let offset = descriptor.offset.load(Ordering::Relaxed);
+        let fits = class < layout::CLASSES as u32 && len <= 1 << class;
+        if !fits || !offset.is_multiple_of(4096) || offset < ACCOUNTS_AT {
+            return Err(Damaged("a block's place"));
+        }
+        self.windows.at(offset, len.max(1)).map_err(|_| Damaged("a block's place"))
+    }
+
+    /// A segment's memory, through the cache of one side.
+    #[inline]
+    fn segment_memory(&self, cache: &SegmentCache, block: u32) -> Result<SegmentMemory, Damaged> {
+        match cache.get(block) {
+            Some(memory) => Ok(memory),
+            None => self.find_segment(cache, block),
+        }
+    }
+
+    #[cold]
+    fn find_segment(&self, cache: &SegmentCache, block: u32) -> Result<SegmentMemory, Damaged> {
+        let descriptor = self.descriptor(block)?;
+        let class = descriptor.class.load(Ordering::Relaxed);
+        if !(layout::SMALLEST_CLASS..=30).contains(&class) {
+            return Err(Damaged("a segment's size"));
+        }
+        let start = self.block_memory(descriptor, 1 << class)?;
+        // SAFETY: the block's 2^class bytes are mapped as long as `self` and aligned to a page.
+        let memory = unsafe { SegmentMemory::new(start, ((1u64 << class) / UNIT) as u32) };
+        cache.set(block, memory);
+        Ok(memory)
+    }
+
+    #[inline]
+    pub(crate) fn head(&self) -> Cursor {
+        Cursor::from_bits(self.control().get.head.load(Ordering::Acquire))
+    }
+
+    #[inline]
+    pub(crate) fn tail(&self) -> Cursor {
+        Cursor::from_bits(self.control().put.tail.load(Ordering::Acquire))
+    }
+
+    /// Messages that are put and not taken, at one instant.
+    pub(crate) fn len(&self) -> u64 {
+        loop {
+            let head = self.head();
+            let tail = self.tail();
+            let returned = self.control().memory.returned.load(Ordering::Acquire);
+            if self.head() == head {
+                return u64::from(tail.messages_since(head)) + returned;
+            }
+        }
+    }
+
+    /// Whether a consumer would find a message.
+    #[inline]
+    pub(crate) fn has_message(&self) -> bool {
+        self.head().count != self.tail().count
+            || (self.settings.joinable && self.control().memory.returned.load(Ordering::Relaxed) != 0)
+    }
+
+    /// Whether as many messages wait as the queue may hold.
+    #[inline]
+    pub(crate) fn is_full(&self) -> bool {
+        let max = self.settings.max_messages;
+        max != 0 && self.len() >= u64::from(max)
+    }
+
+    /// 0, 1 or 2, as in [`layout::Settings`].
+    #[inline]
+    pub(crate) fn shutdown_state(&self) -> u32 {
+        self.control().settings.shutdown.load(Ordering::Acquire)
+    }
+}
+
+/// Which table has a block's descriptor, and where in it.
+fn table_of(block: u32) -> (usize, u32) {
+    let table = (block / FIRST_TABLE + 1).ilog2();
+    let first = FIRST_TABLE * ((1 << table) - 1);
+    (table as usize, block - first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_double() {
+        assert_eq!(table_of(0), (0, 0));
+        assert_eq!(table_of(63), (0, 63));
+        assert_eq!(table_of(64), (1, 0));
+        assert_eq!(table_of(64 + 127), (1, 127));
+        assert_eq!(table_of(64 + 128), (2, 0));
+    }
+}

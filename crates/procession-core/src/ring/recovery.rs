@@ -1,0 +1,147 @@
+//! Taking a lock whose holder died, and finding what nobody has any more.
+
+use std::collections::HashMap;
+
+use super::layout::{BlockState, Segment};
+use super::put::PutSession;
+use super::{Damaged, Ring};
+use crate::os::identity::Identity;
+use crate::sync::RobustGuard;
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+
+impl Ring {
+    #[inline]
+    pub(super) fn lock_put(&self) -> Result<RobustGuard<'_>, Damaged> {
+        let mut guard = self.control().put.lock.lock()?;
+        if guard.recovered() {
+            self.recover_put(&mut guard)?;
+        }
+        Ok(guard)
+    }
+
+    #[inline]
+    pub(super) fn lock_get(&self) -> Result<RobustGuard<'_>, Damaged> {
+        let mut guard = self.control().get.lock.lock()?;
+        if guard.recovered() {
+            self.recover_get(&mut guard)?;
+        }
+        Ok(guard)
+    }
+
+    #[inline]
+    pub(super) fn lock_memory(&self) -> Result<RobustGuard<'_>, Damaged> {
+        let mut guard = self.control().memory.lock.lock()?;
+        if guard.recovered() {
+            self.rebuild(&guard)?;
+            self.control().settings.sweep_wanted.store(1, SeqCst);
+            guard.mark_consistent();
+        }
+        Ok(guard)
+    }
+
+    /// The put lock if no producer has it.
+    pub(super) fn try_put_session(&self) -> Result<Option<PutSession<'_>>, Damaged> {
+        let Some(mut guard) = self.control().put.lock.try_lock()? else { return Ok(None) };
+        if guard.recovered() {
+            self.recover_put(&mut guard)?;
+        }
+        Ok(Some(self.put_session_under(guard)?))
+    }
+
+    /// A producer died. What it wrote after the tail is not there; its caches are derived again.
+    #[cold]
+    fn recover_put(&self, guard: &mut RobustGuard<'_>) -> Result<(), Damaged> {
+        let control = self.control();
+        let segment = Segment::from_bits(control.put.segment.load(Relaxed));
+        let entered = control.get.segment.load(Acquire) == segment.to_bits();
+        let head = self.head();
+        control.put.in_use_from.store(if entered { head.position } else { segment.base }, Relaxed);
+        control.put.known_gets.store(head.count, Relaxed);
+        let reserved = self.descriptor(segment.block)?.reserved.load(Relaxed);
+        control.put.reserved.store(reserved, Relaxed);
+        control.settings.sweep_wanted.store(1, SeqCst);
+        guard.mark_consistent();
+        Ok(())
+    }
+
+    /// A consumer died. What it did not publish is still in the queue.
+    #[cold]
+    fn recover_get(&self, guard: &mut RobustGuard<'_>) -> Result<(), Damaged> {
+        let control = self.control();
+        control.get.known_tail.store(self.head().to_bits(), Relaxed);
+        self.undo_charges();
+        control.settings.sweep_wanted.store(1, SeqCst);
+        guard.mark_consistent();
+        Ok(())
+    }
+
+    /// Frees blocks that only dead processes have, and hands out their deliveries again.
+    ///
+    /// Takes all three locks, so that no living process is half-way in anything that it looks at.
+    #[cold]
+    pub(crate) fn sweep(&self) -> Result<(), Damaged> {
+        let _get = self.lock_get()?;
+        let _put = self.lock_put()?;
+        let memory_guard = self.lock_memory()?;
+        let memory = &self.control().memory;
+        let (head, tail) = (self.head(), self.tail());
+        let queued = |seq: u32| seq.wrapping_sub(head.count) < tail.messages_since(head);
+        let mut alive: HashMap<Identity, bool> = HashMap::new();
+        let mut is_dead = |owner: Option<Identity>| {
+            owner.is_some_and(|id| !*alive.entry(id).or_insert_with(|| id.is_alive()))
+        };
+        let chain = self.segments_in_use()?;
+        for block in 0..self.descriptor_count() {
+            let descriptor = self.descriptor(block)?;
+            let (state, owner) = descriptor.state().ok_or(Damaged("a block's state"))?;
+            let seq = descriptor.seq.load(Relaxed);
+            let unused = match state {
+                BlockState::Free | BlockState::Returned | BlockState::Owed => false,
+                BlockState::Writing => is_dead(owner),
+                BlockState::Queued => !queued(seq),
+                BlockState::Segment => !chain.contains(&block),
+                BlockState::HeldCopy if queued(seq) => true,
+                BlockState::Taken | BlockState::Held if queued(seq) => {
+                    descriptor.set_state(BlockState::Queued, None);
+                    false
+                }
+                BlockState::Taken => is_dead(owner),
+                BlockState::Held | BlockState::HeldCopy => {
+                    if is_dead(owner) {
+                        descriptor.set_state(BlockState::Returned, None);
+                    }
+                    false
+                }
+            };
+            if unused {
+                self.release_block(descriptor)?;
+                descriptor.set_state(BlockState::Free, None);
+            }
+        }
+        self.rebuild(&memory_guard)?;
+        self.control().settings.sweep_wanted.store(0, SeqCst);
+        let returned = memory.returned.load(Relaxed);
+        drop((memory_guard, _put, _get));
+        if returned != 0 {
+            self.control().waiting.not_empty.wake(u32::MAX);
+        }
+        Ok(())
+    }
+
+    /// The blocks from the consumers' segment to the producers'.
+    fn segments_in_use(&self) -> Result<Vec<u32>, Damaged> {
+        let control = self.control();
+        let last = Segment::from_bits(control.put.segment.load(Relaxed)).block;
+        let mut block = Segment::from_bits(control.get.segment.load(Relaxed)).block;
+        let mut chain = vec![block];
+        while block != last {
+            let successor = self.descriptor(block)?.successor.load(Relaxed);
+            block = successor.checked_sub(1).ok_or(Damaged("the chain of segments"))?;
+            if chain.len() as u32 >= self.descriptor_count() {
+                return Err(Damaged("the chain of segments"));
+            }
+            chain.push(block);
+        }
+        Ok(chain)
+    }
+}

@@ -1,0 +1,151 @@
+//! The memory of one segment: records in, records out, always within its bounds.
+
+use std::ptr::NonNull;
+
+use super::layout::{RECORD_HEADER, Record, UNIT, units};
+use crate::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+
+/// A mapped segment of a power of two of units.
+///
+/// Its methods take a position relative to the segment's base, and whoever holds the lock of its side is alone
+/// in the records it touches. Another process that keeps to no rules can change bytes under a copy, which then yields
+/// other bytes, never an access elsewhere.
+#[derive(Clone, Copy)]
+pub(crate) struct SegmentMemory {
+    start: NonNull<u8>,
+    units: u32,
+}
+
+impl SegmentMemory {
+    /// # Safety
+    /// `units` (a power of two) times [`UNIT`] bytes from `start`, which is aligned to 16, are mapped for reading and
+    /// writing for as long as the value is used.
+    pub(crate) unsafe fn new(start: NonNull<u8>, units: u32) -> Self {
+        debug_assert!(units.is_power_of_two());
+        SegmentMemory { start, units }
+    }
+
+    /// The segment's size in units.
+    pub(crate) fn units(self) -> u32 {
+        self.units
+    }
+
+    /// Where `position` lies, counted in units from the segment's first byte.
+    #[inline]
+    pub(crate) fn offset(self, position: u32) -> u32 {
+        position & (self.units - 1)
+    }
+
+    /// Units from `offset` to the segment's end.
+    #[inline]
+    pub(crate) fn to_end(self, offset: u32) -> u32 {
+        self.units - offset
+    }
+
+    #[inline]
+    fn word(self, offset: u32, index: usize) -> *mut u64 {
+        let offset = self.offset(offset);
+        debug_assert!(index < (UNIT / 8) as usize);
+        // SAFETY: the offset is below `units`, and a unit is two words.
+        unsafe { self.start.as_ptr().add(offset as usize * UNIT as usize).cast::<u64>().add(index) }
+    }
+
+    #[inline]
+    pub(crate) fn record(self, offset: u32) -> Option<Record> {
+        // SAFETY: `word` points to 8 aligned, mapped bytes.
+        Record::from_bits(unsafe { self.word(offset, 0).read() })
+    }
+
+    /// The word after a record's header.
+    #[inline]
+    pub(crate) fn argument(self, offset: u32) -> u64 {
+        // SAFETY: `word` points to 8 aligned, mapped bytes.
+        unsafe { self.word(offset, 1).read() }
+    }
+
+    #[inline]
+    pub(crate) fn write_record(self, offset: u32, record: Record, argument: u64) {
+        // SAFETY: `word` points to 8 aligned, mapped bytes.
+        unsafe {
+            self.word(offset, 0).write(record.to_bits());
+            self.word(offset, 1).write(argument);
+        }
+    }
+
+    /// Writes the record that leads nowhere but to the segment's end.
+    pub(crate) fn write_pad(self, offset: u32) {
+        self.write_record(offset, Record::Pad, 0);
+    }
+
+    /// # Panics
+    /// When the message does not fit between `offset` and the segment's end.
+    #[inline]
+    pub(crate) fn write_message(self, offset: u32, message: &[u8]) {
+        assert!(
+            offset < self.units && units(message.len()) <= self.to_end(offset),
+            "record within its segment"
+        );
+        let header = self.word(offset, 0);
+        // SAFETY: the record's units, checked above, are mapped; the header is 8 of their bytes. `message` is
+        // memory of the caller, which this process alone knows, so that the two cannot overlap.
+        unsafe {
+            header.write(Record::Inline(message.len() as u32).to_bits());
+            let payload = header.cast::<u8>().add(RECORD_HEADER as usize);
+            payload.copy_from_nonoverlapping(message.as_ptr(), message.len());
+        }
+    }
+
+    /// Appends the `len` bytes after the header at `offset` to `out`; false when they would not lie in the segment.
+    #[inline]
+    pub(crate) fn read_message(self, offset: u32, len: usize, out: &mut Vec<u8>) -> bool {
+        if offset >= self.units || units(len) > self.to_end(offset) {
+            return false;
+        }
+        out.reserve(len);
+        // SAFETY: the record's units, checked above, are mapped; `out` has room for `len` more bytes, which
+        // the copy initialises before they count.
+        unsafe {
+            let payload = self.word(offset, 0).cast::<u8>().add(RECORD_HEADER as usize);
+            out.as_mut_ptr().add(out.len()).copy_from_nonoverlapping(payload, len);
+            out.set_len(out.len() + len);
+        }
+        true
+    }
+}
+
+/// The segment that this process used last, so that finding it again is one comparison.
+///
+/// Used under the lock of its side only.
+pub(crate) struct SegmentCache {
+    block: AtomicU32,
+    units: AtomicU32,
+    start: AtomicPtr<u8>,
+}
+
+impl SegmentCache {
+    pub(crate) const fn new() -> Self {
+        SegmentCache {
+            block: AtomicU32::new(u32::MAX),
+            units: AtomicU32::new(0),
+            start: AtomicPtr::new(std::ptr::null_mut()),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, block: u32) -> Option<SegmentMemory> {
+        if self.block.load(Ordering::Relaxed) != block {
+            return None;
+        }
+        let start = NonNull::new(self.start.load(Ordering::Relaxed))?;
+        // SAFETY: `set` stored what was a mapped segment; a block's place and size never change, and mappings stay
+        // for as long as the ring that this cache is part of.
+        Some(unsafe { SegmentMemory::new(start, self.units.load(Ordering::Relaxed)) })
+    }
+
+    pub(crate) fn set(&self, block: u32, memory: SegmentMemory) {
+        self.block.store(u32::MAX, Ordering::Relaxed);
+        self.start.store(memory.start.as_ptr(), Ordering::Relaxed);
+        self.units.store(memory.units, Ordering::Relaxed);
+        self.block.store(block, Ordering::Relaxed);
+    }
+}
