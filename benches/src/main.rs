@@ -4,6 +4,7 @@
 mod contender;
 mod payload;
 mod peers;
+mod procession;
 mod report;
 mod stage;
 mod tables;

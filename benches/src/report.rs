@@ -36,7 +36,8 @@ pub fn median(mut values: Vec<f64>) -> Option<f64> {
 /// and both saw the same machine there.
 fn ratio(score: &Score, reference: Option<&Score>) -> Option<f64> {
     let pairs = score.values()?.into_iter().zip(reference?.values()?);
-    median(pairs.map(|(value, reference)| value / reference).collect())
+    // A share of nothing has no ratio.
+    median(pairs.map(|(value, reference)| value / reference).collect()).filter(|ratio| ratio.is_finite())
 }
 
 /// A Markdown table of one workload.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use procession_core::queue::INLINE_MAX;
+
 use crate::contender::{Contender, Result};
 use crate::payload::Order;
 use crate::peers::crossbeam::Crossbeam;
@@ -13,6 +15,7 @@ use crate::peers::pipe::Pipe;
 use crate::peers::posix_mq::{self, PosixQueue};
 use crate::peers::seqpacket::SeqPacket;
 use crate::peers::shmem_ipc::ShmemIpc;
+use crate::procession::{self, Procession};
 use crate::stage::Home::{self, Processes, Threads};
 use crate::workload::{self, Encoded, Lanes, Sample, Stream};
 
@@ -51,6 +54,8 @@ fn row(name: &'static str, run: impl Fn(u64) -> Result<Sample> + 'static) -> Row
     Row { name, run: Box::new(run) }
 }
 
+const OURS: &str = "procession";
+type Ours = Procession<{ procession::BOUNDED }>;
 const CROSSBEAM: &str = "crossbeam-channel, threads";
 const CROSSBEAM_VEC: &str = "crossbeam-channel of Vec, threads";
 const ICEORYX2: &str = "iceoryx2, in place";
@@ -82,7 +87,13 @@ fn bytes<C: Contender<[u8]>>(name: &'static str, home: Home, stream: Stream) -> 
 
 fn one_to_one<const N: usize>(name: &str, reference: &'static str) -> Table {
     let stream = Stream { producers: 1, consumers: 1, size: N };
-    let mut rows = Vec::new();
+    let mut rows = vec![
+        bytes::<Ours>(OURS, Processes, stream),
+        bytes::<Procession<{ procession::UNBOUNDED }>>("procession, unbounded", Processes, stream),
+    ];
+    if N > INLINE_MAX {
+        rows.push(bytes::<Procession<{ procession::IN_PLACE }>>("procession, in place", Processes, stream));
+    }
     if N <= 1024 {
         rows.push(bytes::<Crossbeam<[u8; N]>>(CROSSBEAM, Threads, stream));
     }
@@ -109,6 +120,7 @@ fn two_to_two() -> Table {
         unit: Unit::Rate(Some(stream.size)),
         reference: CROSSBEAM,
         rows: vec![
+            bytes::<Ours>(OURS, Processes, stream),
             bytes::<Crossbeam<[u8; 100]>>(CROSSBEAM, Threads, stream),
             bytes::<Crossbeam<Vec<u8>>>(CROSSBEAM_VEC, Threads, stream),
             bytes::<PosixQueue>("POSIX mq", Processes, stream),
@@ -124,6 +136,7 @@ fn ping_pong<C: Contender<[u8]>>(name: &'static str, home: Home, pause: Duration
 /// Those who take part whether the sides are awake or asleep.
 fn ping_pong_blocking(pause: Duration) -> Vec<Row> {
     vec![
+        ping_pong::<Ours>(OURS, Processes, pause),
         row(FUTEX, move |count| limits::futex(pause, count)),
         ping_pong::<Crossbeam<[u8; 8]>>(CROSSBEAM, Threads, pause),
         ping_pong::<Iceoryx2<{ iceoryx::EVENT }>>("iceoryx2 with events", Processes, pause),
@@ -164,6 +177,7 @@ fn typed() -> Table {
         reference: "pipe + postcard",
         rows: vec![
             row("postcard alone, no queue", workload::postcard_alone),
+            row_of("procession, bytes + postcard", Processes, workload::stream::<Order, Encoded<Ours>>),
             row_of(CROSSBEAM, Threads, workload::stream::<Order, Crossbeam<Order>>),
             row_of("pipe + postcard", Processes, workload::stream::<Order, Pipe>),
             row_of("Unix SEQPACKET + postcard", Processes, workload::stream::<Order, Encoded<SeqPacket>>),
@@ -182,6 +196,7 @@ fn idle(watch: Duration) -> Table {
         unit: Unit::Share,
         reference: "POSIX mq",
         rows: vec![
+            idle_row::<Ours>(OURS, Processes, Lanes::Shared, watch),
             idle_row::<PosixQueue>("POSIX mq", Processes, Lanes::Shared, watch),
             idle_row::<SeqPacket>("Unix SEQPACKET", Processes, Lanes::Shared, watch),
             idle_row::<Crossbeam<[u8; 8]>>(CROSSBEAM, Threads, Lanes::Shared, watch),

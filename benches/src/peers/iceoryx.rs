@@ -30,6 +30,7 @@ pub struct Iceoryx2<const MODE: u8> {
 pub struct Sender<const MODE: u8> {
     publisher: Publisher<ipc::Service, [u8], ()>,
     notifier: Option<Notifier<ipc::Service>>,
+    poll: Poll,
     _node: Node<ipc::Service>,
 }
 
@@ -38,7 +39,23 @@ pub struct Receiver<const MODE: u8> {
     subscriber: Subscriber<ipc::Service, [u8], ()>,
     listener: Option<Listener<ipc::Service>>,
     copy: Vec<u8>,
+    poll: Poll,
     _node: Node<ipc::Service>,
+}
+
+/// How a polling side passes the time: it spins, and after a while it lets others have the core too, without
+/// which it would keep its own counterpart from running on a busy machine.
+struct Poll(u32);
+
+impl Poll {
+    fn pause(&mut self) {
+        self.0 = self.0.saturating_add(1);
+        if self.0 < 1000 { std::hint::spin_loop() } else { std::thread::yield_now() }
+    }
+
+    fn reset(&mut self) {
+        self.0 = 0;
+    }
 }
 
 type Messages = iceoryx2::service::port_factory::publish_subscribe::PortFactory<ipc::Service, [u8], ()>;
@@ -84,14 +101,14 @@ impl<const MODE: u8> Contender<[u8]> for Iceoryx2<MODE> {
             .backpressure_strategy(BackpressureStrategy::DiscardData)
             .create()?;
         let notifier = events.map(|events| events.notifier_builder().create()).transpose()?;
-        Ok(Sender { publisher, notifier, _node: node })
+        Ok(Sender { publisher, notifier, poll: Poll(0), _node: node })
     }
 
     fn receiver(&self, lane: usize) -> Result<Self::Receiver> {
         let (node, messages, events) = self.join(lane)?;
         let subscriber = messages.subscriber_builder().create()?;
         let listener = events.map(|events| events.listener_builder().create()).transpose()?;
-        Ok(Receiver { subscriber, listener, copy: Vec::new(), _node: node })
+        Ok(Receiver { subscriber, listener, copy: Vec::new(), poll: Poll(0), _node: node })
     }
 }
 
@@ -100,8 +117,9 @@ impl<const MODE: u8> Send<[u8]> for Sender<MODE> {
         // Delivered to nobody while the subscriber's buffer is full. Its own blocking strategy sleeps in between,
         // which costs it most of its speed, and gives up when the subscriber has not called receive yet.
         while self.publisher.loan_slice_uninit(message.len())?.write_from_slice(message).send()? == 0 {
-            std::hint::spin_loop();
+            self.poll.pause();
         }
+        self.poll.reset();
         if let Some(notifier) = &self.notifier {
             notifier.notify()?;
         }
@@ -116,12 +134,16 @@ impl<const MODE: u8> Receive<[u8]> for Receiver<MODE> {
                 Some(sample) if MODE == COPY_OUT => {
                     self.copy.clear();
                     self.copy.extend_from_slice(&sample);
+                    self.poll.reset();
                     return Ok(look(&self.copy));
                 }
-                Some(sample) => return Ok(look(&sample)),
+                Some(sample) => {
+                    self.poll.reset();
+                    return Ok(look(&sample));
+                }
                 None => match &self.listener {
                     Some(listener) => drop(listener.blocking_wait(|_| ())?),
-                    None => std::hint::spin_loop(),
+                    None => self.poll.pause(),
                 },
             }
         }
