@@ -1,7 +1,7 @@
 //! The project's build tool: `cargo xtask demo | test | bench | ci`.
 
 mod steps;
-mod tests;
+mod test;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -51,10 +51,8 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Demo { dir, chaos, workers } => demo(dir, chaos, workers),
-        Command::Test { filter } => tests::run(filter),
-        Command::Bench { arguments } => {
-            cargo("run", BENCHES).args(["--release", "--"]).args(arguments).run()
-        }
+        Command::Test { filter } => test::run(filter),
+        Command::Bench { arguments } => cargo("run", BENCHES).args(["--release", "--"]).args(arguments).run(),
         Command::Ci => steps::ci(),
     };
     match outcome {

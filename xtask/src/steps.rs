@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::tests;
+use crate::test;
 
 /// The workspace, and the one of the benchmarks, as folders below the project's.
 pub(crate) const ROOT: &str = "";
@@ -59,7 +59,11 @@ impl Tool {
     /// What it prints on standard output; nothing of it is shown.
     fn output(mut self) -> Result<Vec<u8>, Failure> {
         let output = self.0.stderr(Stdio::null()).output().map_err(|error| self.not_started(&error))?;
-        if output.status.success() { Ok(output.stdout) } else { Err(Failure::new(format!("{} failed", self.name()))) }
+        if output.status.success() {
+            Ok(output.stdout)
+        } else {
+            Err(Failure::new(format!("{} failed", self.name())))
+        }
     }
 
     pub(crate) fn not_started(&self, error: &std::io::Error) -> Failure {
@@ -74,7 +78,8 @@ impl Tool {
 /// The folder of the Rust toolchain.
 pub(crate) fn sysroot() -> Result<PathBuf, Failure> {
     let output = Tool(Command::new("rustc")).args(["--print", "sysroot"]).output()?;
-    let line = String::from_utf8(output).map_err(|_| Failure::new("the toolchain's folder is not UTF-8: name one"))?;
+    let line = String::from_utf8(output)
+        .map_err(|_| Failure::new("the toolchain's folder is not UTF-8: name one"))?;
     Ok(PathBuf::from(line.trim_end_matches('\n')))
 }
 
@@ -94,7 +99,7 @@ pub(crate) fn ci() -> Result<(), Failure> {
     step("documentation", || {
         cargo("doc", ROOT).args(["--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings").run()
     })?;
-    step("tests", || tests::run(None))?;
+    step("tests", || test::run(None))?;
     step("demo under kills", || {
         let dir = sysroot()?;
         let mut demo = cargo("run", ROOT).args(["--release", "--package", "checksum", "--", "--chaos", "--"]);

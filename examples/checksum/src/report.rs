@@ -43,12 +43,15 @@ pub(crate) fn write_line(mut out: impl Write, hash: &Hash, path: &Path) -> io::R
 
 /// The message for something that could not be read: `checksum: path: reason`.
 pub(crate) fn complaint(unreadable: &Unreadable) -> String {
-    // Quoted with escapes when it holds what a terminal would act on, or what is no text.
-    let path = match unreadable.path.to_str() {
+    format!("checksum: {}: {}", name(&unreadable.path), reason(&unreadable.reason))
+}
+
+/// A path for a message: quoted with escapes when it holds what a terminal would act on, or what is no text.
+pub(crate) fn name(path: &Path) -> String {
+    match path.to_str() {
         Some(text) if !text.contains(char::is_control) => text.to_owned(),
-        _ => format!("{:?}", unreadable.path),
-    };
-    format!("checksum: {path}: {}", reason(&unreadable.reason))
+        _ => format!("{path:?}"),
+    }
 }
 
 /// An error's text as the system's tools print it, without Rust's error number.

@@ -21,11 +21,9 @@ pub(crate) struct File {
 /// read. Links are not followed, except `dir` itself.
 ///
 /// # Errors
-/// When `dir` does not exist or is not a folder.
+/// When `dir` does not exist, is not a folder, or cannot be read.
 pub(crate) fn find(dir: &Path) -> io::Result<(Vec<File>, Vec<Unreadable>)> {
-    if !fs::metadata(dir)?.is_dir() {
-        return Err(io::ErrorKind::NotADirectory.into());
-    }
+    fs::read_dir(dir)?;
     let (mut files, mut unreadable) = (Vec::new(), Vec::new());
     for entry in WalkDir::new(dir) {
         let found = entry.and_then(|entry| {
