@@ -12,7 +12,7 @@ pub(crate) fn run(filter: Option<OsString>) -> Result<(), Failure> {
     tool.0.stdout(Stdio::piped());
     let mut child = tool.0.spawn().map_err(|error| tool.not_started(&error))?;
     let total = match child.stdout.take() {
-        Some(output) => show_and_count(BufReader::new(output)),
+        Some(output) => copy_and_count(BufReader::new(output), std::io::stdout()),
         None => Ok(Total::default()),
     };
     let status = child.wait();
@@ -31,11 +31,11 @@ struct Total {
     failed: u64,
 }
 
-fn show_and_count(mut output: impl BufRead) -> std::io::Result<Total> {
+fn copy_and_count(mut output: impl BufRead, mut to: impl Write) -> std::io::Result<Total> {
     let mut total = Total::default();
     let mut line = Vec::new();
     while output.read_until(b'\n', &mut line)? > 0 {
-        std::io::stdout().write_all(&line)?;
+        to.write_all(&line)?;
         if let Some((passed, failed)) = counts(&String::from_utf8_lossy(&line)) {
             total.passed += passed;
             total.failed += failed;
@@ -63,7 +63,9 @@ mod tests {
         let output = "running 2 tests\ntest a ... ok\n\
             test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s\n\
             test result: FAILED. 1 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.1s\n";
-        let total = show_and_count(output.as_bytes()).expect("reading from memory");
+        let mut shown = Vec::new();
+        let total = copy_and_count(output.as_bytes(), &mut shown).expect("reading and writing memory");
+        assert_eq!(shown, output.as_bytes());
         assert_eq!(total, Total { passed: 3, failed: 3 });
     }
 
