@@ -32,8 +32,8 @@ struct Arguments {
     /// How often each contender has its turn [default: 5, or 3 with --quick]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: Option<u16>,
-    /// Only contenders whose name contains one of these; a workload's reference takes part in any case
-    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    /// Only contenders whose name contains this, and the reference; may be given several times
+    #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// The contender that ratios are taken to, where it takes part [default: each workload's own]
     #[arg(long, value_name = "NAME")]

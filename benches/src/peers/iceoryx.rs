@@ -43,14 +43,14 @@ pub struct Receiver<const MODE: u8> {
     _node: Node<ipc::Service>,
 }
 
-/// How a polling side passes the time: it spins, and after a while it lets others have the core too, without
+/// How a polling side passes the time: it spins, and after about a millisecond lets others have the core too, without
 /// which it would keep its own counterpart from running on a busy machine.
 struct Poll(u32);
 
 impl Poll {
     fn pause(&mut self) {
         self.0 = self.0.saturating_add(1);
-        if self.0 < 1000 { std::hint::spin_loop() } else { std::thread::yield_now() }
+        if self.0 < 20_000 { std::hint::spin_loop() } else { std::thread::yield_now() }
     }
 
     fn reset(&mut self) {
