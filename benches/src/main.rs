@@ -2,9 +2,9 @@
 //! speed of a shared machine moves by a factor of two from hour to hour.
 
 mod contender;
+mod ours;
 mod payload;
 mod peers;
-mod procession;
 mod report;
 mod stage;
 mod tables;

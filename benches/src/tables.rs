@@ -5,6 +5,7 @@ use std::time::Duration;
 use procession_core::queue::INLINE_MAX;
 
 use crate::contender::{Contender, Result};
+use crate::ours::{self, Procession, Typed};
 use crate::payload::Order;
 use crate::peers::crossbeam::Crossbeam;
 use crate::peers::iceoryx::{self, Iceoryx2};
@@ -15,7 +16,6 @@ use crate::peers::pipe::Pipe;
 use crate::peers::posix_mq::{self, PosixQueue};
 use crate::peers::seqpacket::SeqPacket;
 use crate::peers::shmem_ipc::ShmemIpc;
-use crate::procession::{self, Procession};
 use crate::stage::Home::{self, Processes, Threads};
 use crate::workload::{self, Encoded, Lanes, Sample, Stream};
 
@@ -55,7 +55,7 @@ fn row(name: &'static str, run: impl Fn(u64) -> Result<Sample> + 'static) -> Row
 }
 
 const OURS: &str = "procession";
-type Ours = Procession<{ procession::BOUNDED }>;
+type Ours = Procession<{ ours::BOUNDED }>;
 const CROSSBEAM: &str = "crossbeam-channel, threads";
 const CROSSBEAM_VEC: &str = "crossbeam-channel of Vec, threads";
 const ICEORYX2: &str = "iceoryx2, in place";
@@ -89,10 +89,10 @@ fn one_to_one<const N: usize>(name: &str, reference: &'static str) -> Table {
     let stream = Stream { producers: 1, consumers: 1, size: N };
     let mut rows = vec![
         bytes::<Ours>(OURS, Processes, stream),
-        bytes::<Procession<{ procession::UNBOUNDED }>>("procession, unbounded", Processes, stream),
+        bytes::<Procession<{ ours::UNBOUNDED }>>("procession, unbounded", Processes, stream),
     ];
     if N > INLINE_MAX {
-        rows.push(bytes::<Procession<{ procession::IN_PLACE }>>("procession, in place", Processes, stream));
+        rows.push(bytes::<Procession<{ ours::IN_PLACE }>>("procession, in place", Processes, stream));
     }
     if N <= 1024 {
         rows.push(bytes::<Crossbeam<[u8; N]>>(CROSSBEAM, Threads, stream));
@@ -177,6 +177,7 @@ fn typed() -> Table {
         reference: "pipe + postcard",
         rows: vec![
             row("postcard alone, no queue", workload::postcard_alone),
+            row_of("procession, Queue<Order>", Processes, workload::stream::<Order, Typed>),
             row_of("procession, bytes + postcard", Processes, workload::stream::<Order, Encoded<Ours>>),
             row_of(CROSSBEAM, Threads, workload::stream::<Order, Crossbeam<Order>>),
             row_of("pipe + postcard", Processes, workload::stream::<Order, Pipe>),

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::io;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::OwnedFd;
+use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::mm::{self, Advice, MapFlags, ProtFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -29,12 +29,17 @@ impl Identity {
     /// The calling process.
     ///
     /// Costs one load: the answer is kept in a page that the kernel empties in a forked child.
+    #[inline]
     pub fn current() -> Self {
+        // SAFETY: null, or the cell, which is never unmapped.
+        let known =
+            unsafe { CELL.load(Ordering::Acquire).as_ref() }.map_or(0, |cell| cell.load(Ordering::Relaxed));
+        if known != 0 { Identity(known) } else { Self::find_out() }
+    }
+
+    #[cold]
+    fn find_out() -> Self {
         let cell = fork_cleared_cell();
-        let known = cell.load(Ordering::Relaxed);
-        if known != 0 {
-            return Identity(known);
-        }
         let me = Identity::of_pid(rustix::process::getpid())
             .expect("a process can read its own start time from /proc");
         cell.store(me.0, Ordering::Relaxed);
@@ -91,6 +96,18 @@ impl Identity {
         if self.started_at(start_time(self.pid())?) { Ok(pidfd) } else { Err(io::ErrorKind::NotFound.into()) }
     }
 
+    /// Whether the process has the file mapped. One that runs another program by now (exec) has not. True where it
+    /// cannot be known.
+    pub fn maps(self, file: BorrowedFd<'_>) -> bool {
+        let Ok(stat) = rustix::fs::fstat(file) else { return true };
+        let Ok(maps) = std::fs::read_to_string(format!("/proc/{}/maps", self.pid().as_raw_nonzero())) else {
+            return true;
+        };
+        let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
+        let wanted = format!(" {major:02x}:{minor:02x} {} ", stat.st_ino);
+        maps.lines().any(|line| format!("{line} ").contains(&wanted))
+    }
+
     fn started_at(self, start: u64) -> bool {
         self.0 >> PID_BITS == start & ((1 << START_BITS) - 1)
     }
@@ -138,10 +155,13 @@ fn start_time(pid: Pid) -> io::Result<u64> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc/PID/stat"))
 }
 
+/// The cell that holds this process's identity, once it is known; null before.
+static CELL: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());
+
 /// A word that reads 0 in a forked child, however the fork came about.
 fn fork_cleared_cell() -> &'static AtomicU64 {
-    static CELL: OnceLock<&'static AtomicU64> = OnceLock::new();
-    CELL.get_or_init(|| {
+    static MADE: OnceLock<&'static AtomicU64> = OnceLock::new();
+    let cell = MADE.get_or_init(|| {
         let len = rustix::param::page_size();
         // SAFETY: a fresh private mapping that nothing else refers to and that is never unmapped; it is
         // zeroed, page-aligned and large enough for the word.
@@ -156,7 +176,9 @@ fn fork_cleared_cell() -> &'static AtomicU64 {
             mm::madvise(page, len, Advice::LinuxWipeOnFork).expect("MADV_WIPEONFORK, Linux 4.14 or newer");
             &*page.cast::<AtomicU64>()
         }
-    })
+    });
+    CELL.store(std::ptr::from_ref(*cell).cast_mut(), Ordering::Release);
+    cell
 }
 
 #[cfg(test)]

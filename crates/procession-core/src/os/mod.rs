@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod cpu;
+pub mod file_lock;
 pub mod futex;
 pub mod identity;
 pub mod memory;

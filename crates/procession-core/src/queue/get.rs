@@ -111,7 +111,7 @@ impl Queue {
         session.publish();
         drop(session);
         if ring.settings().max_messages != 0 {
-            ring.control().waiting.not_full.wake(messages.len() as u32);
+            ring.control().waiting.not_full.wake_after_unlock(messages.len() as u32);
         }
         Ok(())
     }
@@ -154,7 +154,7 @@ impl Shared {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn try_get(&self, take: Take, out: &mut Vec<u8>) -> Result<Option<Taken>, GetError> {
         let ring = &self.ring;
         if ring.shutdown_state() == 2 {
@@ -172,7 +172,7 @@ impl Shared {
             drop(session);
         }
         if ring.settings().max_messages != 0 {
-            ring.control().waiting.not_full.wake(1);
+            ring.control().waiting.not_full.wake_after_unlock(1);
         }
         Ok(Some(taken))
     }

@@ -8,7 +8,7 @@ mod put;
 
 use std::sync::Arc;
 
-use rustix::fd::OwnedFd;
+use rustix::fd::AsFd;
 
 pub use self::error::{GetError, JoinError, PutError, TaskDoneError};
 pub use self::message::{Delivery, Message, Reservation};
@@ -17,6 +17,7 @@ pub use crate::ring::{Damaged, INLINE_MAX, MAX_MESSAGES, RingError};
 use crate::os::clock::Deadline;
 use crate::os::memory;
 use crate::ring::{Ring, Settings};
+use crate::shm::named::Name;
 use crate::shm::registry::Registry;
 use crate::shm::transfer::{self, Transit};
 use crate::shm::{CreateError, Kind, ObjectId, OpenError, windows};
@@ -83,6 +84,8 @@ pub struct Queue {
 /// One process's view of a queue.
 struct Shared {
     ring: Ring,
+    /// Dropped after the ring, and with it the lock that says this process uses the name.
+    _name: Option<Name>,
     put_spinner: Spinner,
     get_spinner: Spinner,
 }
@@ -101,13 +104,39 @@ impl Queue {
         let settings = options.settings()?;
         let fd = memory::create(c"procession-queue", windows::FIRST)
             .map_err(CreateError::system(Kind::Queue, "creating a memfd"))?;
-        Self::create_in(fd, settings)
+        Ok(Self::over(Ring::create(fd, settings)?, None))
     }
 
-    fn create_in(fd: OwnedFd, settings: Settings) -> Result<Self, CreateError> {
-        let shared = Arc::new(Shared::new(Ring::create(fd, settings)?));
-        OPEN.insert(shared.ring.id(), &shared);
+    /// Makes a queue that unrelated processes of this user can open by name.
+    ///
+    /// # Errors
+    /// [`CreateError`]; [`CreateError::Taken`] when a living process uses the name. What processes that all died
+    /// left under the name is removed.
+    pub fn create_named(name: &str, options: &QueueOptions) -> Result<Self, CreateError> {
+        let settings = options.settings()?;
+        let (ring, name) = Name::create(name, Kind::Queue, |fd| {
+            memory::grow(&fd, windows::FIRST).map_err(CreateError::system(Kind::Queue, "sizing its file"))?;
+            Ring::create(fd, settings)
+        })?;
+        Ok(Self::over(ring, Some(name)))
+    }
+
+    /// Opens the queue of that name.
+    ///
+    /// # Errors
+    /// [`OpenError`]; [`OpenError::NotFound`] when no living process uses it.
+    pub fn open_named(name: &str) -> Result<Self, OpenError> {
+        let (fd, name) = Name::open(name)?;
+        let ring = Ring::open(fd)?;
+        let id = ring.id();
+        let shared = OPEN.get_or_open(id, || Ok::<_, OpenError>(Arc::new(Shared::new(ring, Some(name)))))?;
         Ok(Queue { shared })
+    }
+
+    fn over(ring: Ring, name: Option<Name>) -> Self {
+        let shared = Arc::new(Shared::new(ring, name));
+        OPEN.insert(shared.ring.id(), &shared);
+        Queue { shared }
     }
 
     /// The bytes by which another process can open this queue: see [`transfer`].
@@ -132,7 +161,9 @@ impl Queue {
         let id = ObjectId::from_bytes(id.try_into().map_err(|_| OpenError::Malformed("length"))?);
         let transit = Transit::from_bytes(transit.try_into().map_err(|_| OpenError::Malformed("length"))?)?;
         let shared = OPEN.get_or_open(id, || {
-            let ring = Ring::open(transfer::receive(transit)?)?;
+            let fd = transfer::receive(transit)?;
+            let name = Name::of(fd.as_fd()).map_err(OpenError::system("locking its name"))?;
+            let ring = Ring::open(fd)?;
             if ring.id() != id {
                 return Err(match transit {
                     Transit::Held { holder, .. } => {
@@ -141,7 +172,7 @@ impl Queue {
                     Transit::Attached(_) => OpenError::NotAttached,
                 });
             }
-            Ok(Arc::new(Shared::new(ring)))
+            Ok(Arc::new(Shared::new(ring, name)))
         })?;
         Ok(Queue { shared })
     }
@@ -238,8 +269,8 @@ impl std::fmt::Debug for Queue {
 }
 
 impl Shared {
-    fn new(ring: Ring) -> Self {
-        Shared { ring, put_spinner: Spinner::new(), get_spinner: Spinner::new() }
+    fn new(ring: Ring, name: Option<Name>) -> Self {
+        Shared { ring, _name: name, put_spinner: Spinner::new(), get_spinner: Spinner::new() }
     }
 
     /// Looks for what a death left behind, if somebody noticed one. No lock may be held.

@@ -77,7 +77,7 @@ impl Shared {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn try_put(&self, content: Content<'_>, patient: bool) -> Result<Pushed, PutError> {
         let mut session = self.ring.put_session()?;
         if self.ring.shutdown_state() != 0 {
@@ -89,7 +89,7 @@ impl Shared {
         }
         drop(session);
         if pushed == Pushed::Yes {
-            self.ring.control().waiting.not_empty.wake(1);
+            self.ring.control().waiting.not_empty.wake_after_unlock(1);
         }
         Ok(pushed)
     }
@@ -124,7 +124,7 @@ impl Shared {
         session.publish();
         drop(session);
         if put > 0 {
-            self.ring.control().waiting.not_empty.wake(u32::try_from(put).unwrap_or(u32::MAX));
+            self.ring.control().waiting.not_empty.wake_after_unlock(u32::try_from(put).unwrap_or(u32::MAX));
         }
         match failed {
             None => Ok(put),

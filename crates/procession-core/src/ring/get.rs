@@ -44,6 +44,7 @@ pub(crate) struct GetSession<'a> {
 }
 
 impl Ring {
+    #[inline(always)]
     pub(crate) fn get_session(&self) -> Result<GetSession<'_>, Damaged> {
         let guard = self.lock_get()?;
         let get = &self.control().get;
@@ -63,7 +64,7 @@ impl Ring {
 impl GetSession<'_> {
     /// Takes the next message, appending it to `out` if it lies in the ring and is not a delivery. Nothing of it is
     /// published before [`GetSession::publish`].
-    #[inline]
+    #[inline(always)]
     pub(crate) fn next(&mut self, take: Take, out: &mut Vec<u8>) -> Result<Option<Taken>, RingError> {
         if self.ring.settings.joinable
             && let Some(block) = self.take_returned(take)?
@@ -90,7 +91,7 @@ impl GetSession<'_> {
     }
 
     /// Takes what [`GetSession::next`] returned, by one store.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn publish(&mut self) {
         self.ring.control().get.head.store(self.head.to_bits(), Release);
     }
@@ -115,12 +116,12 @@ impl GetSession<'_> {
     }
 
     /// Whether [`GetSession::shrink`] is worth a call.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn may_shrink(&self) -> bool {
         u64::from(self.memory.units()) * UNIT > KEPT_SEGMENT && self.head.count == self.known_tail.count
     }
 
-    #[inline]
+    #[inline(always)]
     fn find_record(&mut self) -> Result<(u32, Record), Damaged> {
         // A message follows at most a link, a pad, and a link; more is a knot.
         for _ in 0..8 {
@@ -163,7 +164,7 @@ impl GetSession<'_> {
         self.ring.free(old)
     }
 
-    #[inline]
+    #[inline(always)]
     fn take_inline(
         &mut self,
         offset: u32,
@@ -229,7 +230,7 @@ impl GetSession<'_> {
     }
 
     /// Takes the oldest delivery that its consumer left, if there is one.
-    #[inline]
+    #[inline(always)]
     fn take_returned(&mut self, take: Take) -> Result<Option<u32>, Damaged> {
         if self.ring.control().memory.returned.load(Acquire) == 0 {
             return Ok(None);

@@ -33,18 +33,11 @@ use crate::os::memory;
 use crate::shm::windows::{self, Windows};
 use crate::shm::{CreateError, Header, Kind, ObjectId, OpenError};
 use crate::sync::atomic::{AtomicU32, Ordering};
-use crate::sync::{Robust, robust};
 
 /// The shared memory contradicts itself: something else wrote to it. The object is of no more use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the queue's shared memory is damaged: {0}")]
 pub struct Damaged(pub &'static str);
-
-impl From<robust::Unusable> for Damaged {
-    fn from(_: robust::Unusable) -> Self {
-        Damaged("a lock is not a lock")
-    }
-}
 
 /// Why a queue's memory did not take or give a message.
 #[derive(Debug, thiserror::Error)]
@@ -112,16 +105,9 @@ impl Ring {
             windows.at(0, size_of::<Control>() as u64).map_err(failed("mapping memory"))?.cast::<Control>();
         let header = Header::new(Kind::Queue, id).map_err(failed("reading the pid namespace"))?;
         // SAFETY: the control block lies at the start of window 0, which is mapped, zeroed and known to nobody else;
-        // each word of it is valid as zero, and its locks are made before anybody can find them.
+        // each word of it is valid as zero.
         let control = unsafe {
             (&raw mut (*control.as_ptr()).header).write(header);
-            for lock in [
-                &raw mut (*control.as_ptr()).put.lock,
-                &raw mut (*control.as_ptr()).get.lock,
-                &raw mut (*control.as_ptr()).memory.lock,
-            ] {
-                Robust::init(lock).map_err(failed("making a lock"))?;
-            }
             control
         };
         let ring = Ring {
@@ -272,7 +258,7 @@ impl Ring {
     }
 
     /// A segment's memory, through the cache of one side.
-    #[inline]
+    #[inline(always)]
     fn segment_memory(&self, cache: &SegmentCache, block: u32) -> Result<SegmentMemory, Damaged> {
         match cache.get(block) {
             Some(memory) => Ok(memory),

@@ -44,12 +44,13 @@ pub(crate) struct PutSession<'a> {
 }
 
 impl Ring {
+    #[inline(always)]
     pub(crate) fn put_session(&self) -> Result<PutSession<'_>, Damaged> {
         let guard = self.lock_put()?;
         self.put_session_under(guard)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn put_session_under<'a>(&'a self, guard: RobustGuard<'a>) -> Result<PutSession<'a>, Damaged> {
         let put = &self.control().put;
         let segment = Segment::from_bits(put.segment.load(Relaxed));
@@ -62,7 +63,7 @@ impl Ring {
 impl PutSession<'_> {
     /// Writes a message after the last. With `patient`, it is not written when a larger segment would
     /// have to be made for it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push(&mut self, content: Content<'_>, patient: bool) -> Result<Pushed, RingError> {
         if !self.may_hold_one_more() {
             return Ok(Pushed::Full);
@@ -94,7 +95,7 @@ impl PutSession<'_> {
     }
 
     /// Puts what was written, by one store.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn publish(&mut self) {
         self.ring.control().put.tail.store(self.tail.to_bits(), Release);
         self.published = self.tail;
@@ -105,7 +106,7 @@ impl PutSession<'_> {
         self.tail.messages_since(self.published)
     }
 
-    #[inline]
+    #[inline(always)]
     fn may_hold_one_more(&self) -> bool {
         let max = match self.ring.settings.max_messages {
             0 => MAX_MESSAGES,
@@ -124,7 +125,7 @@ impl PutSession<'_> {
     }
 
     /// The offset at which a record of `need` units may be written, the tail moved there.
-    #[inline]
+    #[inline(always)]
     fn room(&mut self, need: u32) -> Option<u32> {
         let mut relative = self.tail.position.wrapping_sub(self.segment.base);
         let mut offset = self.memory.offset(relative);
@@ -147,7 +148,7 @@ impl PutSession<'_> {
     }
 
     /// Whether `total` units are free, and one more for the record that leads to another segment.
-    #[inline]
+    #[inline(always)]
     fn fits(&self, total: u32) -> bool {
         let used = self.tail.position.wrapping_sub(self.ring.control().put.in_use_from.load(Relaxed));
         used.checked_add(total + 1).is_some_and(|used| used <= self.memory.units())
@@ -164,7 +165,7 @@ impl PutSession<'_> {
     }
 
     /// Makes sure that the segment has memory up to the offset `end` and for one unit more, on the first lap.
-    #[inline]
+    #[inline(always)]
     fn reserve(&mut self, end: u32) -> Result<(), RingError> {
         let end = (u64::from(end) + 1) * UNIT;
         let size = u64::from(self.memory.units()) * UNIT;

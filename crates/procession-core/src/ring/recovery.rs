@@ -10,47 +10,51 @@ use crate::sync::RobustGuard;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 
 impl Ring {
-    #[inline]
+    #[inline(always)]
     pub(super) fn lock_put(&self) -> Result<RobustGuard<'_>, Damaged> {
-        let mut guard = self.control().put.lock.lock()?;
+        let guard = self.control().put.lock.lock(|holder| self.may_hold(holder));
         if guard.recovered() {
-            self.recover_put(&mut guard)?;
+            self.recover_put()?;
         }
         Ok(guard)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn lock_get(&self) -> Result<RobustGuard<'_>, Damaged> {
-        let mut guard = self.control().get.lock.lock()?;
+        let guard = self.control().get.lock.lock(|holder| self.may_hold(holder));
         if guard.recovered() {
-            self.recover_get(&mut guard)?;
+            self.recover_get();
         }
         Ok(guard)
     }
 
     #[inline]
     pub(super) fn lock_memory(&self) -> Result<RobustGuard<'_>, Damaged> {
-        let mut guard = self.control().memory.lock.lock()?;
+        let guard = self.control().memory.lock.lock(|holder| self.may_hold(holder));
         if guard.recovered() {
-            self.rebuild(&guard)?;
             self.control().settings.sweep_wanted.store(1, SeqCst);
-            guard.mark_consistent();
+            self.rebuild(&guard)?;
         }
         Ok(guard)
     }
 
     /// The put lock if no producer has it.
     pub(super) fn try_put_session(&self) -> Result<Option<PutSession<'_>>, Damaged> {
-        let Some(mut guard) = self.control().put.lock.try_lock()? else { return Ok(None) };
-        if guard.recovered() {
-            self.recover_put(&mut guard)?;
+        match self.control().put.lock.try_lock() {
+            None => Ok(None),
+            Some(guard) => Ok(Some(self.put_session_under(guard)?)),
         }
-        Ok(Some(self.put_session_under(guard)?))
+    }
+
+    /// Whether a process may be inside a critical section: it lives, and it has not become another program.
+    #[cold]
+    fn may_hold(&self, holder: Identity) -> bool {
+        holder.is_alive() && holder.maps(self.fd())
     }
 
     /// A producer died. What it wrote after the tail is not there; its caches are derived again.
     #[cold]
-    fn recover_put(&self, guard: &mut RobustGuard<'_>) -> Result<(), Damaged> {
+    fn recover_put(&self) -> Result<(), Damaged> {
         let control = self.control();
         let segment = Segment::from_bits(control.put.segment.load(Relaxed));
         let entered = control.get.segment.load(Acquire) == segment.to_bits();
@@ -60,19 +64,16 @@ impl Ring {
         let reserved = self.descriptor(segment.block)?.reserved.load(Relaxed);
         control.put.reserved.store(reserved, Relaxed);
         control.settings.sweep_wanted.store(1, SeqCst);
-        guard.mark_consistent();
         Ok(())
     }
 
     /// A consumer died. What it did not publish is still in the queue.
     #[cold]
-    fn recover_get(&self, guard: &mut RobustGuard<'_>) -> Result<(), Damaged> {
+    fn recover_get(&self) {
         let control = self.control();
         control.get.known_tail.store(self.head().to_bits(), Relaxed);
         self.undo_charges();
         control.settings.sweep_wanted.store(1, SeqCst);
-        guard.mark_consistent();
-        Ok(())
     }
 
     /// Frees blocks that only dead processes have, and hands out their deliveries again.

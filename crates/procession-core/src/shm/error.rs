@@ -18,6 +18,20 @@ pub enum CreateError {
         /// What the system said.
         source: io::Error,
     },
+    /// A living process uses the name.
+    #[error("the name {name:?} is taken: a living process uses it; open it, or choose another")]
+    Taken {
+        /// The name.
+        name: String,
+    },
+    /// The name cannot be used: it is not one, or leads to something else.
+    #[error("the name {name:?} cannot be used: {problem}")]
+    Name {
+        /// The name.
+        name: String,
+        /// Why not.
+        problem: &'static str,
+    },
     /// A size or count that no object can have.
     #[error("cannot create a {kind}: {problem}")]
     Invalid {
@@ -54,6 +68,20 @@ pub enum OpenError {
     /// The bytes of a handle are damaged.
     #[error("not a handle: {0}")]
     Malformed(&'static str),
+    /// No living process uses the name.
+    #[error("there is nothing by the name {name:?}: nobody made it, or all that used it have ended")]
+    NotFound {
+        /// The name.
+        name: String,
+    },
+    /// The name cannot be used: it is not one, or leads to something else.
+    #[error("the name {name:?} cannot be used: {problem}")]
+    Name {
+        /// The name.
+        name: String,
+        /// Why not.
+        problem: &'static str,
+    },
     /// What was opened is not one of this library's objects.
     #[error("not a shared object of this library: {0}")]
     NotAnObject(&'static str),

@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::error::OpenError;
 use crate::os::identity;
 
-/// Reads `PROCESSN` in memory on a little-endian machine.
-const MAGIC: u64 = u64::from_le_bytes(*b"PROCESSN");
+/// The first bytes of every object.
+pub(super) const MARK: &[u8; 8] = b"PROCESSN";
+/// The same, as the word that is stored.
+const MAGIC: u64 = u64::from_ne_bytes(*MARK);
 /// Changes with every change of any shared layout.
 const VERSION: u32 = 1;
 

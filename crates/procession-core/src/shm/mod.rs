@@ -2,6 +2,7 @@
 
 mod error;
 mod header;
+pub mod named;
 pub mod registry;
 pub mod transfer;
 pub mod windows;

@@ -1,33 +1,33 @@
-//! The internal lock: a robust mutex of the C library, shared between processes.
+//! The internal lock: it knows its holder, so that a dead one does not keep it.
+//!
+//! A robust mutex of the C library does the same, at twice the cost of a message's way through the ring, and it keeps
+//! pointers into each holder's address space in the shared memory, where any peer could spoil them.
 
-use std::cell::UnsafeCell;
-use std::fmt;
-use std::io;
-use std::mem::MaybeUninit;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::marker::PhantomData;
+use std::time::Duration;
 
+use super::atomic::{AtomicU64, Ordering};
 use super::wait::SLICE;
-use crate::os::cpu;
+use crate::os::clock::Deadline;
+use crate::os::identity::Identity;
+use crate::os::{cpu, futex};
 
-/// A `pthread_mutex_t` with `PTHREAD_PROCESS_SHARED` and `PTHREAD_MUTEX_ROBUST`.
+/// Set in the word while somebody may be asleep, waiting for it. In the half of the word that is the futex.
+const CONTENDED: u64 = 1 << 63;
+/// A critical section takes well under a microsecond. After so long the holder is looked at.
+const SUSPICION: Duration = Duration::from_millis(5);
+
+/// A lock between processes: 0, or the [`Identity`] of the holder and perhaps [`CONTENDED`].
 ///
-/// Written by the C library alone. When its holder dies the kernel marks it and wakes a waiter, and the next
-/// to lock is told so ([`RobustGuard::recovered`]). What it guards must then be derived again from what was
-/// published, and only then declared consistent, so that a second death on the way is reported again.
+/// Taken by one exchange of the word, released by another. A holder that dies leaves its identity; who finds that
+/// process gone exchanges it for its own and is told so ([`RobustGuard::recovered`]), also when the process that was
+/// recovering died over it. A sleeper that dies leaves at most the mark, which costs the holder one wake in vain.
+///
+/// It belongs to a process, not a thread: a thread must not end with it.
 #[repr(C, align(64))]
+#[derive(Debug, Default)]
 pub struct Robust {
-    mutex: UnsafeCell<libc::pthread_mutex_t>,
-}
-
-// SAFETY: the C library's mutex is made to be used from several threads and processes at once.
-unsafe impl Send for Robust {}
-// SAFETY: as above.
-unsafe impl Sync for Robust {}
-
-impl fmt::Debug for Robust {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Robust")
-    }
+    word: AtomicU64,
 }
 
 /// The lock is held; it is released when this is dropped.
@@ -36,122 +36,145 @@ impl fmt::Debug for Robust {
 pub struct RobustGuard<'a> {
     lock: &'a Robust,
     recovered: bool,
-    /// A mutex is released by the thread that took it.
-    not_send: std::marker::PhantomData<*const ()>,
+    /// A critical section ends in the thread that began it.
+    not_send: PhantomData<*const ()>,
 }
 
 impl Robust {
-    /// Makes a new mutex in place.
-    ///
-    /// # Errors
-    /// What the C library reported.
-    ///
-    /// # Safety
-    /// `place` is valid for writes, aligned, in zeroed memory that nobody else uses yet and that stays where it
-    /// is for as long as anybody locks it.
-    pub unsafe fn init(place: *mut Robust) -> io::Result<()> {
-        let check = |code| if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code)) };
-        let mut attributes = MaybeUninit::uninit();
-        // SAFETY: the attributes are initialised by the first call, used by the next ones, and destroyed
-        // by the last; the mutex's place is good by the caller's word.
-        unsafe {
-            check(libc::pthread_mutexattr_init(attributes.as_mut_ptr()))?;
-            let attributes = attributes.as_mut_ptr();
-            let made = check(libc::pthread_mutexattr_setpshared(attributes, libc::PTHREAD_PROCESS_SHARED))
-                .and_then(|()| {
-                    check(libc::pthread_mutexattr_setrobust(attributes, libc::PTHREAD_MUTEX_ROBUST))
-                })
-                .and_then(|()| check(libc::pthread_mutex_init((*place).mutex.get(), attributes)));
-            libc::pthread_mutexattr_destroy(attributes);
-            made
-        }
+    /// A free lock.
+    pub const fn new() -> Self {
+        Robust { word: AtomicU64::new(0) }
     }
 
-    /// Takes the lock, waiting for as long as its holder lives and keeps it.
-    #[inline]
-    pub fn lock(&self) -> Result<RobustGuard<'_>, Unusable> {
-        // SAFETY: the mutex was made by `init` before the object was published.
-        let code = unsafe { libc::pthread_mutex_trylock(self.mutex.get()) };
-        if code == 0 { Ok(self.guard(false)) } else { self.lock_slow(code) }
+    /// Takes the lock, waiting for as long as its holder lives and keeps it. `may_hold` says of a process
+    /// whether it lives and still has the memory that the lock is in.
+    #[inline(always)]
+    pub fn lock(&self, may_hold: impl Fn(Identity) -> bool) -> RobustGuard<'_> {
+        let me = Identity::current().to_bits();
+        match self.word.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed) {
+            Ok(_) => self.guard(false),
+            Err(_) => self.lock_slow(me, may_hold),
+        }
     }
 
     /// Takes the lock if it is free.
-    #[inline]
-    pub fn try_lock(&self) -> Result<Option<RobustGuard<'_>>, Unusable> {
-        // SAFETY: the mutex was made by `init` before the object was published.
-        match unsafe { libc::pthread_mutex_trylock(self.mutex.get()) } {
-            0 => Ok(Some(self.guard(false))),
-            libc::EOWNERDEAD => Ok(Some(self.guard(true))),
-            libc::EBUSY => Ok(None),
-            _ => Err(Unusable),
-        }
+    #[inline(always)]
+    pub fn try_lock(&self) -> Option<RobustGuard<'_>> {
+        let me = Identity::current().to_bits();
+        self.word
+            .compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed)
+            .ok()
+            .map(|_| self.guard(false))
     }
 
     #[cold]
-    fn lock_slow(&self, first: i32) -> Result<RobustGuard<'_>, Unusable> {
-        let mut code = first;
-        let spins = if cpu::count() > 1 { 200 } else { 0 };
+    fn lock_slow(&self, me: u64, may_hold: impl Fn(Identity) -> bool) -> RobustGuard<'_> {
+        let spins = if cpu::count() > 1 { 256 } else { 0 };
         for _ in 0..spins {
-            if code != libc::EBUSY {
-                break;
-            }
             std::hint::spin_loop();
-            // SAFETY: the mutex was made by `init` before the object was published.
-            code = unsafe { libc::pthread_mutex_trylock(self.mutex.get()) };
-        }
-        loop {
-            match code {
-                0 => return Ok(self.guard(false)),
-                libc::EOWNERDEAD => return Ok(self.guard(true)),
-                libc::EBUSY | libc::ETIMEDOUT => {}
-                _ => return Err(Unusable),
+            if self.word.load(Ordering::Relaxed) == 0
+                && self.word.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed).is_ok()
+            {
+                return self.guard(false);
             }
-            let until = wall_clock_after(SLICE);
-            // SAFETY: the mutex was made by `init` before the object was published.
-            code = unsafe { libc::pthread_mutex_timedlock(self.mutex.get(), &until) };
+        }
+        let mut suspicious = Deadline::after(SUSPICION);
+        loop {
+            let seen = self.word.load(Ordering::Relaxed);
+            // Others may be asleep too, so the mark comes along with the lock.
+            let wanted = if seen == 0 { me | CONTENDED } else { seen | CONTENDED };
+            if seen != wanted
+                && self.word.compare_exchange(seen, wanted, Ordering::Acquire, Ordering::Relaxed).is_err()
+            {
+                continue;
+            }
+            if seen == 0 {
+                return self.guard(false);
+            }
+            futex::wait_high(&self.word, wanted, suspicious.slice(SLICE).unwrap_or(SUSPICION));
+            if suspicious.passed() {
+                suspicious = Deadline::after(SLICE);
+                let held = self.word.load(Ordering::Relaxed);
+                // What is no identity at all was written by no holder, and ends like a dead one's.
+                let gone = held != 0 && !Identity::from_bits(held & !CONTENDED).is_some_and(&may_hold);
+                let mine = me | CONTENDED;
+                if gone
+                    && self.word.compare_exchange(held, mine, Ordering::Acquire, Ordering::Relaxed).is_ok()
+                {
+                    return self.guard(true);
+                }
+            }
         }
     }
 
     fn guard(&self, recovered: bool) -> RobustGuard<'_> {
-        RobustGuard { lock: self, recovered, not_send: std::marker::PhantomData }
+        RobustGuard { lock: self, recovered, not_send: PhantomData }
     }
 }
 
 impl RobustGuard<'_> {
-    /// Whether the last holder died with the lock. Until [`RobustGuard::mark_consistent`], dropping the guard makes the
-    /// lock unusable for good.
+    /// Whether the last holder died with the lock, so that what it guards must be derived again from what was
+    /// published, before anything else.
     #[inline]
     pub fn recovered(&self) -> bool {
         self.recovered
     }
+}
 
-    /// Declares that what the lock guards is whole again.
-    pub fn mark_consistent(&mut self) {
-        if self.recovered {
-            // SAFETY: this thread holds the mutex, in the state that EOWNERDEAD left it in.
-            unsafe { libc::pthread_mutex_consistent(self.lock.mutex.get()) };
-            self.recovered = false;
+impl Drop for RobustGuard<'_> {
+    /// Releases the lock. Also a full barrier on every processor: see [`super::WaitQueue::wake_after_unlock`].
+    #[inline(always)]
+    fn drop(&mut self) {
+        if self.lock.word.swap(0, Ordering::SeqCst) & CONTENDED != 0 {
+            futex::wake_high(&self.lock.word, 1);
         }
     }
 }
 
-impl Drop for RobustGuard<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        // SAFETY: this thread holds the mutex.
-        unsafe { libc::pthread_mutex_unlock(self.lock.mutex.get()) };
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn excludes_threads() {
+        let lock = Robust::new();
+        let sum = std::cell::Cell::new(0u64);
+        struct Shared<'a>(&'a std::cell::Cell<u64>);
+        // SAFETY: the cell is touched under the lock only.
+        unsafe impl Sync for Shared<'_> {}
+        let shared = Shared(&sum);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                let (lock, shared) = (&lock, &shared);
+                scope.spawn(move || {
+                    for _ in 0..50_000 {
+                        let guard = lock.lock(Identity::is_alive);
+                        assert!(!guard.recovered());
+                        shared.0.set(shared.0.get() + 1);
+                    }
+                });
+            }
+        });
+        assert_eq!(sum.get(), 200_000);
     }
-}
 
-/// The mutex is not one: something else wrote over it.
-#[derive(Debug, thiserror::Error)]
-#[error("a lock in shared memory is damaged")]
-pub struct Unusable;
+    #[test]
+    fn a_dead_holder_is_found_out() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().expect("sleep");
+        let id = Identity::of_pid(rustix::process::Pid::from_child(&child)).expect("its identity");
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+        let lock = Robust { word: AtomicU64::new(id.to_bits()) };
+        assert!(lock.try_lock().is_none());
+        let guard = lock.lock(Identity::is_alive);
+        assert!(guard.recovered());
+        drop(guard);
+        assert!(!lock.lock(Identity::is_alive).recovered());
+    }
 
-fn wall_clock_after(time: Duration) -> libc::timespec {
-    let until = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + time;
-    libc::timespec {
-        tv_sec: until.as_secs().try_into().unwrap_or(libc::time_t::MAX),
-        tv_nsec: until.subsec_nanos().into(),
+    #[test]
+    fn rubbish_is_no_holder() {
+        let lock = Robust { word: AtomicU64::new(CONTENDED | 12 << 58) };
+        assert!(lock.lock(|_| panic!("not an identity")).recovered());
     }
 }

@@ -66,6 +66,21 @@ impl WaitQueue {
         }
     }
 
+    /// [`WaitQueue::wake`] by who has just released a [`super::Robust`] lock, whose release is the barrier.
+    #[inline]
+    pub fn wake_after_unlock(&self, count: u32) {
+        // The release is an exchange with SeqCst: on x86 a full barrier for the processor, though not for
+        // the compiler's model of it. Elsewhere a barrier of its own is due.
+        if cfg!(target_arch = "x86_64") {
+            std::sync::atomic::compiler_fence(Ordering::SeqCst)
+        } else {
+            store_load_barrier()
+        }
+        if self.arrivals.load(Ordering::Relaxed) != 0 {
+            self.wake_sleepers(count);
+        }
+    }
+
     #[cold]
     fn wake_sleepers(&self, count: u32) {
         let arrivals = self.arrivals.load(Ordering::SeqCst);

@@ -1,9 +1,10 @@
-//! Ours: the core's queue of byte messages.
+//! Ours: the core's queue of byte messages, and the library's typed one.
 
 use procession_core::os::clock::Deadline;
 use procession_core::queue::{Queue, QueueOptions};
 
 use crate::contender::{Contender, Receive, Result, Send, Shape};
+use crate::payload::Order;
 
 /// Copied in and copied out, with a bound on the messages that may wait, as the peers have.
 pub const BOUNDED: u8 = 0;
@@ -63,5 +64,38 @@ impl<const MODE: u8> Receive<[u8]> for Receiver<MODE> {
         self.1.clear();
         self.0.get(&mut self.1, Deadline::Never)?;
         Ok(look(&self.1))
+    }
+}
+
+/// The library's typed queue, with a bound on the messages that may wait.
+pub struct Typed(Vec<procession::Queue<Order>>);
+
+impl Contender<Order> for Typed {
+    type Sender = procession::Queue<Order>;
+    type Receiver = procession::Queue<Order>;
+
+    fn open(shape: Shape) -> Result<Self> {
+        let lane = |_| procession::Queue::bounded(shape.capacity);
+        Ok(Typed((0..shape.lanes).map(lane).collect::<std::result::Result<_, _>>()?))
+    }
+
+    fn sender(&self, lane: usize) -> Result<Self::Sender> {
+        Ok(self.0[lane].clone())
+    }
+
+    fn receiver(&self, lane: usize) -> Result<Self::Receiver> {
+        Ok(self.0[lane].clone())
+    }
+}
+
+impl Send<Order> for procession::Queue<Order> {
+    fn send(&mut self, order: &Order) -> Result<()> {
+        Ok(self.put(order)?)
+    }
+}
+
+impl Receive<Order> for procession::Queue<Order> {
+    fn receive<R>(&mut self, look: impl FnOnce(&Order) -> R) -> Result<R> {
+        Ok(look(&self.get()?))
     }
 }

@@ -1,0 +1,210 @@
+//! Objects that unrelated programs find by name.
+//!
+//! A named object is a file in `/dev/shm`, of mode 0600, that only its owner's processes use. The kernel tells whether
+//! anybody still does: every user holds a shared lock on the file's first byte, through the open file
+//! description that its mapping keeps. So a file whose users were all killed is known as such, and the name is
+//! free. Making and opening are serialised by a lock on the second byte.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fs::{FileType, Mode, OFlags, fstat, open, stat, unlink};
+use rustix::io::Errno;
+
+use super::error::{CreateError, OpenError};
+use super::header::Kind;
+use crate::os::clock::Deadline;
+use crate::os::file_lock::{FileLock, try_lock};
+
+const DIRECTORY: &str = "/dev/shm";
+const PREFIX: &str = "procession.";
+/// The longest name in bytes.
+const LONGEST: usize = 200;
+/// The byte that users of an object lock.
+const USERS: u32 = 0;
+/// The byte that is locked while an object is looked at or made.
+const GATE: u32 = 1;
+/// How long another process may take to make or open an object of the same name.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A name in use. Dropped after the object's descriptor and mappings, it removes the file if nobody uses it any more.
+#[derive(Debug)]
+pub struct Name(PathBuf);
+
+/// Why a name could not be used.
+enum Refusal {
+    NotFound,
+    Taken,
+    Unusable(&'static str),
+    System(&'static str, io::Error),
+}
+
+impl Name {
+    /// Makes a new file for the name and has `make` fill it before others find it.
+    ///
+    /// # Errors
+    /// [`CreateError::Taken`] when a living process uses the name.
+    pub fn create<T>(
+        name: &str,
+        kind: Kind,
+        make: impl FnOnce(OwnedFd) -> Result<T, CreateError>,
+    ) -> Result<(T, Self), CreateError> {
+        let named = |refusal| match refusal {
+            Refusal::Taken | Refusal::NotFound => CreateError::Taken { name: name.into() },
+            Refusal::Unusable(problem) => CreateError::Name { name: name.into(), problem },
+            Refusal::System(action, source) => CreateError::System { kind, action, source },
+        };
+        let path = path_of(name).map_err(named)?;
+        let fd = enter(&path, OFlags::CREATE).map_err(named)?;
+        let free = try_lock(&fd, USERS, FileLock::Exclusive)
+            .map_err(|error| named(Refusal::System("locking a name", error)))?;
+        if !free {
+            return Err(named(Refusal::Taken));
+        }
+        // What the dead left is worth nothing; what never was ours is not ours to clear.
+        let fresh = is_ours(&fd).and_then(|ours| {
+            if !ours {
+                return Err(Refusal::Unusable("the file in /dev/shm holds something else"));
+            }
+            rustix::fs::ftruncate(&fd, 0).map_err(system("clearing a stale object"))
+        });
+        fresh.map_err(named)?;
+        let gate =
+            fd.try_clone().map_err(|error| named(Refusal::System("duplicating a descriptor", error)))?;
+        match make(fd) {
+            Ok(object) => {
+                let shared = try_lock(&gate, USERS, FileLock::Shared).and_then(|_| leave(&gate));
+                shared.map_err(|error| named(Refusal::System("locking a name", error)))?;
+                Ok((object, Name(path)))
+            }
+            Err(error) => {
+                let _ = unlink(&path);
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens the file of a name that a living process uses.
+    ///
+    /// # Errors
+    /// [`OpenError::NotFound`] when there is none.
+    pub fn open(name: &str) -> Result<(OwnedFd, Self), OpenError> {
+        let named = |refusal| match refusal {
+            Refusal::Taken | Refusal::NotFound => OpenError::NotFound { name: name.into() },
+            Refusal::Unusable(problem) => OpenError::Name { name: name.into(), problem },
+            Refusal::System(action, source) => OpenError::System { action, source },
+        };
+        let path = path_of(name).map_err(named)?;
+        let fd = enter(&path, OFlags::empty()).map_err(named)?;
+        let locked = |error| named(Refusal::System("locking a name", error));
+        if try_lock(&fd, USERS, FileLock::Exclusive).map_err(locked)? {
+            // Its users were all killed.
+            if is_ours(&fd).is_ok_and(|ours| ours) {
+                let _ = unlink(&path);
+            }
+            return Err(named(Refusal::NotFound));
+        }
+        try_lock(&fd, USERS, FileLock::Shared).map_err(locked)?;
+        leave(&fd).map_err(locked)?;
+        Ok((fd, Name(path)))
+    }
+
+    /// The name of an object that was opened by its handle, if it has one; this process becomes one of its users.
+    ///
+    /// # Errors
+    /// The lock is refused: the object is being made anew, its users having all ended.
+    pub fn of(fd: BorrowedFd<'_>) -> io::Result<Option<Self>> {
+        let path = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+        let named = path.parent().is_some_and(|parent| parent == std::path::Path::new(DIRECTORY))
+            && path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()));
+        if !named {
+            return Ok(None);
+        }
+        if !try_lock(fd, USERS, FileLock::Shared)? {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(Some(Name(path)))
+    }
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        // A description of its own: a forked child's or another descriptor's lock is in its way, ours no longer.
+        let Ok(fd) = open(&self.0, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty()) else {
+            return;
+        };
+        let unused = try_lock(&fd, GATE, FileLock::Exclusive).is_ok_and(|locked| locked)
+            && try_lock(&fd, USERS, FileLock::Exclusive).is_ok_and(|locked| locked);
+        if unused && is_at(&fd, &self.0) {
+            let _ = unlink(&self.0);
+        }
+    }
+}
+
+fn system<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> Refusal {
+    move |error| Refusal::System(action, error.into())
+}
+
+fn path_of(name: &str) -> Result<PathBuf, Refusal> {
+    if name.is_empty() || name.len() > LONGEST || name.contains(['/', '\0']) {
+        return Err(Refusal::Unusable("a name has 1 to 200 bytes, without a slash"));
+    }
+    Ok(PathBuf::from(format!("{DIRECTORY}/{PREFIX}{name}")))
+}
+
+/// Opens the file and takes the gate of the one that the path leads to.
+fn enter(path: &PathBuf, create: OFlags) -> Result<OwnedFd, Refusal> {
+    let deadline = Deadline::after(PATIENCE);
+    loop {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | create;
+        let fd = match open(path, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Err(Refusal::NotFound),
+            Err(Errno::ACCESS) => return Err(Refusal::Unusable("it belongs to another user")),
+            Err(Errno::LOOP) => return Err(Refusal::Unusable("the file in /dev/shm is a link")),
+            Err(error) => return Err(system("opening a name")(error)),
+        };
+        let about = fstat(&fd).map_err(system("looking at a name"))?;
+        if about.st_uid != rustix::process::geteuid().as_raw() {
+            return Err(Refusal::Unusable("it belongs to another user"));
+        }
+        if FileType::from_raw_mode(about.st_mode) != FileType::RegularFile {
+            return Err(Refusal::Unusable("the file in /dev/shm holds something else"));
+        }
+        if try_lock(&fd, GATE, FileLock::Exclusive).map_err(system("locking a name"))? {
+            if is_at(&fd, path) {
+                return Ok(fd);
+            }
+            // Removed in the meantime: the path leads elsewhere or nowhere.
+            continue;
+        }
+        if deadline.passed() {
+            return Err(system("waiting for another process that makes or opens it")(io::Error::from(
+                io::ErrorKind::TimedOut,
+            )));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Gives the gate back.
+fn leave(fd: impl AsFd) -> io::Result<()> {
+    crate::os::file_lock::unlock(fd, GATE)
+}
+
+fn is_at(fd: &OwnedFd, path: &PathBuf) -> bool {
+    match (fstat(fd), stat(path)) {
+        (Ok(file), Ok(path)) => (file.st_dev, file.st_ino) == (path.st_dev, path.st_ino),
+        _ => false,
+    }
+}
+
+/// Whether the file is empty (somebody died making it) or begins as this library's objects do.
+fn is_ours(fd: &OwnedFd) -> Result<bool, Refusal> {
+    let mut start = [0; 8];
+    let read = rustix::io::pread(fd, &mut start, 0).map_err(system("reading a name"))?;
+    // A maker that died before it declared the object whole left zeroes where the mark goes.
+    Ok(read == 0 || start == *super::header::MARK || start == [0; 8])
+}

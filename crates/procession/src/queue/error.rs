@@ -1,0 +1,76 @@
+//! Why a message was not put or not taken.
+
+use procession_core::queue;
+
+/// A message was not put; the queue is as before, and the caller still has the message.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PutError {
+    /// The queue held as many messages as it may, at once or for the whole timeout.
+    #[error("the queue is full")]
+    Full,
+    /// The queue has been shut down.
+    #[error("the queue has been shut down")]
+    ShutDown,
+    /// The message's `Serialize` refused, or its type cannot be serialised by postcard (a map or sequence
+    /// of unknown length, say).
+    #[error("the message cannot be serialised: {0}")]
+    Serialize(#[source] postcard::Error),
+    /// There is no memory for the message: the queue's `max_bytes` or the system's.
+    #[error(transparent)]
+    Memory(#[from] queue::RingError),
+}
+
+/// No message was taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GetError {
+    /// There was no message, at once or for the whole timeout.
+    #[error("the queue is empty")]
+    Empty,
+    /// The queue has been shut down, and nothing is left in it.
+    #[error("the queue has been shut down")]
+    ShutDown,
+    /// The message is not one of the queue's type. It is taken and gone (on a queue that counts tasks it is done);
+    /// the next get has the next one.
+    #[error("a message of {len} bytes cannot be deserialised as {expected}: {source}")]
+    Deserialize {
+        /// The message's length.
+        len: usize,
+        /// The type that was expected.
+        expected: &'static str,
+        /// What is wrong with it.
+        source: postcard::Error,
+    },
+    /// There is no memory to take a delivery, or the queue's memory is damaged.
+    #[error(transparent)]
+    Memory(#[from] queue::RingError),
+}
+
+impl From<queue::PutError> for PutError {
+    fn from(error: queue::PutError) -> Self {
+        match error {
+            queue::PutError::Full => PutError::Full,
+            queue::PutError::ShutDown => PutError::ShutDown,
+            queue::PutError::Memory(error) => PutError::Memory(error),
+            _ => unreachable!("every refusal of a put is known here"),
+        }
+    }
+}
+
+impl From<queue::GetError> for GetError {
+    fn from(error: queue::GetError) -> Self {
+        match error {
+            queue::GetError::Empty => GetError::Empty,
+            queue::GetError::ShutDown => GetError::ShutDown,
+            queue::GetError::Memory(error) => GetError::Memory(error),
+            _ => unreachable!("every refusal of a get is known here"),
+        }
+    }
+}
+
+impl From<queue::Damaged> for GetError {
+    fn from(error: queue::Damaged) -> Self {
+        GetError::Memory(error.into())
+    }
+}

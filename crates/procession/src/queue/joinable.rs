@@ -1,0 +1,267 @@
+//! `JoinableQueue<T>`.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::time::Duration;
+
+use procession_core::os::clock::Deadline;
+use procession_core::queue::{self as core, QueueOptions};
+use procession_core::shm::{CreateError, OpenError};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::codec::{decode, encode, with_buffer};
+use super::{GetError, JoinError, MemoryError, PutError, TaskDoneError};
+use crate::handle;
+
+/// A queue of tasks, each of which is to be declared done.
+///
+/// A get returns a [`Delivery`]: the task, to be acknowledged with [`Delivery::done`]. When its consumer dies before
+/// that, killed at any instruction, the task is handed out again, ahead of those that wait; so a task may be
+/// worked on twice, but none is lost.
+///
+/// [`Delivery::into_inner`] takes a task for good instead, as Python's `JoinableQueue.get` does; then [`JoinableQueue::task_done`]
+/// declares it done, and [`JoinableQueue::join`] reports tasks that died with their consumers.
+///
+/// ```
+/// use procession::JoinableQueue;
+///
+/// let tasks = JoinableQueue::<u32>::unbounded()?;
+/// tasks.put(&7)?;
+/// let task = tasks.get()?;
+/// assert_eq!(*task, 7);
+/// task.done()?;
+/// tasks.join()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct JoinableQueue<T> {
+    core: core::Queue,
+    messages: PhantomData<fn(T) -> T>,
+}
+
+/// A task to be worked on and acknowledged, from [`JoinableQueue::get`]. Dereferences to the task.
+///
+/// Dropped without [`Delivery::done`] (by a panic, say), or left by a process that dies, it is handed out again.
+#[must_use = "a delivery that is dropped is handed out again"]
+pub struct Delivery<T> {
+    task: T,
+    core: core::Delivery,
+}
+
+impl<T> JoinableQueue<T> {
+    fn over(core: core::Queue) -> Self {
+        JoinableQueue { core, messages: PhantomData }
+    }
+
+    fn create(options: QueueOptions) -> Result<Self, CreateError> {
+        Ok(Self::over(core::Queue::create(&options.joinable(true))?))
+    }
+
+    /// A queue without a bound on the number of its tasks.
+    ///
+    /// # Errors
+    /// [`CreateError`]: out of memory or descriptors.
+    pub fn unbounded() -> Result<Self, CreateError> {
+        Self::create(QueueOptions::new())
+    }
+
+    /// A queue in which at most `tasks` tasks wait; a put waits for room.
+    ///
+    /// # Errors
+    /// [`CreateError`]: a bound of 0 or above [`super::MAX_MESSAGES`], or out of memory or descriptors.
+    pub fn bounded(tasks: usize) -> Result<Self, CreateError> {
+        Self::create(QueueOptions::new().max_messages(u32::try_from(tasks).unwrap_or(u32::MAX)))
+    }
+
+    /// The number of tasks that wait to be taken, exact at an instant during the call.
+    pub fn len(&self) -> usize {
+        self.core.len().try_into().unwrap_or(usize::MAX)
+    }
+
+    /// Whether no task waits to be taken.
+    pub fn is_empty(&self) -> bool {
+        self.core.is_empty()
+    }
+
+    /// Whether a put would wait for room.
+    pub fn is_full(&self) -> bool {
+        self.core.is_full()
+    }
+
+    /// The number of tasks put and not done, waiting or taken.
+    pub fn unfinished(&self) -> usize {
+        self.core.unfinished().try_into().unwrap_or(usize::MAX)
+    }
+
+    /// Declares one task done that [`Delivery::into_inner`] took. Any process may declare any task done, as in Python.
+    ///
+    /// # Errors
+    /// [`TaskDoneError::TooMany`] when no task is unfinished.
+    pub fn task_done(&self) -> Result<(), TaskDoneError> {
+        self.core.task_done()
+    }
+
+    /// Waits until all tasks are done. A delivery of a consumer that dies is handed out again and waited for; needs
+    /// somebody to take it.
+    ///
+    /// # Errors
+    /// [`JoinError::DeliveryLost`] once all unfinished tasks were taken for good by processes that died; they are
+    /// forgotten then.
+    pub fn join(&self) -> Result<(), JoinError> {
+        self.core.join(Deadline::Never)
+    }
+
+    /// [`JoinableQueue::join`] that waits at most for `timeout`.
+    ///
+    /// # Errors
+    /// [`JoinError::Timeout`] when tasks are unfinished then; otherwise as [`JoinableQueue::join`].
+    pub fn join_timeout(&self, timeout: Duration) -> Result<(), JoinError> {
+        self.core.join(Deadline::after(timeout))
+    }
+
+    /// Ends the queue for all processes, as [`super::Queue::shutdown`]; tasks that `immediate` discards count as done.
+    ///
+    /// # Errors
+    /// [`MemoryError`]: the queue's memory is damaged.
+    pub fn shutdown(&self, immediate: bool) -> Result<(), MemoryError> {
+        Ok(self.core.shutdown(immediate)?)
+    }
+}
+
+impl<T: Serialize> JoinableQueue<T> {
+    /// Puts a task, waiting for room as long as it takes.
+    ///
+    /// # Errors
+    /// [`PutError`].
+    pub fn put(&self, task: &T) -> Result<(), PutError> {
+        self.put_until(task, Deadline::Never)
+    }
+
+    /// Puts a task if there is room for it now.
+    ///
+    /// # Errors
+    /// [`PutError`]; [`PutError::Full`] when there is none.
+    pub fn try_put(&self, task: &T) -> Result<(), PutError> {
+        self.put_until(task, Deadline::Now)
+    }
+
+    /// Puts a task, waiting for room at most for `timeout`.
+    ///
+    /// # Errors
+    /// [`PutError`]; [`PutError::Full`] after the timeout.
+    pub fn put_timeout(&self, task: &T, timeout: Duration) -> Result<(), PutError> {
+        self.put_until(task, Deadline::after(timeout))
+    }
+
+    fn put_until(&self, task: &T, deadline: Deadline) -> Result<(), PutError> {
+        with_buffer(|buffer| {
+            encode(task, buffer)?;
+            Ok(self.core.put(buffer, deadline)?)
+        })
+    }
+}
+
+impl<T: DeserializeOwned> JoinableQueue<T> {
+    /// Takes a task to work on and acknowledge, waiting for one as long as it takes. One that a dead consumer left
+    /// comes first.
+    ///
+    /// # Errors
+    /// [`GetError`].
+    pub fn get(&self) -> Result<Delivery<T>, GetError> {
+        self.get_until(Deadline::Never)
+    }
+
+    /// Takes a task if one waits now.
+    ///
+    /// # Errors
+    /// [`GetError`]; [`GetError::Empty`] when there is none.
+    pub fn try_get(&self) -> Result<Delivery<T>, GetError> {
+        self.get_until(Deadline::Now)
+    }
+
+    /// Takes a task, waiting for one at most for `timeout`.
+    ///
+    /// # Errors
+    /// [`GetError`]; [`GetError::Empty`] after the timeout.
+    pub fn get_timeout(&self, timeout: Duration) -> Result<Delivery<T>, GetError> {
+        self.get_until(Deadline::after(timeout))
+    }
+
+    fn get_until(&self, deadline: Deadline) -> Result<Delivery<T>, GetError> {
+        let delivery = self.core.get_delivery(deadline)?;
+        match decode(&delivery) {
+            Ok(task) => Ok(Delivery { task, core: delivery }),
+            Err(error) => {
+                // Handed out again it would fail again, for ever.
+                delivery.done()?;
+                Err(error)
+            }
+        }
+    }
+}
+
+impl<T> Delivery<T> {
+    /// Declares the task done.
+    ///
+    /// # Errors
+    /// [`MemoryError`]: the queue's memory is damaged.
+    pub fn done(self) -> Result<(), MemoryError> {
+        Ok(self.core.done()?)
+    }
+
+    /// Takes the task for good: it is not handed out again, and [`JoinableQueue::task_done`] is due for it.
+    ///
+    /// # Errors
+    /// [`MemoryError`]: the queue's memory is damaged.
+    pub fn into_inner(self) -> Result<T, MemoryError> {
+        self.core.into_vec()?;
+        Ok(self.task)
+    }
+}
+
+impl<T> Deref for Delivery<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.task
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Delivery<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Delivery").field(&self.task).finish()
+    }
+}
+
+impl<T> Clone for JoinableQueue<T> {
+    fn clone(&self) -> Self {
+        Self::over(self.core.clone())
+    }
+}
+
+impl<T> fmt::Debug for JoinableQueue<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.core.fmt(f)
+    }
+}
+
+impl<T> Serialize for JoinableQueue<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        handle::serialize(self.core.to_handle(), serializer)
+    }
+}
+
+impl<'de, T> Deserialize<'de> for JoinableQueue<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        handle::deserialize(deserializer, |handle| {
+            let core = core::Queue::from_handle(handle)?;
+            if core.is_joinable() {
+                Ok(core)
+            } else {
+                Err(OpenError::Malformed("a queue that counts no tasks"))
+            }
+        })
+        .map(Self::over)
+    }
+}
