@@ -1,0 +1,113 @@
+//! Running cargo, and the steps of `ci`.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use crate::test;
+
+/// The workspace, and the one of the benchmarks, as folders below the project's.
+pub(crate) const ROOT: &str = "";
+pub(crate) const BENCHES: &str = "benches";
+
+/// Why a command ends without success, and the exit status that says so.
+pub(crate) struct Failure {
+    /// What to tell; nothing when the program that failed has told already.
+    pub(crate) message: Option<String>,
+    pub(crate) status: u8,
+}
+
+impl Failure {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Failure { message: Some(message.into()), status: 1 }
+    }
+}
+
+/// A program to run in the caller's folder.
+pub(crate) struct Tool(pub(crate) Command);
+
+/// A cargo command on one of the workspaces.
+pub(crate) fn cargo(subcommand: &str, workspace: &str) -> Tool {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the project's folder");
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.arg(subcommand).arg("--manifest-path").arg(root.join(workspace).join("Cargo.toml"));
+    Tool(command)
+}
+
+impl Tool {
+    pub(crate) fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.0.args(args);
+        self
+    }
+
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.0.env(name, value);
+        self
+    }
+
+    /// Runs it to its end. Its exit status becomes the failure's.
+    pub(crate) fn run(mut self) -> Result<(), Failure> {
+        let status = self.0.status().map_err(|error| self.not_started(&error))?;
+        match status.code() {
+            Some(0) => Ok(()),
+            Some(code) => Err(Failure { message: None, status: u8::try_from(code).unwrap_or(1) }),
+            None => Err(Failure::new(format!("{} was ended: {status}", self.name()))),
+        }
+    }
+
+    /// What it prints on standard output; nothing of it is shown.
+    fn output(mut self) -> Result<Vec<u8>, Failure> {
+        let output = self.0.stderr(Stdio::null()).output().map_err(|error| self.not_started(&error))?;
+        if output.status.success() {
+            Ok(output.stdout)
+        } else {
+            Err(Failure::new(format!("{} failed", self.name())))
+        }
+    }
+
+    pub(crate) fn not_started(&self, error: &std::io::Error) -> Failure {
+        Failure::new(format!("cannot start {}: {error}", self.name()))
+    }
+
+    fn name(&self) -> String {
+        self.0.get_program().to_string_lossy().into_owned()
+    }
+}
+
+/// Runs each step, says how long it took, and stops at the first that fails.
+pub(crate) fn ci() -> Result<(), Failure> {
+    for (component, subcommand) in [("rustfmt", "fmt"), ("clippy", "clippy")] {
+        if Tool(Command::new("cargo")).args([subcommand, "--version"]).output().is_err() {
+            return Err(Failure::new(format!(
+                "cargo {subcommand} is missing: install it with `rustup component add {component}`"
+            )));
+        }
+    }
+    step("format", || cargo("fmt", ROOT).args(["--all", "--check"]).run())?;
+    step("lints", || {
+        cargo("clippy", ROOT).args(["--workspace", "--all-targets", "--", "--deny", "warnings"]).run()
+    })?;
+    step("documentation", || {
+        cargo("doc", ROOT).args(["--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings").run()
+    })?;
+    step("tests", || test::run(None))
+}
+
+fn step(name: &str, work: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+    eprintln!("== {name}");
+    let start = Instant::now();
+    let outcome = work();
+    let seconds = start.elapsed().as_secs_f64();
+    match outcome {
+        Ok(()) => {
+            eprintln!("== {name}: passed in {seconds:.1} s");
+            Ok(())
+        }
+        Err(failure) => {
+            let reason = failure.message.map(|message| format!(": {message}")).unwrap_or_default();
+            let message = format!("step '{name}' failed after {seconds:.1} s{reason}");
+            Err(Failure { message: Some(message), status: failure.status })
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Running the tests, with one total over all of cargo's test programs.
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
+
+use crate::steps::{Failure, ROOT, cargo};
+
+/// Runs all tests, those of the documentation and the examples too, and prints how many passed and failed.
+pub(crate) fn run(filter: Option<OsString>) -> Result<(), Failure> {
+    let mut tool = cargo("test", ROOT).args(["--workspace", "--no-fail-fast"]).args(filter);
+    tool.0.stdout(Stdio::piped());
+    let mut child = tool.0.spawn().map_err(|error| tool.not_started(&error))?;
+    let total = match child.stdout.take() {
+        Some(output) => copy_and_count(BufReader::new(output), std::io::stdout()),
+        None => Ok(Total::default()),
+    };
+    let status = child.wait();
+    let lost = |error| Failure::new(format!("lost sight of the tests: {error}"));
+    let (total, status) = (total.map_err(lost)?, status.map_err(lost)?);
+    println!("\n{} passed, {} failed", total.passed, total.failed);
+    match status.success() {
+        true if total.failed == 0 => Ok(()),
+        _ => Err(Failure { message: None, status: 1 }),
+    }
+}
+
+#[derive(Debug, Default, PartialEq)]
+struct Total {
+    passed: u64,
+    failed: u64,
+}
+
+fn copy_and_count(mut output: impl BufRead, mut to: impl Write) -> std::io::Result<Total> {
+    let mut total = Total::default();
+    let mut line = Vec::new();
+    while output.read_until(b'\n', &mut line)? > 0 {
+        to.write_all(&line)?;
+        if let Some((passed, failed)) = counts(&String::from_utf8_lossy(&line)) {
+            total.passed += passed;
+            total.failed += failed;
+        }
+        line.clear();
+    }
+    Ok(total)
+}
+
+/// The numbers in `test result: ok. 3 passed; 0 failed; …`.
+fn counts(line: &str) -> Option<(u64, u64)> {
+    let (_, result) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    let mut parts = result.split("; ");
+    let passed = parts.next()?.strip_suffix(" passed")?.parse().ok()?;
+    let failed = parts.next()?.strip_suffix(" failed")?.parse().ok()?;
+    Some((passed, failed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_all_programs_add_up() {
+        let output = "running 2 tests\ntest a ... ok\n\
+            test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s\n\
+            test result: FAILED. 1 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.1s\n";
+        let mut shown = Vec::new();
+        let total = copy_and_count(output.as_bytes(), &mut shown).expect("reading and writing memory");
+        assert_eq!(shown, output.as_bytes());
+        assert_eq!(total, Total { passed: 3, failed: 3 });
+    }
+
+    #[test]
+    fn other_lines_count_nothing() {
+        assert_eq!(counts("test result of mine: 3 passed; 0 failed"), None);
+        assert_eq!(counts("test a ... ok"), None);
+    }
+}
