@@ -71,9 +71,8 @@ fn structured_values_travel() {
 fn large_arguments_and_results_travel() {
     let _watchdog = watchdog("large_arguments_and_results_travel");
     for method in WITH_THREADS {
-        let big: Vec<u8> = (0..50 << 20).map(|i| (i % 251) as u8).collect();
-        let process =
-            Process::builder(|big: Vec<u8>| big, big.clone()).start_method(method).start().unwrap();
+        let big = "0123456789abcdefghijklmnopqrstuvwxyz!".repeat((50 << 20) / 37);
+        let process = Process::builder(|big: String| big, big.clone()).start_method(method).start().unwrap();
         assert!(process.join().unwrap() == big, "{method:?}");
     }
 }
@@ -83,7 +82,7 @@ fn a_child_that_is_stopped_and_killed_does_not_block_a_large_start() {
     let _watchdog = watchdog("a_child_that_is_stopped_and_killed_does_not_block_a_large_start");
     // Killed before it can have read its arguments, most likely; in either case nothing hangs.
     for _ in 0..5 {
-        let process = Process::spawn(|big: Vec<u8>| big.len(), vec![1; 8 << 20]).unwrap();
+        let process = Process::spawn(|big: String| big.len(), "x".repeat(8 << 20)).unwrap();
         process.kill().unwrap();
         match process.join() {
             Err(JoinError::Killed { signal: 9, .. }) | Ok(_) => {}
@@ -168,12 +167,6 @@ fn runs_its_function(pid: u32) -> bool {
 fn an_exit_code_is_handed_on() {
     let _watchdog = watchdog("an_exit_code_is_handed_on");
     for method in WITH_THREADS {
-        for exit in [std::process::exit as fn(i32) -> !, process::exit, |code| {
-            // SAFETY: ends the process.
-            unsafe { libc::_exit(code) }
-        }] {
-            let _ = exit;
-        }
         let process =
             Process::builder(|code: i32| std::process::exit(code), 7).start_method(method).start().unwrap();
         let process: Process<()> = process;
@@ -193,7 +186,13 @@ fn names_and_parents_are_known() {
         let parent = process::parent().unwrap();
         assert!(parent.is_alive());
         parent.pidfd().unwrap();
-        (current.name().to_string(), current.pid(), current.is_daemon(), parent.pid(), parent.name().to_string())
+        (
+            current.name().to_string(),
+            current.pid(),
+            current.is_daemon(),
+            parent.pid(),
+            parent.name().to_string(),
+        )
     };
     for method in WITH_THREADS {
         let process =
@@ -329,10 +328,10 @@ fn nothing_is_left_open_and_no_zombie_remains() {
         eventually("as much is open as before", || open() == before);
         let me = std::process::id();
         for entry in std::fs::read_dir("/proc").unwrap() {
-            if let Ok(pid) = entry.unwrap().file_name().to_string_lossy().parse() {
-                if let Some((state, parent)) = process_state(pid) {
-                    assert!(parent != me || state != 'Z', "{pid} is a zombie");
-                }
+            if let Ok(pid) = entry.unwrap().file_name().to_string_lossy().parse()
+                && let Some((state, parent)) = process_state(pid)
+            {
+                assert!(parent != me || state != 'Z', "{pid} is a zombie");
             }
         }
     });
@@ -443,7 +442,8 @@ fn the_fork_server_is_started_again() {
         // A worker whose server died can still be ended and joined.
         assert!(sleeper.is_alive());
         sleeper.kill().unwrap();
-        assert!(matches!(sleeper.join(), Err(JoinError::Killed { signal: 9, .. })));
+        let error = sleeper.join().unwrap_err();
+        assert!(matches!(error, JoinError::Killed { signal: 9, .. }), "{error}");
         // A forked child has a server of its own.
         let childs = Process::fork(|| start().join().unwrap()).unwrap().join().unwrap();
         assert_ne!(childs, other);
@@ -490,7 +490,10 @@ fn running_out_of_descriptors_is_an_error() {
                 held.pop();
             }
             drop(held);
-            assert_eq!(Process::builder(add, (1, 1)).start_method(method).start().unwrap().join().unwrap(), 2);
+            assert_eq!(
+                Process::builder(add, (1, 1)).start_method(method).start().unwrap().join().unwrap(),
+                2
+            );
             eventually("nothing is left open", || process::active_children().is_empty() && open() <= before);
         }
     });
@@ -557,7 +560,10 @@ fn children_have_children() {
             return 0;
         }
         let method = StartMethod::ALL[left as usize % 3];
-        let child = Process::builder(generation, left - 1).daemon(left % 2 == 0).start_method(method).start();
+        let child = Process::builder(generation, left - 1)
+            .daemon(left.is_multiple_of(2))
+            .start_method(method)
+            .start();
         1 + child.unwrap().join().unwrap()
     }
     // A daemon has an attendant from its start, which a fork in it does not mind.

@@ -138,10 +138,10 @@ impl Channel {
                 }
                 Err(error) => return Err(error.into()),
             }
-            if let Some(pidfd) = receiver {
-                if wait_ended(pidfd, Deadline::Now)? {
-                    return Err(io::ErrorKind::BrokenPipe.into());
-                }
+            if let Some(pidfd) = receiver
+                && wait_ended(pidfd, Deadline::Now)?
+            {
+                return Err(io::ErrorKind::BrokenPipe.into());
             }
             let slice = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
             match poll(&mut [PollFd::new(&self.0, PollFlags::OUT)], Some(&slice)) {

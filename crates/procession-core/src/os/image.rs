@@ -79,10 +79,7 @@ impl Image {
     /// when it is not code of the executable itself.
     pub fn offset_of(&self, address: *const ()) -> Option<u64> {
         let address = address.addr();
-        self.code
-            .iter()
-            .any(|range| range.contains(&address))
-            .then(|| address.wrapping_sub(self.bias) as u64)
+        self.code.iter().any(|range| range.contains(&address)).then(|| address.wrapping_sub(self.bias) as u64)
     }
 
     /// The code address of [`Image::offset_of`]; `None` when there is no code.

@@ -199,9 +199,7 @@ pub fn wait_id(which: Children<'_>, block: bool, keep: bool) -> io::Result<Optio
             }
             let status = match info.si_code {
                 libc::CLD_EXITED => ExitStatus::Exited(status),
-                code => {
-                    ExitStatus::Signaled { signal: status, core_dumped: code == libc::CLD_DUMPED }
-                }
+                code => ExitStatus::Signaled { signal: status, core_dumped: code == libc::CLD_DUMPED },
             };
             return Ok(Some((pid.unsigned_abs(), status)));
         }
@@ -244,6 +242,26 @@ pub fn collected_status(pidfd: impl AsFd) -> io::Result<Option<ExitStatus>> {
             error => Err(error),
         },
     }
+}
+
+/// The status of the pidfd's process while it is a zombie that somebody else has yet to collect.
+pub fn zombie_status(pid: u32, pidfd: impl AsFd) -> Option<ExitStatus> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Field 3, the state, follows the name in parentheses; field 52 is what `wait` would store.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    let status: i32 = (fields.next()? == "Z").then(|| fields.nth(48)?.parse().ok())??;
+    // Not collected even now: so the pid was still its own when it was read. Signal 0 only asks.
+    // SAFETY: no pointer but null, which stands for no siginfo.
+    let asked = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_fd().as_raw_fd(),
+            0,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    (asked == 0).then(|| ExitStatus::from_wait_status(status))
 }
 
 /// On which side of a fork the caller is.

@@ -104,14 +104,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Builder<'a, R> {
     }
 
     fn new(task: Task<'a, R>) -> Self {
-        Builder {
-            task,
-            name: None,
-            daemon: false,
-            detached: false,
-            allow_threads: false,
-            start_method: None,
-        }
+        Builder { task, name: None, daemon: false, detached: false, allow_threads: false, start_method: None }
     }
 
     /// Names the process; `Process-1`, `Process-2` … otherwise.
@@ -156,7 +149,9 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Builder<'a, R> {
     /// [`StartError`]; nothing is left behind then.
     pub fn start(self) -> Result<Process<R>, StartError> {
         if self.daemon && self.detached {
-            return Err(StartError::Invalid("a detached process cannot be a daemon, which ends with its starter"));
+            return Err(StartError::Invalid(
+                "a detached process cannot be a daemon, which ends with its starter",
+            ));
         }
         exit::register()?;
         let (settings, default) = {

@@ -148,7 +148,9 @@ fn detach(channel: &Channel) {
     let result = process::open_self().and_then(|me| {
         Ok(match process::fork()? {
             ForkSide::Parent { .. } => process::exit_now(0),
-            ForkSide::Child => process::wait_ended(&me, Deadline::Never).and_then(|_| process::open_self())?,
+            ForkSide::Child => {
+                process::wait_ended(&me, Deadline::Never).and_then(|_| process::open_self())?
+            }
         })
     });
     let result = result.and_then(|pidfd| Report::Detached { pid: process::getpid(), pidfd }.send(channel));

@@ -71,7 +71,9 @@ impl TaskRef {
     pub(super) fn run(self, arguments: &[u8], descriptors: Vec<OwnedFd>) -> Report {
         let found = Image::current().ok().filter(|image| image.fingerprint() == self.program);
         let Some(image) = found else {
-            return Report::Begin("it runs another build of the program than the process that started it".into());
+            return Report::Begin(
+                "it runs another build of the program than the process that started it".into(),
+            );
         };
         let pointer = self.pointer.map(|offset| image.address_of(offset));
         let (Some(entry), None | Some(Some(_))) = (image.address_of(self.entry), pointer) else {
@@ -84,12 +86,7 @@ impl TaskRef {
 }
 
 /// Runs the function of type `F` in the new process.
-fn run<F, A, R>(
-    pointer: Option<*const ()>,
-    types: u64,
-    arguments: &[u8],
-    descriptors: Vec<OwnedFd>,
-) -> Report
+fn run<F, A, R>(pointer: Option<*const ()>, types: u64, arguments: &[u8], descriptors: Vec<OwnedFd>) -> Report
 where
     F: Fn(A) -> R + Copy + 'static,
     A: DeserializeOwned + 'static,

@@ -183,7 +183,8 @@ impl<R: DeserializeOwned> Process<R> {
     /// # Errors
     /// [`JoinError`]: how the process ended otherwise. A killed process is an error, never a hang.
     pub fn join(&self) -> Result<R, JoinError> {
-        self.join_until(Deadline::Never).map(|result| result.expect("a process that was waited for has ended"))
+        self.join_until(Deadline::Never)
+            .map(|result| result.expect("a process that was waited for has ended"))
     }
 
     /// As [`Process::join`], but waits for `timeout` at most; `None` when the process still runs.

@@ -160,6 +160,9 @@ impl Running {
                 Origin::Worker { server } => !process::wait_ended(server, Deadline::Now).unwrap_or(true),
                 Origin::Child | Origin::Detached => false,
             };
+            if !teller && let Some(status) = process::zombie_status(self.pid, &self.pidfd) {
+                return status;
+            }
             let hopeless = if teller { inbox.closed } else { kept.is_err() };
             if hopeless || (!teller && since.elapsed() > super::COLLECTED_WITHIN) {
                 break;
@@ -202,10 +205,9 @@ impl Running {
         self.read(&mut inbox);
         match &inbox.outcome {
             Outcome::Missing => Outcome::Missing,
-            Outcome::Reported(Report::Panicked { message, location }) => Outcome::Reported(Report::Panicked {
-                message: message.clone(),
-                location: location.clone(),
-            }),
+            Outcome::Reported(Report::Panicked { message, location }) => {
+                Outcome::Reported(Report::Panicked { message: message.clone(), location: location.clone() })
+            }
             Outcome::Reported(Report::Arguments(message)) => {
                 Outcome::Reported(Report::Arguments(message.clone()))
             }

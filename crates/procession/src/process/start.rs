@@ -89,7 +89,8 @@ impl Fresh {
     /// The process that this one leaves behind as it detaches itself.
     pub(super) fn detached(self) -> Result<Fresh, StartError> {
         let report = loop {
-            let message = self.channel.receive(None).map_err(StartError::system("waiting for it to detach"))?;
+            let message =
+                self.channel.receive(None).map_err(StartError::system("waiting for it to detach"))?;
             match message.and_then(Report::read) {
                 // From the fork server, about the process that detached itself.
                 Some(Report::Status(_)) => {}
@@ -187,12 +188,12 @@ pub(super) fn fork_and_run(
         Forked::Parent { pid, pidfd, channel } => {
             Fresh { pid, pidfd, channel, origin: Origin::Child }.begun(settings)
         }
-        Forked::Child { channel } => child::live(channel, settings.clone(), Birth::Forked, || {
-            match process::close_stdin() {
+        Forked::Child { channel } => {
+            child::live(channel, settings.clone(), Birth::Forked, || match process::close_stdin() {
                 Ok(()) => function(),
                 Err(error) => Report::Begin(format!("closing standard input: {error}")),
-            }
-        }),
+            })
+        }
     }
 }
 

@@ -6,10 +6,10 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 /// Ends the whole test program, with the test's name, when it is still there after two minutes.
-pub struct Watchdog(#[allow(dead_code, reason = "dropping it is what counts")] Sender<()>);
+pub(crate) struct Watchdog(#[allow(dead_code, reason = "dropping it is what counts")] Sender<()>);
 
 /// Watches over a test until it is dropped.
-pub fn watchdog(test: &'static str) -> Watchdog {
+pub(crate) fn watchdog(test: &'static str) -> Watchdog {
     let (alive, over) = channel();
     std::thread::spawn(move || {
         if over.recv_timeout(Duration::from_secs(120)) == Err(RecvTimeoutError::Timeout) {
@@ -21,7 +21,7 @@ pub fn watchdog(test: &'static str) -> Watchdog {
 }
 
 /// Waits until it is true; fails after a minute.
-pub fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
     let since = Instant::now();
     while !is_true() {
         assert!(since.elapsed() < Duration::from_secs(60), "never: {what}");
@@ -30,14 +30,14 @@ pub fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
 }
 
 /// The process's state letter and its parent; `None` when there is no such process.
-pub fn process_state(pid: u32) -> Option<(char, u32)> {
+pub(crate) fn process_state(pid: u32) -> Option<(char, u32)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
 }
 
 /// Sends this process's standard error nowhere: what follows is meant to go wrong.
-pub fn stderr_silenced() {
+pub(crate) fn stderr_silenced() {
     let null = std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
     rustix::stdio::dup2_stderr(null).unwrap();
 }
