@@ -244,8 +244,14 @@ pub fn collected_status(pidfd: impl AsFd) -> io::Result<Option<ExitStatus>> {
     }
 }
 
-/// The status of the pidfd's process while it is a zombie that somebody else has yet to collect.
+/// The status of the pidfd's process while it is a zombie that somebody else has yet to collect. `None` when it is
+/// not, or when it belongs to another user, to whom the kernel shows 0.
 pub fn zombie_status(pid: u32, pidfd: impl AsFd) -> Option<ExitStatus> {
+    let owner = rustix::fs::stat(format!("/proc/{pid}")).ok()?;
+    let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    if (owner.st_uid, owner.st_gid) != me {
+        return None;
+    }
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // Field 3, the state, follows the name in parentheses; field 52 is what `wait` would store.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use procession_core::os::clock::Deadline;
 use procession_core::os::control::{Channel, Received};
@@ -167,7 +167,14 @@ impl Running {
             if hopeless || (!teller && since.elapsed() > super::COLLECTED_WITHIN) {
                 break;
             }
-            std::thread::sleep(std::time::Duration::from_millis(1));
+            match &self.origin {
+                // Its word wakes this; its death does too. An error is want of memory, and is looked at again.
+                Origin::Worker { server } if teller => {
+                    let fds = [self.channel.as_fd(), server.as_fd()];
+                    let _ = process::wait_readable(&fds, Deadline::after(Duration::from_millis(20)));
+                }
+                _ => std::thread::sleep(Duration::from_millis(1)),
+            }
         }
         // A process that reported ends by itself with these.
         match &inbox.outcome {
