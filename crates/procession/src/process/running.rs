@@ -36,12 +36,13 @@ pub(super) struct Running {
     /// Whether its starter has given up its care for it.
     released: AtomicBool,
     channel: Channel,
+    /// Locked while the kernel is asked, so that who finds that there is nothing to collect finds it here.
+    status: Mutex<Option<ExitStatus>>,
     inbox: Mutex<Inbox>,
 }
 
 #[derive(Default)]
 struct Inbox {
-    status: Option<ExitStatus>,
     /// The fork server's word.
     told: Option<ExitStatus>,
     outcome: Outcome,
@@ -81,6 +82,7 @@ impl Running {
             pidfd,
             owner: process::getpid(),
             channel,
+            status: Mutex::default(),
             inbox: Mutex::default(),
         }
     }
@@ -109,15 +111,23 @@ impl Running {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn known_status(&self) -> MutexGuard<'_, Option<ExitStatus>> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Lets the kernel forget the process if it has ended; whether it has. Never blocks.
     pub(super) fn collect(&self) -> bool {
         if !self.wait(Deadline::Now).unwrap_or(false) {
             return false;
         }
+        let mut known = self.known_status();
+        if known.is_some() {
+            return true;
+        }
         // Also for one that is not our child: a detached one is, where this process takes orphans in.
         match process::wait_id(Children::Pidfd(self.pidfd.as_fd()), false, false) {
             Ok(Some((_, status))) => {
-                self.inbox().status = Some(status);
+                *known = Some(status);
                 true
             }
             // A debugger has it.
@@ -131,17 +141,20 @@ impl Running {
         if !self.is_ours() {
             return process::collected_status(&self.pidfd).ok().flatten();
         }
-        if let Some(status) = self.inbox().status {
-            return Some(status);
-        }
         if !self.collect() {
             return None;
         }
-        let mut inbox = self.inbox();
-        if inbox.status.is_none() {
-            inbox.status = Some(self.foreign_status(&mut inbox));
+        if let Some(status) = *self.known_status() {
+            return Some(status);
         }
-        inbox.status
+        let mut inbox = self.inbox();
+        // Another thread may have found it out meanwhile.
+        if let Some(status) = *self.known_status() {
+            return Some(status);
+        }
+        let status = self.foreign_status(&mut inbox);
+        *self.known_status() = Some(status);
+        Some(status)
     }
 
     /// The status of an ended process that something else collected, or will.

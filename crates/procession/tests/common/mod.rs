@@ -41,3 +41,11 @@ pub(crate) fn stderr_silenced() {
     let null = std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
     rustix::stdio::dup2_stderr(null).unwrap();
 }
+
+/// Whether the kernel keeps the status of a child that something else has collected: Linux 6.15 or newer.
+pub(crate) fn kernel_keeps_status() -> bool {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(15))
+}
