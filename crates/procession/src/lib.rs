@@ -1,7 +1,12 @@
-//! Processes, queues, pipes and shared state between processes.
+//! Processes, queues, pipes and shared state between processes, after Python's `multiprocessing`.
 
 pub mod connection;
+pub mod error;
 mod handle;
+pub mod process;
 pub mod queue;
 
+pub use connection::{Connection, Pipe, Receiver, Sender};
+pub use error::Error;
+pub use process::{Process, StartMethod, active_children, cpu_count, current, parent};
 pub use queue::{JoinableQueue, Queue, SimpleQueue};

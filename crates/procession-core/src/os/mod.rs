@@ -1,10 +1,14 @@
 //! Everything that asks the operating system for something. Linux, x86-64 and aarch64.
 
 pub mod clock;
+pub mod control;
 pub mod cpu;
 pub mod file_lock;
 pub mod futex;
 pub mod identity;
+pub mod image;
 pub mod memory;
+pub mod process;
 pub mod socket;
+pub mod spawn;
 pub mod thread;

@@ -1,0 +1,324 @@
+//! A connection between two processes that carries messages with descriptors.
+
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
+use std::mem::MaybeUninit;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use rustix::fs::{FileType, MemfdFlags, fstat, memfd_create};
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+
+use super::clock::Deadline;
+use super::process::{wait_ended, wait_readable};
+
+/// The kernel's `SCM_MAX_FD`.
+const DESCRIPTORS_A_PACKET: usize = 253;
+/// A longer body goes in a memfd, so that sending never waits for the receiver to read.
+const INLINE: usize = 32 << 10;
+/// Body length (8 bytes), number of descriptors (4), whether the first of them is the body (4).
+const HEADER: usize = 16;
+
+/// What arrived: bytes and the descriptors that came with them.
+#[derive(Debug)]
+pub struct Message {
+    /// The bytes.
+    pub body: Vec<u8>,
+    /// The descriptors, in the order in which they were sent.
+    pub descriptors: Vec<OwnedFd>,
+}
+
+/// One end of the connection. It is closed by the last process that has it.
+#[derive(Debug)]
+pub struct Channel(OwnedFd);
+
+impl Channel {
+    /// Two connected ends, closed on exec.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn pair() -> io::Result<(Channel, Channel)> {
+        let (one, other) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        Ok((Channel(one), Channel(other)))
+    }
+
+    /// The end that the process which started this one left open under `number`; from now on closed on exec. To be
+    /// called once, before anything else could have opened a descriptor of that number.
+    ///
+    /// # Errors
+    /// Nothing is open there, or it is not a socket.
+    pub fn inherited(number: i32) -> io::Result<Channel> {
+        if number < 0 {
+            return Err(Errno::BADF.into());
+        }
+        // SAFETY: not -1; used for one call that fails when nothing is open under the number.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+        if FileType::from_raw_mode(fstat(borrowed)?.st_mode) != FileType::Socket {
+            return Err(Errno::NOTSOCK.into());
+        }
+        // SAFETY: it is open, and left to this process for this call, which nothing precedes.
+        let fd = unsafe { OwnedFd::from_raw_fd(number) };
+        fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
+        Ok(Channel(fd))
+    }
+
+    /// An end that arrived as a descriptor.
+    pub fn from_received(fd: OwnedFd) -> Channel {
+        Channel(fd)
+    }
+
+    /// Sends a message of any size. A body over 32 KiB is copied to shared memory first, so the call waits for
+    /// the receiver only when there are thousands of descriptors, and then not for one that has died, which
+    /// `receiver`, a pidfd, tells.
+    ///
+    /// # Errors
+    /// `BrokenPipe` when the other end is gone; out of memory or descriptors.
+    pub fn send(
+        &self,
+        body: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+        receiver: Option<BorrowedFd<'_>>,
+    ) -> io::Result<()> {
+        let outside = if body.len() > INLINE { Some(self.body_file(body)?) } else { None };
+        let mut all: Vec<BorrowedFd<'_>> = Vec::with_capacity(descriptors.len() + 1);
+        all.extend(outside.as_ref().map(AsFd::as_fd));
+        all.extend_from_slice(descriptors);
+        let count = u32::try_from(all.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let mut header = [0; HEADER];
+        header[..8].copy_from_slice(&(body.len() as u64).to_le_bytes());
+        header[8..12].copy_from_slice(&count.to_le_bytes());
+        header[12] = outside.is_some().into();
+        let inline = if outside.is_some() { &[] } else { body };
+        let (first, mut rest) = all.split_at(all.len().min(DESCRIPTORS_A_PACKET));
+        self.send_packet(&[IoSlice::new(&header), IoSlice::new(inline)], first, receiver)?;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(rest.len().min(DESCRIPTORS_A_PACKET));
+            self.send_packet(&[IoSlice::new(&[0])], now, receiver)?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn body_file(&self, body: &[u8]) -> io::Result<OwnedFd> {
+        let mut file = File::from(memfd_create(c"procession-message", MemfdFlags::CLOEXEC)?);
+        file.write_all(body)?;
+        file.rewind()?;
+        Ok(file.into())
+    }
+
+    fn send_packet(
+        &self,
+        parts: &[IoSlice<'_>],
+        descriptors: &[BorrowedFd<'_>],
+        receiver: Option<BorrowedFd<'_>>,
+    ) -> io::Result<()> {
+        /// How often in a row the kernel may call too many descriptors under way before that is an error.
+        const PATIENCE: u32 = 500;
+        let mut crowded = 0;
+        loop {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_A_PACKET))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            if !descriptors.is_empty() {
+                let fits = control.push(SendAncillaryMessage::ScmRights(descriptors));
+                debug_assert!(fits, "the space is for as many as a packet takes");
+            }
+            match sendmsg(&self.0, parts, &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+                Ok(_) => return Ok(()),
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => {}
+                Err(Errno::TOOMANYREFS) if crowded < PATIENCE => {
+                    crowded += 1;
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Err(error) => return Err(error.into()),
+            }
+            if let Some(pidfd) = receiver
+                && wait_ended(pidfd, Deadline::Now)?
+            {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            let slice = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+            match poll(&mut [PollFd::new(&self.0, PollFlags::OUT)], Some(&slice)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Waits for a message. `None` when the other end is gone, or `sender`, a pidfd, has ended without
+    /// having sent one.
+    ///
+    /// # Errors
+    /// `InvalidData` for what is no whole message, `EMFILE` when not all its descriptors could be taken.
+    pub fn receive(&self, sender: Option<BorrowedFd<'_>>) -> io::Result<Option<Message>> {
+        let mut ended = false;
+        loop {
+            match self.try_receive()? {
+                Received::Message(message) => return Ok(Some(message)),
+                Received::End => return Ok(None),
+                // Whatever it sent, it sent before it ended: one more look decides.
+                Received::Nothing if ended => return Ok(None),
+                Received::Nothing => match sender {
+                    Some(sender) => {
+                        ended = wait_readable(&[self.0.as_fd(), sender], Deadline::Never)? == Some(1);
+                    }
+                    None => {
+                        wait_readable(&[self.0.as_fd()], Deadline::Never)?;
+                    }
+                },
+            }
+        }
+    }
+
+    /// Takes a message that has arrived, without waiting for one to begin.
+    ///
+    /// # Errors
+    /// As [`Channel::receive`].
+    pub fn try_receive(&self) -> io::Result<Received> {
+        let mut packet = vec![0; HEADER + INLINE];
+        let mut descriptors = Vec::new();
+        let Some(len) = self.receive_packet(&mut packet, &mut descriptors)? else {
+            return Ok(Received::Nothing);
+        };
+        if len == 0 {
+            return Ok(Received::End);
+        }
+        let broken = || io::Error::new(io::ErrorKind::InvalidData, "not a whole message");
+        let (header, inline) = packet[..len].split_at_checked(HEADER).ok_or_else(broken)?;
+        let body_len = u64::from_le_bytes(header[..8].try_into().map_err(|_| broken())?);
+        let count = u32::from_le_bytes(header[8..12].try_into().map_err(|_| broken())?) as usize;
+        let outside = header[12] != 0;
+        while descriptors.len() < count {
+            match self.receive_packet(&mut [0], &mut descriptors)? {
+                Some(0) => return Err(broken()),
+                Some(_) => {}
+                None => {
+                    wait_readable(&[self.0.as_fd()], Deadline::Never)?;
+                }
+            }
+        }
+        let body_len = usize::try_from(body_len).map_err(|_| broken())?;
+        let body = if outside {
+            if descriptors.is_empty() {
+                return Err(broken());
+            }
+            let mut file = File::from(descriptors.remove(0));
+            let mut body = Vec::new();
+            body.try_reserve_exact(body_len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+            file.read_to_end(&mut body)?;
+            body
+        } else {
+            inline.to_vec()
+        };
+        if body.len() != body_len || descriptors.len() != count - usize::from(outside) {
+            return Err(broken());
+        }
+        Ok(Received::Message(Message { body, descriptors }))
+    }
+
+    /// The packet's length, 0 at the end; `None` when there is none yet.
+    fn receive_packet(&self, bytes: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<Option<usize>> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_A_PACKET))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        let packet = loop {
+            match recvmsg(&self.0, &mut [IoSliceMut::new(bytes)], &mut control, flags) {
+                Ok(packet) => break packet,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(None),
+                // Closed by a process that left something unread.
+                Err(Errno::CONNRESET) => return Ok(Some(0)),
+                Err(error) => return Err(error.into()),
+            }
+        };
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = message {
+                descriptors.extend(fds);
+            }
+        }
+        if packet.flags.contains(ReturnFlags::CTRUNC) {
+            return Err(Errno::MFILE.into());
+        }
+        Ok(Some(packet.bytes))
+    }
+}
+
+/// What [`Channel::try_receive`] found.
+#[derive(Debug)]
+pub enum Received {
+    /// A message.
+    Message(Message),
+    /// Nothing yet.
+    Nothing,
+    /// The other end is gone and everything it sent has been taken.
+    End,
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<Channel> for OwnedFd {
+    fn from(channel: Channel) -> OwnedFd {
+        channel.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_of_all_sizes_arrive_whole() {
+        let (one, other) = Channel::pair().unwrap();
+        for len in [0, 1, INLINE, INLINE + 1, 5 << 20] {
+            let body: Vec<u8> = (0..len).map(|i| i as u8).collect();
+            one.send(&body, &[], None).unwrap();
+            let message = other.receive(None).unwrap().unwrap();
+            assert!(message.body == body, "{len} bytes");
+            assert!(message.descriptors.is_empty());
+        }
+        assert!(matches!(other.try_receive().unwrap(), Received::Nothing));
+        drop(one);
+        assert!(other.receive(None).unwrap().is_none());
+    }
+
+    #[test]
+    fn more_descriptors_than_a_packet_holds() {
+        let (one, other) = Channel::pair().unwrap();
+        let files: Vec<_> = (0..300_u32)
+            .map(|i| {
+                let mut file = File::from(memfd_create(c"test", MemfdFlags::CLOEXEC).unwrap());
+                file.write_all(&i.to_le_bytes()).unwrap();
+                file.rewind().unwrap();
+                file
+            })
+            .collect();
+        let fds: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        let body = vec![7; INLINE + 1];
+        one.send(&body, &fds, None).unwrap();
+        let message = other.receive(None).unwrap().unwrap();
+        assert_eq!(message.body, body);
+        assert_eq!(message.descriptors.len(), 300);
+        for (i, fd) in message.descriptors.into_iter().enumerate() {
+            let mut number = [0; 4];
+            File::from(fd).read_exact(&mut number).unwrap();
+            assert_eq!(u32::from_le_bytes(number), i as u32);
+        }
+    }
+
+    #[test]
+    fn a_gone_receiver_is_an_error() {
+        let (one, other) = Channel::pair().unwrap();
+        drop(other);
+        assert_eq!(one.send(b"x", &[], None).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+}

@@ -1,0 +1,227 @@
+//! The settings of a process to be started.
+
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use procession_core::shm::transfer;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::entry::TaskRef;
+use super::error::StartError;
+use super::handle::Process;
+use super::wire::{Order, Report, Settings, encode};
+use super::{exit, server, start, state};
+
+/// How a new process is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum StartMethod {
+    /// The program is executed once more and runs the function in place of `main`. Works with threads, and the new
+    /// process has nothing of this one but its arguments, environment, working directory and standard output and error.
+    /// Its only program argument is the program's name.
+    Spawn,
+    /// This process is copied. The fastest for a small program; refused when it has other threads.
+    Fork,
+    /// A small process, executed when first needed, is copied. Works with threads; a start costs less than with
+    /// spawn. The server keeps the environment and working directory of when it was started, ends with
+    /// this process and is started again if it was killed.
+    ForkServer,
+}
+
+impl StartMethod {
+    /// All of them, the default first.
+    pub const ALL: [StartMethod; 3] = [StartMethod::Spawn, StartMethod::Fork, StartMethod::ForkServer];
+}
+
+/// The start method of processes for which none is chosen: [`StartMethod::Spawn`] unless changed. A started process
+/// begins with its starter's.
+pub fn default_start_method() -> StartMethod {
+    state::lock().start_method
+}
+
+/// Changes [`default_start_method`] for this process.
+pub fn set_default_start_method(method: StartMethod) {
+    state::lock().start_method = method;
+}
+
+/// Settings of a process, from [`Process::builder`] or [`Process::forking`].
+#[must_use = "the process starts with start()"]
+pub struct Builder<'a, R> {
+    task: Task<'a, R>,
+    name: Option<String>,
+    daemon: bool,
+    detached: bool,
+    allow_threads: bool,
+    start_method: Option<StartMethod>,
+}
+
+enum Task<'a, R> {
+    Function(Box<dyn Function<R>>),
+    Closure(Box<dyn FnOnce() -> R + 'a>),
+}
+
+/// A function with its arguments, for a new process or for a copy of this one.
+trait Function<R> {
+    fn order(&self, settings: &Settings) -> Result<(Vec<u8>, Vec<OwnedFd>), StartError>;
+    fn call(self: Box<Self>) -> R;
+}
+
+struct Call<F, A> {
+    function: F,
+    arguments: A,
+}
+
+impl<F, A, R> Function<R> for Call<F, A>
+where
+    F: Fn(A) -> R + Copy + 'static,
+    A: Serialize + DeserializeOwned + 'static,
+    R: Serialize + 'static,
+{
+    fn order(&self, settings: &Settings) -> Result<(Vec<u8>, Vec<OwnedFd>), StartError> {
+        let order = Order::Run { task: TaskRef::new(self.function)?, settings: settings.clone() };
+        let order = encode(&order).map_err(StartError::system("writing its order"))?;
+        let (bytes, descriptors) = transfer::collect(|| postcard::to_extend(&self.arguments, order));
+        Ok((bytes.map_err(|error| StartError::Arguments(error.to_string()))?, descriptors))
+    }
+
+    fn call(self: Box<Self>) -> R {
+        (self.function)(self.arguments)
+    }
+}
+
+impl<'a, R: Serialize + DeserializeOwned + 'static> Builder<'a, R> {
+    pub(super) fn function<F, A>(function: F, arguments: A) -> Self
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Serialize + DeserializeOwned + 'static,
+    {
+        Builder::new(Task::Function(Box::new(Call { function, arguments })))
+    }
+
+    pub(super) fn closure(closure: impl FnOnce() -> R + 'a) -> Self {
+        Builder::new(Task::Closure(Box::new(closure)))
+    }
+
+    fn new(task: Task<'a, R>) -> Self {
+        Builder { task, name: None, daemon: false, detached: false, allow_threads: false, start_method: None }
+    }
+
+    /// Names the process; `Process-1`, `Process-2` … otherwise.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Whether the process ends with this one: at this one's normal exit by SIGTERM (and SIGKILL a second later), and
+    /// when this one dies otherwise, by SIGKILL too, by SIGKILL at once. It does not end with the thread
+    /// that started it. Not unless told: `false`. Unlike in Python, a daemon may have children.
+    pub fn daemon(mut self, daemon: bool) -> Self {
+        self.daemon = daemon;
+        self
+    }
+
+    /// Whether the process is an orphan on purpose (a double fork): not a child of this one but of init or the nearest
+    /// subreaper, neither waited for nor ended at exit. Its handle works as any other. It stays in this one's
+    /// session and process group. `false` unless told.
+    pub fn detached(mut self, detached: bool) -> Self {
+        self.detached = detached;
+        self
+    }
+
+    /// Chooses the start method; the program's default otherwise.
+    pub fn start_method(mut self, method: StartMethod) -> Self {
+        self.start_method = Some(method);
+        self
+    }
+
+    /// Forks although this process has other threads. The forked process has none of them: what one had locked, the
+    /// memory allocator's own locks apart, stays locked for ever, and a function that needs it hangs. Meant for
+    /// functions that are known not to. No effect with the other start methods.
+    pub fn allow_threads(mut self) -> Self {
+        self.allow_threads = true;
+        self
+    }
+
+    /// Starts the process.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left behind then.
+    pub fn start(self) -> Result<Process<R>, StartError> {
+        if self.daemon && self.detached {
+            return Err(StartError::Invalid(
+                "a detached process cannot be a daemon, which ends with its starter",
+            ));
+        }
+        exit::register()?;
+        let (settings, default) = {
+            let mut state = state::lock();
+            let lineage = state.next_lineage();
+            let name = self.name.unwrap_or_else(|| default_name(&lineage));
+            let settings = Settings {
+                name,
+                lineage,
+                daemon: self.daemon,
+                detached: self.detached,
+                parent: state.as_parent(),
+                start_method: state.start_method,
+            };
+            (settings, state.start_method)
+        };
+        let method = match (&self.task, self.start_method) {
+            (Task::Closure(_), None) => StartMethod::Fork,
+            (_, chosen) => chosen.unwrap_or(default),
+        };
+        let running = match (self.task, method) {
+            (Task::Function(function), StartMethod::Fork) => {
+                start::fork_and_run(&settings, self.allow_threads, || Report::returned(&function.call()))?
+            }
+            (Task::Closure(closure), StartMethod::Fork) => {
+                start::fork_and_run(&settings, self.allow_threads, || Report::returned(&closure()))?
+            }
+            (Task::Closure(_), _) => return Err(StartError::NeedsFork),
+            (Task::Function(function), _) => {
+                let (order, descriptors) = function.order(&settings)?;
+                let fresh = match method {
+                    StartMethod::ForkServer => server::fork_worker()?,
+                    _ => start::execute()?,
+                };
+                let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+                fresh.order(&settings, &order, &descriptors)?
+            }
+        };
+        tracing::debug!(name = running.name, pid = running.pid, ?method, "started a process");
+        Ok(Process::new(running))
+    }
+}
+
+/// `Process-1:2` for the second child of the first.
+fn default_name(lineage: &[u32]) -> String {
+    let numbers: Vec<String> = lineage.iter().map(u32::to_string).collect();
+    format!("Process-{}", numbers.join(":"))
+}
+
+impl<R> fmt::Debug for Builder<'_, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("name", &self.name)
+            .field("daemon", &self.daemon)
+            .field("detached", &self.detached)
+            .field("start_method", &self.start_method)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Starts an orphan on purpose that runs `function(arguments)`, see [`Builder::detached`]; returns its pid.
+///
+/// # Errors
+/// As [`Process::spawn`].
+pub fn detach<F, A, R>(function: F, arguments: A) -> Result<u32, StartError>
+where
+    F: Fn(A) -> R + Copy + 'static,
+    A: Serialize + DeserializeOwned + 'static,
+    R: Serialize + DeserializeOwned + 'static,
+{
+    const { super::entry::assert_no_captures::<F>() };
+    Ok(Builder::function(function, arguments).detached(true).start()?.pid())
+}

@@ -1,0 +1,173 @@
+//! What happens in a new process.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::io::Write;
+use std::panic::{self, AssertUnwindSafe};
+
+use procession_core::os::clock::Deadline;
+use procession_core::os::control::Channel;
+use procession_core::os::identity::Identity;
+use procession_core::os::process::{self, Disposition, ForkSide};
+use rustix::process::Signal;
+
+use super::wire::{Order, Report, Settings, decode};
+use super::{FAILURE_CODE, PANIC_CODE, exit, server, state};
+
+/// How a process came to be, which says what is its own to do at its end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Birth {
+    /// The program was executed for it, or for the fork server whose copy it is: its exit handlers are its own.
+    Executed,
+    /// A copy of a program that goes on elsewhere.
+    Forked,
+}
+
+/// A program that was executed for a function: finds its connection and does what it is told.
+pub(super) fn begin(inherited: Option<i32>) -> ! {
+    let number = inherited.unwrap_or(-1);
+    let channel = match Channel::inherited(number) {
+        Ok(channel) => channel,
+        Err(error) => {
+            complain(&format!("started as a new process without a connection ({number}): {error}"));
+            process::exit_now(FAILURE_CODE);
+        }
+    };
+    // As Rust does before main.
+    if let Err(error) = process::set_disposition(Signal::PIPE, Disposition::Ignore) {
+        complain(&format!("SIGPIPE cannot be ignored: {error}"));
+    }
+    named_after_program();
+    obey(channel)
+}
+
+/// Shows the process as the program that it runs, not as `exe`.
+pub(super) fn named_after_program() {
+    if let Some(program) = std::env::args_os().next() {
+        let name = std::path::Path::new(&program).file_name().unwrap_or(&program);
+        process::set_command_name(name.as_encoded_bytes());
+    }
+}
+
+/// Waits for the order and carries it out.
+pub(super) fn obey(channel: Channel) -> ! {
+    let message = match channel.receive(None) {
+        Ok(Some(message)) => message,
+        // The starter is gone, or changed its mind: nobody is left to hear of it.
+        Ok(None) => process::exit_now(FAILURE_CODE),
+        Err(error) => fail(&channel, format!("reading its order: {error}")),
+    };
+    match decode(&message.body) {
+        Ok((Order::Run { task, settings }, arguments)) => {
+            live(channel, settings, Birth::Executed, || task.run(arguments, message.descriptors))
+        }
+        Ok((Order::Serve { program }, _)) => match Identity::from_bits(program) {
+            Some(program) => {
+                detach(&channel);
+                server::serve(channel, program)
+            }
+            None => fail(&channel, "its program is no process".into()),
+        },
+        Err(error) => fail(&channel, format!("reading its order: {error}")),
+    }
+}
+
+/// Lives as the process of these settings: runs the function, reports, exits.
+pub(super) fn live(
+    channel: Channel,
+    settings: Settings,
+    birth: Birth,
+    function: impl FnOnce() -> Report,
+) -> ! {
+    if settings.detached {
+        detach(&channel);
+    }
+    let daemon = settings.daemon;
+    let begun = state::lock().become_process(settings, birth == Birth::Forked, channel);
+    let begun = begun.and_then(|()| if daemon { state::ensure_attendant() } else { Ok(()) });
+    let report = match begun {
+        Ok(()) => run(function),
+        Err(error) => Report::Begin(format!("watching its parent: {error}")),
+    };
+    let code = match &report {
+        Report::Returned { .. } => 0,
+        Report::Panicked { .. } => PANIC_CODE,
+        _ => FAILURE_CODE,
+    };
+    // None in a process that the function forked and that returned from it.
+    let channel = state::lock().report.take();
+    if let Some(channel) = channel {
+        match report.send(&channel) {
+            Ok(()) => {}
+            // The starter is gone or no longer wants it.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+            Err(error) => {
+                // The next message is short and needs no memory or descriptors.
+                if Report::Result(error.to_string()).send(&channel).is_err() {
+                    complain(&format!("the result cannot be handed over: {error}"));
+                }
+            }
+        }
+    }
+    exit::exit(code)
+}
+
+thread_local! {
+    static LOCATION: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+fn run(function: impl FnOnce() -> Report) -> Report {
+    // The hook can be changed only outside of a panic: a fork in a destructor may be inside of one.
+    if !std::thread::panicking() {
+        let report = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            LOCATION.set(panic.location().map(ToString::to_string));
+            report(panic);
+        }));
+    }
+    panic::catch_unwind(AssertUnwindSafe(function)).unwrap_or_else(|payload| {
+        let message = message(&*payload);
+        // What the payload does when it is dropped is not ours to run here.
+        std::mem::forget(payload);
+        Report::Panicked { message, location: LOCATION.take() }
+    })
+}
+
+fn message(payload: &(dyn Any + Send)) -> String {
+    if let Some(text) = payload.downcast_ref::<&str>() {
+        (*text).into()
+    } else if let Some(text) = payload.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "a value that is no text".into()
+    }
+}
+
+/// Goes on in a copy whose parent is no longer the starter, and reports that.
+fn detach(channel: &Channel) {
+    let result = process::open_self().and_then(|me| {
+        Ok(match process::fork()? {
+            ForkSide::Parent { .. } => process::exit_now(0),
+            ForkSide::Child => {
+                process::wait_ended(&me, Deadline::Never).and_then(|_| process::open_self())?
+            }
+        })
+    });
+    let result = result.and_then(|pidfd| Report::Detached { pid: process::getpid(), pidfd }.send(channel));
+    if let Err(error) = result {
+        fail(channel, format!("detaching: {error}"));
+    }
+}
+
+fn fail(channel: &Channel, message: String) -> ! {
+    if Report::Begin(message.clone()).send(channel).is_err() {
+        complain(&message);
+    }
+    process::exit_now(FAILURE_CODE)
+}
+
+/// To standard error, where there is nobody else to tell.
+fn complain(message: &str) {
+    // Nowhere is left to report a failure of this.
+    let _ = writeln!(std::io::stderr(), "procession: process {}: {message}", process::getpid());
+}

@@ -1,0 +1,41 @@
+//! Processes: starting them, waiting for them, ending them.
+//!
+//! [`Process`] runs a function in a process of its own and gives its result to whoever joins it. A program needs nothing
+//! in its `main` for that, and it works in a library's code and inside `cargo test` as well: a process that was started
+//! runs its function before `main` would be reached.
+//!
+//! [`fork`], [`wait`] and their kin are the system's own calls for programs that do it by hand.
+
+mod builder;
+mod child;
+mod current;
+mod entry;
+mod error;
+mod exit;
+mod handle;
+mod posix;
+mod running;
+mod server;
+mod start;
+mod state;
+mod wire;
+
+use std::time::Duration;
+
+pub use builder::{Builder, StartMethod, default_start_method, detach, set_default_start_method};
+pub use current::{Current, Parent, cpu_count, current, parent};
+pub use error::{JoinError, StartError, WaitError};
+pub use exit::exit;
+pub use handle::{ActiveChild, Process, active_children};
+pub use posix::{
+    Child, Fork, WaitOptions, fork, fork_allowing_threads, getpid, getppid, ignore_sigchld, restore_sigchld,
+    wait, waitpid,
+};
+pub use procession_core::os::process::ExitStatus;
+
+/// The exit code of a process whose function panicked, as of a Rust program that panics.
+const PANIC_CODE: i32 = 101;
+/// The exit code of a process that could not run its function or hand its result over.
+const FAILURE_CODE: i32 = 1;
+/// How long the process that collects somebody else's child may take to do so.
+const COLLECTED_WITHIN: Duration = Duration::from_secs(1);

@@ -1,0 +1,230 @@
+//! What a process knows of itself and of the processes it started, and the thread that attends to them.
+//!
+//! The attendant, one thread a process from the first started child on, collects each child as it ends, so that
+//! there are no zombies whether or not anybody joins, and ends a daemon process whose parent is gone. Apart from
+//! polling it does everything under the state's lock, which a fork holds: so it is never copied half-way.
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use procession_core::os::control::Channel;
+use procession_core::os::identity::Identity;
+use procession_core::os::{futex, process};
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::io::Errno;
+
+use super::StartMethod;
+use super::running::Running;
+use super::wire::{ParentRecord, Settings};
+
+/// The state of one process.
+pub(super) struct State {
+    /// The process whose state this is: in a forked child it is still the parent's. 0 before first use.
+    owner: u32,
+    pub(super) name: String,
+    pub(super) lineage: Vec<u32>,
+    pub(super) daemon: bool,
+    pub(super) parent: Option<ParentRecord>,
+    pub(super) start_method: StartMethod,
+    /// Whether the process is a fork of a program that goes on elsewhere, whose exit handlers are not its own.
+    pub(super) forked: bool,
+    /// Where the process reports its function's result.
+    pub(super) report: Option<Channel>,
+    /// Children that have not been seen to end, detached ones included.
+    pub(super) children: Vec<Arc<Running>>,
+    started: u32,
+    /// A daemon's parent.
+    watched_parent: Option<OwnedFd>,
+    /// The epoll descriptor that the attendant waits on; present while there is one.
+    attendant: Option<Arc<OwnedFd>>,
+}
+
+static STATE: Mutex<State> = Mutex::new(State {
+    owner: 0,
+    name: String::new(),
+    lineage: Vec::new(),
+    daemon: false,
+    parent: None,
+    start_method: StartMethod::Spawn,
+    forked: false,
+    report: None,
+    children: Vec::new(),
+    started: 0,
+    watched_parent: None,
+    attendant: None,
+});
+
+/// This process's state. In a process that was forked without this library's doing, its own from now on.
+pub(super) fn lock() -> MutexGuard<'static, State> {
+    let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
+    let me = process::getpid();
+    if state.owner != me {
+        if state.owner == 0 {
+            state.name = "MainProcess".into();
+            state.owner = me;
+        } else {
+            state.become_forked(None);
+        }
+    }
+    state
+}
+
+impl State {
+    /// Drops what belongs to the process that this one was forked from.
+    pub(super) fn become_forked(&mut self, parent: Option<ParentRecord>) {
+        self.owner = process::getpid();
+        self.parent = parent;
+        self.daemon = false;
+        self.forked = true;
+        self.report = None;
+        self.children = Vec::new();
+        self.started = 0;
+        self.watched_parent = None;
+        self.attendant = None;
+    }
+
+    /// Takes on the identity of a started process. A daemon watches its parent from here on.
+    ///
+    /// # Errors
+    /// The parent cannot be watched.
+    pub(super) fn become_process(
+        &mut self,
+        settings: Settings,
+        forked: bool,
+        report: Channel,
+    ) -> std::io::Result<()> {
+        self.become_forked(None);
+        self.forked = forked;
+        self.report = Some(report);
+        self.name = settings.name;
+        self.lineage = settings.lineage;
+        self.daemon = settings.daemon;
+        self.start_method = settings.start_method;
+        if settings.daemon {
+            let parent = settings.parent.identity().ok_or(std::io::ErrorKind::InvalidData)?;
+            match parent.open() {
+                Ok(parent) => self.watched_parent = Some(parent),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => process::kill_self(),
+                Err(error) => return Err(error),
+            }
+        }
+        self.parent = Some(settings.parent);
+        Ok(())
+    }
+
+    /// What this process is to its children.
+    pub(super) fn as_parent(&self) -> ParentRecord {
+        ParentRecord { identity: Identity::current().to_bits(), name: self.name.clone() }
+    }
+
+    /// The numbers of the next child.
+    pub(super) fn next_lineage(&mut self) -> Vec<u32> {
+        self.started += 1;
+        let mut lineage = self.lineage.clone();
+        lineage.push(self.started);
+        lineage
+    }
+
+    /// Collects children that have ended and forgets them.
+    pub(super) fn sweep(&mut self) {
+        let attendant = self.attendant.as_deref();
+        self.children.retain(|child| {
+            let over = child.collect();
+            if let (true, Some(attendant)) = (over, attendant) {
+                // A forked process may hold a copy of the descriptor, so closing it would not be enough. Fails when
+                // it was never added.
+                let _ = epoll::delete(attendant, &child.pidfd);
+            }
+            !over
+        });
+    }
+
+    /// The child with this pid that has not been seen to end.
+    pub(super) fn child(&self, pid: u32) -> Option<Arc<Running>> {
+        self.children.iter().find(|child| child.pid == pid).cloned()
+    }
+
+    /// How many threads of this process are this library's own.
+    pub(super) fn own_threads(&self) -> usize {
+        usize::from(self.attendant.is_some())
+    }
+
+    fn watch(&self, fd: BorrowedFd<'_>, number: u32) -> std::io::Result<()> {
+        let Some(attendant) = &self.attendant else { return Ok(()) };
+        let data = EventData::new_u64(number.into());
+        // Once: a process ends once, and the attendant must not spin over one that cannot be collected yet.
+        match epoll::add(attendant, fd, data, EventFlags::IN | EventFlags::ONESHOT) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Has the child attended to until it ends.
+pub(super) fn attend(child: Arc<Running>) {
+    let attended = ensure_attendant().is_ok();
+    let mut state = lock();
+    let watched = state.watch(child.pidfd.as_fd(), child.pid).is_ok();
+    state.children.push(child);
+    // Then each start and each look at the children collects those that have ended.
+    if !attended || !watched {
+        state.sweep();
+    }
+}
+
+/// Starts the attendant unless there is one.
+///
+/// # Errors
+/// Out of threads, memory or descriptors.
+pub(super) fn ensure_attendant() -> std::io::Result<()> {
+    /// Set by the new thread once it is through with what Rust does at a thread's start.
+    static READY: AtomicU32 = AtomicU32::new(0);
+    let mut state = lock();
+    if state.attendant.is_some() {
+        return Ok(());
+    }
+    let events = Arc::new(epoll::create(CreateFlags::CLOEXEC)?);
+    let mine = Arc::clone(&events);
+    READY.store(0, Ordering::Relaxed);
+    process::with_signals_blocked(|| {
+        std::thread::Builder::new().name("procession".into()).stack_size(128 << 10).spawn(move || {
+            READY.store(1, Ordering::Release);
+            futex::wake(&READY, 1);
+            attendant(&mine);
+        })
+    })?;
+    state.attendant = Some(events);
+    for child in &state.children {
+        state.watch(child.pidfd.as_fd(), child.pid)?;
+    }
+    if let Some(parent) = &state.watched_parent {
+        state.watch(parent.as_fd(), PARENT)?;
+    }
+    // A fork right after this must not find the thread half-way through its start.
+    while READY.load(Ordering::Acquire) == 0 {
+        futex::wait(&READY, 0, Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+/// Not a pid.
+const PARENT: u32 = 0;
+
+fn attendant(events: &OwnedFd) {
+    loop {
+        let mut space = [MaybeUninit::uninit(); 64];
+        match epoll::wait(events, &mut space[..], None) {
+            Ok((ready, _)) => {
+                if ready.iter().any(|event| event.data.u64() == u64::from(PARENT)) {
+                    process::kill_self();
+                }
+                lock().sweep();
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => unreachable!("waiting on an epoll descriptor that stays open: {error}"),
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! What a program and the processes it starts say to each other over the control connection.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use procession_core::os::control::{Channel, Message};
+use procession_core::os::identity::Identity;
+use procession_core::os::process::ExitStatus;
+use procession_core::shm::transfer;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::StartMethod;
+use super::entry::TaskRef;
+
+/// The first message to a new process. For [`Order::Run`] the arguments follow it in the same message.
+#[derive(Serialize, Deserialize)]
+pub(super) enum Order {
+    /// Run a function.
+    Run { task: TaskRef, settings: Settings },
+    /// Be the fork server of a program.
+    Serve { program: u64 },
+}
+
+/// Who the new process is.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Settings {
+    pub(super) name: String,
+    /// Its number among its parent's children, after its parent's numbers.
+    pub(super) lineage: Vec<u32>,
+    pub(super) daemon: bool,
+    pub(super) detached: bool,
+    pub(super) parent: ParentRecord,
+    pub(super) start_method: StartMethod,
+}
+
+/// The process that started this one.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct ParentRecord {
+    /// [`Identity::to_bits`]
+    pub(super) identity: u64,
+    pub(super) name: String,
+}
+
+impl ParentRecord {
+    pub(super) fn identity(&self) -> Option<Identity> {
+        Identity::from_bits(self.identity)
+    }
+}
+
+/// What a new process, or its fork server, says. The first byte of a message is the number in its comment.
+pub(super) enum Report {
+    /// 0: the serialised result, and its descriptors.
+    Returned { result: Vec<u8>, descriptors: Vec<OwnedFd> },
+    /// 1: the function panicked.
+    Panicked { message: String, location: Option<String> },
+    /// 2: the arguments cannot be read.
+    Arguments(String),
+    /// 3: the result cannot be serialised.
+    Result(String),
+    /// 4: the process cannot begin.
+    Begin(String),
+    /// 5: how the process ended, from the fork server that collected it.
+    Status(ExitStatus),
+    /// 6: the process that detached itself: its pid, and a pidfd.
+    Detached { pid: u32, pidfd: OwnedFd },
+}
+
+impl Report {
+    /// Serialises a function's result.
+    pub(super) fn returned<R: Serialize>(result: &R) -> Report {
+        let (bytes, descriptors) = transfer::collect(|| postcard::to_extend(result, vec![0]));
+        match bytes {
+            Ok(result) => Report::Returned { result, descriptors },
+            Err(error) => Report::Result(error.to_string()),
+        }
+    }
+
+    /// Sends it.
+    pub(super) fn send(&self, channel: &Channel) -> std::io::Result<()> {
+        let text = |number: u8, text: &String| [&[number], text.as_bytes()].concat();
+        match self {
+            Report::Returned { result, descriptors } => {
+                let fds: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+                channel.send(result, &fds, None)
+            }
+            Report::Panicked { message, location } => {
+                let mut bytes = vec![1];
+                bytes.extend(encode(&(message, location))?);
+                channel.send(&bytes, &[], None)
+            }
+            Report::Arguments(message) => channel.send(&text(2, message), &[], None),
+            Report::Result(message) => channel.send(&text(3, message), &[], None),
+            Report::Begin(message) => channel.send(&text(4, message), &[], None),
+            Report::Status(status) => {
+                let (kind, number) = match status {
+                    ExitStatus::Exited(code) => (0, *code),
+                    ExitStatus::Signaled { signal, core_dumped: false } => (1, *signal),
+                    ExitStatus::Signaled { signal, .. } => (2, *signal),
+                    _ => (3, 0),
+                };
+                let mut bytes = vec![5, kind];
+                bytes.extend(number.to_le_bytes());
+                channel.send(&bytes, &[], None)
+            }
+            Report::Detached { pid, pidfd } => {
+                let mut bytes = vec![6];
+                bytes.extend(pid.to_le_bytes());
+                channel.send(&bytes, &[pidfd.as_fd()], None)
+            }
+        }
+    }
+
+    /// Reads one back; `None` for what is none.
+    pub(super) fn read(message: Message) -> Option<Report> {
+        let Message { mut body, mut descriptors } = message;
+        let (&number, rest) = body.split_first()?;
+        let text = || String::from_utf8_lossy(rest).into_owned();
+        match number {
+            0 => {
+                body.remove(0);
+                Some(Report::Returned { result: body, descriptors })
+            }
+            1 => {
+                let (message, location) = postcard::from_bytes(rest).ok()?;
+                Some(Report::Panicked { message, location })
+            }
+            2 => Some(Report::Arguments(text())),
+            3 => Some(Report::Result(text())),
+            4 => Some(Report::Begin(text())),
+            5 => {
+                let (&kind, number) = rest.split_first()?;
+                let number = i32::from_le_bytes(number.try_into().ok()?);
+                Some(Report::Status(match kind {
+                    0 => ExitStatus::Exited(number),
+                    1 | 2 => ExitStatus::Signaled { signal: number, core_dumped: kind == 2 },
+                    _ => ExitStatus::Unknown,
+                }))
+            }
+            6 => {
+                let pid = u32::from_le_bytes(rest.try_into().ok()?);
+                Some(Report::Detached { pid, pidfd: descriptors.pop()? })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Serialises one of this module's own types.
+pub(super) fn encode<T: Serialize>(value: &T) -> std::io::Result<Vec<u8>> {
+    postcard::to_stdvec(value).map_err(std::io::Error::other)
+}
+
+/// Reads one of this module's own types from the front of the bytes; also returns what follows it.
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> std::io::Result<(T, &[u8])> {
+    // Owned: what is read never borrows from the bytes.
+    let (value, rest) = postcard::take_from_bytes(bytes)
+        .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))?;
+    Ok((value, rest))
+}

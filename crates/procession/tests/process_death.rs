@@ -1,0 +1,253 @@
+//! Which processes end with which, when one is killed or exits.
+
+mod common;
+
+use std::fs;
+use std::io::Read;
+use std::time::Duration;
+
+use common::{eventually, process_state, watchdog};
+use procession::Process;
+use procession::process::{self, JoinError, StartMethod};
+
+const METHODS: [StartMethod; 2] = [StartMethod::Spawn, StartMethod::ForkServer];
+
+fn sleep_for_ever(_: ()) {
+    loop {
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+fn gone(pid: u32) -> bool {
+    process_state(pid).is_none_or(|(state, _)| state == 'Z')
+}
+
+/// A file for what the processes of one test have to say.
+struct Notes(String);
+
+impl Notes {
+    fn new(test: &str) -> Notes {
+        let path = std::env::temp_dir().join(format!("procession-{test}-{}", std::process::id()));
+        let path = path.to_str().unwrap().to_string();
+        fs::write(&path, "").unwrap();
+        Notes(path)
+    }
+
+    fn read(&self) -> String {
+        fs::read_to_string(&self.0).unwrap()
+    }
+
+    fn numbers(&self) -> Vec<u32> {
+        self.read().split_ascii_whitespace().map(|n| n.parse().unwrap()).collect()
+    }
+}
+
+impl Drop for Notes {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+fn note(path: &str, text: &str) {
+    use std::io::Write;
+    let mut file = fs::OpenOptions::new().append(true).open(path).unwrap();
+    file.write_all(format!("{text}\n").as_bytes()).unwrap();
+}
+
+#[test]
+fn daemons_die_with_a_killed_parent_and_others_do_not() {
+    let _watchdog = watchdog("daemons_die_with_a_killed_parent_and_others_do_not");
+    let notes = Notes::new("killed-parent");
+    let parent = Process::spawn(
+        |path: String| {
+            let mut pids = Vec::new();
+            for method in METHODS {
+                for daemon in [true, false] {
+                    let child = Process::builder(sleep_for_ever, ()).daemon(daemon).start_method(method);
+                    pids.push(child.start().unwrap().pid().to_string());
+                }
+            }
+            let child = Process::builder(sleep_for_ever, ()).daemon(true);
+            pids.push(child.start_method(StartMethod::Fork).start().unwrap().pid().to_string());
+            note(&path, &pids.join(" "));
+            sleep_for_ever(());
+        },
+        notes.0.clone(),
+    )
+    .unwrap();
+    eventually("all have started", || notes.numbers().len() == 5);
+    let pids = notes.numbers();
+    assert!(pids.iter().all(|pid| !gone(*pid)));
+    parent.kill().unwrap();
+    assert!(matches!(parent.join(), Err(JoinError::Killed { signal: 9, .. })));
+    for daemon in [pids[0], pids[2], pids[4]] {
+        eventually("the daemon is gone", || gone(daemon));
+    }
+    for survivor in [pids[1], pids[3]] {
+        assert!(!gone(survivor));
+        // SAFETY: a signal to a process of this test.
+        assert_eq!(unsafe { libc::kill(survivor as i32, libc::SIGKILL) }, 0);
+    }
+}
+
+#[test]
+fn a_daemon_whose_parent_died_before_it_began_ends() {
+    let _watchdog = watchdog("a_daemon_whose_parent_died_before_it_began_ends");
+    for _ in 0..10 {
+        let notes = Notes::new("dead-parent");
+        let parent = Process::spawn(
+            |path: String| {
+                let child = Process::builder(sleep_for_ever, ()).daemon(true).start().unwrap();
+                note(&path, &child.pid().to_string());
+                process::fork_allowing_threads().unwrap();
+                // Both the parent and its copy die here; the daemon has hardly been executed.
+                // SAFETY: a signal to this very process.
+                unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+            },
+            notes.0.clone(),
+        )
+        .unwrap();
+        assert!(parent.join().is_err());
+        let daemon = notes.numbers()[0];
+        eventually("the daemon is gone", || gone(daemon));
+    }
+}
+
+#[test]
+fn a_daemon_outlives_the_thread_that_started_it() {
+    let _watchdog = watchdog("a_daemon_outlives_the_thread_that_started_it");
+    for method in METHODS {
+        let start = move || Process::builder(sleep_for_ever, ()).daemon(true).start_method(method).start();
+        let daemon = std::thread::spawn(start).join().unwrap().unwrap();
+        assert!(daemon.join_timeout(Duration::from_millis(300)).unwrap().is_none(), "{method:?}");
+        daemon.terminate().unwrap();
+        assert!(matches!(daemon.join(), Err(JoinError::Killed { signal: 15, .. })));
+    }
+}
+
+#[test]
+fn at_exit_children_are_joined_and_daemons_ended() {
+    let _watchdog = watchdog("at_exit_children_are_joined_and_daemons_ended");
+    for method in StartMethod::ALL {
+        let notes = Notes::new("exit");
+        let parent = Process::spawn(
+            |(path, method): (String, StartMethod)| {
+                let late = |path: String| {
+                    std::thread::sleep(Duration::from_millis(300));
+                    note(&path, "2");
+                };
+                drop(Process::builder(late, path.clone()).start_method(method).start().unwrap());
+                let daemon = |path: String| {
+                    // Even one that ignores SIGTERM.
+                    // SAFETY: the disposition of a signal of this process.
+                    unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
+                    note(&path, "1");
+                    sleep_for_ever(());
+                };
+                let daemon =
+                    Process::builder(daemon, path.clone()).daemon(true).start_method(method).start().unwrap();
+                eventually("the daemon ignores SIGTERM", || fs::read_to_string(&path).unwrap().contains('1'));
+                daemon.pid()
+            },
+            (notes.0.clone(), method),
+        )
+        .unwrap();
+        let daemon = parent.join().unwrap();
+        assert!(gone(daemon), "{method:?}");
+        assert_eq!(notes.numbers(), [1, 2], "{method:?}");
+    }
+}
+
+#[test]
+fn a_released_process_is_not_waited_for() {
+    let _watchdog = watchdog("a_released_process_is_not_waited_for");
+    let parent = Process::spawn(
+        |_: ()| {
+            let child = Process::spawn(sleep_for_ever, ()).unwrap();
+            let pid = child.pid();
+            assert_eq!(process::active_children().len(), 1);
+            child.detach();
+            assert_eq!(process::active_children().len(), 0);
+            pid
+        },
+        (),
+    )
+    .unwrap();
+    let child = parent.join().unwrap();
+    assert!(!gone(child));
+    // SAFETY: a signal to a process of this test.
+    assert_eq!(unsafe { libc::kill(child as i32, libc::SIGKILL) }, 0);
+}
+
+#[test]
+fn the_fork_server_ends_with_a_killed_program() {
+    let _watchdog = watchdog("the_fork_server_ends_with_a_killed_program");
+    let notes = Notes::new("server");
+    let program = Process::spawn(
+        |path: String| {
+            let server = Process::builder(|_: ()| process::getppid(), ());
+            let server = server.start_method(StartMethod::ForkServer).start().unwrap().join().unwrap();
+            note(&path, &server.to_string());
+            sleep_for_ever(());
+        },
+        notes.0.clone(),
+    )
+    .unwrap();
+    eventually("the server has started", || notes.numbers().len() == 1);
+    let server = notes.numbers()[0];
+    assert!(!gone(server));
+    program.kill().unwrap();
+    eventually("the server is gone", || gone(server));
+}
+
+#[test]
+fn output_is_written_once_and_whole() {
+    let _watchdog = watchdog("output_is_written_once_and_whole");
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let number = std::os::fd::AsRawFd::as_raw_fd(&writer);
+    // SAFETY: clears close-on-exec of a descriptor of this test.
+    assert_eq!(unsafe { libc::fcntl(number, libc::F_SETFD, 0) }, 0);
+    let process = Process::spawn(
+        |number: i32| {
+            // SAFETY: standard output becomes the inherited pipe.
+            unsafe { libc::dup2(number, 1) };
+            print!("parent ");
+            let child = Process::fork(|| print!("child ")).unwrap();
+            child.join().unwrap();
+            match process::fork().unwrap() {
+                process::Fork::Child => {
+                    print!("by hand ");
+                    process::exit(0)
+                }
+                process::Fork::Parent(child) => assert!(child.wait().unwrap().success()),
+            }
+            print!("end");
+        },
+        number,
+    )
+    .unwrap();
+    process.join().unwrap_or_else(|error| panic!("{error}"));
+    drop(writer);
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "parent child by hand end");
+}
+
+#[test]
+fn an_inherited_handle_is_refused_in_a_forked_child() {
+    let _watchdog = watchdog("an_inherited_handle_is_refused_in_a_forked_child");
+    let process = Process::spawn(
+        |_: ()| {
+            let sibling = Process::spawn(|n: u32| n, 5).unwrap();
+            let child = Process::fork(|| {
+                assert!(process::active_children().is_empty());
+                matches!(sibling.join(), Err(JoinError::NotAChild { .. }))
+            });
+            assert!(child.unwrap().join().unwrap());
+            sibling.join().unwrap()
+        },
+        (),
+    )
+    .unwrap();
+    assert_eq!(process.join().unwrap_or_else(|error| panic!("{error}")), 5);
+}
