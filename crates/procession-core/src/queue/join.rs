@@ -35,7 +35,7 @@ impl Queue {
             return Err(JoinError::NotJoinable);
         }
         let shared = &self.shared;
-        let done = || shared.ring.unfinished() <= 0;
+        let done = || u32::from(shared.ring.unfinished() <= 0);
         let all_done = &shared.ring.control().waiting.all_done;
         let ended = wait_until(all_done, &Spinner::impatient(), deadline, done, || {
             shared.look_around()?;

@@ -284,19 +284,20 @@ impl Shared {
     }
 }
 
-/// Waits until `ready`, looking first and then sleeping in `queue`; `each_slice` runs between sleeps. Whether it
-/// became ready before the deadline.
+/// Waits until something is `there`, looking first and then sleeping in `queue`; `each_slice` runs between sleeps. Whether
+/// there was something before the deadline.
 fn wait_until<E>(
     queue: &WaitQueue,
     spinner: &Spinner,
     deadline: Deadline,
-    ready: impl Fn() -> bool,
+    there: impl Fn() -> u32,
     mut each_slice: impl FnMut() -> Result<(), E>,
 ) -> Result<bool, E> {
     if deadline == Deadline::Now {
-        return Ok(ready());
+        return Ok(there() != 0);
     }
-    if spinner.spin(&ready) {
+    let ready = || there() != 0;
+    if spinner.spin(&there) {
         return Ok(true);
     }
     loop {

@@ -134,7 +134,7 @@ impl Shared {
 
     #[cold]
     fn wait_for_room(&self, deadline: Deadline) -> Result<(), PutError> {
-        let ready = || !self.ring.is_full() || self.ring.shutdown_state() != 0;
+        let ready = || u32::from(!self.ring.is_full() || self.ring.shutdown_state() != 0);
         let queue = &self.ring.control().waiting.not_full;
         if wait_until(queue, &self.put_spinner, deadline, ready, || self.mend())? {
             Ok(())

@@ -305,8 +305,18 @@ impl Ring {
     /// Whether a consumer would find a message.
     #[inline]
     pub(crate) fn has_message(&self) -> bool {
-        self.head().count != self.tail().count
-            || (self.settings.joinable && self.control().memory.returned.load(Ordering::Relaxed) != 0)
+        self.available() != 0
+    }
+
+    /// About how many messages a consumer would find.
+    #[inline]
+    pub(crate) fn available(&self) -> u32 {
+        let returned = if self.settings.joinable {
+            self.control().memory.returned.load(Ordering::Relaxed) as u32
+        } else {
+            0
+        };
+        self.tail().messages_since(self.head()).saturating_add(returned)
     }
 
     /// Whether as many messages wait as the queue may hold.

@@ -111,50 +111,82 @@ impl WaitQueue {
     }
 }
 
-/// How long to look before sleeping, learnt from how it went: a process-local guess, kept a waiting place.
+/// How long to look before sleeping, learnt from how it went: a process-local guess, kept for each waiting place.
 ///
 /// A sleep and its wake cost 5 to 50 µs, so a wait that ends sooner is better spent looking, but only while
 /// another core can bring it about, and only while looking tends to succeed. On one core it never looks.
+///
+/// Each look at a word that another core is about to write slows that core down. Where things come in a quick stream,
+/// the spinner therefore lets a few of them come together before it looks.
 #[derive(Debug)]
 pub struct Spinner {
+    /// How long to look, in ns.
     budget: AtomicU32,
+    /// How long not to look at first, in ns.
+    delay: AtomicU32,
 }
 
-/// Looks without a pause between them: a pause costs some 50 ns on current x86.
-const EAGER: u32 = 64;
-const MIN_BUDGET: u32 = 16;
-/// About 20 µs of pauses.
-const MAX_BUDGET: u32 = 512;
+const MIN_BUDGET: u32 = 500;
+const MAX_BUDGET: u32 = 20_000;
+/// What comes within so many ns is part of a stream.
+const STREAM: u32 = 120;
+const MIN_DELAY: u32 = 60;
+const MAX_DELAY: u32 = 400;
+/// How many things together are few, and many.
+const FEW: u32 = 12;
+const MANY: u32 = 48;
 
 impl Spinner {
     /// A spinner that has learnt nothing.
     pub const fn new() -> Self {
-        Spinner { budget: AtomicU32::new(MAX_BUDGET) }
+        Spinner { budget: AtomicU32::new(MAX_BUDGET), delay: AtomicU32::new(0) }
     }
 
     /// A spinner for waits that are expected to be long.
     pub const fn impatient() -> Self {
-        Spinner { budget: AtomicU32::new(0) }
+        Spinner { budget: AtomicU32::new(0), delay: AtomicU32::new(0) }
     }
 
-    /// Looks at `condition` until it holds or it is time to sleep; whether it holds.
-    pub fn spin(&self, mut condition: impl FnMut() -> bool) -> bool {
+    /// Looks at how many things are `there` until there is one or it is time to sleep; whether there is.
+    pub fn spin(&self, mut there: impl FnMut() -> u32) -> bool {
         if cpu::count() == 1 {
-            return condition();
+            return there() != 0;
         }
-        let budget = self.budget.load(Ordering::Relaxed);
-        for round in 0..EAGER + budget {
-            if condition() {
-                let grown = (budget + budget / 4).min(MAX_BUDGET);
-                self.budget.store(grown, Ordering::Relaxed);
-                return true;
-            }
-            if round >= EAGER {
+        let start = Instant::now();
+        let elapsed = || u32::try_from(start.elapsed().as_nanos()).unwrap_or(u32::MAX);
+        let delay = self.delay.load(Ordering::Relaxed);
+        if delay != 0 {
+            while elapsed() < delay {
                 std::hint::spin_loop();
             }
+            let adapted = match there() {
+                0 => 0,
+                1..FEW => (delay + delay / 2).min(MAX_DELAY),
+                FEW..MANY => delay,
+                MANY.. => (delay - delay / 4).max(MIN_DELAY),
+            };
+            self.delay.store(adapted, Ordering::Relaxed);
+            if adapted != 0 {
+                return true;
+            }
         }
-        self.budget.store((budget / 2).max(MIN_BUDGET), Ordering::Relaxed);
-        false
+        let budget = self.budget.load(Ordering::Relaxed);
+        loop {
+            for _ in 0..8 {
+                if there() != 0 {
+                    if elapsed() < STREAM {
+                        self.delay.store(MIN_DELAY, Ordering::Relaxed);
+                    }
+                    self.budget.store((budget + budget / 4).min(MAX_BUDGET), Ordering::Relaxed);
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            if elapsed() >= budget {
+                self.budget.store((budget / 2).max(MIN_BUDGET.min(budget)), Ordering::Relaxed);
+                return false;
+            }
+        }
     }
 }
 
