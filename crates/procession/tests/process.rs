@@ -8,6 +8,7 @@ use std::time::Duration;
 use common::{eventually, kernel_keeps_status, process_state, stderr_silenced, watchdog};
 use procession::Process;
 use procession::process::{self, ExitStatus, JoinError, StartError, StartMethod};
+use procession_core::shm::transfer;
 
 /// The methods that work in a process with threads, as a test is.
 const WITH_THREADS: [StartMethod; 2] = [StartMethod::Spawn, StartMethod::ForkServer];
@@ -152,10 +153,9 @@ fn a_killed_process_is_an_error_with_its_signal() {
     }
 }
 
+/// For longer than any test runs, but not beyond: a test that fails must not leave its program waiting at exit.
 fn sleep_for_ever(_: ()) {
-    loop {
-        std::thread::sleep(Duration::from_secs(1));
-    }
+    std::thread::sleep(Duration::from_secs(150));
 }
 
 /// Whether it sleeps in `nanosleep` rather than waiting for its order.
@@ -250,7 +250,7 @@ fn forked_processes_are_copies() {
         let process: Process<()> = Process::fork(|| process::exit(9)).unwrap();
         assert!(matches!(process.join(), Err(JoinError::Exited { code: 9, .. })));
 
-        let process = Process::forking(|| std::thread::sleep(Duration::MAX)).name("sleeper").start().unwrap();
+        let process = Process::forking(|| sleep_for_ever(())).name("sleeper").start().unwrap();
         process.kill().unwrap();
         assert!(matches!(process.join(), Err(JoinError::Killed { signal: 9, .. })));
         assert!(matches!(
@@ -571,4 +571,51 @@ fn children_have_children() {
     }
     // A daemon has an attendant from its start, which a fork in it does not mind.
     assert_eq!(Process::spawn(generation, 6).unwrap().join().unwrap(), 6);
+}
+
+/// A descriptor that is serialised as this library's handles are.
+struct Handle(std::os::fd::OwnedFd);
+
+impl serde::Serialize for Handle {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let transit =
+            transfer::attach(std::os::fd::AsFd::as_fd(&self.0)).map_err(serde::ser::Error::custom)?;
+        transit.expect("starting a process carries descriptors").to_bytes().serialize(serializer)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Handle {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let transit = transfer::Transit::from_bytes(<_>::deserialize(deserializer)?);
+        transit.and_then(transfer::receive).map(Handle).map_err(serde::de::Error::custom)
+    }
+}
+
+#[test]
+fn handles_travel_both_ways() {
+    let _watchdog = watchdog("handles_travel_both_ways");
+    for method in WITH_THREADS {
+        // More than one message carries, and a body that lies outside of the message.
+        let (readers, writers): (Vec<Handle>, Vec<Handle>) = (0..400)
+            .map(|_| std::io::pipe().unwrap())
+            .map(|(reader, writer)| (Handle(reader.into()), Handle(writer.into())))
+            .unzip();
+        let write = |(writers, padding): (Vec<Handle>, String)| {
+            assert_eq!(padding.len(), 1 << 20);
+            for (n, writer) in writers.iter().enumerate() {
+                let mut writer = std::fs::File::from(writer.0.try_clone().unwrap());
+                std::io::Write::write_all(&mut writer, n.to_string().as_bytes()).unwrap();
+            }
+            let (reader, writer) = std::io::pipe().unwrap();
+            std::io::Write::write_all(&mut { writer }, b"from the child").unwrap();
+            Handle(reader.into())
+        };
+        let process = Process::builder(write, (writers, "x".repeat(1 << 20))).start_method(method);
+        let result = process.start().unwrap().join().unwrap_or_else(|error| panic!("{error}"));
+        let read = |reader: Handle| std::io::read_to_string(std::fs::File::from(reader.0)).unwrap();
+        assert_eq!(read(result), "from the child");
+        for (n, reader) in readers.into_iter().enumerate() {
+            assert_eq!(read(reader), n.to_string(), "{method:?}");
+        }
+    }
 }

@@ -113,9 +113,9 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Builder<'a, R> {
         self
     }
 
-    /// Whether the process ends with this one: at this one's normal exit by SIGTERM (and SIGKILL a second later), and
-    /// when this one dies otherwise, by SIGKILL too, by SIGKILL at once. It does not end with the thread
-    /// that started it. Not unless told: `false`. Unlike in Python, a daemon may have children.
+    /// Whether the process ends with this one: by SIGTERM, and SIGKILL a second later, when this one exits normally; by
+    /// SIGKILL at once when this one ends in any other way, SIGKILL included. It does not end with the thread
+    /// that started it. `false` unless told. Unlike in Python, a daemon may have children.
     pub fn daemon(mut self, daemon: bool) -> Self {
         self.daemon = daemon;
         self

@@ -178,7 +178,7 @@ impl<R> Process<R> {
 
 impl<R: DeserializeOwned> Process<R> {
     /// Waits until the process has ended; returns its function's result. Only the first call that finds it
-    /// ended gets the result.
+    /// ended gets the result. A function that returns `Err` has ended well: that is its result.
     ///
     /// # Errors
     /// [`JoinError`]: how the process ended otherwise. A killed process is an error, never a hang.

@@ -4,6 +4,12 @@
 //! in its `main` for that, and it works in a library's code and inside `cargo test` as well: a process that was started
 //! runs its function before `main` would be reached.
 //!
+//! Ctrl-C reaches every process in the terminal's foreground group, so by default it ends children along with their parent.
+//!
+//! A new process made by spawn or by the fork server runs its function on its first thread, which has no name and no
+//! message for a stack overflow: such a process is killed by SIGSEGV. Only functions of the program's own executable can
+//! be run this way; one in a shared library is refused.
+//!
 //! [`fork`], [`wait`] and their kin are the system's own calls for programs that do it by hand.
 
 mod builder;
