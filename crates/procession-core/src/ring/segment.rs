@@ -50,6 +50,21 @@ impl SegmentMemory {
         unsafe { self.start.as_ptr().add(offset as usize * UNIT as usize).cast::<u64>().add(index) }
     }
 
+    /// Asks for the line at `offset` (which may lie past the end, and wraps) to be this core's to write.
+    #[inline(always)]
+    pub(crate) fn prefetch_to_write(self, offset: u32) {
+        let word = self.word(offset, 0);
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch of a mapped address; it changes nothing and cannot fault.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_ET0>(word.cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = word;
+    }
+
+
     #[inline]
     pub(crate) fn record(self, offset: u32) -> Option<Record> {
         // SAFETY: `word` points to 8 aligned, mapped bytes.
