@@ -1,1 +1,5 @@
 //! Processes, queues, pipes and shared state between processes.
+
+mod handle;
+pub mod shared;
+pub mod sync;

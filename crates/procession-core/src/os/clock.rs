@@ -45,6 +45,12 @@ impl Deadline {
     }
 }
 
+/// Milliseconds on the monotonic clock, which all processes share.
+pub fn monotonic_millis() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+}
+
 impl From<Option<Duration>> for Deadline {
     /// `None` is [`Deadline::Never`], as in Python's `timeout=None`.
     fn from(timeout: Option<Duration>) -> Self {

@@ -2,6 +2,8 @@
 
 pub mod clock;
 pub mod cpu;
+pub mod fork;
 pub mod futex;
 pub mod identity;
 pub mod memory;
+pub mod named;

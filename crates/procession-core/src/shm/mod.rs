@@ -1,7 +1,9 @@
 //! Shared memory with a checked header, and descriptors that travel between processes.
 
+pub mod arena;
 mod error;
 mod header;
+pub mod named;
 pub mod registry;
 pub mod transfer;
 
