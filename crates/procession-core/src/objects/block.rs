@@ -125,6 +125,7 @@ impl Block {
     /// While the slice is used, the calling thread holds the lock, every other process keeps to the lock, and nobody in this
     /// process uses another such slice, [`Block::read`], [`Block::write`] or [`Block::data`].
     #[allow(clippy::mut_from_ref, reason = "the lock makes it exclusive")]
+    #[inline]
     pub unsafe fn bytes_mut(&self) -> &mut [u8] {
         // SAFETY: inside the slot, checked when made or opened; exclusive by the caller's word.
         unsafe { std::slice::from_raw_parts_mut(self.data().as_ptr(), self.0.element * self.0.len) }
@@ -135,6 +136,7 @@ impl Block {
     ///
     /// # Panics
     /// When there are not that many, or `bytes` ends within an element.
+    #[inline]
     pub fn read(&self, first: usize, bytes: &mut [u8]) {
         let start = self.range(first, bytes.len());
         // SAFETY: `range` checked that the bytes lie inside the block, which this handle keeps mapped.
@@ -158,6 +160,7 @@ impl Block {
     ///
     /// # Panics
     /// When there are not that many, or `bytes` ends within an element.
+    #[inline]
     pub fn write(&self, first: usize, bytes: &[u8]) {
         let start = self.range(first, bytes.len());
         // SAFETY: as in `read`.
@@ -184,6 +187,7 @@ impl Block {
     }
 
     /// The address of element `first`, from which `bytes` bytes on are elements of the block.
+    #[inline]
     fn range(&self, first: usize, bytes: usize) -> NonNull<u8> {
         let Inner { element, len, .. } = *self.0;
         let count = bytes.checked_div(element).unwrap_or(0);
@@ -205,6 +209,16 @@ impl Block {
     pub fn acquire(&self, deadline: Deadline) -> Acquisition {
         let words = self.lock_words();
         words.lock.acquire(words.robust.load(Ordering::Relaxed) != 0, &self.0.spinner, deadline)
+    }
+
+    /// As [`Block::acquire`], but `None`, without a change, when the calling thread holds the lock already.
+    ///
+    /// # Panics
+    /// When the block has no lock.
+    #[inline]
+    pub fn acquire_once(&self, deadline: Deadline) -> Option<Acquisition> {
+        let words = self.lock_words();
+        words.lock.acquire_once(words.robust.load(Ordering::Relaxed) != 0, &self.0.spinner, deadline)
     }
 
     /// Undoes one [`Block::acquire`].

@@ -324,7 +324,7 @@ impl Condition {
             ConditionLock::Own => self.object.lock.release_all(),
             ConditionLock::RLock(lock) => lock.release_all(),
             ConditionLock::Lock(lock) => {
-                lock.release_if_mine();
+                lock.release_if_taken_by(Identity::current());
                 1
             }
         }

@@ -62,8 +62,8 @@ impl Event {
     /// Sets the flag and releases everybody who waits, even if it is cleared again at once.
     pub fn set(&self) {
         let change = |state: u32| (state & SET == 0).then(|| state.wrapping_add(2) | SET);
-        if self.0.state.fetch_update(Ordering::Release, Ordering::Relaxed, change).is_ok() {
-            self.0.waiters.wake(u32::MAX);
+        if self.0.state.fetch_update(Ordering::SeqCst, Ordering::Relaxed, change).is_ok() {
+            self.0.waiters.wake_after_seqcst(u32::MAX);
         }
     }
 

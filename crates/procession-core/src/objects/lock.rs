@@ -83,10 +83,10 @@ impl Lock {
         if self.0.owned.give() == 0 { Err(NotLocked) } else { Ok(()) }
     }
 
-    /// Releases the lock if this process took it; whether it did.
+    /// Releases the lock if `taker` is the calling process and its owner; whether it did.
     #[inline]
-    pub fn release_if_mine(&self) -> bool {
-        self.0.owned.give_if(Identity::current().to_bits())
+    pub fn release_if_taken_by(&self, taker: Identity) -> bool {
+        taker == Identity::current() && self.0.owned.give_if(taker.to_bits())
     }
 
     /// Whether somebody, dead or alive, holds the lock at this instant.

@@ -86,17 +86,17 @@ impl Owned {
     /// Lets go, whoever the owner is; what the word held.
     #[inline]
     pub(super) fn give(&self) -> u64 {
-        let was = self.owner.swap(0, Ordering::Release);
-        self.waiters.wake(1);
+        let was = self.owner.swap(0, Ordering::SeqCst);
+        self.waiters.wake_after_seqcst(1);
         was
     }
 
     /// Lets go if the word is `claim`; whether it was.
     #[inline]
     pub(super) fn give_if(&self, claim: u64) -> bool {
-        let gave = self.owner.compare_exchange(claim, 0, Ordering::Release, Ordering::Relaxed).is_ok();
+        let gave = self.owner.compare_exchange(claim, 0, Ordering::SeqCst, Ordering::Relaxed).is_ok();
         if gave {
-            self.waiters.wake(1);
+            self.waiters.wake_after_seqcst(1);
         }
         gave
     }
@@ -138,11 +138,32 @@ pub(super) struct Recursive {
 impl Recursive {
     #[inline]
     pub(super) fn acquire(&self, robust: bool, spinner: &Spinner, deadline: Deadline) -> Acquisition {
-        if self.is_mine() {
-            self.depth.store(self.depth.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-            return Acquisition::Acquired;
+        match self.acquire_once(robust, spinner, deadline) {
+            Some(acquisition) => acquisition,
+            None => {
+                self.depth.store(self.depth.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+                Acquisition::Acquired
+            }
         }
-        self.acquire_at(1, robust, spinner, deadline)
+    }
+
+    /// As `acquire`, but `None`, without a change, when the calling thread holds the lock already.
+    #[inline]
+    pub(super) fn acquire_once(
+        &self,
+        robust: bool,
+        spinner: &Spinner,
+        deadline: Deadline,
+    ) -> Option<Acquisition> {
+        let me = Identity::current().to_bits();
+        if self.owned.exchange(0, me | TAKING) {
+            self.taken(me, 1);
+            return Some(Acquisition::Acquired);
+        }
+        if self.is_mine() {
+            return None;
+        }
+        Some(self.acquire_at(1, robust, spinner, deadline))
     }
 
     /// As `acquire` by a thread that does not hold it, as if it had been taken `depth` times.
@@ -157,11 +178,17 @@ impl Recursive {
         let me = Identity::current().to_bits();
         let acquisition = self.owned.take(me | TAKING, robust, spinner, deadline);
         if acquisition.is_held() {
-            self.thread.store(this_thread(), Ordering::Relaxed);
-            self.depth.store(depth, Ordering::Relaxed);
-            self.owned.mark(me);
+            self.taken(me, depth);
         }
         acquisition
+    }
+
+    /// Records the thread, and only then that this process is the owner.
+    #[inline]
+    fn taken(&self, me: u64, depth: u64) {
+        self.thread.store(this_thread(), Ordering::Relaxed);
+        self.depth.store(depth, Ordering::Relaxed);
+        self.owned.mark(me);
     }
 
     /// Undoes one `acquire`; false when this thread does not hold the lock.

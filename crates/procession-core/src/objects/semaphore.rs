@@ -133,10 +133,10 @@ impl Semaphore {
         } else {
             let max = self.bound();
             let more = |value: u32| (value < max).then(|| value + 1);
-            let added = self.0.value.fetch_update(Ordering::Release, Ordering::Relaxed, more);
+            let added = self.0.value.fetch_update(Ordering::SeqCst, Ordering::Relaxed, more);
             added.map_err(|_| ReleaseError::TooMany { max })?;
         }
-        self.0.waiters.wake(1);
+        self.0.waiters.wake_after_seqcst(1);
         Ok(())
     }
 
@@ -186,7 +186,7 @@ impl Semaphore {
         let me = Identity::current().to_bits();
         let given = self.holders().iter().any(|holder| {
             holder.load(Ordering::Relaxed) == me
-                && holder.compare_exchange(me, 0, Ordering::Release, Ordering::Relaxed).is_ok()
+                && holder.compare_exchange(me, 0, Ordering::SeqCst, Ordering::Relaxed).is_ok()
         });
         if given { Ok(()) } else { Err(ReleaseError::NotHeld) }
     }

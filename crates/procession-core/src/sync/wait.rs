@@ -66,6 +66,15 @@ impl WaitQueue {
         }
     }
 
+    /// As [`WaitQueue::wake`] without its barrier, for a change that was one SeqCst operation: sequential
+    /// consistency orders that before the load here, and the sleeper's arrival before its second look.
+    #[inline]
+    pub fn wake_after_seqcst(&self, count: u32) {
+        if self.arrivals.load(Ordering::SeqCst) != 0 {
+            self.wake_sleepers(count);
+        }
+    }
+
     #[cold]
     fn wake_sleepers(&self, count: u32) {
         let arrivals = self.arrivals.load(Ordering::SeqCst);

@@ -4,17 +4,17 @@ use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
 use bytemuck::Pod;
-use procession_core::objects::{Acquisition, Block};
+use procession_core::objects::Block;
 use procession_core::os::clock::Deadline;
 use procession_core::os::identity::Identity;
 
 use crate::sync::LockError;
+use crate::sync::error::guarded;
 
 /// The block's lock is held by this thread. Dropping this releases it.
 #[derive(Debug)]
 pub(super) struct Held<'a> {
     block: &'a Block,
-    taker: Identity,
     dead_owner: Option<Identity>,
     of_this_thread: PhantomData<*const ()>,
 }
@@ -22,17 +22,8 @@ pub(super) struct Held<'a> {
 impl<'a> Held<'a> {
     /// Takes the lock. It is recursive for Python's sake, but not here: two guards would be two exclusive references.
     pub(super) fn take(block: &'a Block, deadline: Deadline) -> Result<Self, LockError<Self>> {
-        if block.is_mine() {
-            return Err(LockError::WouldDeadlock);
-        }
-        let held =
-            |dead_owner| Held { block, taker: Identity::current(), dead_owner, of_this_thread: PhantomData };
-        match block.acquire(deadline) {
-            Acquisition::Acquired => Ok(held(None)),
-            Acquisition::AcquiredFromDead(owner) => Err(LockError::OwnerDied(held(Some(owner)))),
-            Acquisition::TimedOut if deadline == Deadline::Now => Err(LockError::WouldBlock),
-            Acquisition::TimedOut => Err(LockError::TimedOut),
-        }
+        let Some(acquisition) = block.acquire_once(deadline) else { return Err(LockError::WouldDeadlock) };
+        guarded(acquisition, deadline, |dead_owner| Held { block, dead_owner, of_this_thread: PhantomData })
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -49,11 +40,8 @@ impl<'a> Held<'a> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        if self.taker == Identity::current()
-            && let Err(error) = self.block.release()
-        {
-            tracing::error!(%error, "the lock of a shared value was not held by its guard");
-        }
+        // Not the owner: the copy of a guard in a forked child, which holds nothing.
+        let _ = self.block.release();
     }
 }
 

@@ -130,8 +130,6 @@ impl LockGuard<'_> {
 
 impl Drop for LockGuard<'_> {
     fn drop(&mut self) {
-        if self.taker == Identity::current() {
-            self.lock.0.release_if_mine();
-        }
+        self.lock.0.release_if_taken_by(self.taker);
     }
 }

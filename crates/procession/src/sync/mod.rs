@@ -8,7 +8,7 @@
 
 mod barrier;
 mod condition;
-mod error;
+pub(crate) mod error;
 mod event;
 mod lock;
 mod rlock;
