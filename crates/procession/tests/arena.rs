@@ -128,6 +128,25 @@ fn parent_and_child_make_objects_of_their_own() {
     children.into_iter().for_each(|child| child.join());
 }
 
+#[test]
+fn a_fork_while_other_threads_make_locks() {
+    let _dog = watchdog();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    drop((0..20).map(|_| Lock::new().unwrap()).collect::<Vec<_>>());
+                }
+            });
+        }
+        let children: Vec<_> =
+            (0..100).map(|_| fork(|| drop(Lock::new().unwrap().lock().unwrap()))).collect();
+        children.into_iter().for_each(|child| child.join());
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
+
 /// A child that was there before the objects, and so can only know them by what it is sent.
 fn stranger(work: impl FnOnce(Vec<u8>)) -> (Child, std::io::PipeWriter) {
     let (mut reader, writer) = std::io::pipe().unwrap();

@@ -197,6 +197,7 @@ fn the_owners_death_is_told_to_a_waiter() {
             // The child got the lock only after this wait was over.
             Ok(false) => {
                 drop(guard);
+                held.wait(None);
                 assert!(matches!(condition.lock(), Err(LockError::OwnerDied(_))));
             }
             other => panic!("{other:?}"),

@@ -199,8 +199,8 @@ impl Barrier {
         interrupted: &mut dyn FnMut() -> bool,
     ) -> Result<(&AtomicU64, u32), BarrierError> {
         let words: &BarrierWords = &self.object;
+        let mut prepared = None;
         loop {
-            let ticket = words.leaving.prepare();
             {
                 let _held = self.lock()?;
                 let phase = words.phase.load(Ordering::Relaxed);
@@ -234,13 +234,16 @@ impl Barrier {
                 }
             }
             // An earlier round's parties have not all left, or its action runs.
-            if !words.leaving.sleep(ticket, deadline) {
-                self.abort()?;
-                return Err(BarrierError::Broken);
+            if let Some(ticket) = prepared {
+                if !words.leaving.sleep(ticket, deadline) {
+                    self.abort()?;
+                    return Err(BarrierError::Broken);
+                }
+                if interrupted() {
+                    return Err(BarrierError::Interrupted);
+                }
             }
-            if interrupted() {
-                return Err(BarrierError::Interrupted);
-            }
+            prepared = Some(words.leaving.prepare());
         }
     }
 

@@ -21,17 +21,20 @@ pub(super) struct Held<'a> {
 
 impl<'a> Held<'a> {
     /// Takes the lock. It is recursive for Python's sake, but not here: two guards would be two exclusive references.
+    #[inline]
     pub(super) fn take(block: &'a Block, deadline: Deadline) -> Result<Self, LockError<Self>> {
         let Some(acquisition) = block.acquire_once(deadline) else { return Err(LockError::WouldDeadlock) };
         guarded(acquisition, deadline, |dead_owner| Held { block, dead_owner, of_this_thread: PhantomData })
     }
 
+    #[inline]
     pub(super) fn bytes(&self) -> &[u8] {
         // SAFETY: this thread holds the lock, and a second `Held` for it cannot be made; the types that wrap a locked block use
         // it through `Held` alone, and the borrow of `self` keeps other slices of this one away.
         unsafe { self.block.bytes_mut() }
     }
 
+    #[inline]
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `bytes`.
         unsafe { self.block.bytes_mut() }
@@ -39,6 +42,7 @@ impl<'a> Held<'a> {
 }
 
 impl Drop for Held<'_> {
+    #[inline]
     fn drop(&mut self) {
         // Not the owner: the copy of a guard in a forked child, which holds nothing.
         let _ = self.block.release();

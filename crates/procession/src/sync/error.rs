@@ -72,6 +72,7 @@ impl<G> fmt::Debug for LockError<G> {
 impl<G> std::error::Error for LockError<G> {}
 
 /// Turns what the core said into a guard, which `guard` makes.
+#[inline]
 pub(crate) fn guarded<G>(
     acquisition: Acquisition,
     deadline: Deadline,

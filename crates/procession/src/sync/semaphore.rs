@@ -41,7 +41,8 @@ macro_rules! semaphore {
 
             /// Takes a permit, waiting for as long as it takes; the guard gives it back.
             pub fn enter(&self) -> SemaphoreGuard<'_> {
-                while !self.0.acquire(Deadline::Never) {}
+                let acquired = self.0.acquire(Deadline::Never);
+                debug_assert!(acquired, "there is no deadline to miss");
                 SemaphoreGuard::new(&self.0)
             }
 
