@@ -1,13 +1,27 @@
 //! Keeping this process's own tables whole across a fork, and knowing that one happened.
 
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::{cpu, identity::Identity, memory};
 
 static GATE: Mutex<()> = Mutex::new(());
 static FORKS: AtomicU64 = AtomicU64::new(0);
 static DURING_FORK: DuringFork = DuringFork(UnsafeCell::new(None));
+
+/// [`UNWATCHED`], [`WATCHED`], or the pid of the process one of whose threads is registering the handlers. Not a
+/// `OnceLock`: a child that is forked meanwhile would wait for a thread that it does not have.
+static STATE: AtomicU32 = AtomicU32::new(UNWATCHED);
+const UNWATCHED: u32 = 0;
+const WATCHED: u32 = u32::MAX;
+
+thread_local! {
+    /// How many of `before` this thread has run without their `after`: more than one when a child was forked between
+    /// registering and saying so, and registered the handlers again.
+    static NESTED: Cell<u32> = const { Cell::new(0) };
+}
 
 /// The gate's guard while a fork is under way.
 struct DuringFork(UnsafeCell<Option<MutexGuard<'static, ()>>>);
@@ -19,13 +33,31 @@ unsafe impl Sync for DuringFork {}
 ///
 /// # Errors
 /// Out of memory.
+#[inline]
 pub fn watch() -> io::Result<()> {
-    static REGISTERED: OnceLock<i32> = OnceLock::new();
-    // SAFETY: the three functions are safe to call at any time on the forking thread; they allocate nothing.
-    match *REGISTERED.get_or_init(|| unsafe { libc::pthread_atfork(Some(before), Some(after), Some(after)) })
-    {
-        0 => Ok(()),
-        code => Err(io::Error::from_raw_os_error(code)),
+    if STATE.load(Ordering::Acquire) == WATCHED { Ok(()) } else { register() }
+}
+
+#[cold]
+fn register() -> io::Result<()> {
+    let me = rustix::process::getpid().as_raw_nonzero().get() as u32;
+    loop {
+        let state = STATE.load(Ordering::Acquire);
+        if state == WATCHED {
+            return Ok(());
+        }
+        if state == me {
+            std::thread::yield_now();
+            continue;
+        }
+        // Nobody, or a thread of a forefather, which will not go on here.
+        if STATE.compare_exchange(state, me, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            continue;
+        }
+        // SAFETY: the functions may run at any time on a forking thread; they panic at nothing.
+        let code = unsafe { libc::pthread_atfork(Some(before), Some(after), Some(after)) };
+        STATE.store(if code == 0 { WATCHED } else { UNWATCHED }, Ordering::Release);
+        return if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code)) };
     }
 }
 
@@ -42,6 +74,13 @@ pub fn count() -> u64 {
 }
 
 extern "C" fn before() {
+    if NESTED.replace(NESTED.get() + 1) > 0 {
+        return;
+    }
+    // What is asked once a process: the child must not find another thread in the middle of asking.
+    Identity::current();
+    cpu::count();
+    memory::limit();
     let guard = gate();
     FORKS.fetch_add(1, Ordering::Relaxed);
     // SAFETY: this thread holds the gate, so no other is between `before` and `after`.
@@ -50,6 +89,11 @@ extern "C" fn before() {
 
 /// In the parent and in the child, where the forking thread is the only one there is.
 extern "C" fn after() {
-    // SAFETY: this thread took the gate in `before` and still holds it.
-    drop(unsafe { (*DURING_FORK.0.get()).take() });
+    // 0: the handlers were registered after this fork had begun.
+    let Some(nested) = NESTED.get().checked_sub(1) else { return };
+    NESTED.set(nested);
+    if nested == 0 {
+        // SAFETY: this thread took the gate in the first `before` and still holds it.
+        drop(unsafe { (*DURING_FORK.0.get()).take() });
+    }
 }
