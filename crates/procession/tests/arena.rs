@@ -1,10 +1,10 @@
 //! Where the small objects live: how many fit, what is given back, and handles that travel.
 
-mod common;
+mod forks;
 
 use std::io::{Read, Write};
 
-use common::{Child, fork, watchdog};
+use forks::{Child, fork, watchdog};
 use procession::shared::{Array, RawArray, RawValue, Value};
 use procession::sync::{Barrier, BoundedSemaphore, Condition, Event, Lock, OpenError, RLock, Semaphore};
 use procession_core::shm::transfer;
@@ -100,7 +100,7 @@ fn what_a_child_has_is_not_used_again() {
         assert!(!lock.locked(), "the parent's new locks are others");
         assert!(lock.acquire(None).is_held());
         done.set();
-        common::sleep_for_ever();
+        forks::sleep_for_ever();
     });
     drop(lock);
     let others: Vec<_> = (0..3000).map(|_| Lock::new().unwrap()).collect();

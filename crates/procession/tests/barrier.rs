@@ -1,10 +1,10 @@
 //! Barrier: rounds, actions, and parties that die.
 
-mod common;
+mod forks;
 
 use std::time::Duration;
 
-use common::{fork, sleep_for_ever, until, watchdog};
+use forks::{fork, sleep_for_ever, until, watchdog};
 use procession::shared::{Array, Value};
 use procession::sync::{Barrier, BarrierError, CreateError, Event};
 

@@ -1,10 +1,10 @@
 //! Condition: who is woken, in which order, and notified waiters that die.
 
-mod common;
+mod forks;
 
 use std::time::Duration;
 
-use common::{Child, fork, until, watchdog};
+use forks::{Child, fork, until, watchdog};
 use procession::shared::{Array, RawValue};
 use procession::sync::{Condition, ConditionError, Event, Lock, LockError, RLock};
 
@@ -182,7 +182,7 @@ fn the_owners_death_is_told_to_a_waiter() {
     let child = fork(|| {
         assert!(condition.acquire(None).is_held());
         held.set();
-        common::sleep_for_ever();
+        forks::sleep_for_ever();
     });
     let pid = child.pid();
     std::thread::scope(|scope| {

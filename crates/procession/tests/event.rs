@@ -1,10 +1,10 @@
 //! Event: set, clear, wait, and a set that is cleared at once.
 
-mod common;
+mod forks;
 
 use std::time::Duration;
 
-use common::{fork, sleep_for_ever, watchdog};
+use forks::{fork, sleep_for_ever, watchdog};
 use procession::shared::Value;
 use procession::sync::Event;
 
@@ -35,7 +35,7 @@ fn a_set_cleared_at_once_releases_all_who_wait() {
                 })
             })
             .collect();
-        common::until(|| waiting.get().unwrap() == 4 * round);
+        forks::until(|| waiting.get().unwrap() == 4 * round);
         // Let them get from the count to the wait; one that is late is released by a later set.
         std::thread::sleep(Duration::from_millis(20));
         let done = std::cell::Cell::new(false);
@@ -74,7 +74,7 @@ fn killed_waiters_do_not_keep_the_others_from_waking() {
             event.wait(None);
             sleep_for_ever();
         });
-        common::until(|| waiting.get().unwrap() == 3);
+        forks::until(|| waiting.get().unwrap() == 3);
         third.kill();
         event.set();
         first.join();

@@ -1,10 +1,10 @@
 //! Lock and RLock: exclusion, errors, and owners that die.
 
-mod common;
+mod forks;
 
 use std::time::Duration;
 
-use common::{fork, sleep_for_ever, watchdog};
+use forks::{fork, sleep_for_ever, watchdog};
 use procession::shared::RawValue;
 use procession::sync::{Acquisition, Event, Lock, LockError, NotLocked, NotOwner, RLock};
 
@@ -40,7 +40,7 @@ fn another_process_may_release_a_lock() {
         assert!(lock.acquire(None).is_held());
         sleep_for_ever();
     });
-    common::until(|| lock.locked());
+    forks::until(|| lock.locked());
     drop(guard);
     assert!(lock.locked());
     child.kill();

@@ -1,10 +1,10 @@
 //! Semaphore and BoundedSemaphore: counting, bounds, and permits of the dead.
 
-mod common;
+mod forks;
 
 use std::time::Duration;
 
-use common::{fork, sleep_for_ever, until, watchdog};
+use forks::{fork, sleep_for_ever, until, watchdog};
 use procession::shared::Value;
 use procession::sync::{BoundedSemaphore, CreateError, Event, ReleaseError, Semaphore};
 

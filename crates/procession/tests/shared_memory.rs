@@ -1,11 +1,11 @@
 //! SharedMemory: names, errors, and Python at the other end.
 
-mod common;
+mod forks;
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
-use common::{fork, watchdog};
+use forks::{fork, watchdog};
 use procession::shared::{SharedMemory, SharedMemoryError};
 
 fn name(what: &str) -> String {

@@ -1,8 +1,8 @@
 //! Value, Array and their raw forms.
 
-mod common;
+mod forks;
 
-use common::{fork, sleep_for_ever, watchdog};
+use forks::{fork, sleep_for_ever, watchdog};
 use procession::shared::{Array, RawArray, RawValue, Value};
 use procession::sync::{CreateError, Event, LockError, OpenError};
 

@@ -6,4 +6,4 @@ pub mod fork;
 pub mod futex;
 pub mod identity;
 pub mod memory;
-pub mod named;
+pub mod posix_shm;

@@ -3,7 +3,7 @@
 pub mod arena;
 mod error;
 mod header;
-pub mod named;
+pub mod posix;
 pub mod registry;
 pub mod transfer;
 

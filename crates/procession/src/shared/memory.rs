@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use procession_core::shm::named;
+use procession_core::shm::posix;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -17,7 +17,7 @@ use super::SharedMemoryError;
 ///
 /// Serialised by its name: who reads it back opens it, which fails after [`SharedMemory::unlink`].
 #[derive(Clone, Debug)]
-pub struct SharedMemory(Arc<named::SharedMemory>);
+pub struct SharedMemory(Arc<posix::SharedMemory>);
 
 impl SharedMemory {
     /// Creates `size` bytes of zeros (at least 1) under `name`.
@@ -25,7 +25,7 @@ impl SharedMemory {
     /// # Errors
     /// See [`SharedMemoryError`]; nothing is left then.
     pub fn create(name: &str, size: usize) -> Result<Self, SharedMemoryError> {
-        named::SharedMemory::create(Some(name), size).map(Arc::new).map(SharedMemory)
+        posix::SharedMemory::create(Some(name), size).map(Arc::new).map(SharedMemory)
     }
 
     /// As [`SharedMemory::create`] under a random name such as `psm_1f0c6a2e`.
@@ -33,7 +33,7 @@ impl SharedMemory {
     /// # Errors
     /// See [`SharedMemoryError`]; nothing is left then.
     pub fn create_unnamed(size: usize) -> Result<Self, SharedMemoryError> {
-        named::SharedMemory::create(None, size).map(Arc::new).map(SharedMemory)
+        posix::SharedMemory::create(None, size).map(Arc::new).map(SharedMemory)
     }
 
     /// Opens what exists under `name`.
@@ -41,7 +41,7 @@ impl SharedMemory {
     /// # Errors
     /// See [`SharedMemoryError`].
     pub fn open(name: &str) -> Result<Self, SharedMemoryError> {
-        named::SharedMemory::open(name).map(Arc::new).map(SharedMemory)
+        posix::SharedMemory::open(name).map(Arc::new).map(SharedMemory)
     }
 
     /// The name, without a leading slash.

@@ -14,7 +14,7 @@ pub use array::Array;
 pub use bytemuck::Pod;
 pub use locked::{ArrayGuard, ValueGuard};
 pub use memory::SharedMemory;
-pub use procession_core::shm::named::SharedMemoryError;
+pub use procession_core::shm::posix::SharedMemoryError;
 pub use raw::{RawArray, RawValue};
 pub use value::Value;
 

@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::os::memory::{self, Mapping};
-use crate::os::named;
+use crate::os::posix_shm;
 
 use super::ObjectId;
 
@@ -84,7 +84,7 @@ impl SharedMemory {
         }
         let (name, fd) = loop {
             let candidate = name.map_or_else(random_name, |name| name.trim_start_matches('/').to_owned());
-            match named::create(&c_name(&candidate)?) {
+            match posix_shm::create(&c_name(&candidate)?) {
                 Ok(fd) => break (candidate, fd),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists && name.is_none() => {}
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -100,7 +100,7 @@ impl SharedMemory {
             if size as u64 > memory::limit() || (size > 64 << 20 && size as u64 > memory::available()) {
                 return Err(("reserving its memory", io::ErrorKind::OutOfMemory.into()));
             }
-            named::resize(&fd, size as u64).map_err(|error| ("setting its size", error))?;
+            posix_shm::resize(&fd, size as u64).map_err(|error| ("setting its size", error))?;
             memory::reserve(&fd, 0, size as u64).map_err(|error| ("reserving its memory", error))?;
             Mapping::new(&fd, 0, size).map_err(|error| ("mapping it", error))
         };
@@ -121,7 +121,7 @@ impl SharedMemory {
     /// See [`SharedMemoryError`].
     pub fn open(name: &str) -> Result<Self, SharedMemoryError> {
         let name = name.trim_start_matches('/').to_owned();
-        let fd = match named::open(&c_name(&name)?) {
+        let fd = match posix_shm::open(&c_name(&name)?) {
             Ok(fd) => fd,
             Err(error) => return Err(explain(name, "opening it", error)),
         };
@@ -129,7 +129,7 @@ impl SharedMemory {
             let name = name.clone();
             move |source| SharedMemoryError::System { name, action, source }
         };
-        if named::owner(&fd).map_err(system("looking at it"))? != named::user() {
+        if posix_shm::owner(&fd).map_err(system("looking at it"))? != posix_shm::user() {
             return Err(SharedMemoryError::OtherOwner { name });
         }
         let size = memory::file_size(&fd).map_err(system("looking at it"))?;
@@ -224,7 +224,7 @@ impl SharedMemory {
 /// See [`SharedMemoryError`].
 pub fn unlink(name: &str) -> Result<(), SharedMemoryError> {
     let name = name.trim_start_matches('/');
-    named::unlink(&c_name(name)?).map_err(|error| explain(name.to_owned(), "unlinking it", error))
+    posix_shm::unlink(&c_name(name)?).map_err(|error| explain(name.to_owned(), "unlinking it", error))
 }
 
 fn explain(name: String, action: &'static str, source: io::Error) -> SharedMemoryError {
