@@ -6,6 +6,7 @@
 //! (waiting, locks) ← `ring` (the queue's memory) ← [`queue`].
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+pub mod objects;
 pub mod os;
 pub mod queue;
 mod ring;

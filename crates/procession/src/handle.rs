@@ -1,29 +1,97 @@
-//! Handles as serde sees them: a few bytes that the core makes and reads.
+//! Handles of the core's objects as serialised bytes.
 
+use std::fmt;
 use std::io;
 
+use procession_core::objects::Handle;
 use procession_core::shm::{OpenError, transfer};
-use serde::de::Error as _;
-use serde::ser::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::de::{self, Deserializer, SeqAccess, Visitor};
+use serde::ser::{self, Serializer};
 
-/// Serialises a handle's bytes.
+/// The most bytes that any object's handle has: two core handles.
+const MOST: usize = 2 * Handle::LEN;
+
+/// Serialises what an object's `to_bytes` returned.
 ///
 /// The serialiser may drop the text of an error; [`transfer::failure`] has the error itself.
-pub(crate) fn serialize<S: Serializer, const N: usize>(
-    handle: io::Result<[u8; N]>,
+pub(crate) fn serialize<S: Serializer>(
+    bytes: io::Result<impl AsRef<[u8]>>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    let handle = handle.map_err(OpenError::system("handing out a descriptor"));
-    handle.map_err(|error| S::Error::custom(transfer::fail(error)))?.as_slice().serialize(serializer)
+    let bytes = bytes.map_err(OpenError::system("handing out a descriptor"));
+    serializer.serialize_bytes(bytes.map_err(|error| ser::Error::custom(transfer::fail(error)))?.as_ref())
 }
 
-/// Reads a handle's bytes and opens what it leads to. Errors as for [`serialize`].
-pub(crate) fn deserialize<'de, D: Deserializer<'de>, T, const N: usize>(
+/// Reads bytes back and opens what they refer to. Errors as for [`serialize`].
+pub(crate) fn deserialize<'de, D: Deserializer<'de>, T>(
     deserializer: D,
-    open: impl FnOnce(&[u8; N]) -> Result<T, OpenError>,
+    open: impl FnOnce(&[u8]) -> Result<T, OpenError>,
 ) -> Result<T, D::Error> {
-    let bytes = Vec::<u8>::deserialize(deserializer)?;
-    let handle = bytes.as_slice().try_into().map_err(|_| OpenError::Malformed("wrong length"));
-    handle.and_then(open).map_err(|error| D::Error::custom(transfer::fail(error)))
+    struct Bytes;
+    impl<'de> Visitor<'de> for Bytes {
+        type Value = Vec<u8>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("the handle of a shared object")
+        }
+
+        fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+            if bytes.len() > MOST { Err(E::invalid_length(bytes.len(), &self)) } else { Ok(bytes.to_vec()) }
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<u8>, A::Error> {
+            let mut bytes = Vec::new();
+            while let Some(byte) = seq.next_element()? {
+                if bytes.len() == MOST {
+                    return Err(de::Error::invalid_length(MOST + 1, &self));
+                }
+                bytes.push(byte);
+            }
+            Ok(bytes)
+        }
+    }
+    let bytes = deserializer.deserialize_bytes(Bytes)?;
+    open(&bytes).map_err(|error| de::Error::custom(transfer::fail(error)))
 }
+
+/// Serialisation by the type's own `to_bytes` and `from_bytes`.
+macro_rules! travels {
+    ($type:ident $(<$param:ident: $bound:path>)?) => {
+        /// As [`Self::to_bytes`], or inside a channel that carries descriptors with the descriptor attached.
+        impl $(<$param: $bound>)? serde::Serialize for $type $(<$param>)? {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                $crate::handle::serialize(self.to_bytes(), serializer)
+            }
+        }
+
+        impl<'de $(, $param: $bound)?> serde::Deserialize<'de> for $type $(<$param>)? {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                $crate::handle::deserialize(deserializer, Self::from_bytes)
+            }
+        }
+    };
+}
+
+/// `to_bytes` and `from_bytes` for a type that consists of one core object.
+macro_rules! one_handle {
+    ($open:expr) => {
+        /// A handle on this object for another process on this machine: the form in which it is serialised. It can be opened
+        /// while this process lives, or while the opening process has the object open itself.
+        ///
+        /// # Errors
+        /// Out of descriptors.
+        pub fn to_bytes(&self) -> std::io::Result<Vec<u8>> {
+            Ok(self.core().send()?.to_bytes().to_vec())
+        }
+
+        /// Opens what [`Self::to_bytes`] made.
+        ///
+        /// # Errors
+        /// Its process is gone; the bytes are damaged or belong to something else; the system refused.
+        pub fn from_bytes(bytes: &[u8]) -> Result<Self, procession_core::shm::OpenError> {
+            procession_core::objects::Handle::from_bytes(bytes).and_then($open)
+        }
+    };
+}
+
+pub(crate) use {one_handle, travels};

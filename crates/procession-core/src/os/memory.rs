@@ -7,7 +7,8 @@ use std::sync::OnceLock;
 
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{
-    FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fstat, ftruncate, memfd_create,
+    FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate,
+    memfd_create,
 };
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -35,6 +36,12 @@ pub fn create(name: &CStr, size: u64) -> io::Result<OwnedFd> {
 /// What `fstat` reported.
 pub fn file_size(fd: impl AsFd) -> io::Result<u64> {
     Ok(u64::try_from(fstat(fd)?.st_size).unwrap_or(0))
+}
+
+/// Whether the file can never become smaller, so that a mapping inside its size stays readable: true of what
+/// [`create`] made and of nothing that was not made so on purpose.
+pub fn cannot_shrink(fd: impl AsFd) -> bool {
+    fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK))
 }
 
 /// Grows the file to `size` bytes of holes; does nothing when it is that large already.
@@ -126,6 +133,19 @@ pub fn limit() -> u64 {
         };
         cgroup_limit().map_or(machine, |limit| limit.min(machine))
     })
+}
+
+/// How many more bytes can be had right now without driving this process, or another, out of memory: a guess
+/// from above, for refusing what cannot be before the kernel starts killing.
+pub fn available() -> u64 {
+    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|info| {
+        let field = |name: &str| -> Option<u64> {
+            let line = info.lines().find_map(|line| line.strip_prefix(name))?;
+            line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+        };
+        Some(field("MemAvailable:")?.saturating_add(field("SwapFree:")?))
+    });
+    machine.map_or_else(limit, |machine| machine.min(limit()))
 }
 
 /// The lowest `memory.max` on the way from this process's cgroup (version 2) to the root.

@@ -156,7 +156,9 @@ impl Queue {
     ///
     /// # Errors
     /// [`OpenError`]: its sender is gone, or what it leads to is not that queue.
-    pub fn from_handle(handle: &[u8; HANDLE_LEN]) -> Result<Self, OpenError> {
+    pub fn from_handle(handle: &[u8]) -> Result<Self, OpenError> {
+        let handle: &[u8; HANDLE_LEN] =
+            handle.try_into().map_err(|_| OpenError::Malformed("wrong length"))?;
         let (id, transit) = handle.split_at(16);
         let id = ObjectId::from_bytes(id.try_into().map_err(|_| OpenError::Malformed("length"))?);
         let transit = Transit::from_bytes(transit.try_into().map_err(|_| OpenError::Malformed("length"))?)?;
@@ -297,7 +299,7 @@ fn wait_until<E>(
         return Ok(there() != 0);
     }
     let ready = || there() != 0;
-    if spinner.spin(&there) {
+    if spinner.spin_for(&there) {
         return Ok(true);
     }
     loop {

@@ -64,7 +64,6 @@ impl SegmentMemory {
         let _ = word;
     }
 
-
     #[inline]
     pub(crate) fn record(self, offset: u32) -> Option<Record> {
         // SAFETY: `word` points to 8 aligned, mapped bytes.

@@ -1,9 +1,11 @@
 //! Shared memory with a checked header, and descriptors that travel between processes.
 
+pub mod arena;
 mod error;
 mod header;
 pub mod mailbox;
 pub mod named;
+pub mod posix;
 pub mod registry;
 pub mod transfer;
 pub mod windows;

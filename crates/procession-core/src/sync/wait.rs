@@ -84,6 +84,15 @@ impl WaitQueue {
         }
     }
 
+    /// As [`WaitQueue::wake`] without its barrier, for a change that was one SeqCst operation: sequential
+    /// consistency orders that before the load here, and the sleeper's arrival before its second look.
+    #[inline]
+    pub fn wake_after_seqcst(&self, count: u32) {
+        if self.arrivals.load(Ordering::SeqCst) != 0 {
+            self.wake_sleepers(count);
+        }
+    }
+
     /// Looks at `condition` for as long as [`WaitQueue::wake_settled`] needs, between [`WaitQueue::prepare`] and
     /// [`WaitQueue::sleep`]; whether it holds.
     pub fn settle(mut condition: impl FnMut() -> bool) -> bool {
@@ -147,16 +156,38 @@ impl Spinner {
         Spinner { budget: AtomicU32::new(0), delay: AtomicU32::new(0) }
     }
 
-    /// Looks at how many things are `there` until there is one or it is time to sleep; whether there is.
-    pub fn spin(&self, mut there: impl FnMut() -> u32) -> bool {
+    /// Looks at `condition` until it holds or it is time to sleep; whether it holds.
+    pub fn spin(&self, mut condition: impl FnMut() -> bool) -> bool {
+        if cpu::count() == 1 {
+            return condition();
+        }
+        let start = Instant::now();
+        let budget = self.budget.load(Ordering::Relaxed);
+        loop {
+            for _ in 0..8 {
+                if condition() {
+                    self.budget.store((budget + budget / 4).min(MAX_BUDGET), Ordering::Relaxed);
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            if nanos_since(start) >= budget {
+                self.budget.store((budget / 2).max(MIN_BUDGET.min(budget)), Ordering::Relaxed);
+                return false;
+            }
+        }
+    }
+
+    /// [`Spinner::spin`] until there is one of what comes one after another, and perhaps in a stream: `there` says
+    /// how many there are.
+    pub fn spin_for(&self, mut there: impl FnMut() -> u32) -> bool {
         if cpu::count() == 1 {
             return there() != 0;
         }
         let start = Instant::now();
-        let elapsed = || u32::try_from(start.elapsed().as_nanos()).unwrap_or(u32::MAX);
         let delay = self.delay.load(Ordering::Relaxed);
         if delay != 0 {
-            while elapsed() < delay {
+            while nanos_since(start) < delay {
                 std::hint::spin_loop();
             }
             let adapted = match there() {
@@ -170,24 +201,16 @@ impl Spinner {
                 return true;
             }
         }
-        let budget = self.budget.load(Ordering::Relaxed);
-        loop {
-            for _ in 0..8 {
-                if there() != 0 {
-                    if elapsed() < STREAM {
-                        self.delay.store(MIN_DELAY, Ordering::Relaxed);
-                    }
-                    self.budget.store((budget + budget / 4).min(MAX_BUDGET), Ordering::Relaxed);
-                    return true;
-                }
-                std::hint::spin_loop();
-            }
-            if elapsed() >= budget {
-                self.budget.store((budget / 2).max(MIN_BUDGET.min(budget)), Ordering::Relaxed);
-                return false;
-            }
+        let found = self.spin(|| there() != 0);
+        if found && delay == 0 && nanos_since(start) < STREAM {
+            self.delay.store(MIN_DELAY, Ordering::Relaxed);
         }
+        found
     }
+}
+
+fn nanos_since(start: Instant) -> u32 {
+    u32::try_from(start.elapsed().as_nanos()).unwrap_or(u32::MAX)
 }
 
 impl Default for Spinner {

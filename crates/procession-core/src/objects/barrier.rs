@@ -1,0 +1,377 @@
+//! A place where a number of parties wait for each other.
+
+use std::io;
+use std::sync::Arc;
+
+use super::{Handle, Object, wait_for};
+use crate::os::clock::{Deadline, now_ms};
+use crate::os::identity::Identity;
+use crate::shm::arena::{SlotHead, SlotKind, Words};
+use crate::shm::{CreateError, Kind, OpenError};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Robust, RobustGuard, SLICE, WaitQueue};
+
+/// The words of a barrier; two places for each party lie behind them, see [`Barrier::places`].
+///
+/// All but `waiters` and `leaving` change only with `mutex` held. Who takes it after a death inside finds any mixture of old
+/// and new, and breaks the barrier, which is right from every state.
+#[repr(C)]
+#[derive(Debug)]
+struct BarrierWords {
+    head: SlotHead,
+    /// Written by the creator, constant since.
+    parties: AtomicU32,
+    /// One of `FILLING`, `ACTING`, `BROKEN`.
+    phase: AtomicU32,
+    /// How many have arrived in this round.
+    arrived: AtomicU32,
+    reserved: AtomicU32,
+    /// When the first of this round arrived, in milliseconds on the monotonic clock.
+    since: AtomicU64,
+    /// Those who arrived and wait for the rest.
+    waiters: WaitQueue,
+    /// Those who came before the places of earlier rounds were free, or while the action runs.
+    leaving: WaitQueue,
+    mutex: Robust,
+}
+
+// SAFETY: repr(C), begins with the head; all else is atomic but the mutex, which the C library shares between
+// processes. Bytes that are no mutex make its functions fail or wait, both without harm to memory.
+unsafe impl Words for BarrierWords {
+    const KIND: SlotKind = SlotKind::Barrier;
+}
+
+const FILLING: u32 = 0;
+const ACTING: u32 = 1;
+const BROKEN_PHASE: u32 = 2;
+
+const WAITING: u64 = 1 << Identity::BITS;
+const RELEASED: u64 = 2 << Identity::BITS;
+const BROKEN: u64 = 3 << Identity::BITS;
+const STATE: u64 = 15 << Identity::BITS;
+
+/// A barrier as Python's `multiprocessing.Barrier`.
+///
+/// A party that dies while it waits, or while it runs the action, breaks the barrier for the others within
+/// a second. [`Barrier::reset`] makes it whole again.
+#[derive(Clone, Debug)]
+pub struct Barrier {
+    object: Arc<Object<BarrierWords>>,
+    parties: u32,
+}
+
+/// Why a wait at a barrier failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BarrierError {
+    /// The barrier is broken, or was broken or reset during the wait.
+    #[error(
+        "the barrier is broken: a party died, timed out or failed, or it was aborted or reset during the wait; reset it to use it again"
+    )]
+    Broken,
+    /// The wait was interrupted; this party has left and the others go on waiting.
+    #[error("the wait at the barrier was interrupted")]
+    Interrupted,
+}
+
+/// What to do when all have arrived; false when it failed, which breaks the barrier.
+pub type Action<'a> = &'a mut dyn FnMut() -> bool;
+
+impl Barrier {
+    /// The most parties that a barrier can have.
+    pub const MAX_PARTIES: u32 = 32_767;
+
+    /// A barrier for `parties` parties.
+    ///
+    /// # Errors
+    /// 0 or more than [`Barrier::MAX_PARTIES`] parties; out of memory, of descriptors or of mappings.
+    pub fn new(parties: u32) -> Result<Self, CreateError> {
+        if parties == 0 || parties > Self::MAX_PARTIES {
+            let problem = format!("a barrier has 1 to {} parties, not {parties}", Self::MAX_PARTIES);
+            return Err(CreateError::Invalid { kind: Kind::Arena, problem });
+        }
+        let object = Object::create(parties as usize * 16, |words: &BarrierWords, _| {
+            words.parties.store(parties, Ordering::Relaxed);
+            Ok(())
+        })?;
+        Ok(Barrier { object: Arc::new(object), parties })
+    }
+
+    /// Opens the barrier that a handle refers to.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(handle: Handle) -> Result<Self, OpenError> {
+        let object = Object::<BarrierWords>::open(handle)?;
+        let parties = object.parties.load(Ordering::Relaxed);
+        if parties == 0 || (parties as usize * 2) > object.slot.tail_words::<BarrierWords>().len() {
+            return Err(OpenError::Damaged("a barrier with an impossible number of parties"));
+        }
+        Ok(Barrier { object: Arc::new(object), parties })
+    }
+
+    /// A handle for another process.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn send(&self) -> io::Result<Handle> {
+        self.object.slot.send()
+    }
+
+    /// Waits until all parties have arrived; the order of this one's arrival, from 0. The last to arrive runs its
+    /// `action`, if it has one, before anybody is released. A wait that reaches `deadline` breaks the barrier.
+    /// `interrupted` is asked after every slice.
+    ///
+    /// A party that died just before the last one arrived, less than a [`SLICE`] after the first, may count as arrived.
+    ///
+    /// # Errors
+    /// See [`BarrierError`].
+    pub fn wait(
+        &self,
+        deadline: Deadline,
+        action: Option<Action<'_>>,
+        interrupted: &mut dyn FnMut() -> bool,
+    ) -> Result<u32, BarrierError> {
+        let me = Identity::current().to_bits();
+        let (place, index) = self.enter(me, deadline, action.is_some(), interrupted)?;
+        let waits = || place.load(Ordering::Relaxed) == me | WAITING;
+        if index + 1 == self.parties
+            && waits()
+            && let Some(action) = action
+        {
+            let mut end = EndOfAction { barrier: self, waits: &waits, succeeded: false };
+            end.succeeded = action();
+            drop(end);
+            // Should the mutex be damaged, nobody will ever decide this round.
+            drop(self.lock());
+        }
+        self.wait_for_verdict(place, me, deadline, interrupted).map(|()| index)
+    }
+
+    /// Breaks the barrier: all who wait, and all who come before a [`Barrier::reset`], get [`BarrierError::Broken`].
+    ///
+    /// # Errors
+    /// [`BarrierError::Damaged`].
+    pub fn abort(&self) -> Result<(), BarrierError> {
+        let _held = self.lock();
+        self.break_all();
+        Ok(())
+    }
+
+    /// Makes the barrier empty and whole. Those who wait get [`BarrierError::Broken`].
+    ///
+    /// # Errors
+    /// [`BarrierError::Damaged`].
+    pub fn reset(&self) -> Result<(), BarrierError> {
+        let _held = self.lock();
+        self.break_all();
+        self.object.phase.store(FILLING, Ordering::Release);
+        Ok(())
+    }
+
+    /// How many parties the barrier is for.
+    pub fn parties(&self) -> u32 {
+        self.parties
+    }
+
+    /// How many wait at this instant for the rest of their round.
+    pub fn waiting(&self) -> u32 {
+        self.object.arrived.load(Ordering::Relaxed)
+    }
+
+    /// Whether the barrier is broken.
+    pub fn is_broken(&self) -> bool {
+        self.object.phase.load(Ordering::Acquire) == BROKEN_PHASE
+    }
+
+    /// Arrives: finds a place and counts itself, and if it is the last and does nothing more, releases all.
+    fn enter(
+        &self,
+        me: u64,
+        deadline: Deadline,
+        acts: bool,
+        interrupted: &mut dyn FnMut() -> bool,
+    ) -> Result<(&AtomicU64, u32), BarrierError> {
+        let words: &BarrierWords = &self.object;
+        let mut prepared = None;
+        loop {
+            {
+                let _held = self.lock();
+                let phase = words.phase.load(Ordering::Relaxed);
+                if phase == BROKEN_PHASE {
+                    return Err(BarrierError::Broken);
+                }
+                if phase == FILLING
+                    && let Some(place) = self.free_place()
+                {
+                    let index = words.arrived.load(Ordering::Relaxed);
+                    let last = index + 1 >= self.parties;
+                    let now = if index == 0 || last { now_ms() } else { 0 };
+                    if index == 0 {
+                        words.since.store(now, Ordering::Relaxed);
+                    }
+                    place.store(me | WAITING, Ordering::Relaxed);
+                    words.arrived.store(index + 1, Ordering::Relaxed);
+                    // Looking costs several system calls a party, so only for a round that lasted.
+                    let lasted = now.saturating_sub(words.since.load(Ordering::Relaxed));
+                    if last && u128::from(lasted) >= SLICE.as_millis() && self.somebody_died() {
+                        self.break_all();
+                    } else if last && acts {
+                        words.phase.store(ACTING, Ordering::Relaxed);
+                    } else if last {
+                        self.release_all();
+                    }
+                    return Ok((place, index));
+                }
+                if phase == ACTING && self.somebody_died() {
+                    self.break_all();
+                }
+            }
+            // An earlier round's parties have not all left, or its action runs.
+            if let Some(ticket) = prepared {
+                if !words.leaving.sleep(ticket, deadline) {
+                    self.abort()?;
+                    return Err(BarrierError::Broken);
+                }
+                if interrupted() {
+                    return Err(BarrierError::Interrupted);
+                }
+            }
+            prepared = Some(words.leaving.prepare());
+        }
+    }
+
+    fn wait_for_verdict(
+        &self,
+        place: &AtomicU64,
+        me: u64,
+        deadline: Deadline,
+        interrupted: &mut dyn FnMut() -> bool,
+    ) -> Result<(), BarrierError> {
+        let verdict = || match place.load(Ordering::Acquire) {
+            word if word == me | WAITING => None,
+            word if word == me | RELEASED => Some(Ok(())),
+            _ => Some(Err(BarrierError::Broken)),
+        };
+        let look = || {
+            if self.somebody_died() {
+                // Nothing is lost should this fail: the verdict is asked for again.
+                return self.abort().err().map(Err).or_else(verdict);
+            }
+            if interrupted() { Some(self.leave(place, me)) } else { None }
+        };
+        let words: &BarrierWords = &self.object;
+        let result = match wait_for(&words.waiters, &self.object.spinner, deadline, verdict, look) {
+            Some(result) => result,
+            None => {
+                // The deadline. Whether it or the last party came first is decided under the mutex.
+                let _held = self.lock();
+                verdict().unwrap_or_else(|| {
+                    self.break_all();
+                    Err(BarrierError::Broken)
+                })
+            }
+        };
+        if result != Err(BarrierError::Interrupted) {
+            place.store(0, Ordering::Release);
+        }
+        words.leaving.wake(u32::MAX);
+        result
+    }
+
+    /// Takes back the arrival of a party that is interrupted.
+    fn leave(&self, place: &AtomicU64, me: u64) -> Result<(), BarrierError> {
+        let _held = self.lock();
+        match place.load(Ordering::Relaxed) {
+            word if word == me | WAITING => {
+                let arrived = &self.object.arrived;
+                arrived.store(arrived.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
+                place.store(0, Ordering::Release);
+                Err(BarrierError::Interrupted)
+            }
+            word if word == me | RELEASED => Ok(()),
+            _ => Err(BarrierError::Broken),
+        }
+    }
+
+    /// One word a place: 0 when free, else the identity of a party and its verdict. Claimed and given its verdict
+    /// with the mutex held; the party itself stores 0 when it has read the verdict, or for a dead one whoever needs a place.
+    /// There are two for each party, so that a round can fill while the one before it leaves.
+    fn places(&self) -> &[AtomicU64] {
+        &self.object.slot.tail_words::<BarrierWords>()[..self.parties as usize * 2]
+    }
+
+    fn free_place(&self) -> Option<&AtomicU64> {
+        let free = |place: &&AtomicU64| place.load(Ordering::Acquire) == 0;
+        self.places().iter().find(free).or_else(|| {
+            self.places().iter().find(|place| {
+                let word = place.load(Ordering::Acquire);
+                word & STATE != WAITING && is_dead(word)
+            })
+        })
+    }
+
+    fn somebody_died(&self) -> bool {
+        self.places().iter().any(|place| {
+            let word = place.load(Ordering::Relaxed);
+            word & STATE == WAITING && is_dead(word)
+        })
+    }
+
+    /// With the mutex held.
+    fn release_all(&self) {
+        self.object.phase.store(FILLING, Ordering::Relaxed);
+        self.end_round(RELEASED);
+    }
+
+    /// With the mutex held.
+    fn break_all(&self) {
+        self.object.phase.store(BROKEN_PHASE, Ordering::Release);
+        self.end_round(BROKEN);
+    }
+
+    fn end_round(&self, verdict: u64) {
+        self.object.arrived.store(0, Ordering::Relaxed);
+        for place in self.places() {
+            let word = place.load(Ordering::Relaxed);
+            if word & STATE == WAITING {
+                place.store(word & !STATE | verdict, Ordering::Release);
+            }
+        }
+        self.object.waiters.wake(u32::MAX);
+        self.object.leaving.wake(u32::MAX);
+    }
+
+    fn lock(&self) -> RobustGuard<'_> {
+        let held = self.object.mutex.lock(|holder| self.object.slot.may_be_used_by(holder));
+        if held.recovered() {
+            self.break_all();
+        }
+        held
+    }
+}
+
+/// Releases the round when its action is over, or breaks the barrier when it failed or panicked; does nothing
+/// when somebody else broke or reset the barrier meanwhile.
+struct EndOfAction<'a> {
+    barrier: &'a Barrier,
+    waits: &'a dyn Fn() -> bool,
+    succeeded: bool,
+}
+
+impl Drop for EndOfAction<'_> {
+    fn drop(&mut self) {
+        let _held = self.barrier.lock();
+        if (self.waits)() {
+            if self.succeeded {
+                self.barrier.release_all();
+            } else {
+                self.barrier.break_all();
+            }
+        }
+    }
+}
+
+fn is_dead(word: u64) -> bool {
+    Identity::from_bits(word & !STATE).is_none_or(|party| !party.is_alive())
+}

@@ -1,0 +1,281 @@
+//! Plain data, with or without a lock beside it.
+
+use std::io;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU16};
+
+use super::owned::{Acquisition, Recursive};
+use super::{Handle, NotOwner};
+use crate::os::clock::Deadline;
+use crate::os::identity::Identity;
+use crate::shm::arena::{SLOT_ALIGN, Slot, SlotHead, SlotKind, Words};
+use crate::shm::{CreateError, Kind, OpenError};
+use crate::sync::Spinner;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// The words of a block; its data follow them, aligned to [`SLOT_ALIGN`].
+#[repr(C, align(64))]
+#[derive(Debug)]
+struct BlockWords {
+    head: SlotHead,
+    /// Unused by a block without a lock.
+    lock: Recursive,
+    /// The size of an element in bytes. Written by the creator, constant since.
+    element: AtomicU32,
+    /// 1 when a dead owner's lock passes to the next. Written by the creator, constant since.
+    robust: AtomicU32,
+    /// The number of elements. Written by the creator, constant since.
+    len: AtomicU64,
+}
+
+// SAFETY: repr(C), begins with the head, and all else is atomic.
+unsafe impl Words for BlockWords {
+    const KIND: SlotKind = SlotKind::Block;
+}
+
+/// A number of elements of one size, all bytes zero at first.
+#[derive(Clone, Debug)]
+pub struct Block(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    slot: Slot,
+    spinner: Spinner,
+    /// As in the words, checked against the slot's size once.
+    element: usize,
+    len: usize,
+    locked: bool,
+}
+
+impl Block {
+    /// The alignment of the data in bytes.
+    pub const ALIGN: usize = SLOT_ALIGN;
+
+    /// A block of `len` elements of `element` bytes, with a recursive lock beside it if `locked`. With `robust` false a dead
+    /// owner keeps that lock for ever.
+    ///
+    /// # Errors
+    /// More than can be addressed or reserved; out of descriptors or of mappings.
+    pub fn new(element: usize, len: usize, locked: bool, robust: bool) -> Result<Self, CreateError> {
+        let too_large = || CreateError::Invalid {
+            kind: Kind::Arena,
+            problem: format!("{len} elements of {element} bytes are more than this machine can address"),
+        };
+        let bytes = element.checked_mul(len).ok_or_else(too_large)?;
+        let element_size = u32::try_from(element).map_err(|_| too_large())?;
+        let slot = Slot::allocate::<BlockWords>(kind(locked), bytes)?;
+        let words = slot.words::<BlockWords>();
+        words.element.store(element_size, Ordering::Relaxed);
+        words.robust.store(robust.into(), Ordering::Relaxed);
+        words.len.store(len as u64, Ordering::Relaxed);
+        slot.publish();
+        Ok(Block(Arc::new(Inner { slot, spinner: Spinner::new(), element, len, locked })))
+    }
+
+    /// Opens the block that a handle refers to, which has a lock if `locked`.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(handle: Handle, locked: bool) -> Result<Self, OpenError> {
+        let slot = Slot::open::<BlockWords>(handle, kind(locked))?;
+        let words = slot.words::<BlockWords>();
+        let element = words.element.load(Ordering::Relaxed) as usize;
+        let len = usize::try_from(words.len.load(Ordering::Relaxed)).ok();
+        let (_, room) = slot.tail::<BlockWords>();
+        let len = len
+            .filter(|len| len.checked_mul(element).is_some_and(|bytes| bytes <= room))
+            .ok_or(OpenError::Damaged("a block larger than its memory"))?;
+        Ok(Block(Arc::new(Inner { slot, spinner: Spinner::new(), element, len, locked })))
+    }
+
+    /// A handle for another process.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn send(&self) -> io::Result<Handle> {
+        self.0.slot.send()
+    }
+
+    /// The size of an element in bytes.
+    pub fn element(&self) -> usize {
+        self.0.element
+    }
+
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.0.len
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.0.len == 0
+    }
+
+    /// The first byte of the data, of which there are `element() * len()`. Other processes may change them at any time; they stay
+    /// mapped while this handle, or a clone of it, exists.
+    #[inline]
+    pub fn data(&self) -> NonNull<u8> {
+        self.0.slot.tail::<BlockWords>().0
+    }
+
+    /// The data as a slice.
+    ///
+    /// # Safety
+    /// While the slice is used, the calling thread holds the lock, every other process keeps to the lock, and nobody in this
+    /// process uses another such slice, [`Block::read`], [`Block::write`] or [`Block::data`].
+    #[allow(clippy::mut_from_ref, reason = "the lock makes it exclusive")]
+    #[inline]
+    pub unsafe fn bytes_mut(&self) -> &mut [u8] {
+        // SAFETY: inside the slot, checked when made or opened; exclusive by the caller's word.
+        unsafe { std::slice::from_raw_parts_mut(self.data().as_ptr(), self.0.element * self.0.len) }
+    }
+
+    /// Copies whole elements, from number `first` on, into `bytes`. What others write meanwhile is seen in
+    /// part, but an element of 1, 2, 4 or 8 bytes is never torn.
+    ///
+    /// # Panics
+    /// When there are not that many, or `bytes` ends within an element.
+    #[inline]
+    pub fn read(&self, first: usize, bytes: &mut [u8]) {
+        let start = self.range(first, bytes.len());
+        // SAFETY: `range` checked that the bytes lie inside the block, which this handle keeps mapped.
+        unsafe {
+            match self.0.element {
+                n if n.is_multiple_of(8) => {
+                    load::<AtomicU64, 8>(start, bytes, |w| w.load(Ordering::Relaxed).to_ne_bytes())
+                }
+                n if n.is_multiple_of(4) => {
+                    load::<AtomicU32, 4>(start, bytes, |w| w.load(Ordering::Relaxed).to_ne_bytes())
+                }
+                n if n.is_multiple_of(2) => {
+                    load::<AtomicU16, 2>(start, bytes, |w| w.load(Ordering::Relaxed).to_ne_bytes())
+                }
+                _ => load::<AtomicU8, 1>(start, bytes, |w| w.load(Ordering::Relaxed).to_ne_bytes()),
+            }
+        }
+    }
+
+    /// Copies whole elements from `bytes` to number `first` and on, as [`Block::read`] does the other way.
+    ///
+    /// # Panics
+    /// When there are not that many, or `bytes` ends within an element.
+    #[inline]
+    pub fn write(&self, first: usize, bytes: &[u8]) {
+        let start = self.range(first, bytes.len());
+        // SAFETY: as in `read`.
+        unsafe {
+            match self.0.element {
+                n if n.is_multiple_of(8) => {
+                    store::<AtomicU64, 8>(start, bytes, |w, b| {
+                        w.store(u64::from_ne_bytes(b), Ordering::Relaxed)
+                    });
+                }
+                n if n.is_multiple_of(4) => {
+                    store::<AtomicU32, 4>(start, bytes, |w, b| {
+                        w.store(u32::from_ne_bytes(b), Ordering::Relaxed)
+                    });
+                }
+                n if n.is_multiple_of(2) => {
+                    store::<AtomicU16, 2>(start, bytes, |w, b| {
+                        w.store(u16::from_ne_bytes(b), Ordering::Relaxed)
+                    });
+                }
+                _ => store::<AtomicU8, 1>(start, bytes, |w, [b]| w.store(b, Ordering::Relaxed)),
+            }
+        }
+    }
+
+    /// The address of element `first`, from which `bytes` bytes on are elements of the block.
+    #[inline]
+    fn range(&self, first: usize, bytes: usize) -> NonNull<u8> {
+        let Inner { element, len, .. } = *self.0;
+        let count = bytes.checked_div(element).unwrap_or(0);
+        assert!(count * element == bytes, "{bytes} bytes are no whole number of elements of {element} bytes");
+        assert!(
+            first <= len && count <= len - first,
+            "elements {first} to {} of a block of {len}",
+            first.saturating_add(count)
+        );
+        // SAFETY: at most the end of the block, which was checked to lie inside its slot.
+        unsafe { self.data().add(first * element) }
+    }
+
+    /// Takes the lock, or takes it once more, waiting until `deadline`.
+    ///
+    /// # Panics
+    /// When the block has no lock.
+    #[inline]
+    pub fn acquire(&self, deadline: Deadline) -> Acquisition {
+        let words = self.lock_words();
+        words.lock.acquire(words.robust.load(Ordering::Relaxed) != 0, &self.0.spinner, deadline)
+    }
+
+    /// As [`Block::acquire`], but `None`, without a change, when the calling thread holds the lock already.
+    ///
+    /// # Panics
+    /// When the block has no lock.
+    #[inline]
+    pub fn acquire_once(&self, deadline: Deadline) -> Option<Acquisition> {
+        let words = self.lock_words();
+        words.lock.acquire_once(words.robust.load(Ordering::Relaxed) != 0, &self.0.spinner, deadline)
+    }
+
+    /// Undoes one [`Block::acquire`].
+    ///
+    /// # Errors
+    /// [`NotOwner`] when the calling thread does not hold the lock.
+    ///
+    /// # Panics
+    /// When the block has no lock.
+    #[inline]
+    pub fn release(&self) -> Result<(), NotOwner> {
+        if self.lock_words().lock.release() { Ok(()) } else { Err(NotOwner) }
+    }
+
+    /// Whether the calling thread holds the lock; false when there is none.
+    #[inline]
+    pub fn is_mine(&self) -> bool {
+        self.0.locked && self.lock_words().lock.is_mine()
+    }
+
+    /// Who holds the lock at this instant, dead or alive.
+    pub fn owner(&self) -> Option<Identity> {
+        if self.0.locked { self.lock_words().lock.owner() } else { None }
+    }
+
+    #[inline]
+    fn lock_words(&self) -> &BlockWords {
+        assert!(self.0.locked, "a block without a lock");
+        self.0.slot.words()
+    }
+}
+
+fn kind(locked: bool) -> SlotKind {
+    if locked { SlotKind::Block } else { SlotKind::RawBlock }
+}
+
+/// Copies from shared memory word by word.
+///
+/// # Safety
+/// `start` is aligned for `W` and valid for atomic loads of `bytes.len()` bytes, a multiple of `N`, the size of `W`.
+unsafe fn load<W, const N: usize>(start: NonNull<u8>, bytes: &mut [u8], load: impl Fn(&W) -> [u8; N]) {
+    const { assert!(size_of::<W>() == N) };
+    for (word, bytes) in bytes.chunks_exact_mut(N).enumerate() {
+        // SAFETY: inside the range by the caller's word; atomics may be shared.
+        bytes.copy_from_slice(&load(unsafe { start.cast::<W>().add(word).as_ref() }));
+    }
+}
+
+/// Copies to shared memory word by word.
+///
+/// # Safety
+/// As [`load`], for stores.
+unsafe fn store<W, const N: usize>(start: NonNull<u8>, bytes: &[u8], store: impl Fn(&W, [u8; N])) {
+    const { assert!(size_of::<W>() == N) };
+    for (word, bytes) in bytes.chunks_exact(N).enumerate() {
+        let bytes = std::array::from_fn(|i| bytes[i]);
+        // SAFETY: inside the range by the caller's word; atomics may be shared.
+        store(unsafe { start.cast::<W>().add(word).as_ref() }, bytes);
+    }
+}

@@ -1,0 +1,115 @@
+//! Locks, semaphores, conditions, events, barriers and blocks of bytes, each a slot of the arena.
+//!
+//! A value of one of these types is a handle on the shared object; cloning it costs a reference count in this process. Each has
+//! `send` (a [`Handle`] for another process) and `open` (the way back). Deadlines are the caller's; no
+//! function sleeps past a [`crate::sync::SLICE`] without looking whether whom it waits for still lives.
+
+mod barrier;
+mod block;
+mod condition;
+mod event;
+mod lock;
+mod owned;
+mod rlock;
+mod semaphore;
+
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::time::Instant;
+
+pub use barrier::{Action, Barrier, BarrierError};
+pub use block::Block;
+pub use condition::{Condition, ConditionError, ConditionLock, Waited};
+pub use event::Event;
+pub use lock::{Lock, NotLocked};
+pub use owned::Acquisition;
+pub use rlock::{NotOwner, RLock};
+pub use semaphore::{ReleaseError, Semaphore};
+
+pub use crate::shm::arena::Handle;
+
+use crate::os::clock::Deadline;
+use crate::shm::arena::{Slot, Words};
+use crate::shm::{CreateError, OpenError};
+use crate::sync::{SLICE, Spinner, WaitQueue};
+
+/// A slot known to hold a `W`, and what this process learnt about waiting for it.
+#[derive(Debug)]
+struct Object<W> {
+    slot: Slot,
+    spinner: Spinner,
+    words: PhantomData<fn() -> W>,
+}
+
+impl<W: Words> Object<W> {
+    /// Makes the object: `init` sets what shall not be zero, then it is published.
+    fn create(
+        tail: usize,
+        init: impl FnOnce(&W, &Slot) -> Result<(), CreateError>,
+    ) -> Result<Self, CreateError> {
+        let slot = Slot::allocate::<W>(W::KIND, tail)?;
+        init(slot.words(), &slot)?;
+        slot.publish();
+        Ok(Self::from_slot(slot))
+    }
+
+    fn open(handle: Handle) -> Result<Self, OpenError> {
+        Slot::open::<W>(handle, W::KIND).map(Self::from_slot)
+    }
+
+    fn from_slot(slot: Slot) -> Self {
+        Object { slot, spinner: Spinner::new(), words: PhantomData }
+    }
+}
+
+impl<W: Words> Deref for Object<W> {
+    type Target = W;
+
+    #[inline]
+    fn deref(&self) -> &W {
+        self.slot.words()
+    }
+}
+
+/// Waits until `attempt` succeeds, looking for what the dead left behind with `recover` after each full slice
+/// and before giving up (so also when the deadline is [`Deadline::Now`]), and not more often: it asks the
+/// system. `None` when the deadline has passed.
+fn wait_for<R>(
+    waiters: &WaitQueue,
+    spinner: &Spinner,
+    deadline: Deadline,
+    mut attempt: impl FnMut() -> Option<R>,
+    mut recover: impl FnMut() -> Option<R>,
+) -> Option<R> {
+    if deadline == Deadline::Now {
+        return attempt().or_else(recover);
+    }
+    let mut found = None;
+    let looking = || {
+        found = attempt();
+        found.is_some()
+    };
+    if spinner.spin(looking) {
+        return found;
+    }
+    let mut recovered = Instant::now();
+    loop {
+        let ticket = waiters.prepare();
+        if let Some(result) = attempt() {
+            return Some(result);
+        }
+        let in_time = waiters.sleep(ticket, deadline);
+        if let Some(result) = attempt() {
+            return Some(result);
+        }
+        if !in_time || recovered.elapsed() >= SLICE {
+            if let Some(result) = recover() {
+                return Some(result);
+            }
+            if !in_time {
+                return None;
+            }
+            recovered = Instant::now();
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! One value with a lock.
+
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use bytemuck::Pod;
+use procession_core::objects::Block;
+use procession_core::os::clock::Deadline;
+
+use super::locked::ValueGuard;
+use super::{Layout, open_block};
+use crate::handle::{one_handle, travels};
+use crate::sync::{CreateError, LockError};
+
+/// A value shared between processes, as Python's `multiprocessing.Value`.
+///
+/// All access takes the lock beside it. When a process dies with that lock, the next access is told
+/// ([`LockError::OwnerDied`]), since the value may be half-written; the ones after are not. A thread that has a guard gets
+/// [`LockError::WouldDeadlock`] from every other access.
+///
+/// ```
+/// use procession::shared::Value;
+///
+/// let counter = Value::new(0_u64)?;
+/// counter.update(|n| *n += 1).map_err(|error| error.map(drop))?;
+/// assert_eq!(counter.get()?, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Value<T> {
+    block: Block,
+    value: PhantomData<T>,
+}
+
+travels!(Value<T: Pod>);
+
+impl<T: Pod> Value<T> {
+    /// Shares `value`.
+    ///
+    /// # Errors
+    /// Out of memory, of descriptors or of mappings.
+    pub fn new(value: T) -> Result<Self, CreateError> {
+        Self::with_robust(value, true)
+    }
+
+    /// Shares `value`; with `robust` false the lock stays locked for ever when its owner dies, as CPython's does.
+    ///
+    /// # Errors
+    /// Out of memory, of descriptors or of mappings.
+    pub fn with_robust(value: T, robust: bool) -> Result<Self, CreateError> {
+        let block = Block::new(Layout::<T>::SIZE, 1, true, robust)?;
+        block.write(0, bytemuck::bytes_of(&value));
+        Ok(Value { block, value: PhantomData })
+    }
+
+    /// The value now.
+    ///
+    /// # Errors
+    /// [`LockError::OwnerDied`] with the value, which may be half-written; [`LockError::WouldDeadlock`].
+    pub fn get(&self) -> Result<T, LockError<T>> {
+        self.lock().map(|guard| *guard).map_err(|error| error.map(|guard| *guard))
+    }
+
+    /// Replaces the value.
+    ///
+    /// # Errors
+    /// [`LockError::OwnerDied`]: the value is replaced all the same, and whole; [`LockError::WouldDeadlock`].
+    pub fn set(&self, value: T) -> Result<(), LockError<()>> {
+        self.lock().map(|mut guard| *guard = value).map_err(|error| error.map(|mut guard| *guard = value))
+    }
+
+    /// Changes the value under the lock; what `change` returned.
+    ///
+    /// # Errors
+    /// [`LockError::OwnerDied`] with the guard: `change` has not been called; [`LockError::WouldDeadlock`].
+    pub fn update<R>(&self, change: impl FnOnce(&mut T) -> R) -> Result<R, LockError<ValueGuard<'_, T>>> {
+        self.lock().map(|mut guard| change(&mut guard))
+    }
+
+    /// Takes the lock, waiting for as long as its owner lives and keeps it.
+    ///
+    /// # Errors
+    /// [`LockError::OwnerDied`] with the guard; [`LockError::WouldDeadlock`].
+    pub fn lock(&self) -> Result<ValueGuard<'_, T>, LockError<ValueGuard<'_, T>>> {
+        ValueGuard::take(&self.block, Deadline::Never)
+    }
+
+    /// Takes the lock if it is free or its owner is dead.
+    ///
+    /// # Errors
+    /// As [`Value::lock`], and [`LockError::WouldBlock`].
+    pub fn try_lock(&self) -> Result<ValueGuard<'_, T>, LockError<ValueGuard<'_, T>>> {
+        ValueGuard::take(&self.block, Deadline::Now)
+    }
+
+    /// Takes the lock, waiting for `timeout` at most.
+    ///
+    /// # Errors
+    /// As [`Value::lock`], and [`LockError::TimedOut`] (for a timeout of zero [`LockError::WouldBlock`]).
+    pub fn lock_timeout(&self, timeout: Duration) -> Result<ValueGuard<'_, T>, LockError<ValueGuard<'_, T>>> {
+        ValueGuard::take(&self.block, Deadline::after(timeout))
+    }
+
+    one_handle!(|handle| {
+        let block = open_block::<T>(handle, true)?;
+        if block.len() != 1 {
+            return Err(procession_core::shm::OpenError::Malformed("an array, not a value"));
+        }
+        Ok(Value { block, value: PhantomData })
+    });
+
+    fn core(&self) -> &Block {
+        &self.block
+    }
+}

@@ -1,0 +1,35 @@
+//! Synchronisation between processes, after Python's `multiprocessing`.
+//!
+//! Each value is a handle on an object in shared memory. Clones, and what is serialised and read back in another
+//! process, refer to the same object; it is gone with the last of them, however the processes ended.
+//!
+//! Blocking calls spin briefly and then sleep. Whoever waits looks every 100 ms whether the process that it waits for still
+//! lives, so that no death makes it wait for longer.
+
+mod barrier;
+mod condition;
+pub(crate) mod error;
+mod event;
+mod lock;
+mod rlock;
+mod semaphore;
+
+pub use barrier::Barrier;
+pub use condition::{Condition, ConditionGuard};
+pub use error::{ConditionError, LockError};
+pub use event::Event;
+pub use lock::{Lock, LockGuard};
+pub use rlock::{RLock, RLockGuard};
+pub use semaphore::{BoundedSemaphore, Semaphore, SemaphoreGuard};
+
+pub use procession_core::objects::{Acquisition, BarrierError, NotLocked, NotOwner, ReleaseError};
+pub use procession_core::os::identity::Identity;
+pub use procession_core::shm::{CreateError, OpenError};
+
+use procession_core::os::clock::Deadline;
+use std::time::Duration;
+
+/// `None` waits for as long as it takes.
+pub(crate) fn deadline(timeout: impl Into<Option<Duration>>) -> Deadline {
+    timeout.into().into()
+}
