@@ -149,24 +149,16 @@ impl Barrier {
     }
 
     /// Breaks the barrier: all who wait, and all who come before a [`Barrier::reset`], get [`BarrierError::Broken`].
-    ///
-    /// # Errors
-    /// [`BarrierError::Damaged`].
-    pub fn abort(&self) -> Result<(), BarrierError> {
+    pub fn abort(&self) {
         let _held = self.lock();
         self.break_all();
-        Ok(())
     }
 
     /// Makes the barrier empty and whole. Those who wait get [`BarrierError::Broken`].
-    ///
-    /// # Errors
-    /// [`BarrierError::Damaged`].
-    pub fn reset(&self) -> Result<(), BarrierError> {
+    pub fn reset(&self) {
         let _held = self.lock();
         self.break_all();
         self.object.phase.store(FILLING, Ordering::Release);
-        Ok(())
     }
 
     /// How many parties the barrier is for.
@@ -230,7 +222,7 @@ impl Barrier {
             // An earlier round's parties have not all left, or its action runs.
             if let Some(ticket) = prepared {
                 if !words.leaving.sleep(ticket, deadline) {
-                    self.abort()?;
+                    self.abort();
                     return Err(BarrierError::Broken);
                 }
                 if interrupted() {
@@ -255,8 +247,8 @@ impl Barrier {
         };
         let look = || {
             if self.somebody_died() {
-                // Nothing is lost should this fail: the verdict is asked for again.
-                return self.abort().err().map(Err).or_else(verdict);
+                self.abort();
+                return verdict();
             }
             if interrupted() { Some(self.leave(place, me)) } else { None }
         };

@@ -200,8 +200,16 @@ impl Shared {
     /// What a process does after it has slept a slice in vain.
     pub(super) fn look_around(&self) -> Result<(), Damaged> {
         self.mend()?;
-        self.ring.look_after_deliveries(clock::now_ms(), SLICE.as_millis() as u64)?;
-        if self.ring.control().memory.cached.load(Ordering::Relaxed) > KEPT_WHEN_IDLE {
+        // One process at a time looks, however many wait.
+        if !self.ring.is_time_to_look(clock::now_ms(), SLICE.as_millis() as u64) {
+            return Ok(());
+        }
+        let memory = &self.ring.control().memory;
+        if self.ring.somebody_died_with_a_delivery()? || memory.used.load(Ordering::Relaxed) > KEPT_WHEN_IDLE
+        {
+            self.ring.sweep()?;
+        }
+        if memory.cached.load(Ordering::Relaxed) > KEPT_WHEN_IDLE {
             self.ring.trim()?;
         }
         Ok(())

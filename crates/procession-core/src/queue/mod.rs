@@ -219,11 +219,14 @@ impl Queue {
         self.shared.ring.control().memory.used.load(Ordering::Relaxed)
     }
 
-    /// Gives memory back to the system that is kept for later large messages.
+    /// Gives memory back to the system that is kept for later large messages, or that dead processes' messages have.
+    ///
+    /// It need not be called: both are found when memory is short or nothing has come for a while.
     ///
     /// # Errors
     /// [`Damaged`].
     pub fn trim(&self) -> Result<(), Damaged> {
+        self.shared.ring.sweep()?;
         self.shared.ring.trim()
     }
 

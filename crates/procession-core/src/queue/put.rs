@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{PutError, Queue, Reservation, Shared, wait_until};
 use crate::os::clock::Deadline;
 use crate::os::cpu;
-use crate::ring::{Content, INLINE_MAX, Pushed};
+use crate::ring::{Content, INLINE_MAX, Pushed, RingError};
 
 impl Queue {
     /// Puts a message, waiting for room until `deadline`. Only a queue with a bound on its messages ever waits;
@@ -36,7 +36,13 @@ impl Queue {
     /// [`PutError::Memory`].
     pub fn reserve(&self, len: usize) -> Result<Reservation, PutError> {
         self.shared.mend()?;
-        Ok(Reservation::new(Arc::clone(&self.shared), len)?)
+        match Reservation::new(Arc::clone(&self.shared), len) {
+            Err(RingError::Limit { .. }) => {
+                self.shared.ring.sweep()?;
+                Ok(Reservation::new(Arc::clone(&self.shared), len)?)
+            }
+            other => Ok(other?),
+        }
     }
 
     /// Puts messages one after another, taking the lock and waking the other side once for as many as there is room
@@ -68,11 +74,18 @@ impl Shared {
     #[inline]
     pub(super) fn put(&self, content: Content<'_>, deadline: Deadline) -> Result<(), PutError> {
         let mut patient = true;
+        let mut swept = false;
         loop {
-            match self.try_put(content, patient)? {
-                Pushed::Yes => return Ok(()),
-                Pushed::Crowded => patient = self.consumers_make_room(),
-                Pushed::Full => self.wait_for_room(deadline)?,
+            match self.try_put(content, patient) {
+                Ok(Pushed::Yes) => return Ok(()),
+                Ok(Pushed::Crowded) => patient = self.consumers_make_room(),
+                Ok(Pushed::Full) => self.wait_for_room(deadline)?,
+                // Perhaps dead processes have the memory.
+                Err(PutError::Memory(RingError::Limit { .. })) if !swept => {
+                    swept = true;
+                    self.ring.sweep()?;
+                }
+                Err(error) => return Err(error),
             }
         }
     }

@@ -148,18 +148,19 @@ impl Ring {
         Ok(None)
     }
 
-    /// Whether a process that holds a delivery has died; then a sweep hands it out again.
-    pub(crate) fn look_after_deliveries(&self, now_ms: u64, interval_ms: u64) -> Result<(), Damaged> {
+    /// Whether it is this process's turn to look for what the dead have, which it then is to do.
+    pub(crate) fn is_time_to_look(&self, now_ms: u64, interval_ms: u64) -> bool {
+        let last_look = &self.control().memory.last_look;
+        let last = last_look.load(Relaxed);
+        now_ms.wrapping_sub(last) >= interval_ms
+            && last_look.compare_exchange(last, now_ms, Relaxed, Relaxed).is_ok()
+    }
+
+    /// Whether a process that holds a delivery has died, so that a sweep will hand it out again.
+    pub(crate) fn somebody_died_with_a_delivery(&self) -> Result<bool, Damaged> {
         let memory = &self.control().memory;
         if memory.held.load(Relaxed) == memory.returned.load(Relaxed) {
-            return Ok(());
-        }
-        // One process at a time looks, however many wait.
-        let last = memory.last_look.load(Relaxed);
-        if now_ms.wrapping_sub(last) < interval_ms
-            || memory.last_look.compare_exchange(last, now_ms, Relaxed, Relaxed).is_err()
-        {
-            return Ok(());
+            return Ok(false);
         }
         let mut seen = Vec::new();
         for block in 0..self.descriptor_count() {
@@ -169,13 +170,13 @@ impl Ring {
                 continue;
             };
             if !seen.contains(&owner) {
-                seen.push(owner);
                 if !owner.is_alive() {
-                    return self.sweep();
+                    return Ok(true);
                 }
+                seen.push(owner);
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// If all unfinished tasks were taken for good by processes that died: how many, and the pids. Forgets them, so

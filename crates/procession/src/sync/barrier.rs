@@ -55,19 +55,13 @@ impl Barrier {
     }
 
     /// Breaks the barrier: who waits, and who comes before a [`Barrier::reset`], gets [`BarrierError::Broken`].
-    ///
-    /// # Errors
-    /// [`BarrierError::Damaged`].
-    pub fn abort(&self) -> Result<(), BarrierError> {
-        self.0.abort()
+    pub fn abort(&self) {
+        self.0.abort();
     }
 
     /// Makes the barrier empty and whole. Who waits gets [`BarrierError::Broken`].
-    ///
-    /// # Errors
-    /// [`BarrierError::Damaged`].
-    pub fn reset(&self) -> Result<(), BarrierError> {
-        self.0.reset()
+    pub fn reset(&self) {
+        self.0.reset();
     }
 
     /// How many parties the barrier is for.
