@@ -22,6 +22,7 @@ use crate::shm::registry::Registry;
 use crate::shm::transfer::{self, Transit};
 use crate::shm::{CreateError, Kind, ObjectId, OpenError, windows};
 use crate::sync::atomic::Ordering;
+use crate::sync::wait::Slept;
 use crate::sync::{Spinner, WaitQueue};
 
 /// What a new queue is to be like.
@@ -310,11 +311,16 @@ fn wait_until<E>(
         if WaitQueue::settle(&ready) {
             return Ok(true);
         }
-        if !queue.sleep(ticket, deadline) {
-            return Ok(ready());
-        }
-        if ready() {
-            return Ok(true);
+        loop {
+            let slept = queue.sleep_slice(ticket, deadline);
+            if ready() {
+                return Ok(true);
+            }
+            match slept {
+                Slept::Woken => break,
+                Slept::Undisturbed => each_slice()?,
+                Slept::PastDeadline => return Ok(false),
+            }
         }
         each_slice()?;
     }

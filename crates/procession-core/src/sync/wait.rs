@@ -36,6 +36,17 @@ pub struct WaitQueue {
 #[derive(Clone, Copy, Debug)]
 pub struct Ticket(u32);
 
+/// How a sleep ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slept {
+    /// By a wake, or for no reason.
+    Woken,
+    /// After its time, without a wake: the ticket is good for another sleep.
+    Undisturbed,
+    /// Not begun: the deadline has passed.
+    PastDeadline,
+}
+
 impl WaitQueue {
     /// A queue without sleepers.
     pub const fn new() -> Self {
@@ -56,9 +67,16 @@ impl WaitQueue {
     /// Sleeps until a wake after `ticket` was taken, for one [`SLICE`] or until `deadline`; may return early.
     /// False when the deadline has passed.
     pub fn sleep(&self, ticket: Ticket, deadline: Deadline) -> bool {
-        let Some(time) = deadline.slice(SLICE) else { return false };
-        futex::wait(&self.epoch, ticket.0, time);
-        true
+        self.sleep_slice(ticket, deadline) != Slept::PastDeadline
+    }
+
+    /// [`WaitQueue::sleep`], telling how it ended.
+    pub fn sleep_slice(&self, ticket: Ticket, deadline: Deadline) -> Slept {
+        match deadline.slice(SLICE) {
+            None => Slept::PastDeadline,
+            Some(time) if futex::wait(&self.epoch, ticket.0, time) => Slept::Undisturbed,
+            Some(_) => Slept::Woken,
+        }
     }
 
     /// Wakes up to `count` sleepers after a change that may concern them.
