@@ -11,6 +11,10 @@ use crate::os::{cpu, futex};
 /// meant for, or that should have sent it.
 pub const SLICE: Duration = Duration::from_millis(100);
 
+/// Instead of a [`SLICE`], for who has slept undisturbed for many of them: a hundred idle processes that look ten times
+/// a second are a burden.
+pub const LONG_SLICE: Duration = Duration::from_millis(250);
+
 /// Several times what a store takes to become visible to other processors, and little beside a sleep.
 const SETTLE: Duration = Duration::from_micros(1);
 
@@ -67,12 +71,12 @@ impl WaitQueue {
     /// Sleeps until a wake after `ticket` was taken, for one [`SLICE`] or until `deadline`; may return early.
     /// False when the deadline has passed.
     pub fn sleep(&self, ticket: Ticket, deadline: Deadline) -> bool {
-        self.sleep_slice(ticket, deadline) != Slept::PastDeadline
+        self.sleep_for(SLICE, ticket, deadline) != Slept::PastDeadline
     }
 
-    /// [`WaitQueue::sleep`], telling how it ended.
-    pub fn sleep_slice(&self, ticket: Ticket, deadline: Deadline) -> Slept {
-        match deadline.slice(SLICE) {
+    /// [`WaitQueue::sleep`] for another time than a [`SLICE`], telling how it ended.
+    pub fn sleep_for(&self, slice: Duration, ticket: Ticket, deadline: Deadline) -> Slept {
+        match deadline.slice(slice) {
             None => Slept::PastDeadline,
             Some(time) if futex::wait(&self.epoch, ticket.0, time) => Slept::Undisturbed,
             Some(_) => Slept::Woken,
