@@ -201,6 +201,29 @@ fn batches_keep_their_order() {
 }
 
 #[test]
+fn a_batch_leaves_the_queue_to_its_iterator() {
+    let queue = unbounded();
+    let messages = [[1u8], [2], [3]];
+    let mut taken = Vec::new();
+    // Uses the queue while the batch is under way.
+    let iterator = messages.iter().map(|message| {
+        queue.put(b"x", Deadline::Now).unwrap();
+        taken.push(get(&queue));
+        queue.trim().unwrap();
+        &message[..]
+    });
+    assert_eq!(queue.put_many(iterator, Deadline::Now).unwrap(), 3);
+    assert_eq!((queue.len(), taken.len()), (3, 3));
+    let panicking = (0..200).map(|i| if i == 150 { panic!("in the iterator") } else { &messages[0][..] });
+    let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _ = queue.put_many(panicking, Deadline::Now);
+    }));
+    unwound.unwrap_err();
+    assert_eq!(queue.len(), 3 + 128, "the groups before the panic");
+    queue.put(b"on", Deadline::Now).unwrap();
+}
+
+#[test]
 fn shutdown_drains_or_discards() {
     let queue = unbounded();
     queue.put(b"left", Deadline::Now).unwrap();
