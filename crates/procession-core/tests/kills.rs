@@ -300,6 +300,41 @@ fn lost_tasks_are_reported() {
     queue.join(Deadline::Never).unwrap();
 }
 
+/// A forked child's copies of messages, reservations and deliveries are not its own to free or to acknowledge.
+fn children_do_not_own_what_their_parent_has() {
+    let queue = Queue::create(&QueueOptions::new().joinable(true)).unwrap();
+    let large = vec![7; 100_000];
+    for _ in 0..3 {
+        queue.put(&large, Deadline::Now).unwrap();
+    }
+    let message = queue.get_message(Deadline::Now).unwrap();
+    let delivery = queue.get_delivery(Deadline::Now).unwrap();
+    let second = queue.get_delivery(Deadline::Now).unwrap();
+    let reservation = queue.reserve(100_000).unwrap();
+    // SAFETY: this program has one thread; the child drops what it has, and ends.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        drop(message);
+        let refused = delivery.done().is_err() && reservation.commit(Deadline::Now).is_err();
+        drop(second);
+        // SAFETY: ends the child at once, without the parent's exit handlers.
+        unsafe { libc::_exit(if refused { 0 } else { 101 }) };
+    }
+    Child { pid, log: Log::new(), killed: false, number: 0 }.wait();
+    assert_eq!((queue.len(), queue.unfinished()), (0, 3));
+    for _ in 0..4 {
+        queue.put(&vec![9; 100_000], Deadline::Now).unwrap();
+    }
+    assert!(*message == large && *delivery == large && *second == large, "overwritten");
+    delivery.done().unwrap();
+    second.done().unwrap();
+    drop((message, reservation));
+    queue.task_done().unwrap();
+    assert_eq!((queue.len(), queue.unfinished()), (4, 4));
+    let blocks: Vec<_> = (0..8).map(|_| queue.reserve(100_000).unwrap()).collect();
+    drop(blocks);
+}
+
 fn main() {
     let seed =
         std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
@@ -310,6 +345,7 @@ fn main() {
     // SAFETY: the default action of SIGALRM ends the program.
     unsafe { libc::alarm(watchdog) };
     lost_tasks_are_reported();
+    children_do_not_own_what_their_parent_has();
     let small: fn(&mut fastrand::Rng) -> usize = |random| random.usize(8..200);
     let mixed: fn(&mut fastrand::Rng) -> usize = |random| match random.u8(..) {
         0..150 => random.usize(8..100),

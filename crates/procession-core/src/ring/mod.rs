@@ -59,6 +59,11 @@ pub enum RingError {
     /// The queue counts unfinished tasks, and more living processes than it can tell apart take from it.
     #[error("more than {ACCOUNTS} processes take tasks from this queue")]
     TooManyConsumers,
+    /// A forked child has only a copy of its parent's reservation or delivery.
+    #[error(
+        "it belongs to the process that made or took it, of which this one is a forked child; use it there"
+    )]
+    Inherited,
     /// The shared memory is damaged.
     #[error(transparent)]
     Damaged(#[from] Damaged),
