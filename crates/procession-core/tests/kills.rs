@@ -300,6 +300,50 @@ fn lost_tasks_are_reported() {
     queue.join(Deadline::Never).unwrap();
 }
 
+/// A holder of a delivery that dies after an immediate shutdown, or while it discards, does not hang a join; and whoever
+/// only asks, without ever sleeping, gets what the dead left and is told what they lost.
+fn the_dead_are_found_without_a_wait() {
+    let queue = Queue::create(&QueueOptions::new().joinable(true)).unwrap();
+    let hold = |log: &Log| {
+        let _delivery = queue.get_delivery(Deadline::Never).unwrap();
+        queue.get_message(Deadline::Never).unwrap();
+        log.add(1);
+        std::thread::sleep(Duration::from_secs(1000));
+    };
+    let hold_and_die = || {
+        queue.put(b"held", Deadline::Now).unwrap();
+        queue.put(b"taken", Deadline::Now).unwrap();
+        let holder = fork(hold);
+        while holder.log.count.load(Ordering::Acquire) == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        holder
+    };
+    hold_and_die().kill();
+    let delivery = loop {
+        match queue.get_delivery(Deadline::Now) {
+            Ok(delivery) => break delivery,
+            Err(GetError::Empty) => std::thread::sleep(Duration::from_millis(1)),
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert_eq!(*delivery, *b"held");
+    delivery.done().unwrap();
+    loop {
+        match queue.join(Deadline::Now) {
+            Err(JoinError::Timeout { unfinished: 1 }) => std::thread::sleep(Duration::from_millis(1)),
+            Err(JoinError::DeliveryLost { count: 1, .. }) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    let mut holder = hold_and_die();
+    queue.shutdown(true).unwrap();
+    holder.kill();
+    assert!(matches!(queue.join(Deadline::Never), Err(JoinError::DeliveryLost { count: 1, .. })));
+    queue.join(Deadline::Never).unwrap();
+    assert!(queue.is_empty());
+}
+
 /// A forked child's copies of messages, reservations and deliveries are not its own to free or to acknowledge.
 fn children_do_not_own_what_their_parent_has() {
     let queue = Queue::create(&QueueOptions::new().joinable(true)).unwrap();
@@ -346,6 +390,7 @@ fn main() {
     unsafe { libc::alarm(watchdog) };
     lost_tasks_are_reported();
     children_do_not_own_what_their_parent_has();
+    the_dead_are_found_without_a_wait();
     let small: fn(&mut fastrand::Rng) -> usize = |random| random.usize(8..200);
     let mixed: fn(&mut fastrand::Rng) -> usize = |random| match random.u8(..) {
         0..150 => random.usize(8..100),

@@ -276,6 +276,28 @@ fn tasks_are_counted() {
 }
 
 #[test]
+fn a_delivery_given_back_after_an_immediate_shutdown_is_discarded() {
+    let tasks = joinable();
+    tasks.put(b"1", Deadline::Now).unwrap();
+    let delivery = tasks.get_delivery(Deadline::Now).unwrap();
+    tasks.shutdown(true).unwrap();
+    drop(delivery);
+    tasks.join(Deadline::Never).unwrap();
+    assert!(tasks.is_empty());
+}
+
+#[test]
+fn done_ahead_of_the_taker() {
+    let tasks = joinable();
+    tasks.put(b"1", Deadline::Now).unwrap();
+    drop(tasks.get_delivery(Deadline::Now).unwrap());
+    assert_eq!(get(&tasks), *b"1");
+    assert_eq!(tasks.unfinished(), 1);
+    tasks.task_done().unwrap();
+    tasks.join(Deadline::Now).unwrap();
+}
+
+#[test]
 fn large_deliveries() {
     let tasks = joinable();
     for i in 0..200u8 {

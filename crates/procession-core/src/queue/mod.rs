@@ -233,8 +233,8 @@ impl Queue {
     /// Ends the queue for all processes: further puts fail, gets take what is there and then fail. With
     /// `immediate`, gets fail at once and what is queued is discarded; its tasks count as done. Sleepers wake.
     ///
-    /// A process killed here has either shut the queue down or not; one killed while it discards leaves messages
-    /// that nobody gets.
+    /// A process killed here has either shut the queue down or not; what one killed while it discards leaves is discarded
+    /// by whoever waits in [`Queue::join`], where the task in its hands may be reported as lost.
     ///
     /// # Errors
     /// [`Damaged`].
@@ -249,7 +249,7 @@ impl Queue {
             }
         }
         if immediate {
-            self.discard_all()?;
+            self.shared.discard_all()?;
         }
         control.waiting.not_empty.wake(u32::MAX);
         control.waiting.not_full.wake(u32::MAX);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{PutError, Queue, Reservation, Shared, wait_until};
+use super::{Damaged, PutError, Queue, Reservation, Shared, wait_until};
 use crate::os::clock::Deadline;
 use crate::os::cpu;
 use crate::ring::{Content, INLINE_MAX, Pushed, RingError};
@@ -159,6 +159,10 @@ impl Shared {
 
     #[cold]
     fn wait_for_room(&self, deadline: Deadline) -> Result<(), PutError> {
+        if self.ring.settings().max_messages == 0 {
+            // The ring's bytes end long before the messages that a queue without a bound can count.
+            return Err(Damaged("the count of messages").into());
+        }
         let ready = || u32::from(!self.ring.is_full() || self.ring.shutdown_state() != 0);
         let queue = &self.ring.control().waiting.not_full;
         if wait_until(queue, &self.put_spinner, deadline, ready, || self.mend())? {

@@ -300,9 +300,11 @@ impl Ring {
         loop {
             let head = self.head();
             let tail = self.tail();
+            let queued = u64::from(tail.messages_since(head));
             let returned = self.control().memory.returned.load(Ordering::Acquire);
-            if self.head() == head {
-                return u64::from(tail.messages_since(head)) + returned;
+            // With both ends where they were, the third number was right for both.
+            if self.head() == head && (!self.settings.joinable || self.tail() == tail) {
+                return queued.saturating_add(returned);
             }
         }
     }
