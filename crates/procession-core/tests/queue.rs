@@ -287,6 +287,21 @@ fn a_delivery_given_back_after_an_immediate_shutdown_is_discarded() {
 }
 
 #[test]
+fn a_queue_that_is_full_of_bytes_can_be_emptied() {
+    let tasks = Queue::create(&QueueOptions::new().joinable(true).max_bytes(1 << 20)).unwrap();
+    let mut put = 0u64;
+    while tasks.put(&[7; 1000], Deadline::Now).is_ok() {
+        put += 1;
+    }
+    assert!(put > 300, "{put} messages of 1000 bytes in 1 MiB");
+    for _ in 0..put {
+        tasks.get_delivery(Deadline::Now).unwrap().done().unwrap();
+    }
+    tasks.join(Deadline::Now).unwrap();
+    assert!(tasks.memory_used() <= 1 << 20);
+}
+
+#[test]
 fn done_ahead_of_the_taker() {
     let tasks = joinable();
     tasks.put(b"1", Deadline::Now).unwrap();

@@ -199,7 +199,7 @@ impl GetSession<'_> {
         if !self.memory.read_message(offset, len, &mut copy) {
             return Err(Damaged("a message's length").into());
         }
-        let block = self.ring.allocate(len as u64)?;
+        let block = self.ring.allocate_to_take(len as u64)?;
         let descriptor = self.ring.descriptor(block)?;
         self.ring.fill(descriptor, &copy)?;
         self.hold(descriptor, BlockState::HeldCopy)?;

@@ -179,8 +179,9 @@ impl PutSession<'_> {
         let step = (size / 8).clamp(16 << 10, 1 << 20);
         let want = (put.reserved.load(Relaxed) + step).max(end).min(size);
         // Rather less than a step ahead when the limit is near.
-        if self.ring.reserve_block(self.segment.block, want).is_err() {
-            self.ring.reserve_block(self.segment.block, end.min(size))?;
+        let limit = self.ring.limit_of_puts();
+        if self.ring.reserve_block(self.segment.block, want, limit).is_err() {
+            self.ring.reserve_block(self.segment.block, end.min(size), limit)?;
         }
         let reserved = self.ring.descriptor(self.segment.block)?.reserved.load(Relaxed);
         put.reserved.store(reserved, Relaxed);

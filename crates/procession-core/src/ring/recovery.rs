@@ -117,6 +117,7 @@ impl Ring {
             };
             if unused {
                 self.release_block(descriptor)?;
+                descriptor.charged.store(descriptor.reserved.load(Relaxed), Relaxed);
                 descriptor.set_state(BlockState::Free, None);
             }
         }
