@@ -420,3 +420,56 @@ fn names() {
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "something that is not ours at all");
     std::fs::remove_file(&path).unwrap();
 }
+
+#[test]
+fn a_name_goes_with_the_last_of_several_that_end_at_once() {
+    let name = format!("test-{}-ends", std::process::id());
+    for _ in 0..200 {
+        let queue = Queue::create_named(&name, &QueueOptions::new()).unwrap();
+        // Not a clone: a description and a lock of its own, as another process has.
+        let mut others: Vec<_> = (0..3).map(|_| Some(File::of(&name))).collect();
+        std::thread::scope(|scope| {
+            for other in &mut others {
+                scope.spawn(|| drop(other.take()));
+            }
+            scope.spawn(|| drop(queue));
+        });
+        assert!(!std::fs::exists(format!("/dev/shm/procession.{name}")).unwrap());
+    }
+}
+
+/// A user of a name as another process would be one.
+struct File(Option<std::os::fd::OwnedFd>, Option<procession_core::shm::named::Name>);
+
+impl File {
+    fn of(name: &str) -> Self {
+        let (fd, name) = procession_core::shm::named::Name::open(name).unwrap();
+        File(Some(fd), Some(name))
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        drop(self.0.take());
+        drop(self.1.take());
+    }
+}
+
+#[test]
+fn a_handle_to_memory_that_can_shrink_is_refused() {
+    use std::os::fd::AsRawFd;
+    let queue = unbounded();
+    let mut handle = queue.to_handle().unwrap();
+    let path = std::env::temp_dir().join(format!("procession-test-{}-shrink", std::process::id()));
+    let file =
+        std::fs::File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    // The very bytes of a queue, in a file of no kind.
+    let number = u32::from_le_bytes(handle[24..28].try_into().unwrap());
+    std::io::copy(&mut std::fs::File::open(format!("/proc/self/fd/{number}")).unwrap(), &mut &file).unwrap();
+    handle[24..28].copy_from_slice(&(file.as_raw_fd() as u32).to_le_bytes());
+    // This process has the queue open, so the id alone would do.
+    drop(queue);
+    let refused = Queue::from_handle(&handle).unwrap_err();
+    assert!(refused.to_string().contains("could be taken away"), "{refused}");
+}

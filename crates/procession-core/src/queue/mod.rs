@@ -15,7 +15,7 @@ pub use self::message::{Delivery, Message, Reservation};
 pub use crate::ring::{Damaged, INLINE_MAX, MAX_MESSAGES, RingError};
 
 use crate::os::clock::Deadline;
-use crate::os::memory;
+use crate::os::{fork, memory};
 use crate::ring::{Ring, Settings};
 use crate::shm::named::Name;
 use crate::shm::registry::Registry;
@@ -135,6 +135,7 @@ impl Queue {
 
     fn over(ring: Ring, name: Option<Name>) -> Self {
         let shared = Arc::new(Shared::new(ring, name));
+        let _gate = fork::gate();
         OPEN.insert(shared.ring.id(), &shared);
         Queue { shared }
     }
@@ -165,6 +166,9 @@ impl Queue {
         let shared = OPEN.get_or_open(id, || {
             let fd = transfer::receive(transit)?;
             let name = Name::of(fd.as_fd()).map_err(OpenError::system("locking its name"))?;
+            if name.is_none() && !memory::cannot_shrink(&fd) {
+                return Err(OpenError::NotAnObject("its memory could be taken away while it is used"));
+            }
             let ring = Ring::open(fd)?;
             if ring.id() != id {
                 return Err(match transit {
