@@ -25,7 +25,6 @@ impl Queue {
             Taken::Block(block) => {
                 out.extend_from_slice(&Message::in_block(Arc::clone(&self.shared), block)?)
             }
-            Taken::Owed(block) => self.shared.copy_owed(block, out)?,
         }
         Ok(())
     }
@@ -39,7 +38,6 @@ impl Queue {
         match self.shared.get(Take::Plain, &mut bytes, deadline)? {
             Taken::Copied => {}
             Taken::Block(block) => return Ok(Message::in_block(Arc::clone(&self.shared), block)?),
-            Taken::Owed(block) => self.shared.copy_owed(block, &mut bytes)?,
         }
         Ok(Message::copied(bytes))
     }
@@ -55,9 +53,7 @@ impl Queue {
     pub fn get_delivery(&self, deadline: Deadline) -> Result<Delivery, GetError> {
         assert!(self.is_joinable(), "deliveries need a joinable queue");
         match self.shared.get(Take::Delivery, &mut Vec::new(), deadline)? {
-            Taken::Block(block) | Taken::Owed(block) => {
-                Ok(Delivery::in_block(Arc::clone(&self.shared), block)?)
-            }
+            Taken::Block(block) => Ok(Delivery::in_block(Arc::clone(&self.shared), block)?),
             Taken::Copied => Err(Damaged("a delivery outside a block").into()),
         }
     }
@@ -90,14 +86,13 @@ impl Queue {
         let mut session = ring.get_session()?;
         while messages.len() < max {
             let mut bytes = Vec::new();
-            let message = match session.next(Take::Plain, &mut bytes)? {
-                None => break,
-                Some(Taken::Copied) => Message::copied(bytes),
-                Some(Taken::Block(block)) => Message::in_block(Arc::clone(&self.shared), block)?,
-                Some(Taken::Owed(block)) => {
-                    self.shared.copy_owed(block, &mut bytes)?;
-                    Message::copied(bytes)
-                }
+            let message = match session.next(Take::Plain, &mut bytes) {
+                Ok(None) => break,
+                Ok(Some(Taken::Copied)) => Message::copied(bytes),
+                Ok(Some(Taken::Block(block))) => Message::in_block(Arc::clone(&self.shared), block)?,
+                // What is taken is not lost for it; the next get meets it again.
+                Err(_) if !messages.is_empty() => break,
+                Err(error) => return Err(error.into()),
             };
             messages.push(message);
             if ring.settings().joinable {
@@ -114,31 +109,6 @@ impl Queue {
             ring.control().waiting.not_full.wake_settled(messages.len() as u32);
         }
         Ok(())
-    }
-
-    /// Discards all that is queued.
-    pub(super) fn discard_all(&self) -> Result<(), Damaged> {
-        let ring = &self.shared.ring;
-        let mut scratch = Vec::new();
-        loop {
-            scratch.clear();
-            let mut session = ring.get_session()?;
-            let taken = match session.next(Take::Plain, &mut scratch) {
-                Ok(taken) => taken,
-                Err(RingError::Damaged(damaged)) => return Err(damaged),
-                // Not charged to this process, hence not discarded.
-                Err(_) => None,
-            };
-            let Some(taken) = taken else { return Ok(()) };
-            session.publish();
-            drop(session);
-            if let Taken::Block(block) = taken {
-                ring.free(block)?;
-            }
-            if ring.settings().joinable {
-                ring.task_done()?;
-            }
-        }
     }
 }
 
@@ -184,7 +154,11 @@ impl Shared {
         let ring = &self.ring;
         let ready = || ring.look_for_message().max(ring.shutdown_state());
         let queue = &ring.control().waiting.not_empty;
-        let found = wait_until(queue, &self.get_spinner, deadline, ready, || self.look_around())?;
+        if deadline == Deadline::Now && ring.deliveries_are_held() {
+            // Whoever only asks and never sleeps finds the dead here.
+            self.look_around()?;
+        }
+        let found = wait_until(queue, &self.get_spinner, deadline, ready, || self.look_around().map(drop))?;
         if ring.has_message() {
             Ok(())
         } else if ring.shutdown_state() != 0 {
@@ -197,12 +171,41 @@ impl Shared {
         }
     }
 
-    /// What a process does after it has slept a slice in vain.
-    pub(super) fn look_around(&self) -> Result<(), Damaged> {
+    /// Discards all that is queued, after an immediate shutdown.
+    pub(super) fn discard_all(&self) -> Result<(), Damaged> {
+        let ring = &self.ring;
+        let mut scratch = Vec::new();
+        loop {
+            scratch.clear();
+            let mut session = ring.get_session()?;
+            let taken = match session.next(Take::Plain, &mut scratch) {
+                Ok(taken) => taken,
+                Err(RingError::Damaged(damaged)) => return Err(damaged),
+                // Not charged to this process, hence not discarded.
+                Err(_) => None,
+            };
+            let Some(taken) = taken else { return Ok(()) };
+            session.publish();
+            drop(session);
+            if let Taken::Block(block) = taken {
+                ring.free(block)?;
+            }
+            if ring.settings().joinable {
+                ring.task_done()?;
+            }
+        }
+    }
+
+    /// What a process does after it has slept a slice in vain. False when another did it a moment ago.
+    pub(super) fn look_around(&self) -> Result<bool, Damaged> {
         self.mend()?;
         // One process at a time looks, however many wait.
         if !self.ring.is_time_to_look(clock::now_ms(), SLICE.as_millis() as u64) {
-            return Ok(());
+            return Ok(false);
+        }
+        if self.ring.shutdown_state() == 2 && self.ring.has_message() {
+            // Who was to discard it died, or a delivery came back since. Its tasks count as done.
+            self.discard_all()?;
         }
         let memory = &self.ring.control().memory;
         if self.ring.somebody_died_with_a_delivery()? || memory.used.load(Ordering::Relaxed) > KEPT_WHEN_IDLE
@@ -212,11 +215,6 @@ impl Shared {
         if memory.cached.load(Ordering::Relaxed) > KEPT_WHEN_IDLE {
             self.ring.trim()?;
         }
-        Ok(())
-    }
-
-    /// Appends the message of a block in the state `Owed`.
-    fn copy_owed(&self, block: u32, out: &mut Vec<u8>) -> Result<(), Damaged> {
-        self.ring.read_block(self.ring.descriptor(block)?, out)
+        Ok(true)
     }
 }

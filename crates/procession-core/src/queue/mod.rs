@@ -15,7 +15,7 @@ pub use self::message::{Delivery, Message, Reservation};
 pub use crate::ring::{Damaged, INLINE_MAX, MAX_MESSAGES, RingError};
 
 use crate::os::clock::Deadline;
-use crate::os::memory;
+use crate::os::{fork, memory};
 use crate::ring::{Ring, Settings};
 use crate::shm::named::Name;
 use crate::shm::registry::Registry;
@@ -136,6 +136,7 @@ impl Queue {
 
     fn over(ring: Ring, name: Option<Name>) -> Self {
         let shared = Arc::new(Shared::new(ring, name));
+        let _gate = fork::gate();
         OPEN.insert(shared.ring.id(), &shared);
         Queue { shared }
     }
@@ -166,6 +167,9 @@ impl Queue {
         let shared = OPEN.get_or_open(id, || {
             let fd = transfer::receive(transit)?;
             let name = Name::of(fd.as_fd()).map_err(OpenError::system("locking its name"))?;
+            if name.is_none() && !memory::cannot_shrink(&fd) {
+                return Err(OpenError::NotAnObject("its memory could be taken away while it is used"));
+            }
             let ring = Ring::open(fd)?;
             if ring.id() != id {
                 return Err(match transit {
@@ -234,8 +238,8 @@ impl Queue {
     /// Ends the queue for all processes: further puts fail, gets take what is there and then fail. With
     /// `immediate`, gets fail at once and what is queued is discarded; its tasks count as done. Sleepers wake.
     ///
-    /// A process killed here has either shut the queue down or not; one killed while it discards leaves messages
-    /// that nobody gets.
+    /// A process killed here has either shut the queue down or not; what one killed while it discards leaves is discarded
+    /// by whoever waits in [`Queue::join`], where the task in its hands may be reported as lost.
     ///
     /// # Errors
     /// [`Damaged`].
@@ -250,7 +254,7 @@ impl Queue {
             }
         }
         if immediate {
-            self.discard_all()?;
+            self.shared.discard_all()?;
         }
         control.waiting.not_empty.wake(u32::MAX);
         control.waiting.not_full.wake(u32::MAX);

@@ -19,18 +19,28 @@ const STEP: u64 = 16 << 10;
 impl Ring {
     /// A block for `len` bytes, all of them with memory, in the state `Writing` of this process.
     pub(crate) fn allocate(&self, len: u64) -> Result<u32, RingError> {
-        self.allocate_reserved(len, len)
+        self.allocate_reserved(len, len, self.limit_of_puts())
+    }
+
+    /// [`Ring::allocate`] for a consumer, which must not be kept from emptying a queue that producers have filled.
+    pub(super) fn allocate_to_take(&self, len: u64) -> Result<u32, RingError> {
+        self.allocate_reserved(len, len, self.settings.max_bytes)
     }
 
     /// A new segment that begins at `base`, its first bytes with memory. The caller makes it a segment.
     pub(super) fn new_segment(&self, bytes: u64, base: u32) -> Result<Segment, RingError> {
-        let block = self.allocate_reserved(bytes, STEP)?;
+        let block = self.allocate_reserved(bytes, STEP, self.limit_of_puts())?;
         self.descriptor(block)?.successor.store(0, Relaxed);
         Ok(Segment { block, base })
     }
 
-    fn allocate_reserved(&self, len: u64, reserve: u64) -> Result<u32, RingError> {
+    /// How many bytes producers may bring the queue to: where tasks are copied when they are taken, some are left for that.
+    pub(super) fn limit_of_puts(&self) -> u64 {
         let max_bytes = self.settings.max_bytes;
+        if self.settings.joinable { max_bytes - max_bytes / 8 } else { max_bytes }
+    }
+
+    fn allocate_reserved(&self, len: u64, reserve: u64, max_bytes: u64) -> Result<u32, RingError> {
         let memory = &self.control().memory;
         if len > max_bytes {
             return Err(RingError::Limit { used: memory.used.load(Relaxed), needed: len, max_bytes });
@@ -43,7 +53,7 @@ impl Ring {
                 None => self.carve(&guard, class)?,
             }
         };
-        match self.reserve_block(block, reserve) {
+        match self.reserve_block(block, reserve, max_bytes) {
             Ok(()) => Ok(block),
             Err(error) => {
                 self.free(block)?;
@@ -52,41 +62,50 @@ impl Ring {
         }
     }
 
-    /// Sets memory aside for a block's first `len` bytes. The caller has the block.
-    pub(super) fn reserve_block(&self, block: u32, len: u64) -> Result<(), RingError> {
+    /// Sets memory aside for a block's first `len` bytes, as far as `max_bytes` for the whole queue allow. The caller has the
+    /// block.
+    pub(super) fn reserve_block(&self, block: u32, len: u64, max_bytes: u64) -> Result<(), RingError> {
         let descriptor = self.descriptor(block)?;
+        self.block_memory(descriptor, len)?;
         let have = descriptor.reserved.load(Relaxed);
-        let page = memory::page_size() as u64;
-        let want = len.next_multiple_of(page);
+        // Pages may be larger than the smallest blocks; what lies beyond the block is not its own.
+        let size = 1u64.checked_shl(descriptor.class.load(Relaxed)).ok_or(Damaged("a block's size"))?;
+        let want = len.next_multiple_of(memory::page_size() as u64).min(size);
         if want <= have {
             return Ok(());
         }
-        let class = descriptor.class.load(Relaxed);
-        self.block_memory(descriptor, want.min(1 << class))?;
-        let needed = want - have;
-        let max_bytes = self.settings.max_bytes;
         let used = &self.control().memory.used;
+        let charged = descriptor.charged.load(Relaxed);
         {
             let guard = self.lock_memory()?;
-            if used.load(Relaxed) + needed > max_bytes {
+            let needed = want.saturating_sub(charged);
+            if used.load(Relaxed).saturating_add(needed) > max_bytes {
                 self.trim_locked(&guard)?;
             }
             let now = used.load(Relaxed);
-            if now + needed > max_bytes {
+            if now.saturating_add(needed) > max_bytes {
                 return Err(RingError::Limit { used: now, needed, max_bytes });
             }
-            used.store(now + needed, Relaxed);
+            self.charge_block(&guard, descriptor, charged.max(want));
         }
         let at = descriptor.offset.load(Relaxed) + have;
         // Outside the lock: the kernel zeroes the pages, which takes time.
-        if let Err(error) = memory::reserve(self.fd(), at, needed) {
-            let undone = memory::release(self.fd(), at, needed);
-            let _guard = self.lock_memory()?;
-            used.store(used.load(Relaxed).saturating_sub(needed), Relaxed);
+        if let Err(error) = memory::reserve(self.fd(), at, want - have) {
+            let undone = memory::release(self.fd(), at, want - have);
+            let guard = self.lock_memory()?;
+            self.charge_block(&guard, descriptor, charged);
             return Err(RingError::System(undone.err().unwrap_or(error)));
         }
         descriptor.reserved.store(want, Relaxed);
         Ok(())
+    }
+
+    /// Makes so many bytes of a block count as used.
+    fn charge_block(&self, _guard: &RobustGuard<'_>, descriptor: &Descriptor, bytes: u64) {
+        let used = &self.control().memory.used;
+        let others = used.load(Relaxed).saturating_sub(descriptor.charged.load(Relaxed));
+        descriptor.charged.store(bytes, Relaxed);
+        used.store(others.saturating_add(bytes), Relaxed);
     }
 
     /// Fills a block that the caller has with a message.
@@ -114,13 +133,12 @@ impl Ring {
     pub(crate) fn free(&self, block: u32) -> Result<(), Damaged> {
         let descriptor = self.descriptor(block)?;
         let memory = &self.control().memory;
-        let mut given_back = 0;
-        if memory.cached.load(Relaxed) + descriptor.reserved.load(Relaxed) > CACHE {
-            // Before others can have the block.
-            given_back = self.release_block(descriptor)?;
+        if memory.cached.load(Relaxed).saturating_add(descriptor.reserved.load(Relaxed)) > CACHE {
+            // Before others can have the block, and outside the lock.
+            self.release_block(descriptor)?;
         }
         let guard = self.lock_memory()?;
-        memory.used.store(memory.used.load(Relaxed).saturating_sub(given_back), Relaxed);
+        self.charge_block(&guard, descriptor, descriptor.reserved.load(Relaxed));
         self.free_locked(&guard, block, descriptor);
         Ok(())
     }
@@ -138,7 +156,8 @@ impl Ring {
         if let Some(top) = memory.free.get(class) {
             descriptor.next_free.store(top.load(Relaxed), Relaxed);
             top.store(block + 1, Relaxed);
-            memory.cached.store(memory.cached.load(Relaxed) + descriptor.reserved.load(Relaxed), Relaxed);
+            let reserved = descriptor.reserved.load(Relaxed);
+            memory.cached.store(memory.cached.load(Relaxed).saturating_add(reserved), Relaxed);
         }
     }
 
@@ -172,7 +191,7 @@ impl Ring {
             let bytes = (u64::from(FIRST_TABLE) << table) * size_of::<Descriptor>() as u64;
             let at = self.extend(bytes)?;
             memory::reserve(self.fd(), at, bytes).map_err(RingError::System)?;
-            memory.used.store(memory.used.load(Relaxed) + bytes, Relaxed);
+            memory.used.store(memory.used.load(Relaxed).saturating_add(bytes), Relaxed);
             memory.tables[table].store(at, Release);
         }
         let offset = self.extend(1 << class)?;
@@ -180,6 +199,7 @@ impl Ring {
         descriptor.offset.store(offset, Relaxed);
         descriptor.class.store(class, Relaxed);
         descriptor.reserved.store(0, Relaxed);
+        descriptor.charged.store(0, Relaxed);
         descriptor.set_state(BlockState::Writing, Some(Identity::current()));
         memory.descriptors.store(block + 1, Release);
         Ok(block)
@@ -196,24 +216,23 @@ impl Ring {
         Ok(at)
     }
 
-    /// Gives a block's memory back to the system; returns how many bytes. The caller takes them off `used`.
-    pub(super) fn release_block(&self, descriptor: &Descriptor) -> Result<u64, Damaged> {
+    /// Gives a block's memory back to the system, as far as it lets us; `reserved` says what is left. The caller has the
+    /// block, and sees to what is charged.
+    pub(super) fn release_block(&self, descriptor: &Descriptor) -> Result<(), Damaged> {
         let reserved = descriptor.reserved.load(Relaxed);
-        if reserved == 0 {
-            return Ok(0);
+        // Who died over getting or giving back memory left some beyond what is reserved.
+        let bytes = reserved.max(descriptor.charged.load(Relaxed));
+        if bytes == 0 {
+            return Ok(());
         }
-        let class = descriptor.class.load(Relaxed);
-        self.block_memory(descriptor, reserved.min(1u64.checked_shl(class).unwrap_or(0)))?;
+        self.block_memory(descriptor, bytes)?;
         // First the word: pages without a promise are harmless, a promise without pages is not.
         descriptor.reserved.store(0, Relaxed);
-        match memory::release(self.fd(), descriptor.offset.load(Relaxed), reserved) {
-            Ok(()) => Ok(reserved),
-            Err(error) => {
-                tracing::warn!(%error, "a queue could not give memory back; it keeps it");
-                descriptor.reserved.store(reserved, Relaxed);
-                Ok(0)
-            }
+        if let Err(error) = memory::release(self.fd(), descriptor.offset.load(Relaxed), bytes) {
+            tracing::warn!(%error, "a queue could not give memory back; it keeps it");
+            descriptor.reserved.store(reserved, Relaxed);
         }
+        Ok(())
     }
 
     /// Gives the memory of free blocks back.
@@ -222,7 +241,7 @@ impl Ring {
         self.trim_locked(&guard)
     }
 
-    fn trim_locked(&self, _guard: &RobustGuard<'_>) -> Result<(), Damaged> {
+    fn trim_locked(&self, guard: &RobustGuard<'_>) -> Result<(), Damaged> {
         let memory = &self.control().memory;
         for top in &memory.free {
             let mut next = top.load(Relaxed);
@@ -230,8 +249,11 @@ impl Ring {
             for _ in 0..self.descriptor_count() {
                 let Some(block) = next.checked_sub(1) else { break };
                 let descriptor = self.descriptor(block)?;
-                let given_back = self.release_block(descriptor)?;
-                memory.used.store(memory.used.load(Relaxed).saturating_sub(given_back), Relaxed);
+                let before = descriptor.reserved.load(Relaxed);
+                self.release_block(descriptor)?;
+                let left = descriptor.reserved.load(Relaxed);
+                self.charge_block(guard, descriptor, left);
+                let given_back = before.saturating_sub(left);
                 memory.cached.store(memory.cached.load(Relaxed).saturating_sub(given_back), Relaxed);
                 next = descriptor.next_free.load(Relaxed);
             }
@@ -254,7 +276,7 @@ impl Ring {
         let (mut held, mut returned, mut owed) = (0, 0, 0);
         for block in (0..self.descriptor_count()).rev() {
             let descriptor = self.descriptor(block)?;
-            used += descriptor.reserved.load(Relaxed);
+            used = u64::saturating_add(used, descriptor.charged.load(Relaxed));
             match descriptor.state().ok_or(Damaged("a block's state"))?.0 {
                 BlockState::Free => self.push_free(block, descriptor),
                 BlockState::Held | BlockState::HeldCopy => held += 1,
@@ -268,5 +290,84 @@ impl Ring {
         memory.returned.store(returned, Relaxed);
         memory.owed.store(owed, Relaxed);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::Settings;
+    use crate::ring::layout::ACCOUNTS_AT;
+
+    fn ring(max_bytes: u64) -> Ring {
+        let fd = memory::create(c"test", windows::FIRST).unwrap();
+        Ring::create(fd, Settings { max_messages: 0, max_bytes, joinable: false }).unwrap()
+    }
+
+    /// An identity that no process has any more.
+    fn dead() -> Identity {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let id = Identity::of_pid(rustix::process::Pid::from_child(&child)).unwrap();
+        child.wait().unwrap();
+        id
+    }
+
+    fn pages_in(ring: &Ring) -> u64 {
+        rustix::fs::fstat(ring.fd()).unwrap().st_blocks as u64 * 512
+    }
+
+    #[test]
+    fn what_the_dead_reserved_and_did_not_note_is_given_back() {
+        let ring = ring(1 << 30);
+        let (used, pages) = (ring.control().memory.used.load(Relaxed), pages_in(&ring));
+        let block = ring.allocate(1 << 20).unwrap();
+        let descriptor = ring.descriptor(block).unwrap();
+        // As if killed between getting the memory and noting it.
+        descriptor.reserved.store(0, Relaxed);
+        descriptor.set_state(BlockState::Writing, Some(dead()));
+        ring.sweep().unwrap();
+        assert_eq!((ring.control().memory.used.load(Relaxed), pages_in(&ring)), (used, pages));
+    }
+
+    #[test]
+    fn a_sweep_counts_what_is_on_its_way() {
+        let ring = ring(1 << 30);
+        let used = ring.control().memory.used.load(Relaxed);
+        let block = ring.allocate(1 << 20).unwrap();
+        let descriptor = ring.descriptor(block).unwrap();
+        // Paid for, not there yet; and the other way round when it is given back.
+        descriptor.reserved.store(0, Relaxed);
+        ring.sweep().unwrap();
+        descriptor.reserved.store(1 << 20, Relaxed);
+        assert_eq!(ring.control().memory.used.load(Relaxed), used + (1 << 20));
+        ring.free(block).unwrap();
+        ring.trim().unwrap();
+        assert_eq!(ring.control().memory.used.load(Relaxed), used);
+    }
+
+    #[test]
+    fn what_the_living_hold_is_not_taken_for_unpublished() {
+        let ring = ring(1 << 30);
+        let block = ring.allocate(100).unwrap();
+        let descriptor = ring.descriptor(block).unwrap();
+        // So many messages later its number is that of a message which waits.
+        descriptor.seq.store(0, Relaxed);
+        descriptor.set_state(BlockState::Taken, Some(Identity::current()));
+        let mut session = ring.put_session().unwrap();
+        session.push(crate::ring::Content::Inline(b"x"), false).unwrap();
+        session.publish();
+        drop(session);
+        ring.sweep().unwrap();
+        assert_eq!(descriptor.state(), Some((BlockState::Taken, Some(Identity::current()))));
+    }
+
+    #[test]
+    fn a_small_block_keeps_to_itself() {
+        let ring = ring(1 << 20);
+        let block = ring.allocate(1).unwrap();
+        let descriptor = ring.descriptor(block).unwrap();
+        assert!(descriptor.offset.load(Relaxed) >= ACCOUNTS_AT);
+        assert!(descriptor.reserved.load(Relaxed) <= 1 << descriptor.class.load(Relaxed));
+        assert!(matches!(ring.reserve_block(block, 1 << 20, 1 << 20), Err(RingError::Damaged(_))));
     }
 }

@@ -59,6 +59,11 @@ pub enum RingError {
     /// The queue counts unfinished tasks, and more living processes than it can tell apart take from it.
     #[error("more than {ACCOUNTS} processes take tasks from this queue")]
     TooManyConsumers,
+    /// A forked child has only a copy of its parent's reservation or delivery.
+    #[error(
+        "it belongs to the process that made or took it, of which this one is a forked child; use it there"
+    )]
+    Inherited,
     /// The shared memory is damaged.
     #[error(transparent)]
     Damaged(#[from] Damaged),
@@ -295,9 +300,11 @@ impl Ring {
         loop {
             let head = self.head();
             let tail = self.tail();
+            let queued = u64::from(tail.messages_since(head));
             let returned = self.control().memory.returned.load(Ordering::Acquire);
-            if self.head() == head {
-                return u64::from(tail.messages_since(head)) + returned;
+            // With both ends where they were, the third number was right for both.
+            if self.head() == head && (!self.settings.joinable || self.tail() == tail) {
+                return queued.saturating_add(returned);
             }
         }
     }

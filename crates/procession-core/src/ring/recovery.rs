@@ -101,8 +101,9 @@ impl Ring {
                 BlockState::Writing => is_dead(owner),
                 BlockState::Queued => !queued(seq),
                 BlockState::Segment => !chain.contains(&block),
-                BlockState::HeldCopy if queued(seq) => true,
-                BlockState::Taken | BlockState::Held if queued(seq) => {
+                // What the living have is theirs, also when so many messages have passed that its number comes again.
+                BlockState::HeldCopy if queued(seq) && is_dead(owner) => true,
+                BlockState::Taken | BlockState::Held if queued(seq) && is_dead(owner) => {
                     descriptor.set_state(BlockState::Queued, None);
                     false
                 }
@@ -116,6 +117,7 @@ impl Ring {
             };
             if unused {
                 self.release_block(descriptor)?;
+                descriptor.charged.store(descriptor.reserved.load(Relaxed), Relaxed);
                 descriptor.set_state(BlockState::Free, None);
             }
         }

@@ -28,6 +28,8 @@ const USERS: u32 = 0;
 const GATE: u32 = 1;
 /// How long another process may take to make or open an object of the same name.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take while the last handle is dropped. A file that stays is removed by the next who asks for the name.
+const PATIENCE_AT_END: Duration = Duration::from_secs(1);
 
 /// A name in use. Dropped after the object's descriptor and mappings, it removes the file if nobody uses it any more.
 #[derive(Debug)]
@@ -61,6 +63,7 @@ impl Name {
         let free = try_lock(&fd, USERS, FileLock::Exclusive)
             .map_err(|error| named(Refusal::System("locking a name", error)))?;
         if !free {
+            give_up(&fd);
             return Err(named(Refusal::Taken));
         }
         // What the dead left is worth nothing; what never was ours is not ours to clear.
@@ -81,6 +84,7 @@ impl Name {
             }
             Err(error) => {
                 let _ = unlink(&path);
+                give_up(&gate);
                 Err(error)
             }
         }
@@ -104,6 +108,7 @@ impl Name {
             if is_ours(&fd).is_ok_and(|ours| ours) {
                 let _ = unlink(&path);
             }
+            give_up(&fd);
             return Err(named(Refusal::NotFound));
         }
         try_lock(&fd, USERS, FileLock::Shared).map_err(locked)?;
@@ -135,11 +140,20 @@ impl Drop for Name {
         let Ok(fd) = open(&self.0, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty()) else {
             return;
         };
-        let unused = try_lock(&fd, GATE, FileLock::Exclusive).is_ok_and(|locked| locked)
-            && try_lock(&fd, USERS, FileLock::Exclusive).is_ok_and(|locked| locked);
+        // Who drops the name at the same moment has the gate for an instant, and may have seen our lock: the last one
+        // through it finds no other.
+        let deadline = Deadline::after(PATIENCE_AT_END);
+        while !try_lock(&fd, GATE, FileLock::Exclusive).unwrap_or(false) {
+            if deadline.passed() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let unused = try_lock(&fd, USERS, FileLock::Exclusive).unwrap_or(false);
         if unused && is_at(&fd, &self.0) {
             let _ = unlink(&self.0);
         }
+        give_up(&fd);
     }
 }
 
@@ -186,6 +200,14 @@ fn enter(path: &PathBuf, create: OFlags) -> Result<OwnedFd, Refusal> {
             )));
         }
         std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Drops both locks at once: a child that is forked just now keeps a copy of the descriptor for longer. What cannot be
+/// unlocked is unlocked with the last copy.
+fn give_up(fd: impl AsFd) {
+    for byte in [USERS, GATE] {
+        let _ = crate::os::file_lock::unlock(&fd, byte);
     }
 }
 

@@ -4,8 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::header::ObjectId;
+use crate::os::fork;
 
 /// Open objects of one kind by id. Holds none of them open.
+///
+/// [`Registry::insert`] and [`Registry::get`] are called with the [`fork::gate`] held, so that no child is forked with the
+/// table locked by a thread that it does not have.
 #[derive(Debug)]
 pub struct Registry<T> {
     open: Mutex<Option<HashMap<ObjectId, Weak<T>>>>,
@@ -42,11 +46,16 @@ impl<T> Registry<T> {
         id: ObjectId,
         open: impl FnOnce() -> Result<Arc<T>, E>,
     ) -> Result<Arc<T>, E> {
-        if let Some(object) = self.get(id) {
+        let known = {
+            let _gate = fork::gate();
+            self.get(id)
+        };
+        if let Some(object) = known {
             return Ok(object);
         }
         // Two threads may both open the object: two mappings of the same memory, both right.
         let object = open()?;
+        let _gate = fork::gate();
         self.insert(id, &object);
         Ok(object)
     }

@@ -12,11 +12,12 @@ use std::collections::hash_map::Entry;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{FileType, Mode, OFlags, open, stat};
 use rustix::io::Errno;
 
 use super::error::OpenError;
 use super::header::ObjectId;
+use crate::os::fork;
 use crate::os::identity::Identity;
 
 thread_local! {
@@ -149,6 +150,8 @@ pub fn send(id: ObjectId, fd: BorrowedFd<'_>) -> std::io::Result<Transit> {
     if let Some(attached) = attach(fd)? {
         return Ok(attached);
     }
+    fork::watch()?;
+    let _gate = fork::gate();
     let mut held = HANDED_OUT.lock().unwrap_or_else(PoisonError::into_inner);
     let held = held.get_or_insert_with(HashMap::new);
     let kept = match held.entry(id) {
@@ -173,7 +176,13 @@ pub fn receive(transit: Transit) -> Result<OwnedFd, OpenError> {
     if !holder.is_alive() {
         return Err(OpenError::Gone { pid });
     }
-    match open(format!("/proc/{pid}/fd/{fd}"), OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+    let path = format!("/proc/{pid}/fd/{fd}");
+    // A damaged handle may name anything; opening a device or a pipe could do something.
+    let opened = stat(&path).and_then(|about| match FileType::from_raw_mode(about.st_mode) {
+        FileType::RegularFile => open(&path, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty()),
+        _ => Err(Errno::NXIO),
+    });
+    match opened {
         Ok(fd) => Ok(fd),
         Err(Errno::NOENT) if !holder.is_alive() => Err(OpenError::Gone { pid }),
         Err(Errno::NOENT | Errno::NXIO) => Err(OpenError::NotHeld { pid }),

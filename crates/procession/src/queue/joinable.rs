@@ -205,15 +205,15 @@ impl<T> Delivery<T> {
     /// Declares the task done.
     ///
     /// # Errors
-    /// [`MemoryError`]: the queue's memory is damaged.
+    /// [`MemoryError::Inherited`] in a forked child; [`MemoryError::Damaged`].
     pub fn done(self) -> Result<(), MemoryError> {
-        Ok(self.core.done()?)
+        self.core.done()
     }
 
     /// Takes the task for good: it is not handed out again, and [`JoinableQueue::task_done`] is due for it.
     ///
     /// # Errors
-    /// [`MemoryError`]: the queue's memory is damaged.
+    /// As [`Delivery::done`].
     pub fn into_inner(self) -> Result<T, MemoryError> {
         self.core.into_vec()?;
         Ok(self.task)
