@@ -1,8 +1,9 @@
-//! The errors of all operations in one type, for programs that do not tell them apart.
+//! The errors of processes in one type, for programs that do not tell them apart.
 
 use crate::process::{JoinError, StartError, WaitError};
 
-/// Any error of this library. Each operation has an error type of its own, which converts into this one.
+/// Any error of starting, joining and waiting for processes. The errors of queues, connections, locks and shared data
+/// have types of their own, which do not convert into this one.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
