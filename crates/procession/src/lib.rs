@@ -37,7 +37,8 @@
 //!
 //! Each value of these types is a handle. Its clones, the copies in forked processes, and what another process reads of
 //! a serialised one lead to the same object, which is gone with the last of them. So handles may be parts of arguments,
-//! of results and of messages. (A [`SharedMemory`] stays until it is unlinked; a [`Process`] is the handle of the process that started it alone.)
+//! of results and of messages. A process that has put a handle into a queue keeps the object, and a descriptor for it, until
+//! it ends: whoever gets the message opens it there. (A [`SharedMemory`] stays until it is unlinked; a [`Process`] is the handle of the process that started it alone.)
 //!
 //! # When a process dies
 //!
