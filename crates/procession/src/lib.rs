@@ -63,6 +63,7 @@ pub mod sync;
 pub use connection::{Connection, Pipe, Receiver, Sender};
 pub use error::Error;
 pub use process::{Process, StartMethod, active_children, cpu_count, current, parent};
+pub use procession_core::shm::{CreateError, OpenError};
 pub use queue::{JoinableQueue, Queue, SimpleQueue};
 pub use shared::{Array, RawArray, RawValue, SharedMemory, Value};
 pub use sync::{Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore};

@@ -182,7 +182,7 @@ impl Shared {
     #[cold]
     fn wait_for_message(&self, deadline: Deadline) -> Result<(), GetError> {
         let ring = &self.ring;
-        let ready = || ring.available().max(ring.shutdown_state());
+        let ready = || ring.look_for_message().max(ring.shutdown_state());
         let queue = &ring.control().waiting.not_empty;
         let found = wait_until(queue, &self.get_spinner, deadline, ready, || self.look_around())?;
         if ring.has_message() {

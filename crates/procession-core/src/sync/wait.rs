@@ -140,10 +140,11 @@ const MAX_BUDGET: u32 = 20_000;
 /// What comes within so many ns is part of a stream.
 const STREAM: u32 = 120;
 const MIN_DELAY: u32 = 60;
-const MAX_DELAY: u32 = 400;
-/// How many things together are few, and many.
-const FEW: u32 = 12;
-const MANY: u32 = 48;
+const MAX_DELAY: u32 = 3_000;
+/// How many things together are few, and many: with fewer than some dozens of lines between the two sides, each core's
+/// prefetcher takes lines from under the other's hands.
+const FEW: u32 = 100;
+const MANY: u32 = 400;
 
 impl Spinner {
     /// A spinner that has learnt nothing.
