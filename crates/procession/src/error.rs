@@ -1,4 +1,4 @@
-//! The errors of processes in one type, for programs that do not tell them apart.
+//! The errors of all operations in one type, for programs that do not tell them apart.
 
 use crate::connection::{AcceptError, ConnectError, ListenError, RecvError, SendError};
 use crate::process::{JoinError, StartError, WaitError};
@@ -8,8 +8,7 @@ use crate::sync::{
     BarrierError, ConditionError, CreateError, LockError, NotLocked, NotOwner, OpenError, ReleaseError,
 };
 
-/// Any error of starting, joining and waiting for processes. The errors of queues, connections, locks and shared data
-/// have types of their own, which do not convert into this one.
+/// Any error of this library. Each operation has an error type of its own, which converts into this one.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
