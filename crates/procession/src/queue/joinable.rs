@@ -102,8 +102,8 @@ impl<T> JoinableQueue<T> {
         self.core.task_done()
     }
 
-    /// Waits until all tasks are done. A delivery of a consumer that dies is handed out again and waited for; needs
-    /// somebody to take it.
+    /// Waits until all tasks are done. A delivery whose consumer dies is handed out again, and this waits until somebody has
+    /// taken it and done it.
     ///
     /// # Errors
     /// [`JoinError::DeliveryLost`] once all unfinished tasks were taken for good by processes that died; they are
@@ -130,10 +130,10 @@ impl<T> JoinableQueue<T> {
 }
 
 impl<T: Serialize> JoinableQueue<T> {
-    /// Puts a task, waiting for room as long as it takes.
+    /// Puts a task, waiting for room as long as it takes; see [`super::Queue::put`].
     ///
     /// # Errors
-    /// [`PutError`].
+    /// [`PutError`]; the queue is as before.
     pub fn put(&self, task: &T) -> Result<(), PutError> {
         self.put_until(task, Deadline::Never)
     }
@@ -164,10 +164,11 @@ impl<T: Serialize> JoinableQueue<T> {
 
 impl<T: DeserializeOwned> JoinableQueue<T> {
     /// Takes a task to work on and acknowledge, waiting for one as long as it takes. One that a dead consumer left
-    /// comes first.
+    /// comes first; whoever waits here notices a death within about 100 ms.
     ///
     /// # Errors
-    /// [`GetError`].
+    /// [`GetError`]: the queue has been shut down and is empty, the task cannot be read (it counts as done then), or there
+    /// is no memory to hold it.
     pub fn get(&self) -> Result<Delivery<T>, GetError> {
         self.get_until(Deadline::Never)
     }
@@ -202,7 +203,7 @@ impl<T: DeserializeOwned> JoinableQueue<T> {
 }
 
 impl<T> Delivery<T> {
-    /// Declares the task done.
+    /// Declares the task done. A process that is killed in here has declared it done, or the task is handed out again.
     ///
     /// # Errors
     /// [`MemoryError::Inherited`] in a forked child; [`MemoryError::Damaged`].

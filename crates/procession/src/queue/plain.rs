@@ -17,7 +17,8 @@ use crate::handle;
 /// A first-in, first-out queue of messages between processes.
 ///
 /// Any process that has a handle may put and get. A handle is cloned, inherited by a fork, given to a new process as an
-/// argument, or sent through a pipe or another queue; the queue is gone with the last one.
+/// argument, or sent through a pipe or another queue; the queue is gone with the last one. A process that has sent a
+/// handle through a queue keeps the object, and a descriptor for it, until it ends.
 ///
 /// A message whose put returned is delivered to exactly one get. A consumer that is killed loses at most the message
 /// that its own get had taken; a producer killed inside a put has either put the message or not. Neither ever
@@ -53,7 +54,8 @@ impl<T> Builder<T> {
         self
     }
 
-    /// The most bytes of memory for messages; a put above fails. Half of the machine's or cgroup's memory if not given.
+    /// The most bytes of memory that the queue may take, at least 256 KiB; a put above that fails. Half of the machine's
+    /// or cgroup's memory if not given.
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.options = self.options.max_bytes(bytes);
         self
@@ -62,16 +64,19 @@ impl<T> Builder<T> {
     /// Makes the queue.
     ///
     /// # Errors
-    /// [`CreateError`]: an impossible bound, or out of memory or descriptors.
+    /// [`CreateError`]: an impossible bound or `max_bytes`, or out of memory or descriptors.
     pub fn build(self) -> Result<Queue<T>, CreateError> {
         Ok(Queue::over(core::Queue::create(&self.options)?))
     }
 
-    /// Makes the queue under a name, for programs that are not related.
+    /// Makes the queue under a name (1 to 200 bytes, without a slash), for programs that are not related. All its users
+    /// belong to one user of the system.
+    ///
+    /// A name whose users have all died is free; what they left in the queue is discarded.
     ///
     /// # Errors
-    /// As [`Builder::build`]; [`CreateError::Taken`] when a living process uses the name. A name
-    /// whose users have all died is free.
+    /// As [`Builder::build`]; [`CreateError::Taken`] when a living process uses the name, [`CreateError::Name`] when it
+    /// cannot be one or belongs to another user.
     pub fn create(self, name: &str) -> Result<Queue<T>, CreateError> {
         Ok(Queue::over(core::Queue::create_named(name, &self.options)?))
     }
@@ -131,21 +136,38 @@ impl<T> Queue<T> {
     /// Ends the queue for all processes: puts fail from now on, gets take what is left and then fail. With
     /// `immediate`, gets fail at once and what is queued is discarded. Whoever waits is woken.
     ///
+    /// A process that is killed in here has either shut the queue down or not; its sleepers find out within 100 ms.
+    ///
     /// # Errors
     /// [`super::MemoryError`]: the queue's memory is damaged.
     pub fn shutdown(&self, immediate: bool) -> Result<(), super::MemoryError> {
         Ok(self.core.shutdown(immediate)?)
     }
 
-    /// Puts bytes, waiting for room. They are a message by themselves, of whatever type their getter makes of them.
+    /// Puts bytes, waiting for room as long as it takes. They are a message by themselves, of whatever type their getter
+    /// makes of them.
     ///
     /// # Errors
-    /// [`PutError`].
+    /// [`PutError`], as [`Queue::put`].
     pub fn put_bytes(&self, message: &[u8]) -> Result<(), PutError> {
         Ok(self.core.put(message, Deadline::Never)?)
     }
 
-    /// Space for a message of `len` bytes, to be written where it will lie and put by [`Reservation::commit`].
+    /// Space for a message of `len` bytes, to be written where it will lie and put by [`Reservation::commit`]. Does not
+    /// wait; `commit` waits for room. One of up to 16 KiB is written to memory of this process and copied by `commit`.
+    ///
+    /// Dropped, or left by a process that is killed, it was never put and its memory is freed.
+    ///
+    /// ```
+    /// use procession::Queue;
+    ///
+    /// let queue = Queue::<()>::unbounded()?;
+    /// let mut message = queue.reserve(1 << 20)?;
+    /// message[..5].copy_from_slice(b"hello");
+    /// message.commit(None.into())?; // No limit in time.
+    /// assert_eq!(&queue.get_bytes()?[..5], b"hello");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`PutError::Memory`].
@@ -153,10 +175,11 @@ impl<T> Queue<T> {
         Ok(self.core.reserve(len)?)
     }
 
-    /// Takes a message as the bytes it is, where they lie if it is large; waits for one.
+    /// Takes the next message as bytes, waiting for one as long as it takes. A large one is not copied: it stays where it
+    /// lies, and counts against the queue's memory until the [`Message`] is dropped or its process has died.
     ///
     /// # Errors
-    /// [`GetError`].
+    /// [`GetError`], as [`Queue::get`], but never for what the bytes mean.
     pub fn get_bytes(&self) -> Result<Message, GetError> {
         Ok(self.core.get_message(Deadline::Never)?)
     }
@@ -164,17 +187,21 @@ impl<T> Queue<T> {
     /// [`Queue::get_bytes`] that waits at most for `timeout`.
     ///
     /// # Errors
-    /// [`GetError`].
+    /// As [`Queue::get_bytes`]; [`GetError::Empty`] after the timeout.
     pub fn get_bytes_timeout(&self, timeout: Duration) -> Result<Message, GetError> {
         Ok(self.core.get_message(Deadline::after(timeout))?)
     }
 }
 
 impl<T: Serialize> Queue<T> {
-    /// Puts a message, waiting for room as long as it takes.
+    /// Puts a message, waiting for room as long as it takes; without a bound it never waits.
+    ///
+    /// When this has returned, exactly one get will have the message, whatever becomes of this process. A process
+    /// that is killed before has put all of it or nothing.
     ///
     /// # Errors
-    /// [`PutError`].
+    /// [`PutError`]: the message cannot be serialised, there is no memory for it, or the queue has been shut down, also
+    /// while this waits. The queue is as before.
     #[inline]
     pub fn put(&self, message: &T) -> Result<(), PutError> {
         self.put_until(message, Deadline::Never)
@@ -183,7 +210,7 @@ impl<T: Serialize> Queue<T> {
     /// Puts a message if there is room for it now.
     ///
     /// # Errors
-    /// [`PutError`]; [`PutError::Full`] when there is none.
+    /// As [`Queue::put`]; [`PutError::Full`] when there is none.
     #[inline]
     pub fn try_put(&self, message: &T) -> Result<(), PutError> {
         self.put_until(message, Deadline::Now)
@@ -192,13 +219,14 @@ impl<T: Serialize> Queue<T> {
     /// Puts a message, waiting for room at most for `timeout`.
     ///
     /// # Errors
-    /// [`PutError`]; [`PutError::Full`] after the timeout.
+    /// As [`Queue::put`]; [`PutError::Full`] after the timeout.
     pub fn put_timeout(&self, message: &T, timeout: Duration) -> Result<(), PutError> {
         self.put_until(message, Deadline::after(timeout))
     }
 
-    /// Puts messages one after another, waiting for room where there is none. The lock is taken and consumers are woken
-    /// once for as many as there is room for; another producer's messages may come in between.
+    /// Puts messages one after another, waiting for room where there is none; returns how many. The lock is taken and
+    /// consumers are woken once for as many as there is room for; another producer's messages may come in between. A
+    /// process that is killed in here has put a prefix of them.
     ///
     /// # Errors
     /// How many were put, and why the next one was not.
@@ -246,10 +274,11 @@ impl<T: Serialize> Queue<T> {
 }
 
 impl<T: DeserializeOwned> Queue<T> {
-    /// Takes the next message, waiting for one as long as it takes.
+    /// Takes the next message, waiting for one as long as it takes. A process that is killed in here has taken this one
+    /// message at most.
     ///
     /// # Errors
-    /// [`GetError`].
+    /// [`GetError`]: the queue has been shut down and is empty, or the message cannot be read; that one is taken then.
     #[inline]
     pub fn get(&self) -> Result<T, GetError> {
         self.get_until(Deadline::Never)
@@ -258,7 +287,7 @@ impl<T: DeserializeOwned> Queue<T> {
     /// Takes the next message if there is one now.
     ///
     /// # Errors
-    /// [`GetError`]; [`GetError::Empty`] when there is none.
+    /// As [`Queue::get`]; [`GetError::Empty`] when there is none.
     #[inline]
     pub fn try_get(&self) -> Result<T, GetError> {
         self.get_until(Deadline::Now)
@@ -267,16 +296,17 @@ impl<T: DeserializeOwned> Queue<T> {
     /// Takes the next message, waiting for one at most for `timeout`.
     ///
     /// # Errors
-    /// [`GetError`]; [`GetError::Empty`] after the timeout.
+    /// As [`Queue::get`]; [`GetError::Empty`] after the timeout.
     pub fn get_timeout(&self, timeout: Duration) -> Result<T, GetError> {
         self.get_until(Deadline::after(timeout))
     }
 
     /// Takes up to `max` messages that are there, waiting for the first as long as it takes. Takes the lock and wakes
-    /// producers once. One that cannot be deserialised is an error in its place.
+    /// producers once. One that cannot be read is an error in its place. A process that is killed in here has taken the
+    /// messages of this call at most.
     ///
     /// # Errors
-    /// [`GetError`].
+    /// [`GetError`]: the queue has been shut down and is empty, or its memory is damaged.
     pub fn get_many(&self, max: usize) -> Result<Vec<Result<T, GetError>>, GetError> {
         let messages = self.core.get_many(max, Deadline::Never)?;
         Ok(messages.iter().map(|message| decode(message)).collect())
