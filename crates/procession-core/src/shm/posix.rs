@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use crate::os::memory::{self, Mapping};
 use crate::os::posix_shm;
 
-use super::ObjectId;
+use super::{ObjectId, OpenError};
 
 /// A mapped file in `/dev/shm`: its bytes and nothing else.
 ///
@@ -71,6 +71,23 @@ pub enum SharedMemoryError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+impl From<SharedMemoryError> for OpenError {
+    /// What it means for a handle, which is a name.
+    fn from(error: SharedMemoryError) -> Self {
+        match error {
+            SharedMemoryError::NotFound { name } => OpenError::NotFound { name },
+            SharedMemoryError::OtherOwner { name } => {
+                OpenError::Name { name, problem: "it belongs to another user" }
+            }
+            SharedMemoryError::InvalidName { name } => OpenError::Name { name, problem: "it is no name" },
+            SharedMemoryError::Taken { name } => OpenError::Name { name, problem: "it is taken" },
+            SharedMemoryError::Empty { .. } => OpenError::NotAnObject("it has no size yet"),
+            SharedMemoryError::InvalidSize { .. } => OpenError::NotAnObject("its size is impossible"),
+            SharedMemoryError::System { action, source, .. } => OpenError::System { action, source },
+        }
+    }
 }
 
 impl SharedMemory {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use procession_core::shm::posix;
+use procession_core::shm::{posix, transfer};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -115,6 +115,6 @@ impl Serialize for SharedMemory {
 impl<'de> Deserialize<'de> for SharedMemory {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;
-        SharedMemory::open(&name).map_err(D::Error::custom)
+        SharedMemory::open(&name).map_err(|error| D::Error::custom(transfer::fail(error.into())))
     }
 }
