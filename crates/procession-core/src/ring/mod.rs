@@ -323,7 +323,7 @@ impl Ring {
         let segment = Segment::from_bits(self.control().get.segment.load(Ordering::Relaxed));
         let available = self.available();
         if let Some(memory) = self.get_segment.get(segment.block) {
-            memory.touch(head.position.wrapping_sub(segment.base));
+            memory.prefetch_to_read(head.position.wrapping_sub(segment.base));
         }
         available
     }

@@ -64,11 +64,18 @@ impl SegmentMemory {
         let _ = word;
     }
 
-    /// Brings the line of a record over.
+    /// Asks for the line at `offset`, which may have no memory yet.
     #[inline(always)]
-    pub(crate) fn touch(self, offset: u32) {
-        // SAFETY: `word` points to 8 aligned, mapped bytes. What they hold is not used.
-        unsafe { self.word(offset, 0).read_volatile() };
+    pub(crate) fn prefetch_to_read(self, offset: u32) {
+        let word = self.word(offset, 0);
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch of a mapped address; it changes nothing and cannot fault.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(word.cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = word;
     }
 
     #[inline]

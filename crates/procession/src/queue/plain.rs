@@ -5,12 +5,14 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use procession_core::os::clock::Deadline;
-use procession_core::queue::{self as core, QueueOptions};
+use procession_core::queue as core;
 use procession_core::shm::{CreateError, OpenError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::codec::{decode, encode, with_buffer};
+use super::builder::sealed::Sealed;
+use super::builder::{Builder, Kind, checked};
+use super::codec::{decode, encode, put_many, with_buffer};
 use super::{GetError, Message, PutError, Reservation};
 use crate::handle;
 
@@ -39,54 +41,17 @@ pub struct Queue<T> {
     messages: PhantomData<fn(T) -> T>,
 }
 
-/// What a new queue is to be like: from [`Queue::builder`].
-#[derive(Clone, Debug)]
-pub struct Builder<T> {
-    options: QueueOptions,
-    messages: PhantomData<fn(T) -> T>,
-}
+impl<T> Sealed for Queue<T> {}
 
-impl<T> Builder<T> {
-    /// The most messages at a time, 1 to [`super::MAX_MESSAGES`]; a put waits for room.
-    pub fn bound(mut self, messages: usize) -> Self {
-        // What does not fit is above the greatest bound, which `build` refuses as well.
-        self.options = self.options.max_messages(u32::try_from(messages).unwrap_or(u32::MAX));
-        self
-    }
+impl<T> Kind for Queue<T> {
+    const JOINABLE: bool = false;
 
-    /// The most bytes of memory that the queue may take, at least 256 KiB; a put above that fails. Half of the machine's
-    /// or cgroup's memory if not given.
-    pub fn max_bytes(mut self, bytes: u64) -> Self {
-        self.options = self.options.max_bytes(bytes);
-        self
-    }
-
-    /// Makes the queue.
-    ///
-    /// # Errors
-    /// [`CreateError`]: an impossible bound or `max_bytes`, or out of memory or descriptors.
-    pub fn build(self) -> Result<Queue<T>, CreateError> {
-        Ok(Queue::over(core::Queue::create(&self.options)?))
-    }
-
-    /// Makes the queue under a name (1 to 200 bytes, without a slash), for programs that are not related. All its users
-    /// belong to one user of the system.
-    ///
-    /// A name whose users have all died is free; what they left in the queue is discarded.
-    ///
-    /// # Errors
-    /// As [`Builder::build`]; [`CreateError::Taken`] when a living process uses the name, [`CreateError::Name`] when it
-    /// cannot be one or belongs to another user.
-    pub fn create(self, name: &str) -> Result<Queue<T>, CreateError> {
-        Ok(Queue::over(core::Queue::create_named(name, &self.options)?))
+    fn over(core: core::Queue) -> Self {
+        Queue { core, messages: PhantomData }
     }
 }
 
 impl<T> Queue<T> {
-    pub(super) fn over(core: core::Queue) -> Self {
-        Queue { core, messages: PhantomData }
-    }
-
     /// A queue without a bound on the number of its messages: a put never waits, and fails when messages take half of
     /// the machine's (or cgroup's) memory.
     ///
@@ -105,8 +70,8 @@ impl<T> Queue<T> {
     }
 
     /// A queue with options.
-    pub fn builder() -> Builder<T> {
-        Builder { options: QueueOptions::new(), messages: PhantomData }
+    pub fn builder() -> Builder<Self> {
+        Builder::new()
     }
 
     /// Opens a queue by the name under which [`Builder::create`] made it. Messages of another type than its other users'
@@ -115,7 +80,7 @@ impl<T> Queue<T> {
     /// # Errors
     /// [`OpenError`]: there is none that a living process uses, it is another user's, or it is no queue.
     pub fn open(name: &str) -> Result<Self, OpenError> {
-        Ok(Self::over(core::Queue::open_named(name)?))
+        core::Queue::open_named(name).and_then(checked)
     }
 
     /// The number of messages, exact at an instant during the call.
@@ -172,7 +137,7 @@ impl<T> Queue<T> {
     /// # Errors
     /// [`PutError::Memory`].
     pub fn reserve(&self, len: usize) -> Result<Reservation, PutError> {
-        Ok(self.core.reserve(len)?)
+        Ok(Reservation::new(self.core.reserve(len)?))
     }
 
     /// Takes the next message as bytes, waiting for one as long as it takes. A large one is not copied: it stays where it
@@ -234,34 +199,7 @@ impl<T: Serialize> Queue<T> {
     where
         T: 'a,
     {
-        /// Encoded at a time, so that a long iterator neither waits for its end nor fills memory.
-        const GROUP: usize = 256;
-        let mut messages = messages.into_iter();
-        let mut put = 0;
-        loop {
-            let group = with_buffer(|buffer| {
-                let mut ends = Vec::new();
-                let mut failed = None;
-                for message in messages.by_ref().take(GROUP) {
-                    if let Err(error) = encode(message, buffer) {
-                        failed = Some(error);
-                        break;
-                    }
-                    ends.push(buffer.len());
-                }
-                let starts = std::iter::once(0).chain(ends.iter().copied());
-                let encoded = starts.zip(&ends).map(|(start, end)| &buffer[start..*end]);
-                let count = self.core.put_many(encoded, Deadline::Never).map_err(|(n, e)| (n, e.into()))?;
-                failed.map_or(Ok(count), |error| Err((count, error)))
-            });
-            match group {
-                Ok(count) => put += count,
-                Err((count, error)) => return Err((put + count, error)),
-            }
-            if group.is_ok_and(|count| count < GROUP) {
-                return Ok(put);
-            }
-        }
+        put_many(&self.core, messages)
     }
 
     #[inline]
@@ -308,7 +246,23 @@ impl<T: DeserializeOwned> Queue<T> {
     /// # Errors
     /// [`GetError`]: the queue has been shut down and is empty, or its memory is damaged.
     pub fn get_many(&self, max: usize) -> Result<Vec<Result<T, GetError>>, GetError> {
-        let messages = self.core.get_many(max, Deadline::Never)?;
+        self.get_many_until(max, Deadline::Never)
+    }
+
+    /// [`Queue::get_many`] that waits for the first message at most for `timeout`.
+    ///
+    /// # Errors
+    /// As [`Queue::get_many`]; [`GetError::Empty`] after the timeout.
+    pub fn get_many_timeout(
+        &self,
+        max: usize,
+        timeout: Duration,
+    ) -> Result<Vec<Result<T, GetError>>, GetError> {
+        self.get_many_until(max, Deadline::after(timeout))
+    }
+
+    fn get_many_until(&self, max: usize, deadline: Deadline) -> Result<Vec<Result<T, GetError>>, GetError> {
+        let messages = self.core.get_many(max, deadline)?;
         Ok(messages.iter().map(|message| decode(message)).collect())
     }
 
@@ -373,6 +327,6 @@ impl<T> Serialize for Queue<T> {
 
 impl<'de, T> Deserialize<'de> for Queue<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        handle::deserialize(deserializer, core::Queue::from_handle).map(Self::over)
+        handle::deserialize(deserializer, |handle| core::Queue::from_handle(handle).and_then(checked))
     }
 }
