@@ -211,7 +211,7 @@ impl GetSession<'_> {
         let _guard = self.ring.lock_memory()?;
         descriptor.seq.store(self.head.count, Relaxed);
         descriptor.set_state(state, Some(Identity::current()));
-        memory.held.store(memory.held.load(Relaxed) + 1, Release);
+        memory.held.store(memory.held.load(Relaxed).wrapping_add(1), Release);
         Ok(())
     }
 
