@@ -98,6 +98,30 @@ fn memory_grows_and_is_given_back() {
 }
 
 #[test]
+fn memory_is_given_back_after_batches_and_acknowledgements() {
+    let queue = unbounded();
+    let before = queue.memory_used();
+    let messages = vec![[5u8; 1000]; 64];
+    for _ in 0..500 {
+        queue.put_many(messages.iter().map(|message| &message[..]), Deadline::Now).unwrap();
+    }
+    assert!(queue.memory_used() > before + (30 << 20));
+    while !queue.is_empty() {
+        queue.get_many(1000, Deadline::Now).unwrap();
+    }
+    queue.trim().unwrap();
+    assert!(queue.memory_used() < before + (1 << 20), "{} bytes are left", queue.memory_used());
+
+    let tasks = joinable();
+    for _ in 0..40 {
+        tasks.put(&vec![1; 4 << 20], Deadline::Now).unwrap();
+    }
+    let held: Vec<_> = (0..40).map(|_| tasks.get_delivery(Deadline::Now).unwrap()).collect();
+    held.into_iter().for_each(|delivery| delivery.done().unwrap());
+    assert!(tasks.memory_used() < 80 << 20, "{} bytes are kept", tasks.memory_used());
+}
+
+#[test]
 fn large_messages_are_in_place_and_freed() {
     let queue = unbounded();
     let used = queue.memory_used();

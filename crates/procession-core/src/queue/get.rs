@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Damaged, Delivery, GetError, Message, Queue, Shared, wait_until};
 use crate::os::clock::{self, Deadline};
-use crate::ring::{RingError, Take, Taken};
+use crate::ring::{GetSession, RingError, Take, Taken};
 use crate::sync::{SLICE, atomic::Ordering};
 
 /// Memory for later large messages is given back by whoever has waited a slice in vain, above so many bytes.
@@ -104,7 +104,11 @@ impl Queue {
             return Ok(());
         }
         session.publish();
-        drop(session);
+        if session.may_shrink() {
+            give_memory_back(session);
+        } else {
+            drop(session);
+        }
         if ring.settings().max_messages != 0 {
             ring.control().waiting.not_full.wake_settled(messages.len() as u32);
         }
@@ -134,10 +138,7 @@ impl Shared {
         let Some(taken) = session.next(take, out)? else { return Ok(None) };
         session.publish();
         if session.may_shrink() {
-            // Without memory for a smaller segment the large one stays.
-            if let Err(RingError::Damaged(damaged)) = session.shrink() {
-                return Err(damaged.into());
-            }
+            give_memory_back(session);
         } else {
             drop(session);
         }
@@ -216,5 +217,14 @@ impl Shared {
             self.ring.trim()?;
         }
         Ok(true)
+    }
+}
+
+/// After the last message was taken, which no error may take from the caller.
+#[cold]
+fn give_memory_back(session: GetSession<'_>) {
+    // Without memory for a smaller segment, or room to map it, the large one stays.
+    if let Err(error) = session.shrink() {
+        tracing::debug!(%error, "a drained queue keeps its memory");
     }
 }

@@ -13,7 +13,7 @@ impl Ring {
         let (head, tail) = (self.head(), self.tail());
         let queued = i64::from(tail.messages_since(head));
         let held = self.control().memory.held.load(Acquire) as i64;
-        queued + held + self.balance_sum()
+        queued.saturating_add(held).saturating_add(self.balance_sum())
     }
 
     /// Taken for good less declared done, over all processes.
@@ -109,6 +109,7 @@ impl Ring {
 
     /// Acknowledges a delivery that this process holds.
     pub(crate) fn acknowledge(&self, block: u32) -> Result<(), Damaged> {
+        self.release_what_is_not_kept(self.descriptor(block)?)?;
         let guard = self.lock_memory()?;
         self.settle(&guard, block)
     }
@@ -118,7 +119,7 @@ impl Ring {
         let memory = &self.control().memory;
         let _guard = self.lock_memory()?;
         self.descriptor(block)?.set_state(BlockState::Owed, Some(Identity::current()));
-        memory.owed.store(memory.owed.load(Relaxed) + 1, Relaxed);
+        memory.owed.store(memory.owed.load(Relaxed).wrapping_add(1), Relaxed);
         Ok(())
     }
 

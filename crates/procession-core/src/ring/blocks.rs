@@ -132,19 +132,25 @@ impl Ring {
     /// Takes a block back from whoever has it, which must be the caller.
     pub(crate) fn free(&self, block: u32) -> Result<(), Damaged> {
         let descriptor = self.descriptor(block)?;
-        let memory = &self.control().memory;
-        if memory.cached.load(Relaxed).saturating_add(descriptor.reserved.load(Relaxed)) > CACHE {
-            // Before others can have the block, and outside the lock.
-            self.release_block(descriptor)?;
-        }
+        self.release_what_is_not_kept(descriptor)?;
         let guard = self.lock_memory()?;
-        self.charge_block(&guard, descriptor, descriptor.reserved.load(Relaxed));
         self.free_locked(&guard, block, descriptor);
         Ok(())
     }
 
+    /// Gives the memory of a block that the caller has and is about to free back, when enough is kept already. Without the
+    /// lock, for it takes time.
+    pub(super) fn release_what_is_not_kept(&self, descriptor: &Descriptor) -> Result<(), Damaged> {
+        let cached = self.control().memory.cached.load(Relaxed);
+        if cached.saturating_add(descriptor.reserved.load(Relaxed)) > CACHE {
+            self.release_block(descriptor)?;
+        }
+        Ok(())
+    }
+
     /// [`Ring::free`] with the memory lock held already.
-    pub(super) fn free_locked(&self, _guard: &RobustGuard<'_>, block: u32, descriptor: &Descriptor) {
+    pub(super) fn free_locked(&self, guard: &RobustGuard<'_>, block: u32, descriptor: &Descriptor) {
+        self.charge_block(guard, descriptor, descriptor.reserved.load(Relaxed));
         descriptor.set_state(BlockState::Free, None);
         self.push_free(block, descriptor);
     }
@@ -208,9 +214,11 @@ impl Ring {
     /// Finds addresses for `len` bytes in the file. They are lost, without memory, when the caller dies.
     fn extend(&self, len: u64) -> Result<u64, RingError> {
         let end = &self.control().memory.end;
-        let from = end.load(Relaxed).next_multiple_of(4096);
-        let (at, file_end) =
-            windows::place(from, len).ok_or(Damaged("the queue's file has no more addresses"))?;
+        let (at, file_end) = end
+            .load(Relaxed)
+            .checked_next_multiple_of(4096)
+            .and_then(|from| windows::place(from, len))
+            .ok_or(Damaged("the queue's file has no more addresses"))?;
         memory::grow(self.fd(), file_end).map_err(RingError::System)?;
         end.store(at + len, Relaxed);
         Ok(at)
@@ -304,6 +312,11 @@ mod tests {
         Ring::create(fd, Settings { max_messages: 0, max_bytes, joinable: false }).unwrap()
     }
 
+    fn ring_of_tasks() -> Ring {
+        let fd = memory::create(c"test", windows::FIRST).unwrap();
+        Ring::create(fd, Settings { max_messages: 0, max_bytes: 1 << 30, joinable: true }).unwrap()
+    }
+
     /// An identity that no process has any more.
     fn dead() -> Identity {
         let mut child = std::process::Command::new("true").spawn().unwrap();
@@ -369,5 +382,40 @@ mod tests {
         assert!(descriptor.offset.load(Relaxed) >= ACCOUNTS_AT);
         assert!(descriptor.reserved.load(Relaxed) <= 1 << descriptor.class.load(Relaxed));
         assert!(matches!(ring.reserve_block(block, 1 << 20, 1 << 20), Err(RingError::Damaged(_))));
+    }
+
+    #[test]
+    fn wrong_sums_neither_panic_nor_keep_anybody_looking() {
+        let queue = ring_of_tasks();
+        let memory = &queue.control().memory;
+        for word in [&memory.used, &memory.cached, &memory.held, &memory.returned, &memory.owed] {
+            word.store(u64::MAX, Relaxed);
+        }
+        let mut session = queue.get_session().unwrap();
+        assert_eq!(session.next(crate::ring::Take::Plain, &mut Vec::new()).unwrap(), None);
+        drop(session);
+        assert!(!queue.has_message());
+        let _ = (queue.len(), queue.unfinished(), queue.task_done());
+        let _ = queue.allocate(100);
+        queue.sweep().unwrap();
+        let block = queue.allocate(100).unwrap();
+        queue.free(block).unwrap();
+    }
+
+    #[test]
+    fn a_record_longer_than_any_is_refused() {
+        let queue = ring(1 << 30);
+        let mut session = queue.put_session().unwrap();
+        for _ in 0..40 {
+            session.push(crate::ring::Content::Inline(&[1; 1000]), false).unwrap();
+        }
+        session.publish();
+        drop(session);
+        let first = queue.find_segment(&queue.get_segment, 0).unwrap();
+        first.write_record(0, crate::ring::layout::Record::Inline(30_000), 0);
+        let mut session = queue.get_session().unwrap();
+        let mut out = Vec::new();
+        assert!(matches!(session.next(crate::ring::Take::Plain, &mut out), Err(RingError::Damaged(_))));
+        assert!(out.is_empty());
     }
 }

@@ -212,7 +212,7 @@ impl GetSession<'_> {
         descriptor.attempts.store(0, Relaxed);
         descriptor.seq.store(self.head.count, Relaxed);
         descriptor.set_state(state, Some(Identity::current()));
-        memory.held.store(memory.held.load(Relaxed) + 1, Release);
+        memory.held.store(memory.held.load(Relaxed).wrapping_add(1), Release);
         Ok(())
     }
 

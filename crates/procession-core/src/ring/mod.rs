@@ -20,7 +20,7 @@ use rustix::fd::{BorrowedFd, OwnedFd};
 
 pub use self::layout::{INLINE_MAX, MAX_MESSAGES};
 pub(crate) use self::{
-    get::{Take, Taken},
+    get::{GetSession, Take, Taken},
     put::{Content, Pushed},
 };
 

@@ -119,7 +119,7 @@ impl PutSession<'_> {
         let waiting = u64::from(self.tail.count.wrapping_sub(gets));
         // What a dead consumer left counts too, so that len never passes the bound.
         let returned = self.ring.control().memory.returned.load(Relaxed);
-        waiting + returned < u64::from(max)
+        waiting.saturating_add(returned) < u64::from(max)
     }
 
     /// The offset at which a record of `need` units may be written, the tail moved there.
@@ -177,7 +177,7 @@ impl PutSession<'_> {
     fn reserve_more(&mut self, end: u64, size: u64) -> Result<(), RingError> {
         let put = &self.ring.control().put;
         let step = (size / 8).clamp(16 << 10, 1 << 20);
-        let want = (put.reserved.load(Relaxed) + step).max(end).min(size);
+        let want = put.reserved.load(Relaxed).saturating_add(step).max(end).min(size);
         // Rather less than a step ahead when the limit is near.
         let limit = self.ring.limit_of_puts();
         if self.ring.reserve_block(self.segment.block, want, limit).is_err() {

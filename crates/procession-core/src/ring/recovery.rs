@@ -14,7 +14,7 @@ impl Ring {
     pub(super) fn lock_put(&self) -> Result<RobustGuard<'_>, Damaged> {
         let guard = self.control().put.lock.lock(|holder| self.may_hold(holder));
         if guard.recovered() {
-            self.recover_put()?;
+            self.recover_put();
         }
         Ok(guard)
     }
@@ -54,17 +54,16 @@ impl Ring {
 
     /// A producer died. What it wrote after the tail is not there; its caches are derived again.
     #[cold]
-    fn recover_put(&self) -> Result<(), Damaged> {
+    fn recover_put(&self) {
         let control = self.control();
+        control.settings.sweep_wanted.store(1, SeqCst);
         let segment = Segment::from_bits(control.put.segment.load(Relaxed));
         let entered = control.get.segment.load(Acquire) == segment.to_bits();
         let head = self.head();
         control.put.in_use_from.store(if entered { head.position } else { segment.base }, Relaxed);
         control.put.known_gets.store(head.count, Relaxed);
-        let reserved = self.descriptor(segment.block)?.reserved.load(Relaxed);
-        control.put.reserved.store(reserved, Relaxed);
-        control.settings.sweep_wanted.store(1, SeqCst);
-        Ok(())
+        // The next to put looks it up.
+        control.put.reserved.store(0, Relaxed);
     }
 
     /// A consumer died. What it did not publish is still in the queue.
