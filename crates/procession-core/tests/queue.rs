@@ -283,6 +283,7 @@ fn tasks_are_counted() {
     assert_eq!((tasks.len(), tasks.unfinished()), (2, 3));
     let again = tasks.get_delivery(Deadline::Now).unwrap();
     assert_eq!(*again, [1], "what was given back comes first");
+    assert_eq!(again.earlier_attempts(), 1);
     assert_eq!(again.into_vec().unwrap(), [1]);
     tasks.get_delivery(Deadline::Now).unwrap().done().unwrap();
     assert_eq!((tasks.len(), tasks.unfinished()), (0, 2));

@@ -54,6 +54,13 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>, T>(
     open(&bytes).map_err(|error| de::Error::custom(transfer::fail(error)))
 }
 
+/// Runs a serialiser, or its opposite, whose error is to be reported as text: the reason that a handle gave, if one
+/// failed. postcard's own error does not hold it.
+pub(crate) fn with_reason<T>(run: impl FnOnce() -> postcard::Result<T>) -> Result<T, String> {
+    let _stale = transfer::failure();
+    run().map_err(|error| transfer::failure().map_or_else(|| error.to_string(), |reason| reason.to_string()))
+}
+
 /// Serialisation by the type's own `to_bytes` and `from_bytes`.
 macro_rules! travels {
     ($type:ident $(<$param:ident: $bound:path>)?) => {

@@ -153,7 +153,7 @@ impl Shared {
     #[cold]
     fn wait_for_message(&self, deadline: Deadline) -> Result<(), GetError> {
         let ring = &self.ring;
-        let ready = || ring.available().max(ring.shutdown_state());
+        let ready = || ring.look_for_message().max(ring.shutdown_state());
         let queue = &ring.control().waiting.not_empty;
         if deadline == Deadline::Now && ring.deliveries_are_held() {
             // Whoever only asks and never sleeps finds the dead here.

@@ -207,6 +207,12 @@ impl Delivery {
         Ok(Delivery { block: OwnedBlock::taken(shared, number)?, settled: false })
     }
 
+    /// How often the message was handed out before, to consumers that died or dropped the delivery.
+    pub fn earlier_attempts(&self) -> u32 {
+        let ring = &self.block.shared.ring;
+        ring.descriptor(self.block.number).map_or(0, |descriptor| descriptor.attempts.load(Ordering::Relaxed))
+    }
+
     /// Acknowledges: the task is done.
     ///
     /// # Errors

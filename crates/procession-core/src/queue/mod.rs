@@ -22,6 +22,7 @@ use crate::shm::registry::Registry;
 use crate::shm::transfer::{self, Transit};
 use crate::shm::{CreateError, Kind, ObjectId, OpenError, windows};
 use crate::sync::atomic::Ordering;
+use crate::sync::wait::{LONG_SLICE, SLICE, Slept};
 use crate::sync::{Spinner, WaitQueue};
 
 /// What a new queue is to be like.
@@ -309,16 +310,28 @@ fn wait_until<E>(
     if spinner.spin_for(&there) {
         return Ok(true);
     }
+    /// Slices slept without a wake, after which one is idle.
+    const IDLE: u32 = 20;
+    let mut undisturbed = 0;
     loop {
         let ticket = queue.prepare();
         if WaitQueue::settle(&ready) {
             return Ok(true);
         }
-        if !queue.sleep(ticket, deadline) {
-            return Ok(ready());
-        }
-        if ready() {
-            return Ok(true);
+        loop {
+            let slice = if undisturbed < IDLE { SLICE } else { LONG_SLICE };
+            let slept = queue.sleep_for(slice, ticket, deadline);
+            if ready() {
+                return Ok(true);
+            }
+            match slept {
+                Slept::Woken => break,
+                Slept::Undisturbed => {
+                    undisturbed = undisturbed.saturating_add(1);
+                    each_slice()?;
+                }
+                Slept::PastDeadline => return Ok(false),
+            }
         }
         each_slice()?;
     }

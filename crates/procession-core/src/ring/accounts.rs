@@ -131,7 +131,9 @@ impl Ring {
             // Nobody would get it.
             return self.settle(&guard, block);
         }
-        self.descriptor(block)?.set_state(BlockState::Returned, None);
+        let descriptor = self.descriptor(block)?;
+        descriptor.attempts.store(descriptor.attempts.load(Relaxed).saturating_add(1), Relaxed);
+        descriptor.set_state(BlockState::Returned, None);
         memory.returned.store(memory.returned.load(Relaxed).wrapping_add(1), Release);
         drop(guard);
         Ok(())

@@ -209,6 +209,7 @@ impl GetSession<'_> {
     fn hold(&self, descriptor: &Descriptor, state: BlockState) -> Result<(), Damaged> {
         let memory = &self.ring.control().memory;
         let _guard = self.ring.lock_memory()?;
+        descriptor.attempts.store(0, Relaxed);
         descriptor.seq.store(self.head.count, Relaxed);
         descriptor.set_state(state, Some(Identity::current()));
         memory.held.store(memory.held.load(Relaxed).wrapping_add(1), Release);

@@ -239,7 +239,9 @@ pub(crate) struct Descriptor {
     pub(crate) offset: AtomicU64,
     /// The block's size is 2^class. Stored once, as above.
     pub(crate) class: AtomicU32,
-    pad: u32,
+    /// How often the delivery in the block was left or given back. Stored before the state `Returned`; a death in between
+    /// counts it once too often.
+    pub(crate) attempts: AtomicU32,
     /// How many of its bytes, from the first, have memory set aside. Stored by who has the block, after it has paid
     /// for them (`charged`) and then got them.
     pub(crate) reserved: AtomicU64,

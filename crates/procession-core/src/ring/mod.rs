@@ -26,7 +26,7 @@ pub(crate) use self::{
 
 use self::layout::{
     ACCOUNTS, ACCOUNTS_AT, Account, BlockState, Control, Cursor, DESCRIPTORS_AT, Descriptor, FIRST_SEGMENT,
-    FIRST_TABLE, UNIT,
+    FIRST_TABLE, Segment, UNIT,
 };
 use self::segment::{SegmentCache, SegmentMemory};
 use crate::os::memory;
@@ -313,6 +313,19 @@ impl Ring {
     #[inline]
     pub(crate) fn has_message(&self) -> bool {
         self.available() != 0
+    }
+
+    /// [`Ring::available`], for who looks again and again: brings the next record's line over together with the
+    /// tail's, instead of one after the other.
+    #[inline]
+    pub(crate) fn look_for_message(&self) -> u32 {
+        let head = self.head();
+        let segment = Segment::from_bits(self.control().get.segment.load(Ordering::Relaxed));
+        let available = self.available();
+        if let Some(memory) = self.get_segment.get(segment.block) {
+            memory.prefetch_to_read(head.position.wrapping_sub(segment.base));
+        }
+        available
     }
 
     /// About how many messages a consumer would find.

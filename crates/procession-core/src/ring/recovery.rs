@@ -109,6 +109,9 @@ impl Ring {
                 BlockState::Taken => is_dead(owner),
                 BlockState::Held | BlockState::HeldCopy => {
                     if is_dead(owner) {
+                        descriptor
+                            .attempts
+                            .store(descriptor.attempts.load(Relaxed).saturating_add(1), Relaxed);
                         descriptor.set_state(BlockState::Returned, None);
                     }
                     false

@@ -21,7 +21,6 @@ impl SegmentMemory {
     /// `units` (a power of two) times [`UNIT`] bytes from `start`, which is aligned to 16, are mapped for reading and
     /// writing for as long as the value is used.
     pub(crate) unsafe fn new(start: NonNull<u8>, units: u32) -> Self {
-        debug_assert!(units.is_power_of_two());
         SegmentMemory { start, units }
     }
 
@@ -59,6 +58,22 @@ impl SegmentMemory {
         unsafe {
             use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
             _mm_prefetch::<_MM_HINT_ET0>(word.cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = word;
+    }
+
+    /// Asks for the line at `offset`, which may have no memory yet.
+    #[inline(always)]
+    pub(crate) fn prefetch_to_read(self, offset: u32) {
+        // Without the lock the start and the size may be those of two segments: an address like any other to a prefetch.
+        let offset = offset & self.units.wrapping_sub(1);
+        let word = self.start.as_ptr().wrapping_add(offset as usize * UNIT as usize);
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch changes nothing and cannot fault, wherever it leads.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(word.cast());
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = word;
@@ -105,7 +120,7 @@ impl SegmentMemory {
         unsafe {
             header.write(Record::Inline(message.len() as u32).to_bits());
             let payload = header.cast::<u8>().add(RECORD_HEADER as usize);
-            payload.copy_from_nonoverlapping(message.as_ptr(), message.len());
+            copy(message.as_ptr(), payload, message.len());
         }
     }
 
@@ -120,16 +135,40 @@ impl SegmentMemory {
         // the copy initialises before they count.
         unsafe {
             let payload = self.word(offset, 0).cast::<u8>().add(RECORD_HEADER as usize);
-            out.as_mut_ptr().add(out.len()).copy_from_nonoverlapping(payload, len);
+            copy(payload, out.as_mut_ptr().add(out.len()), len);
             out.set_len(out.len() + len);
         }
         true
     }
 }
 
+/// Copies `len` bytes, short ones without a call.
+///
+/// # Safety
+/// As for [`std::ptr::copy_nonoverlapping`].
+#[inline(always)]
+unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    // SAFETY: by the caller's word; each piece lies within the `len` bytes, and the pieces may overlap each other.
+    unsafe {
+        match len {
+            8..=16 => {
+                let last = from.add(len - 8).cast::<u64>().read_unaligned();
+                to.cast::<u64>().write_unaligned(from.cast::<u64>().read_unaligned());
+                to.add(len - 8).cast::<u64>().write_unaligned(last);
+            }
+            17..=32 => {
+                let last = from.add(len - 16).cast::<u128>().read_unaligned();
+                to.cast::<u128>().write_unaligned(from.cast::<u128>().read_unaligned());
+                to.add(len - 16).cast::<u128>().write_unaligned(last);
+            }
+            _ => to.copy_from_nonoverlapping(from, len),
+        }
+    }
+}
+
 /// The segment that this process used last, so that finding it again is one comparison.
 ///
-/// Used under the lock of its side only.
+/// Used under the lock of its side only, but for what is only prefetched.
 pub(crate) struct SegmentCache {
     block: AtomicU32,
     units: AtomicU32,

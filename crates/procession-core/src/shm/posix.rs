@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use crate::os::memory::{self, Mapping};
 use crate::os::posix_shm;
 
-use super::ObjectId;
+use super::{ObjectId, OpenError};
 
 /// A mapped file in `/dev/shm`: its bytes and nothing else.
 ///
@@ -71,6 +71,23 @@ pub enum SharedMemoryError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+impl From<SharedMemoryError> for OpenError {
+    /// What it means for a handle, which is a name.
+    fn from(error: SharedMemoryError) -> Self {
+        match error {
+            SharedMemoryError::NotFound { name } => OpenError::NotFound { name },
+            SharedMemoryError::OtherOwner { name } => {
+                OpenError::Name { name, problem: "it belongs to another user" }
+            }
+            SharedMemoryError::InvalidName { name } => OpenError::Name { name, problem: "it is no name" },
+            SharedMemoryError::Taken { name } => OpenError::Name { name, problem: "it is taken" },
+            SharedMemoryError::Empty { .. } => OpenError::NotAnObject("it has no size yet"),
+            SharedMemoryError::InvalidSize { .. } => OpenError::NotAnObject("its size is impossible"),
+            SharedMemoryError::System { action, source, .. } => OpenError::System { action, source },
+        }
+    }
 }
 
 impl SharedMemory {
@@ -180,7 +197,7 @@ impl SharedMemory {
     /// Copies the bytes from `offset` on into `bytes`; what others write meanwhile is seen in part.
     ///
     /// # Panics
-    /// When the range ends behind the memory.
+    /// When the range ends beyond the memory.
     pub fn read(&self, offset: usize, bytes: &mut [u8]) {
         let range = self.range(offset, bytes.len());
         for (byte, shared) in bytes.iter_mut().zip(range) {
@@ -191,7 +208,7 @@ impl SharedMemory {
     /// Copies `bytes` to `offset` and on.
     ///
     /// # Panics
-    /// When the range ends behind the memory.
+    /// When the range ends beyond the memory.
     pub fn write(&self, offset: usize, bytes: &[u8]) {
         for (byte, shared) in bytes.iter().zip(self.range(offset, bytes.len())) {
             shared.store(*byte, Ordering::Relaxed);

@@ -22,8 +22,16 @@ use crate::os::identity::Identity;
 
 thread_local! {
     static FAILURE: RefCell<Option<OpenError>> = const { RefCell::new(None) };
-    static OUTGOING: RefCell<Option<Vec<OwnedFd>>> = const { RefCell::new(None) };
+    static OUTGOING: RefCell<Option<Outgoing>> = const { RefCell::new(None) };
     static INCOMING: RefCell<Option<Vec<OwnedFd>>> = const { RefCell::new(None) };
+}
+
+/// What goes with the message that is being serialised.
+#[derive(Default)]
+struct Outgoing {
+    descriptors: Vec<OwnedFd>,
+    /// The places of the objects among them: many locks share one chunk, and a queue may occur more than once.
+    places: HashMap<ObjectId, Transit>,
 }
 
 /// How a handle's bytes refer to its descriptor.
@@ -76,7 +84,7 @@ impl Transit {
 }
 
 /// Restores what a nested or unwinding use found.
-struct Restore<T: 'static>(&'static std::thread::LocalKey<RefCell<Option<Vec<T>>>>, Option<Vec<T>>);
+struct Restore<T: 'static>(&'static std::thread::LocalKey<RefCell<Option<T>>>, Option<T>);
 
 impl<T> Drop for Restore<T> {
     fn drop(&mut self) {
@@ -84,12 +92,12 @@ impl<T> Drop for Restore<T> {
     }
 }
 
-/// Runs `serialise` with descriptors attached: each one that [`attach`] sees is duplicated and returned, to be sent
-/// along with the bytes.
+/// Runs `serialise` with descriptors attached: duplicates of those that [`attach`] and [`send`] see are returned, to be
+/// sent along with the bytes. An object that is sent several times has one.
 pub fn collect<R>(serialise: impl FnOnce() -> R) -> (R, Vec<OwnedFd>) {
-    let _restore = Restore(&OUTGOING, OUTGOING.replace(Some(Vec::new())));
+    let _restore = Restore(&OUTGOING, OUTGOING.replace(Some(Outgoing::default())));
     let result = serialise();
-    (result, OUTGOING.take().unwrap_or_default())
+    (result, OUTGOING.take().unwrap_or_default().descriptors)
 }
 
 /// Runs `deserialise` with the descriptors that came along with the bytes.
@@ -108,11 +116,27 @@ pub fn is_collecting() -> bool {
 /// # Errors
 /// Out of descriptors.
 pub fn attach(fd: BorrowedFd<'_>) -> std::io::Result<Option<Transit>> {
+    OUTGOING.with_borrow_mut(|outgoing| outgoing.as_mut().map(|outgoing| outgoing.add(fd)).transpose())
+}
+
+/// As [`attach`], once an object.
+fn attach_object(id: ObjectId, fd: BorrowedFd<'_>) -> std::io::Result<Option<Transit>> {
     OUTGOING.with_borrow_mut(|outgoing| {
         let Some(outgoing) = outgoing else { return Ok(None) };
-        outgoing.push(fd.try_clone_to_owned()?);
-        Ok(Some(Transit::Attached((outgoing.len() - 1) as u32)))
+        if let Some(place) = outgoing.places.get(&id) {
+            return Ok(Some(*place));
+        }
+        let place = outgoing.add(fd)?;
+        outgoing.places.insert(id, place);
+        Ok(Some(place))
     })
+}
+
+impl Outgoing {
+    fn add(&mut self, fd: BorrowedFd<'_>) -> std::io::Result<Transit> {
+        self.descriptors.push(fd.try_clone_to_owned()?);
+        Ok(Transit::Attached((self.descriptors.len() - 1) as u32))
+    }
 }
 
 /// A duplicate of the `index`-th descriptor that came with the message being deserialised.
@@ -147,7 +171,7 @@ pub fn failure() -> Option<OpenError> {
 /// Out of descriptors.
 pub fn send(id: ObjectId, fd: BorrowedFd<'_>) -> std::io::Result<Transit> {
     static HANDED_OUT: Mutex<Option<HashMap<ObjectId, OwnedFd>>> = Mutex::new(None);
-    if let Some(attached) = attach(fd)? {
+    if let Some(attached) = attach_object(id, fd)? {
         return Ok(attached);
     }
     fork::watch()?;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::child;
 use super::error::StartError;
 use super::wire::Report;
+use crate::handle::with_reason;
 
 /// The variable that tells a new process under which number it finds its control connection.
 pub(super) const MARKER: &str = "PROCESSION_CHILD";
@@ -102,9 +103,9 @@ where
         // bytes. The types' hash says that this is the same F.
         None => unsafe { std::ptr::NonNull::<F>::dangling().read() },
     };
-    match transfer::deliver(descriptors, || postcard::from_bytes(arguments)) {
+    match transfer::deliver(descriptors, || with_reason(|| postcard::from_bytes(arguments))) {
         Ok(arguments) => Report::returned(&function(arguments)),
-        Err(error) => Report::Arguments(error.to_string()),
+        Err(error) => Report::Arguments(error),
     }
 }
 

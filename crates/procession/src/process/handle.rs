@@ -19,6 +19,7 @@ use super::error::{JoinError, StartError};
 use super::running::{Outcome, Running};
 use super::state;
 use super::wire::Report;
+use crate::handle::with_reason;
 
 /// A process that this one started, and the result that its function will have.
 ///
@@ -221,9 +222,9 @@ impl<R: DeserializeOwned> Process<R> {
         };
         match report {
             Report::Returned { result, descriptors } => {
-                transfer::deliver(descriptors, || postcard::from_bytes(&result))
+                transfer::deliver(descriptors, || with_reason(|| postcard::from_bytes(&result)))
                     .map(Some)
-                    .map_err(|error| JoinError::Result { name, pid, message: error.to_string() })
+                    .map_err(|message| JoinError::Result { name, pid, message })
             }
             Report::Panicked { message, location } => {
                 Err(JoinError::Panicked { name, pid, message, location })

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::StartMethod;
 use super::entry::TaskRef;
+use crate::handle::with_reason;
 
 /// The first message to a new process. For [`Order::Run`] the arguments follow it in the same message.
 #[derive(Serialize, Deserialize)]
@@ -68,10 +69,10 @@ pub(super) enum Report {
 impl Report {
     /// Serialises a function's result.
     pub(super) fn returned<R: Serialize>(result: &R) -> Report {
-        let (bytes, descriptors) = transfer::collect(|| postcard::to_extend(result, vec![0]));
+        let (bytes, descriptors) = transfer::collect(|| with_reason(|| postcard::to_extend(result, vec![0])));
         match bytes {
             Ok(result) => Report::Returned { result, descriptors },
-            Err(error) => Report::Result(error.to_string()),
+            Err(error) => Report::Result(error),
         }
     }
 
