@@ -129,7 +129,7 @@ impl<T> Queue<T> {
     /// let queue = Queue::<()>::unbounded()?;
     /// let mut message = queue.reserve(1 << 20)?;
     /// message[..5].copy_from_slice(b"hello");
-    /// message.commit(None.into())?; // No limit in time.
+    /// message.commit()?;
     /// assert_eq!(&queue.get_bytes()?[..5], b"hello");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
