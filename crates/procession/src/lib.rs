@@ -1,5 +1,6 @@
 //! Processes, queues, pipes and shared state between processes, after Python's `multiprocessing`.
 
+mod codec;
 pub mod connection;
 pub mod error;
 mod handle;

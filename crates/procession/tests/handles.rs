@@ -128,7 +128,7 @@ memory! {
     RawArrays: RawArray<u8> = RawArray::from_slice(&[7; 100]).unwrap(), |it, value| it.get(99), it.set(99, value);
     LargeArrays: RawArray<u8> = RawArray::from_slice(&vec![7; 3 << 20]).unwrap(),
         |it, value| it.get((3 << 20) - 1), it.set((3 << 20) - 1, value);
-    Memory: Unlinking = Unlinking(SharedMemory::create_unnamed(100).map(|it| { it.write(99, &[7]); it }).unwrap()),
+    Memory: Unlinking = Unlinking(SharedMemory::create_unnamed(100).inspect(|it| it.write(99, &[7])).unwrap()),
         |it, value| { let mut byte = [0]; it.0.read(99, &mut byte); byte[0] }, it.0.write(99, &[value]);
 }
 

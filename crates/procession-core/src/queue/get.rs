@@ -30,6 +30,26 @@ impl Queue {
         Ok(())
     }
 
+    /// Takes the next message and lets `read` read it where it lies if it is large, else in `buffer` (which is empty). Waits
+    /// for one until `deadline`.
+    ///
+    /// # Errors
+    /// As [`Queue::get`].
+    #[inline]
+    pub fn get_with<R>(
+        &self,
+        buffer: &mut Vec<u8>,
+        deadline: Deadline,
+        read: impl FnOnce(&[u8]) -> R,
+    ) -> Result<R, GetError> {
+        match self.shared.get(Take::Plain, buffer, deadline)? {
+            Taken::Copied => {}
+            Taken::Block(block) => return Ok(read(&Message::in_block(Arc::clone(&self.shared), block)?)),
+            Taken::Owed(block) => self.shared.copy_owed(block, buffer)?,
+        }
+        Ok(read(buffer))
+    }
+
     /// Takes the next message, left where it lies if it is large, waiting for one until `deadline`.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ pub use self::message::{Delivery, Message, Reservation};
 pub use crate::ring::{Damaged, INLINE_MAX, MAX_MESSAGES, RingError};
 
 use crate::os::clock::Deadline;
-use crate::os::memory;
+use crate::os::{fork, memory};
 use crate::ring::{Ring, Settings};
 use crate::shm::named::Name;
 use crate::shm::registry::Registry;
@@ -90,6 +90,9 @@ struct Shared {
     get_spinner: Spinner,
 }
 
+const PREPARING: &str = "preparing for forks";
+
+/// The queues that this process has open.
 static OPEN: Registry<Shared> = Registry::new();
 
 /// The bytes of a handle.
@@ -102,6 +105,7 @@ impl Queue {
     /// [`CreateError`]: an impossible option, or the system refused.
     pub fn create(options: &QueueOptions) -> Result<Self, CreateError> {
         let settings = options.settings()?;
+        fork::watch().map_err(CreateError::system(Kind::Queue, PREPARING))?;
         let fd = memory::create(c"procession-queue", windows::FIRST)
             .map_err(CreateError::system(Kind::Queue, "creating a memfd"))?;
         Ok(Self::over(Ring::create(fd, settings)?, None))
@@ -114,6 +118,7 @@ impl Queue {
     /// left under the name is removed.
     pub fn create_named(name: &str, options: &QueueOptions) -> Result<Self, CreateError> {
         let settings = options.settings()?;
+        fork::watch().map_err(CreateError::system(Kind::Queue, PREPARING))?;
         let (ring, name) = Name::create(name, Kind::Queue, |fd| {
             memory::grow(&fd, windows::FIRST).map_err(CreateError::system(Kind::Queue, "sizing its file"))?;
             Ring::create(fd, settings)
@@ -126,6 +131,7 @@ impl Queue {
     /// # Errors
     /// [`OpenError`]; [`OpenError::NotFound`] when no living process uses it.
     pub fn open_named(name: &str) -> Result<Self, OpenError> {
+        fork::watch().map_err(OpenError::system(PREPARING))?;
         let (fd, name) = Name::open(name)?;
         let ring = Ring::open(fd)?;
         let id = ring.id();
@@ -135,6 +141,7 @@ impl Queue {
 
     fn over(ring: Ring, name: Option<Name>) -> Self {
         let shared = Arc::new(Shared::new(ring, name));
+        let _gate = fork::gate();
         OPEN.insert(shared.ring.id(), &shared);
         Queue { shared }
     }
@@ -162,6 +169,7 @@ impl Queue {
         let (id, transit) = handle.split_at(16);
         let id = ObjectId::from_bytes(id.try_into().map_err(|_| OpenError::Malformed("length"))?);
         let transit = Transit::from_bytes(transit.try_into().map_err(|_| OpenError::Malformed("length"))?)?;
+        fork::watch().map_err(OpenError::system(PREPARING))?;
         let shared = OPEN.get_or_open(id, || {
             let fd = transfer::receive(transit)?;
             let name = Name::of(fd.as_fd()).map_err(OpenError::system("locking its name"))?;

@@ -62,7 +62,7 @@ impl Ring {
             return Ok(());
         }
         let class = descriptor.class.load(Relaxed);
-        self.block_memory(descriptor, want.min(1 << class))?;
+        self.map_block(descriptor, want.min(1 << class))?;
         let needed = want - have;
         let max_bytes = self.settings.max_bytes;
         let used = &self.control().memory.used;

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::header::ObjectId;
+use crate::os::fork;
 
-/// Open objects of one kind by id. Holds none of them open.
+/// Open objects of one kind by id. Holds none of them open. Used with the fork gate held, so that a forked child does not
+/// find it locked by a thread that it does not have.
 #[derive(Debug)]
 pub struct Registry<T> {
     open: Mutex<Option<HashMap<ObjectId, Weak<T>>>>,
@@ -33,7 +35,7 @@ impl<T> Registry<T> {
         open.as_ref()?.get(&id)?.upgrade()
     }
 
-    /// The object if this process has it open, else what `open` opens.
+    /// The object if this process has it open, else what `open` opens. Takes the fork gate itself, but not for `open`.
     ///
     /// # Errors
     /// What `open` returned.
@@ -42,11 +44,16 @@ impl<T> Registry<T> {
         id: ObjectId,
         open: impl FnOnce() -> Result<Arc<T>, E>,
     ) -> Result<Arc<T>, E> {
-        if let Some(object) = self.get(id) {
+        let known = {
+            let _gate = fork::gate();
+            self.get(id)
+        };
+        if let Some(object) = known {
             return Ok(object);
         }
         // Two threads may both open the object: two mappings of the same memory, both right.
         let object = open()?;
+        let _gate = fork::gate();
         self.insert(id, &object);
         Ok(object)
     }

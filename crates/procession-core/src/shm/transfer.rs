@@ -17,6 +17,7 @@ use rustix::io::Errno;
 
 use super::error::OpenError;
 use super::header::ObjectId;
+use crate::os::fork;
 use crate::os::identity::Identity;
 
 thread_local! {
@@ -173,6 +174,9 @@ pub fn send(id: ObjectId, fd: BorrowedFd<'_>) -> std::io::Result<Transit> {
     if let Some(attached) = attach_object(id, fd)? {
         return Ok(attached);
     }
+    fork::watch()?;
+    // A forked child must not find this locked by a thread that it does not have.
+    let _gate = fork::gate();
     let mut held = HANDED_OUT.lock().unwrap_or_else(PoisonError::into_inner);
     let held = held.get_or_insert_with(HashMap::new);
     let kept = match held.entry(id) {

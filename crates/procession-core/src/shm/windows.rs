@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use crate::os::fork;
 use crate::os::memory::{self, Mapping};
 
 /// The size of window 0 in bytes. Window `k` covers `FIRST << (k - 1)` to `FIRST << k`.
@@ -85,6 +86,8 @@ impl Windows {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let map = Mapping::new(&self.fd, start, (end - start) as usize)?;
+        // A forked child must not find another thread in the middle of this.
+        let _gate = fork::gate();
         // When two threads race, both mapped the same memory and the second mapping goes.
         Ok(cell.get_or_init(|| map))
     }
