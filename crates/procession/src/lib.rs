@@ -56,6 +56,7 @@
 //! On Linux, little-endian and 64 bits, with `/proc` mounted. All processes that share an object belong to one user
 //! and one pid namespace. A child made by [`Process::fork`] or [`process::fork`] may use all handles of its parent.
 
+mod codec;
 pub mod connection;
 pub mod error;
 mod handle;

@@ -9,7 +9,7 @@ use crate::os::identity::Identity;
 use crate::shm::arena::{SlotHead, SlotKind, Words};
 use crate::shm::{CreateError, Kind, OpenError};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::sync::{Robust, RobustGuard, SLICE, WaitQueue};
+use crate::sync::{Lookout, Robust, RobustGuard, SLICE, WaitQueue};
 
 /// The words of a barrier; two places for each party lie behind them, see [`Barrier::places`].
 ///
@@ -25,7 +25,8 @@ struct BarrierWords {
     phase: AtomicU32,
     /// How many have arrived in this round.
     arrived: AtomicU32,
-    reserved: AtomicU32,
+    /// Who of the waiters looks whether a party died: that asks the system about each of them.
+    lookout: Lookout,
     /// When the first of this round arrived, in milliseconds on the monotonic clock.
     since: AtomicU64,
     /// Those who arrived and wait for the rest.
@@ -244,14 +245,14 @@ impl Barrier {
             word if word == me | RELEASED => Some(Ok(())),
             _ => Some(Err(BarrierError::Broken)),
         };
+        let words: &BarrierWords = &self.object;
         let look = || {
-            if self.somebody_died() {
+            if words.lookout.take_turn() && self.somebody_died() {
                 self.abort();
                 return verdict();
             }
             if interrupted() { Some(self.leave(place, me)) } else { None }
         };
-        let words: &BarrierWords = &self.object;
         let result = match wait_for(&words.waiters, &self.object.spinner, deadline, verdict, look) {
             Some(result) => result,
             None => {

@@ -27,8 +27,8 @@ use crate::os::futex;
 use crate::os::identity::Identity;
 use crate::shm::arena::{SlotHead, SlotKind, Words};
 use crate::shm::{CreateError, OpenError};
-use crate::sync::SLICE;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Lookout, SLICE};
 
 /// The words of a condition; [`Condition::PLACES`] places of two words each lie behind them.
 #[repr(C)]
@@ -43,7 +43,8 @@ struct ConditionWords {
     next: AtomicU32,
     /// No place from here on was ever used. Only grows.
     used: AtomicU32,
-    reserved: AtomicU32,
+    /// Who of the waiters frees the places of the dead: that asks the system about each of them.
+    lookout: Lookout,
 }
 
 // SAFETY: repr(C), begins with the head, and all else is atomic.
@@ -412,7 +413,9 @@ impl Occupied<'_> {
     /// Looks for a notification whose receiver died, takes it, and gives up the own place.
     fn take_over(&mut self) -> Option<usize> {
         let condition = self.condition;
-        condition.free_dead();
+        if condition.object.lookout.take_turn() {
+            condition.free_dead();
+        }
         let inherited = (0..condition.used()).find(|&index| {
             let place = condition.place(index);
             let word = place.load(Ordering::Acquire);

@@ -7,7 +7,7 @@ use super::wait_for;
 use crate::os::clock::Deadline;
 use crate::os::identity::Identity;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Spinner, WaitQueue};
+use crate::sync::{Lookout, Spinner, WaitQueue};
 
 /// How an attempt to get a lock ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub(super) struct Owned {
     /// `Lock`) stores 0. A survivor of an owner's death finds the dead owner's identity.
     owner: AtomicU64,
     waiters: WaitQueue,
+    /// Who of the waiters looks whether the owner lives. Each does so when its time is up.
+    lookout: Lookout,
 }
 
 impl Owned {
@@ -64,7 +66,8 @@ impl Owned {
             let free = self.owner.load(Ordering::Relaxed) == 0 && self.exchange(0, claim);
             free.then_some(Acquisition::Acquired)
         };
-        let dead = || if robust { self.take_from_dead(claim) } else { None };
+        let looks = || robust && (deadline.passed() || self.lookout.take_turn());
+        let dead = || if looks() { self.take_from_dead(claim) } else { None };
         wait_for(&self.waiters, spinner, deadline, free, dead).unwrap_or(Acquisition::TimedOut)
     }
 

@@ -6,9 +6,9 @@ use std::mem::MaybeUninit;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::fs::{FileType, MemfdFlags, fstat, memfd_create};
-use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -38,14 +38,15 @@ pub struct Message {
 pub struct Channel(OwnedFd);
 
 impl Channel {
-    /// Two connected ends, closed on exec.
+    /// Two connected ends, closed on exec. Neither has the number of a standard stream, even where those are closed:
+    /// what a program prints must not go there.
     ///
     /// # Errors
     /// Out of descriptors.
     pub fn pair() -> io::Result<(Channel, Channel)> {
         let (one, other) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        Ok((Channel(one), Channel(other)))
+        Ok((Channel(above_standard(one)?), Channel(above_standard(other)?)))
     }
 
     /// The end that the process which started this one left open under `number`; from now on closed on exec. To be
@@ -247,6 +248,10 @@ impl Channel {
         }
         Ok(Some(packet.bytes))
     }
+}
+
+fn above_standard(fd: OwnedFd) -> io::Result<OwnedFd> {
+    if fd.as_raw_fd() > 2 { Ok(fd) } else { Ok(fcntl_dupfd_cloexec(&fd, 3)?) }
 }
 
 /// What [`Channel::try_receive`] found.

@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
@@ -296,6 +296,7 @@ pub enum ForkSide {
 /// # Errors
 /// `EAGAIN` over the limit of processes, `ENOMEM`.
 pub fn fork() -> io::Result<ForkSide> {
+    super::fork::watch()?;
     // SAFETY: fork has no preconditions on memory; what the missing threads mean is the caller's concern.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
@@ -382,6 +383,22 @@ pub fn with_signals_blocked<R>(run: impl FnOnce() -> R) -> R {
 pub fn close_stdin() -> io::Result<()> {
     let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     Ok(rustix::stdio::dup2_stdin(null)?)
+}
+
+/// Opens those of the standard streams that are closed, on `/dev/null`, as Rust does before `main`: what is opened
+/// next would take their numbers, and get what is printed.
+///
+/// # Errors
+/// What opening `/dev/null` reported.
+pub fn open_standard_streams() -> io::Result<()> {
+    loop {
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty())?;
+        if null.as_raw_fd() > 2 {
+            return Ok(());
+        }
+        // It has taken the lowest closed number, and keeps it.
+        let _standard = null.into_raw_fd();
+    }
 }
 
 /// Sets the name that `ps` and `top` show; at most 15 bytes of it, and none from a zero byte on.

@@ -29,6 +29,24 @@ impl Queue {
         Ok(())
     }
 
+    /// Takes the next message and lets `read` read it where it lies if it is large, else in `buffer` (which is empty). Waits
+    /// for one until `deadline`.
+    ///
+    /// # Errors
+    /// As [`Queue::get`].
+    #[inline]
+    pub fn get_with<R>(
+        &self,
+        buffer: &mut Vec<u8>,
+        deadline: Deadline,
+        read: impl FnOnce(&[u8]) -> R,
+    ) -> Result<R, GetError> {
+        match self.shared.get(Take::Plain, buffer, deadline)? {
+            Taken::Copied => Ok(read(buffer)),
+            Taken::Block(block) => Ok(read(&Message::in_block(Arc::clone(&self.shared), block)?)),
+        }
+    }
+
     /// Takes the next message, left where it lies if it is large, waiting for one until `deadline`.
     ///
     /// # Errors
@@ -36,10 +54,9 @@ impl Queue {
     pub fn get_message(&self, deadline: Deadline) -> Result<Message, GetError> {
         let mut bytes = Vec::new();
         match self.shared.get(Take::Plain, &mut bytes, deadline)? {
-            Taken::Copied => {}
-            Taken::Block(block) => return Ok(Message::in_block(Arc::clone(&self.shared), block)?),
+            Taken::Copied => Ok(Message::copied(bytes)),
+            Taken::Block(block) => Ok(Message::in_block(Arc::clone(&self.shared), block)?),
         }
-        Ok(Message::copied(bytes))
     }
 
     /// Takes the next message as a delivery to be acknowledged, waiting for one until `deadline`. What an earlier

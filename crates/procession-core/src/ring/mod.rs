@@ -253,13 +253,32 @@ impl Ring {
 
     /// Where the first `len` bytes of a block are mapped.
     pub(crate) fn block_memory(&self, descriptor: &Descriptor, len: u64) -> Result<NonNull<u8>, Damaged> {
+        let offset = self.block_offset(descriptor, len)?;
+        self.windows
+            .at(offset, len.max(1))
+            .map_err(|_| Damaged("a block's place, or there is no room to map it"))
+    }
+
+    /// Maps the first `len` bytes of a block, so that [`Ring::block_memory`] cannot fail for them afterwards.
+    pub(crate) fn map_block(&self, descriptor: &Descriptor, len: u64) -> Result<(), RingError> {
+        let offset = self.block_offset(descriptor, len)?;
+        match self.windows.at(offset, len.max(1)) {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                Err(Damaged("a block's place").into())
+            }
+            Err(error) => Err(RingError::System(error)),
+        }
+    }
+
+    fn block_offset(&self, descriptor: &Descriptor, len: u64) -> Result<u64, Damaged> {
         let class = descriptor.class.load(Ordering::Relaxed);
         let offset = descriptor.offset.load(Ordering::Relaxed);
         let fits = class < layout::CLASSES as u32 && len <= 1 << class;
         if !fits || !offset.is_multiple_of(4096) || offset < ACCOUNTS_AT {
             return Err(Damaged("a block's place"));
         }
-        self.windows.at(offset, len.max(1)).map_err(|_| Damaged("a block's place"))
+        Ok(offset)
     }
 
     /// A segment's memory, through the cache of one side.

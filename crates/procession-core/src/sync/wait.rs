@@ -4,7 +4,7 @@ use std::sync::atomic::compiler_fence;
 use std::time::{Duration, Instant};
 
 use super::atomic::{AtomicU32, Ordering, store_load_barrier};
-use crate::os::clock::Deadline;
+use crate::os::clock::{Deadline, now_ms};
 use crate::os::{cpu, futex};
 
 /// Nobody sleeps longer at a time without looking again: a wake can be lost with the process that it was
@@ -139,6 +139,26 @@ impl WaitQueue {
             // since makes the exchange fail and is left to the next wake.
             let _ = self.arrivals.compare_exchange(arrivals, 0, Ordering::SeqCst, Ordering::Relaxed);
         }
+    }
+}
+
+/// Whose turn it is to look for what the dead left behind, where a look costs much and one serves all who wait: once a
+/// [`SLICE`], one of them.
+///
+/// Who takes the turn and dies leaves it to the next, a slice later.
+#[repr(transparent)]
+#[derive(Debug, Default)]
+pub struct Lookout {
+    /// When somebody looked last, in milliseconds of the monotonic clock (their low half). Moved by whoever takes the turn.
+    last: AtomicU32,
+}
+
+impl Lookout {
+    /// Whether the caller is to look now.
+    pub fn take_turn(&self) -> bool {
+        let (now, last) = (now_ms() as u32, self.last.load(Ordering::Relaxed));
+        u128::from(now.wrapping_sub(last)) >= SLICE.as_millis()
+            && self.last.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }
 

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::channel::{Channel, Message};
 use super::error::{RecvError, SendError};
+use crate::codec::{append, out_of_memory};
 
 /// Makes pipes: pairs of connected ends, as Python's `multiprocessing.Pipe` does.
 ///
@@ -238,15 +239,17 @@ receiving!(Receiver<T>, T);
 
 fn send_value<T: Serialize>(channel: &Channel, value: &T) -> Result<(), SendError> {
     let type_name = std::any::type_name::<T>();
-    let serialize = || postcard::to_stdvec(value);
+    let mut bytes = Vec::new();
+    let mut serialize = || append(value, &mut bytes);
     let _stale = transfer::failure();
     let (result, descriptors) = match channel.carries_descriptors() {
         true => transfer::collect(serialize),
         false => (serialize(), Vec::new()),
     };
-    let bytes = result.map_err(|source| match transfer::failure() {
-        Some(source) => SendError::Handle { type_name, source },
-        None => SendError::Serialize { type_name, source },
+    result.map_err(|error| match (transfer::failure(), out_of_memory(&error)) {
+        (Some(source), _) => SendError::Handle { type_name, source },
+        (None, Some(source)) => SendError::System { length: 0, source },
+        (None, None) => SendError::Serialize { type_name, source: error },
     })?;
     channel.send(&bytes, &descriptors)
 }

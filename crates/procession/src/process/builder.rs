@@ -12,6 +12,7 @@ use super::error::StartError;
 use super::handle::Process;
 use super::wire::{Order, Report, Settings, encode};
 use super::{exit, server, start, state};
+use crate::codec::append;
 use crate::handle::with_reason;
 
 /// How a new process is made.
@@ -81,10 +82,11 @@ where
 {
     fn order(&self, settings: &Settings) -> Result<(Vec<u8>, Vec<OwnedFd>), StartError> {
         let order = Order::Run { task: TaskRef::new(self.function)?, settings: settings.clone() };
-        let order = encode(&order).map_err(StartError::system("writing its order"))?;
-        let (bytes, descriptors) =
-            transfer::collect(|| with_reason(|| postcard::to_extend(&self.arguments, order)));
-        Ok((bytes.map_err(StartError::Arguments)?, descriptors))
+        let mut order = encode(&order).map_err(StartError::system("writing its order"))?;
+        let (written, descriptors) =
+            transfer::collect(|| with_reason(|| append(&self.arguments, &mut order)));
+        written.map_err(StartError::Arguments)?;
+        Ok((order, descriptors))
     }
 
     fn call(self: Box<Self>) -> R {

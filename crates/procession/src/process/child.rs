@@ -34,6 +34,9 @@ pub(super) fn begin(inherited: Option<i32>) -> ! {
         }
     };
     // As Rust does before main.
+    if let Err(error) = process::open_standard_streams() {
+        complain(&format!("a closed standard stream cannot be opened: {error}"));
+    }
     if let Err(error) = process::set_disposition(Signal::PIPE, Disposition::Ignore) {
         complain(&format!("SIGPIPE cannot be ignored: {error}"));
     }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::child;
 use super::error::StartError;
+use super::state;
 use super::wire::Report;
 use crate::handle::with_reason;
 
@@ -45,7 +46,12 @@ impl TaskRef {
         R: Serialize + 'static,
     {
         let name = std::any::type_name::<F>();
-        let image = Image::current().map_err(StartError::system("reading the program's own layout"))?;
+        let image = {
+            // A fork holds it too: its child must not find another thread in the middle of asking.
+            let _state = state::lock();
+            Image::current()
+        };
+        let image = image.map_err(StartError::system("reading the program's own layout"))?;
         // Naming it makes the linker keep it.
         let startup: Initializer = *std::hint::black_box(&STARTUP);
         let entry: Entry = run::<F, A, R>;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::StartMethod;
 use super::entry::TaskRef;
+use crate::codec::append;
 use crate::handle::with_reason;
 
 /// The first message to a new process. For [`Order::Run`] the arguments follow it in the same message.
@@ -69,9 +70,10 @@ pub(super) enum Report {
 impl Report {
     /// Serialises a function's result.
     pub(super) fn returned<R: Serialize>(result: &R) -> Report {
-        let (bytes, descriptors) = transfer::collect(|| with_reason(|| postcard::to_extend(result, vec![0])));
-        match bytes {
-            Ok(result) => Report::Returned { result, descriptors },
+        let mut bytes = vec![0];
+        let (written, descriptors) = transfer::collect(|| with_reason(|| append(result, &mut bytes)));
+        match written {
+            Ok(()) => Report::Returned { result: bytes, descriptors },
             Err(error) => Report::Result(error),
         }
     }

@@ -3,14 +3,14 @@
 use std::any::type_name;
 use std::cell::RefCell;
 
-use postcard::ser_flavors::Flavor;
 use procession_core::os::clock::Deadline;
 use procession_core::queue::Queue;
 use procession_core::shm::transfer;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{GetError, PutError};
+use super::{GetError, MemoryError, PutError};
+use crate::codec::{append, out_of_memory};
 
 /// A buffer larger than this is not kept.
 const KEPT: usize = 1 << 20;
@@ -35,11 +35,11 @@ pub(super) fn with_buffer<R>(use_it: impl FnOnce(&mut Vec<u8>) -> R) -> R {
 /// Appends a message's bytes.
 #[inline]
 pub(super) fn encode<T: Serialize + ?Sized>(value: &T, buffer: &mut Vec<u8>) -> Result<(), PutError> {
-    let start = buffer.len();
     transfer::failure();
-    postcard::serialize_with_flavor(value, Append(&mut *buffer)).map_err(|error| {
-        buffer.truncate(start);
-        transfer::failure().map_or(PutError::Serialize(error), PutError::Handle)
+    append(value, buffer).map_err(|error| match (transfer::failure(), out_of_memory(&error)) {
+        (Some(reason), _) => PutError::Handle(reason),
+        (None, Some(error)) => PutError::Memory(MemoryError::System(error)),
+        (None, None) => PutError::Serialize(error),
     })
 }
 
@@ -73,29 +73,6 @@ pub(super) fn put_many<'a, T: Serialize + 'a>(
             Ok(count) => return Ok(put + count),
             Err((count, error)) => return Err((put + count, error)),
         }
-    }
-}
-
-/// Where postcard writes: the end of a vector.
-struct Append<'a>(&'a mut Vec<u8>);
-
-impl Flavor for Append<'_> {
-    type Output = ();
-
-    #[inline]
-    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
-        self.0.push(byte);
-        Ok(())
-    }
-
-    #[inline]
-    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-        self.0.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn finalize(self) -> postcard::Result<()> {
-        Ok(())
     }
 }
 

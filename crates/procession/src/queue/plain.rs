@@ -274,10 +274,7 @@ impl<T: DeserializeOwned> Queue<T> {
 
     #[inline]
     fn get_until(&self, deadline: Deadline) -> Result<T, GetError> {
-        with_buffer(|buffer| {
-            self.core.get(buffer, deadline)?;
-            decode(buffer)
-        })
+        with_buffer(|buffer| self.core.get_with(buffer, deadline, decode)?)
     }
 }
 
