@@ -66,6 +66,7 @@ impl Ring {
     /// block.
     pub(super) fn reserve_block(&self, block: u32, len: u64, max_bytes: u64) -> Result<(), RingError> {
         let descriptor = self.descriptor(block)?;
+        self.map_block(descriptor, len)?;
         let have = descriptor.reserved.load(Relaxed);
         // Pages may be larger than the smallest blocks; what lies beyond the block is not its own.
         let size = 1u64.checked_shl(descriptor.class.load(Relaxed)).ok_or(Damaged("a block's size"))?;
@@ -73,7 +74,6 @@ impl Ring {
         if want <= have {
             return Ok(());
         }
-        self.map_block(descriptor, want)?;
         let used = &self.control().memory.used;
         let charged = descriptor.charged.load(Relaxed);
         {
