@@ -1,6 +1,7 @@
 //! The queue of bytes within one process: what each operation promises.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use procession_core::os::clock::Deadline;
@@ -480,4 +481,34 @@ fn a_handle_to_memory_that_can_shrink_is_refused() {
     drop(queue);
     let refused = Queue::from_handle(&handle).unwrap_err();
     assert!(refused.to_string().contains("could be taken away"), "{refused}");
+}
+
+#[test]
+fn what_was_sent_and_opened_is_let_go() {
+    let inode = |queue: &Queue| {
+        let handle = queue.to_handle().unwrap();
+        let fd = u32::from_le_bytes(handle[24..28].try_into().unwrap());
+        let link = format!("/proc/self/fd/{fd}");
+        (handle, std::fs::metadata(&link).map(|about| about.ino()).unwrap())
+    };
+    let held = || -> HashSet<u64> {
+        let entries = std::fs::read_dir("/proc/self/fd").unwrap();
+        let about = entries.filter_map(|fd| std::fs::metadata(fd.ok()?.path()).ok());
+        about.map(|about| about.ino()).collect()
+    };
+    let unopened = unbounded();
+    let (_, waiting) = inode(&unopened);
+    drop(unopened);
+    let mut sent = Vec::new();
+    for _ in 0..500 {
+        let queue = unbounded();
+        let (handle, inode) = inode(&queue);
+        let other = Queue::from_handle(&handle).unwrap();
+        drop((queue, other));
+        sent.push(inode);
+    }
+    let held = held();
+    let kept = sent.iter().filter(|inode| held.contains(inode)).count();
+    assert!(kept < 100, "{kept} of 500 queues are kept that nobody wants");
+    assert!(held.contains(&waiting), "somebody may still open it");
 }

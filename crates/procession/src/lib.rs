@@ -37,8 +37,8 @@
 //!
 //! Each value of these types is a handle. Its clones, the copies in forked processes, and what another process reads of
 //! a serialised one lead to the same object, which is gone with the last of them. So handles may be parts of arguments,
-//! of results and of messages. A process that has put a handle into a queue keeps the object, and a descriptor for it, until
-//! it ends: whoever gets the message opens it there. (A [`SharedMemory`] stays until it is unlinked. A [`Process`] does not
+//! of results and of messages. A process that has put a handle into a queue keeps the object, and a descriptor for it, at least
+//! until it was received: whoever gets the message opens it there. (A [`SharedMemory`] stays until it is unlinked. A [`Process`] does not
 //! travel: it is for the process that started it.)
 //!
 //! Each operation has an error type of its own. They convert into [`Error`], for programs that do not tell them

@@ -153,7 +153,9 @@ impl Queue {
     /// Out of descriptors.
     pub fn to_handle(&self) -> std::io::Result<[u8; HANDLE_LEN]> {
         let id = self.shared.ring.id();
-        let transit = transfer::send(id, self.shared.ring.fd())?;
+        let transit = transfer::send(id, self.shared.ring.fd(), &self.shared.ring.control().header, |id| {
+            OPEN.get(id).is_some()
+        })?;
         let mut handle = [0; HANDLE_LEN];
         handle[..16].copy_from_slice(&id.to_bytes());
         handle[16..].copy_from_slice(&transit.to_bytes());
@@ -188,6 +190,7 @@ impl Queue {
             }
             Ok(Arc::new(Shared::new(ring, name)))
         })?;
+        transfer::opened(transit, &shared.ring.control().header);
         Ok(Queue { shared })
     }
 

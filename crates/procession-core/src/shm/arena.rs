@@ -54,6 +54,12 @@ struct ChunkHead {
 const HEAD: usize = size_of::<ChunkHead>();
 
 impl Chunk {
+    fn header(&self) -> &Header {
+        // SAFETY: every chunk's mapping begins with a head, checked when it was opened; but for its counters, which are
+        // atomics, the header does not change.
+        unsafe { &self.mapping.start().cast::<ChunkHead>().as_ref().header }
+    }
+
     fn create(size: usize) -> Result<Arc<Self>, CreateError> {
         let failed = |action| move |source| CreateError::System { kind: Kind::Arena, action, source };
         if size as u64 > memory::limit() || (size > 64 << 20 && size as u64 > memory::available()) {
@@ -208,6 +214,7 @@ impl Slot {
                 chunk
             }
         };
+        transfer::opened(handle.transit, chunk.header());
         let room = chunk.mapping.len().checked_sub(offset).ok_or(OpenError::Damaged("slot out of bounds"))?;
         if room < size_of::<W>() {
             return Err(OpenError::Damaged("slot out of bounds"));
@@ -233,7 +240,9 @@ impl Slot {
     /// Out of descriptors.
     pub fn send(&self) -> io::Result<Handle> {
         self.sent.store(true, Ordering::Relaxed);
-        let transit = transfer::send(self.chunk.id, self.chunk.fd.as_fd())?;
+        let transit = transfer::send(self.chunk.id, self.chunk.fd.as_fd(), self.chunk.header(), |id| {
+            CHUNKS.get(id).is_some()
+        })?;
         Ok(Handle { transit, id: self.chunk.id, offset: self.offset, tag: self.tag })
     }
 

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use rustix::fd::BorrowedFd;
+
 use super::error::OpenError;
 use crate::os::identity;
 
@@ -75,7 +77,7 @@ impl fmt::Debug for ObjectId {
 
 /// The first 64 bytes of every shared object.
 ///
-/// Its creator writes every other field, then `magic` with Release; nothing changes afterwards. Who finds
+/// Its creator writes every other field, then `magic` with Release; nothing but `sent` and `opened` changes afterwards. Who finds
 /// the magic with Acquire therefore finds a whole object. A creator that dies earlier leaves a mapping without
 /// the magic, which is no object.
 #[repr(C, align(64))]
@@ -85,7 +87,12 @@ pub struct Header {
     kind: u32,
     id: [u8; 16],
     pid_namespace: u64,
-    reserved: [u64; 3],
+    /// How many handles were made that name a descriptor of their sender. Each sender adds one before the handle's bytes exist;
+    /// dying in between leaves the sum too high, which keeps descriptors open that could be closed.
+    sent: AtomicU64,
+    /// How many of them were opened. Each receiver adds one once it has the object; dying before has the same effect.
+    opened: AtomicU64,
+    reserved: u64,
 }
 
 impl Header {
@@ -100,8 +107,29 @@ impl Header {
             kind: kind as u32,
             id: id.0,
             pid_namespace: identity::pid_namespace()?,
-            reserved: [0; 3],
+            sent: AtomicU64::new(0),
+            opened: AtomicU64::new(0),
+            reserved: 0,
         })
+    }
+
+    /// Counts a handle that names a descriptor of this process.
+    pub(super) fn note_sent(&self) {
+        self.sent.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts such a handle as opened.
+    pub(super) fn note_opened(&self) {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether every such handle of the object in this file has been opened. False when the file cannot be read.
+    pub(super) fn all_opened(file: BorrowedFd<'_>) -> bool {
+        let mut counts = [0; 16];
+        let read = rustix::io::pread(file, &mut counts, std::mem::offset_of!(Header, sent) as u64);
+        let (sent, opened) = counts.split_at(8);
+        let count = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_ne_bytes);
+        read == Ok(counts.len()) && count(opened) >= count(sent)
     }
 
     /// Declares the object whole.

@@ -4,19 +4,19 @@
 //! descriptors (a Unix socket to a new process, a pipe), its sender wraps serialisation in [`collect`], and its
 //! receiver wraps deserialisation in [`deliver`]; the bytes then hold the descriptor's place in the message.
 //! Anywhere else (in a queue, in a file) the bytes name a descriptor that the sending process keeps open
-//! until it ends, and the receiver opens it through `/proc/PID/fd`.
+//! for the receiver, which opens it through `/proc/PID/fd`.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{FileType, Mode, OFlags, open, stat};
 use rustix::io::Errno;
 
 use super::error::OpenError;
-use super::header::ObjectId;
+use super::header::{Header, ObjectId};
 use crate::os::fork;
 use crate::os::identity::Identity;
 
@@ -24,6 +24,7 @@ thread_local! {
     static FAILURE: RefCell<Option<OpenError>> = const { RefCell::new(None) };
     static OUTGOING: RefCell<Option<Outgoing>> = const { RefCell::new(None) };
     static INCOMING: RefCell<Option<Vec<OwnedFd>>> = const { RefCell::new(None) };
+    static READ_AGAIN: Cell<bool> = const { Cell::new(false) };
 }
 
 /// What goes with the message that is being serialised.
@@ -164,26 +165,79 @@ pub fn failure() -> Option<OpenError> {
     FAILURE.take()
 }
 
-/// How the handle of a shared object is to refer to its descriptor: attached inside [`collect`], else held
-/// open by this process until it ends, once an object however often it is handed out.
+/// A descriptor that handles on their way refer to.
+struct HandedOut {
+    fd: OwnedFd,
+    /// Whether this process has the object open for itself.
+    is_open: fn(ObjectId) -> bool,
+}
+
+/// What this process keeps open for receivers, once an object. A forked child has no use for its parent's: their handles
+/// name the parent.
+struct Table {
+    owner: Option<Identity>,
+    kept: HashMap<ObjectId, HandedOut>,
+    /// So many entries are worth a look at which of them can go.
+    crowd: usize,
+}
+
+/// The least number of entries that is a crowd.
+const CROWD: usize = 16;
+
+/// How the handle of a shared object is to refer to its descriptor: attached inside [`collect`], else held open by this
+/// process, once an object however often it is handed out, until all that was handed out has been opened and
+/// the process has no handle to the object itself (`is_open`), or until it ends. Called with the object open.
 ///
 /// # Errors
 /// Out of descriptors.
-pub fn send(id: ObjectId, fd: BorrowedFd<'_>) -> std::io::Result<Transit> {
-    static HANDED_OUT: Mutex<Option<HashMap<ObjectId, OwnedFd>>> = Mutex::new(None);
+pub fn send(
+    id: ObjectId,
+    fd: BorrowedFd<'_>,
+    header: &Header,
+    is_open: fn(ObjectId) -> bool,
+) -> std::io::Result<Transit> {
+    static TABLE: Mutex<Option<Table>> = Mutex::new(None);
     if let Some(attached) = attach_object(id, fd)? {
         return Ok(attached);
     }
     fork::watch()?;
     let _gate = fork::gate();
-    let mut held = HANDED_OUT.lock().unwrap_or_else(PoisonError::into_inner);
-    let held = held.get_or_insert_with(HashMap::new);
-    let kept = match held.entry(id) {
-        Entry::Occupied(kept) => kept.into_mut(),
-        Entry::Vacant(place) => place.insert(fd.try_clone_to_owned()?),
+    let me = Identity::current();
+    let mut table = TABLE.lock().unwrap_or_else(PoisonError::into_inner);
+    let table = match &mut *table {
+        Some(table) if table.owner == Some(me) => table,
+        other => other.insert(Table { owner: Some(me), kept: HashMap::new(), crowd: CROWD }),
     };
-    let number = kept.as_raw_fd() as u32;
-    Ok(Transit::Held { holder: Identity::current(), fd: number })
+    if table.kept.len() >= table.crowd {
+        table.kept.retain(|id, object| (object.is_open)(*id) || !Header::all_opened(object.fd.as_fd()));
+        table.crowd = (table.kept.len() * 2).max(CROWD);
+    }
+    let kept = match table.kept.entry(id) {
+        Entry::Occupied(kept) => kept.into_mut(),
+        Entry::Vacant(place) => place.insert(HandedOut { fd: fd.try_clone_to_owned()?, is_open }),
+    };
+    header.note_sent();
+    Ok(Transit::Held { holder: me, fd: kept.fd.as_raw_fd() as u32 })
+}
+
+/// Runs `deserialise` without counting the handles in it as opened: the same bytes may be read again, so that their
+/// sender has to keep what they refer to.
+pub fn to_be_read_again<R>(deserialise: impl FnOnce() -> R) -> R {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            READ_AGAIN.set(self.0);
+        }
+    }
+    let _restore = Restore(READ_AGAIN.replace(true));
+    deserialise()
+}
+
+/// Counts a handle as opened, after [`receive`] or where its object was open already.
+pub(crate) fn opened(transit: Transit, header: &Header) {
+    if matches!(transit, Transit::Held { .. }) && !READ_AGAIN.get() {
+        header.note_opened();
+    }
 }
 
 /// Opens what [`send`] sent. The caller checks the object's header and id: the number may mean something

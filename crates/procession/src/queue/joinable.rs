@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use procession_core::os::clock::Deadline;
 use procession_core::queue as core;
-use procession_core::shm::{CreateError, OpenError};
+use procession_core::shm::{CreateError, OpenError, transfer};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -219,7 +219,7 @@ impl<T: DeserializeOwned> JoinableQueue<T> {
 
     fn get_until(&self, deadline: Deadline) -> Result<Delivery<T>, GetError> {
         let delivery = self.core.get_delivery(deadline)?;
-        match decode(&delivery) {
+        match transfer::to_be_read_again(|| decode(&delivery)) {
             Ok(task) => Ok(Delivery { task, core: delivery }),
             Err(error) => {
                 // Handed out again it would fail again, for ever.
