@@ -1,7 +1,7 @@
 //! Running cargo, and the steps of `ci`.
 
 use std::ffi::OsStr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -56,9 +56,9 @@ impl Tool {
         }
     }
 
-    /// What it prints on standard output; nothing of it is shown.
-    fn output(mut self) -> Result<Vec<u8>, Failure> {
-        let output = self.0.stderr(Stdio::null()).output().map_err(|error| self.not_started(&error))?;
+    /// What it prints on standard output; nothing of that is shown.
+    fn output(mut self, stderr: Stdio) -> Result<Vec<u8>, Failure> {
+        let output = self.0.stderr(stderr).output().map_err(|error| self.not_started(&error))?;
         if output.status.success() {
             Ok(output.stdout)
         } else {
@@ -75,10 +75,18 @@ impl Tool {
     }
 }
 
+/// The folder of the Rust toolchain.
+pub(crate) fn sysroot() -> Result<PathBuf, Failure> {
+    let output = Tool(Command::new("rustc")).args(["--print", "sysroot"]).output(Stdio::inherit())?;
+    let line = String::from_utf8(output)
+        .map_err(|_| Failure::new("the toolchain's folder is not UTF-8: name one"))?;
+    Ok(PathBuf::from(line.trim_end_matches('\n')))
+}
+
 /// Runs each step, says how long it took, and stops at the first that fails.
 pub(crate) fn ci() -> Result<(), Failure> {
     for (component, subcommand) in [("rustfmt", "fmt"), ("clippy", "clippy")] {
-        if Tool(Command::new("cargo")).args([subcommand, "--version"]).output().is_err() {
+        if Tool(Command::new("cargo")).args([subcommand, "--version"]).output(Stdio::null()).is_err() {
             return Err(Failure::new(format!(
                 "cargo {subcommand} is missing: install it with `rustup component add {component}`"
             )));
@@ -91,7 +99,24 @@ pub(crate) fn ci() -> Result<(), Failure> {
     step("documentation", || {
         cargo("doc", ROOT).args(["--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings").run()
     })?;
-    step("tests", || test::run(None))
+    step("tests", || test::run(None))?;
+    step("demo under kills", demo_under_kills)
+}
+
+/// The demo on real input, its workers being killed; its output against that of `sha256sum`.
+fn demo_under_kills() -> Result<(), Failure> {
+    let dir = sysroot()?;
+    let demo = cargo("run", ROOT).args(["--release", "--package", "checksum", "--", "--chaos", "--"]);
+    let printed = demo.args([&dir]).output(Stdio::inherit())?;
+    let by_path = r#"find "$1" -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum --"#;
+    let sha256sum = Tool(Command::new("sh")).args(["-c", by_path, "sh"]).args([&dir]);
+    if printed.is_empty() || printed != sha256sum.output(Stdio::inherit())? {
+        return Err(Failure::new(format!(
+            "the demo does not print what sha256sum prints for {}",
+            dir.display()
+        )));
+    }
+    Ok(())
 }
 
 fn step(name: &str, work: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {

@@ -3,7 +3,8 @@
 //! The crate knows nothing of serialisation or of starting processes; `procession` puts both on top of
 //! it. Its modules build on each other in one direction:
 //! [`os`] (calls to the system) ← [`shm`] (mappings, layout, descriptors that travel) ← [`sync`]
-//! (waiting, locks) ← `ring` (the queue's memory) ← [`queue`].
+//! (waiting, the internal lock) ← `ring` (the queue's memory) ← [`queue`], and beside these two
+//! [`objects`] (locks, semaphores, conditions, events, barriers and plain data).
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 pub mod objects;

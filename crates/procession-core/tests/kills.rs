@@ -300,6 +300,85 @@ fn lost_tasks_are_reported() {
     queue.join(Deadline::Never).unwrap();
 }
 
+/// A holder of a delivery that dies after an immediate shutdown, or while it discards, does not hang a join; and whoever
+/// only asks, without ever sleeping, gets what the dead left and is told what they lost.
+fn the_dead_are_found_without_a_wait() {
+    let queue = Queue::create(&QueueOptions::new().joinable(true)).unwrap();
+    let hold = |log: &Log| {
+        let _delivery = queue.get_delivery(Deadline::Never).unwrap();
+        queue.get_message(Deadline::Never).unwrap();
+        log.add(1);
+        std::thread::sleep(Duration::from_secs(1000));
+    };
+    let hold_and_die = || {
+        queue.put(b"held", Deadline::Now).unwrap();
+        queue.put(b"taken", Deadline::Now).unwrap();
+        let holder = fork(hold);
+        while holder.log.count.load(Ordering::Acquire) == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        holder
+    };
+    hold_and_die().kill();
+    let delivery = loop {
+        match queue.get_delivery(Deadline::Now) {
+            Ok(delivery) => break delivery,
+            Err(GetError::Empty) => std::thread::sleep(Duration::from_millis(1)),
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert_eq!(*delivery, *b"held");
+    delivery.done().unwrap();
+    loop {
+        match queue.join(Deadline::Now) {
+            Err(JoinError::Timeout { unfinished: 1 }) => std::thread::sleep(Duration::from_millis(1)),
+            Err(JoinError::DeliveryLost { count: 1, .. }) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    let mut holder = hold_and_die();
+    queue.shutdown(true).unwrap();
+    holder.kill();
+    assert!(matches!(queue.join(Deadline::Never), Err(JoinError::DeliveryLost { count: 1, .. })));
+    queue.join(Deadline::Never).unwrap();
+    assert!(queue.is_empty());
+}
+
+/// A forked child's copies of messages, reservations and deliveries are not its own to free or to acknowledge.
+fn children_do_not_own_what_their_parent_has() {
+    let queue = Queue::create(&QueueOptions::new().joinable(true)).unwrap();
+    let large = vec![7; 100_000];
+    for _ in 0..3 {
+        queue.put(&large, Deadline::Now).unwrap();
+    }
+    let message = queue.get_message(Deadline::Now).unwrap();
+    let delivery = queue.get_delivery(Deadline::Now).unwrap();
+    let second = queue.get_delivery(Deadline::Now).unwrap();
+    let reservation = queue.reserve(100_000).unwrap();
+    // SAFETY: this program has one thread; the child drops what it has, and ends.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        drop(message);
+        let refused = delivery.done().is_err() && reservation.commit(Deadline::Now).is_err();
+        drop(second);
+        // SAFETY: ends the child at once, without the parent's exit handlers.
+        unsafe { libc::_exit(if refused { 0 } else { 101 }) };
+    }
+    Child { pid, log: Log::new(), killed: false, number: 0 }.wait();
+    assert_eq!((queue.len(), queue.unfinished()), (0, 3));
+    for _ in 0..4 {
+        queue.put(&vec![9; 100_000], Deadline::Now).unwrap();
+    }
+    assert!(*message == large && *delivery == large && *second == large, "overwritten");
+    delivery.done().unwrap();
+    second.done().unwrap();
+    drop((message, reservation));
+    queue.task_done().unwrap();
+    assert_eq!((queue.len(), queue.unfinished()), (4, 4));
+    let blocks: Vec<_> = (0..8).map(|_| queue.reserve(100_000).unwrap()).collect();
+    drop(blocks);
+}
+
 fn main() {
     let seed =
         std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
@@ -310,6 +389,8 @@ fn main() {
     // SAFETY: the default action of SIGALRM ends the program.
     unsafe { libc::alarm(watchdog) };
     lost_tasks_are_reported();
+    children_do_not_own_what_their_parent_has();
+    the_dead_are_found_without_a_wait();
     let small: fn(&mut fastrand::Rng) -> usize = |random| random.usize(8..200);
     let mixed: fn(&mut fastrand::Rng) -> usize = |random| match random.u8(..) {
         0..150 => random.usize(8..100),

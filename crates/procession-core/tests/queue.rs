@@ -98,6 +98,30 @@ fn memory_grows_and_is_given_back() {
 }
 
 #[test]
+fn memory_is_given_back_after_batches_and_acknowledgements() {
+    let queue = unbounded();
+    let before = queue.memory_used();
+    let messages = vec![[5u8; 1000]; 64];
+    for _ in 0..500 {
+        queue.put_many(messages.iter().map(|message| &message[..]), Deadline::Now).unwrap();
+    }
+    assert!(queue.memory_used() > before + (30 << 20));
+    while !queue.is_empty() {
+        queue.get_many(1000, Deadline::Now).unwrap();
+    }
+    queue.trim().unwrap();
+    assert!(queue.memory_used() < before + (1 << 20), "{} bytes are left", queue.memory_used());
+
+    let tasks = joinable();
+    for _ in 0..40 {
+        tasks.put(&vec![1; 4 << 20], Deadline::Now).unwrap();
+    }
+    let held: Vec<_> = (0..40).map(|_| tasks.get_delivery(Deadline::Now).unwrap()).collect();
+    held.into_iter().for_each(|delivery| delivery.done().unwrap());
+    assert!(tasks.memory_used() < 80 << 20, "{} bytes are kept", tasks.memory_used());
+}
+
+#[test]
 fn large_messages_are_in_place_and_freed() {
     let queue = unbounded();
     let used = queue.memory_used();
@@ -201,6 +225,29 @@ fn batches_keep_their_order() {
 }
 
 #[test]
+fn a_batch_leaves_the_queue_to_its_iterator() {
+    let queue = unbounded();
+    let messages = [[1u8], [2], [3]];
+    let mut taken = Vec::new();
+    // Uses the queue while the batch is under way.
+    let iterator = messages.iter().map(|message| {
+        queue.put(b"x", Deadline::Now).unwrap();
+        taken.push(get(&queue));
+        queue.trim().unwrap();
+        &message[..]
+    });
+    assert_eq!(queue.put_many(iterator, Deadline::Now).unwrap(), 3);
+    assert_eq!((queue.len(), taken.len()), (3, 3));
+    let panicking = (0..200).map(|i| if i == 150 { panic!("in the iterator") } else { &messages[0][..] });
+    let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _ = queue.put_many(panicking, Deadline::Now);
+    }));
+    unwound.unwrap_err();
+    assert_eq!(queue.len(), 3 + 128, "the groups before the panic");
+    queue.put(b"on", Deadline::Now).unwrap();
+}
+
+#[test]
 fn shutdown_drains_or_discards() {
     let queue = unbounded();
     queue.put(b"left", Deadline::Now).unwrap();
@@ -236,6 +283,7 @@ fn tasks_are_counted() {
     assert_eq!((tasks.len(), tasks.unfinished()), (2, 3));
     let again = tasks.get_delivery(Deadline::Now).unwrap();
     assert_eq!(*again, [1], "what was given back comes first");
+    assert_eq!(again.earlier_attempts(), 1);
     assert_eq!(again.into_vec().unwrap(), [1]);
     tasks.get_delivery(Deadline::Now).unwrap().done().unwrap();
     assert_eq!((tasks.len(), tasks.unfinished()), (0, 2));
@@ -250,6 +298,43 @@ fn tasks_are_counted() {
     tasks.join(Deadline::Never).unwrap();
     assert!(matches!(unbounded().task_done(), Err(TaskDoneError::NotJoinable)));
     assert!(matches!(unbounded().join(Deadline::Now), Err(JoinError::NotJoinable)));
+}
+
+#[test]
+fn a_delivery_given_back_after_an_immediate_shutdown_is_discarded() {
+    let tasks = joinable();
+    tasks.put(b"1", Deadline::Now).unwrap();
+    let delivery = tasks.get_delivery(Deadline::Now).unwrap();
+    tasks.shutdown(true).unwrap();
+    drop(delivery);
+    tasks.join(Deadline::Never).unwrap();
+    assert!(tasks.is_empty());
+}
+
+#[test]
+fn a_queue_that_is_full_of_bytes_can_be_emptied() {
+    let tasks = Queue::create(&QueueOptions::new().joinable(true).max_bytes(1 << 20)).unwrap();
+    let mut put = 0u64;
+    while tasks.put(&[7; 1000], Deadline::Now).is_ok() {
+        put += 1;
+    }
+    assert!(put > 300, "{put} messages of 1000 bytes in 1 MiB");
+    for _ in 0..put {
+        tasks.get_delivery(Deadline::Now).unwrap().done().unwrap();
+    }
+    tasks.join(Deadline::Now).unwrap();
+    assert!(tasks.memory_used() <= 1 << 20);
+}
+
+#[test]
+fn done_ahead_of_the_taker() {
+    let tasks = joinable();
+    tasks.put(b"1", Deadline::Now).unwrap();
+    drop(tasks.get_delivery(Deadline::Now).unwrap());
+    assert_eq!(get(&tasks), *b"1");
+    assert_eq!(tasks.unfinished(), 1);
+    tasks.task_done().unwrap();
+    tasks.join(Deadline::Now).unwrap();
 }
 
 #[test]
@@ -359,4 +444,57 @@ fn names() {
     Queue::open_named(&name).unwrap_err();
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "something that is not ours at all");
     std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn a_name_goes_with_the_last_of_several_that_end_at_once() {
+    let name = format!("test-{}-ends", std::process::id());
+    for _ in 0..200 {
+        let queue = Queue::create_named(&name, &QueueOptions::new()).unwrap();
+        // Not a clone: a description and a lock of its own, as another process has.
+        let mut others: Vec<_> = (0..3).map(|_| Some(File::of(&name))).collect();
+        std::thread::scope(|scope| {
+            for other in &mut others {
+                scope.spawn(|| drop(other.take()));
+            }
+            scope.spawn(|| drop(queue));
+        });
+        assert!(!std::fs::exists(format!("/dev/shm/procession.{name}")).unwrap());
+    }
+}
+
+/// A user of a name as another process would be one.
+struct File(Option<std::os::fd::OwnedFd>, Option<procession_core::shm::named::Name>);
+
+impl File {
+    fn of(name: &str) -> Self {
+        let (fd, name) = procession_core::shm::named::Name::open(name).unwrap();
+        File(Some(fd), Some(name))
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        drop(self.0.take());
+        drop(self.1.take());
+    }
+}
+
+#[test]
+fn a_handle_to_memory_that_can_shrink_is_refused() {
+    use std::os::fd::AsRawFd;
+    let queue = unbounded();
+    let mut handle = queue.to_handle().unwrap();
+    let path = std::env::temp_dir().join(format!("procession-test-{}-shrink", std::process::id()));
+    let file =
+        std::fs::File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    // The very bytes of a queue, in a file of no kind.
+    let number = u32::from_le_bytes(handle[24..28].try_into().unwrap());
+    std::io::copy(&mut std::fs::File::open(format!("/proc/self/fd/{number}")).unwrap(), &mut &file).unwrap();
+    handle[24..28].copy_from_slice(&(file.as_raw_fd() as u32).to_le_bytes());
+    // This process has the queue open, so the id alone would do.
+    drop(queue);
+    let refused = Queue::from_handle(&handle).unwrap_err();
+    assert!(refused.to_string().contains("could be taken away"), "{refused}");
 }

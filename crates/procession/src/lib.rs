@@ -1,4 +1,60 @@
 //! Processes, queues, pipes and shared state between processes, after Python's `multiprocessing`.
+//!
+//! All of it is shared memory and sockets of the processes that use it. There is no server, and a process that is
+//! killed at any instruction does not hang the others: its locks pass on, its unfinished puts are not there, its tasks
+//! are handed out again, its memory is freed.
+//!
+//! ```
+//! use procession::{Process, Queue};
+//!
+//! fn worker((numbers, sums): (Queue<u64>, Queue<u64>)) {
+//!     let sum = numbers.iter().map(|number| number.expect("a number")).sum();
+//!     sums.put(&sum).expect("put");
+//! }
+//!
+//! let (numbers, sums) = (Queue::bounded(100)?, Queue::unbounded()?);
+//! let workers: Vec<_> = (0..2)
+//!     .map(|_| Process::spawn(worker, (numbers.clone(), sums.clone())))
+//!     .collect::<Result<_, _>>()?;
+//! for number in 1..=1000 {
+//!     numbers.put(&number)?;
+//! }
+//! numbers.shutdown(false)?; // The workers take what is left, then their loops end.
+//! for worker in workers {
+//!     worker.join()?;
+//! }
+//! assert_eq!(sums.get()? + sums.get()?, 500_500);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! | for | there is |
+//! | --- | --- |
+//! | running a function in a process of its own | [`Process`], [`process`] |
+//! | messages and tasks, many to many | [`Queue`], [`JoinableQueue`], [`SimpleQueue`] |
+//! | messages, one to one; programs that know an address | [`Pipe`], [`connection`] |
+//! | plain data that all change | [`Value`], [`Array`], [`RawValue`], [`RawArray`], [`SharedMemory`] |
+//! | taking turns | [`Lock`], [`RLock`], [`Semaphore`], [`BoundedSemaphore`], [`Condition`], [`Event`], [`Barrier`] |
+//!
+//! Each value of these types is a handle. Its clones, the copies in forked processes, and what another process reads of
+//! a serialised one lead to the same object, which is gone with the last of them. So handles may be parts of arguments,
+//! of results and of messages. A process that has put a handle into a queue keeps the object, and a descriptor for it, until
+//! it ends: whoever gets the message opens it there. (A [`SharedMemory`] stays until it is unlinked. A [`Process`] does not
+//! travel: it is for the process that started it.)
+//!
+//! Each operation has an error type of its own. They convert into [`Error`], for programs that do not tell them
+//! apart; only that of [`queue::Reservation::commit`] does not.
+//!
+//! # When a process dies
+//!
+//! Each type says what a death leaves behind. Where others have to know, it is an error of theirs: [`sync::LockError::OwnerDied`],
+//! [`process::JoinError::Killed`], [`queue::JoinError::DeliveryLost`], [`connection::RecvError::Closed`],
+//! [`sync::BarrierError::Broken`]. Waiting processes notice a death within about 100 ms. A process that is only stopped
+//! (SIGSTOP) counts as alive; what it holds stays held.
+//!
+//! # Where it runs
+//!
+//! On Linux, little-endian and 64 bits, with `/proc` mounted. All processes that share an object belong to one user
+//! and one pid namespace. A child made by [`Process::fork`] or [`process::fork`] may use all handles of its parent.
 
 mod codec;
 pub mod connection;
@@ -12,6 +68,15 @@ pub mod sync;
 pub use connection::{Connection, Pipe, Receiver, Sender};
 pub use error::Error;
 pub use process::{Process, StartMethod, active_children, cpu_count, current, parent};
+pub use procession_core::shm::{CreateError, OpenError};
 pub use queue::{JoinableQueue, Queue, SimpleQueue};
 pub use shared::{Array, RawArray, RawValue, SharedMemory, Value};
 pub use sync::{Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore};
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+mod readme {}
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/guide.md")]
+mod guide {}

@@ -10,8 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use connection_support::{Reaped, descriptors, python, rerun, role, start, watchdog};
-use procession::Queue;
 use procession::connection::{Connection, Pipe, Receiver, RecvError, SendError, Sender, wait};
+use procession::{Process, Queue};
 use procession_core::os::socket;
 use procession_core::shm::{OpenError, mailbox, transfer};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -640,4 +640,31 @@ fn no_descriptor_is_left_behind() {
     let before = descriptors();
     (0..1000).for_each(|_| cycle());
     assert_eq!(descriptors(), before);
+}
+
+/// The mailbox's thread is the library's own: it neither keeps a program from forking, nor does a forked child
+/// keep what its parent has in the mailbox.
+#[test]
+fn a_program_that_sent_a_pipe_through_a_queue_can_fork() {
+    let _watchdog = watchdog();
+    Process::spawn(
+        |()| {
+            let (receiver, sender) = Pipe::one_way::<u32>().unwrap();
+            let queue = Queue::<Sender<u32>>::unbounded().unwrap();
+            queue.put(&sender).unwrap();
+            drop(sender);
+            let child = Process::fork(|| std::thread::sleep(Duration::from_secs(100))).unwrap();
+            let sender = queue.get().unwrap();
+            sender.send(&7).unwrap();
+            drop(sender);
+            assert_eq!(receiver.recv().unwrap(), 7);
+            assert!(matches!(receiver.recv(), Err(RecvError::Closed)), "the child has the other end");
+            assert!(child.is_alive());
+            child.kill().unwrap();
+        },
+        (),
+    )
+    .unwrap()
+    .join()
+    .unwrap();
 }

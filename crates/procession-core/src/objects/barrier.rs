@@ -36,8 +36,7 @@ struct BarrierWords {
     mutex: Robust,
 }
 
-// SAFETY: repr(C), begins with the head; all else is atomic but the mutex, which the C library shares between
-// processes. Bytes that are no mutex make its functions fail or wait, both without harm to memory.
+// SAFETY: repr(C), begins with the head, and all else is atomic.
 unsafe impl Words for BarrierWords {
     const KIND: SlotKind = SlotKind::Barrier;
 }

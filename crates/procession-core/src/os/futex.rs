@@ -9,14 +9,15 @@ use rustix::io::Errno;
 use rustix::thread::futex::{self, Flags, Timespec};
 
 /// Sleeps while `word` holds `expected`, at most for `timeout`. Returns on a wake, a changed word, the
-/// timeout or a signal; the caller looks at its condition again in each case.
-pub fn wait(word: &AtomicU32, expected: u32, timeout: Duration) {
+/// timeout or a signal; the caller looks at its condition again in each case. True after the timeout.
+pub fn wait(word: &AtomicU32, expected: u32, timeout: Duration) -> bool {
     let timeout = Timespec {
         tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: timeout.subsec_nanos().into(),
     };
     match futex::wait(word, Flags::empty(), expected, Some(&timeout)) {
-        Ok(()) | Err(Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT) => {}
+        Ok(()) | Err(Errno::AGAIN | Errno::INTR) => false,
+        Err(Errno::TIMEDOUT) => true,
         Err(error) => unreachable!("futex wait on a mapped, aligned word: {error}"),
     }
 }

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{BorrowedFd, OwnedFd};
+use rustix::io::Errno;
 use rustix::mm::{self, Advice, MapFlags, ProtFlags};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, test_kill_process, waitid};
 
 /// Bits of a pid: the kernel's `PID_MAX_LIMIT` is 2^22.
 const PID_BITS: u32 = 22;
@@ -80,9 +81,9 @@ impl Identity {
         match self.open() {
             Ok(pidfd) => !is_readable(&pidfd),
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            // Out of descriptors, say. A living process taken for dead would cost its lock or message;
-            // a dead one taken for living costs another look a slice later.
-            Err(_) => start_time(self.pid()).is_ok_and(|start| self.started_at(start)),
+            // Out of descriptors, say, so that `/proc` cannot be read either. A living process taken for dead would
+            // cost its lock or message; a dead one taken for living costs another look a slice later.
+            Err(_) => self.seems_alive(),
         }
     }
 
@@ -105,7 +106,18 @@ impl Identity {
         };
         let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
         let wanted = format!(" {major:02x}:{minor:02x} {} ", stat.st_ino);
-        maps.lines().any(|line| format!("{line} ").contains(&wanted))
+        // A process whose first thread has ended shows none, whatever its other threads have.
+        maps.is_empty() || maps.lines().any(|line| format!("{line} ").contains(&wanted))
+    }
+
+    /// What can be known without a descriptor: whether the pid is taken, and not by a child that only waits to be
+    /// collected.
+    fn seems_alive(self) -> bool {
+        if matches!(test_kill_process(self.pid()), Err(Errno::SRCH)) {
+            return false;
+        }
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        !matches!(waitid(WaitId::Pid(self.pid()), options), Ok(Some(_)))
     }
 
     fn started_at(self, start: u64) -> bool {
@@ -127,8 +139,8 @@ pub fn pid_namespace() -> io::Result<u64> {
     Ok(rustix::fs::stat("/proc/self/ns/pid")?.st_ino)
 }
 
-fn gone(error: rustix::io::Errno) -> io::Error {
-    if error == rustix::io::Errno::SRCH { io::ErrorKind::NotFound.into() } else { error.into() }
+fn gone(error: Errno) -> io::Error {
+    if error == Errno::SRCH { io::ErrorKind::NotFound.into() } else { error.into() }
 }
 
 fn is_readable(pidfd: &OwnedFd) -> bool {
@@ -210,6 +222,19 @@ mod tests {
         assert!(!id.is_alive());
         child.wait().unwrap();
         assert!(!id.is_alive());
+    }
+
+    #[test]
+    fn without_descriptors_the_living_are_not_taken_for_dead() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let id = Identity::of_pid(Pid::from_child(&child)).unwrap();
+        assert!(id.seems_alive());
+        let pidfd = id.open().unwrap();
+        child.kill().unwrap();
+        poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], None).unwrap();
+        assert!(!id.seems_alive(), "a zombie");
+        child.wait().unwrap();
+        assert!(!id.seems_alive());
     }
 
     #[test]

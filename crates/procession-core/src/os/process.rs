@@ -74,7 +74,15 @@ impl fmt::Display for ExitStatus {
             ExitStatus::Exited(code) => write!(f, "exit code {code}"),
             ExitStatus::Signaled { signal, core_dumped } => {
                 match Signal::from_named_raw(*signal) {
-                    Some(name) => write!(f, "signal {signal} ({name:?})")?,
+                    Some(name) => {
+                        // rustix has a signal's name only in its `Debug` form, `Signal::KILL`.
+                        let name = format!("{name:?}");
+                        write!(
+                            f,
+                            "signal {signal} (SIG{})",
+                            name.trim_start_matches("Signal::").trim_matches('"')
+                        )?;
+                    }
                     None => write!(f, "signal {signal}")?,
                 }
                 if *core_dumped { f.write_str(", core dumped") } else { Ok(()) }

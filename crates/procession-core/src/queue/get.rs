@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Damaged, Delivery, GetError, Message, Queue, Shared, wait_until};
 use crate::os::clock::{self, Deadline};
-use crate::ring::{RingError, Take, Taken};
+use crate::ring::{GetSession, RingError, Take, Taken};
 use crate::sync::{SLICE, atomic::Ordering};
 
 /// Memory for later large messages is given back by whoever has waited a slice in vain, above so many bytes.
@@ -25,7 +25,6 @@ impl Queue {
             Taken::Block(block) => {
                 out.extend_from_slice(&Message::in_block(Arc::clone(&self.shared), block)?)
             }
-            Taken::Owed(block) => self.shared.copy_owed(block, out)?,
         }
         Ok(())
     }
@@ -43,11 +42,9 @@ impl Queue {
         read: impl FnOnce(&[u8]) -> R,
     ) -> Result<R, GetError> {
         match self.shared.get(Take::Plain, buffer, deadline)? {
-            Taken::Copied => {}
-            Taken::Block(block) => return Ok(read(&Message::in_block(Arc::clone(&self.shared), block)?)),
-            Taken::Owed(block) => self.shared.copy_owed(block, buffer)?,
+            Taken::Copied => Ok(read(buffer)),
+            Taken::Block(block) => Ok(read(&Message::in_block(Arc::clone(&self.shared), block)?)),
         }
-        Ok(read(buffer))
     }
 
     /// Takes the next message, left where it lies if it is large, waiting for one until `deadline`.
@@ -59,7 +56,6 @@ impl Queue {
         match self.shared.get(Take::Plain, &mut bytes, deadline)? {
             Taken::Copied => {}
             Taken::Block(block) => return Ok(Message::in_block(Arc::clone(&self.shared), block)?),
-            Taken::Owed(block) => self.shared.copy_owed(block, &mut bytes)?,
         }
         Ok(Message::copied(bytes))
     }
@@ -75,9 +71,7 @@ impl Queue {
     pub fn get_delivery(&self, deadline: Deadline) -> Result<Delivery, GetError> {
         assert!(self.is_joinable(), "deliveries need a joinable queue");
         match self.shared.get(Take::Delivery, &mut Vec::new(), deadline)? {
-            Taken::Block(block) | Taken::Owed(block) => {
-                Ok(Delivery::in_block(Arc::clone(&self.shared), block)?)
-            }
+            Taken::Block(block) => Ok(Delivery::in_block(Arc::clone(&self.shared), block)?),
             Taken::Copied => Err(Damaged("a delivery outside a block").into()),
         }
     }
@@ -110,14 +104,13 @@ impl Queue {
         let mut session = ring.get_session()?;
         while messages.len() < max {
             let mut bytes = Vec::new();
-            let message = match session.next(Take::Plain, &mut bytes)? {
-                None => break,
-                Some(Taken::Copied) => Message::copied(bytes),
-                Some(Taken::Block(block)) => Message::in_block(Arc::clone(&self.shared), block)?,
-                Some(Taken::Owed(block)) => {
-                    self.shared.copy_owed(block, &mut bytes)?;
-                    Message::copied(bytes)
-                }
+            let message = match session.next(Take::Plain, &mut bytes) {
+                Ok(None) => break,
+                Ok(Some(Taken::Copied)) => Message::copied(bytes),
+                Ok(Some(Taken::Block(block))) => Message::in_block(Arc::clone(&self.shared), block)?,
+                // What is taken is not lost for it; the next get meets it again.
+                Err(_) if !messages.is_empty() => break,
+                Err(error) => return Err(error.into()),
             };
             messages.push(message);
             if ring.settings().joinable {
@@ -129,36 +122,15 @@ impl Queue {
             return Ok(());
         }
         session.publish();
-        drop(session);
+        if session.may_shrink() {
+            give_memory_back(session);
+        } else {
+            drop(session);
+        }
         if ring.settings().max_messages != 0 {
             ring.control().waiting.not_full.wake_settled(messages.len() as u32);
         }
         Ok(())
-    }
-
-    /// Discards all that is queued.
-    pub(super) fn discard_all(&self) -> Result<(), Damaged> {
-        let ring = &self.shared.ring;
-        let mut scratch = Vec::new();
-        loop {
-            scratch.clear();
-            let mut session = ring.get_session()?;
-            let taken = match session.next(Take::Plain, &mut scratch) {
-                Ok(taken) => taken,
-                Err(RingError::Damaged(damaged)) => return Err(damaged),
-                // Not charged to this process, hence not discarded.
-                Err(_) => None,
-            };
-            let Some(taken) = taken else { return Ok(()) };
-            session.publish();
-            drop(session);
-            if let Taken::Block(block) = taken {
-                ring.free(block)?;
-            }
-            if ring.settings().joinable {
-                ring.task_done()?;
-            }
-        }
     }
 }
 
@@ -184,10 +156,7 @@ impl Shared {
         let Some(taken) = session.next(take, out)? else { return Ok(None) };
         session.publish();
         if session.may_shrink() {
-            // Without memory for a smaller segment the large one stays.
-            if let Err(RingError::Damaged(damaged)) = session.shrink() {
-                return Err(damaged.into());
-            }
+            give_memory_back(session);
         } else {
             drop(session);
         }
@@ -202,9 +171,13 @@ impl Shared {
     #[cold]
     fn wait_for_message(&self, deadline: Deadline) -> Result<(), GetError> {
         let ring = &self.ring;
-        let ready = || ring.available().max(ring.shutdown_state());
+        let ready = || ring.look_for_message().max(ring.shutdown_state());
         let queue = &ring.control().waiting.not_empty;
-        let found = wait_until(queue, &self.get_spinner, deadline, ready, || self.look_around())?;
+        if deadline == Deadline::Now && ring.deliveries_are_held() {
+            // Whoever only asks and never sleeps finds the dead here.
+            self.look_around()?;
+        }
+        let found = wait_until(queue, &self.get_spinner, deadline, ready, || self.look_around().map(drop))?;
         if ring.has_message() {
             Ok(())
         } else if ring.shutdown_state() != 0 {
@@ -217,12 +190,41 @@ impl Shared {
         }
     }
 
-    /// What a process does after it has slept a slice in vain.
-    pub(super) fn look_around(&self) -> Result<(), Damaged> {
+    /// Discards all that is queued, after an immediate shutdown.
+    pub(super) fn discard_all(&self) -> Result<(), Damaged> {
+        let ring = &self.ring;
+        let mut scratch = Vec::new();
+        loop {
+            scratch.clear();
+            let mut session = ring.get_session()?;
+            let taken = match session.next(Take::Plain, &mut scratch) {
+                Ok(taken) => taken,
+                Err(RingError::Damaged(damaged)) => return Err(damaged),
+                // Not charged to this process, hence not discarded.
+                Err(_) => None,
+            };
+            let Some(taken) = taken else { return Ok(()) };
+            session.publish();
+            drop(session);
+            if let Taken::Block(block) = taken {
+                ring.free(block)?;
+            }
+            if ring.settings().joinable {
+                ring.task_done()?;
+            }
+        }
+    }
+
+    /// What a process does after it has slept a slice in vain. False when another did it a moment ago.
+    pub(super) fn look_around(&self) -> Result<bool, Damaged> {
         self.mend()?;
         // One process at a time looks, however many wait.
         if !self.ring.is_time_to_look(clock::now_ms(), SLICE.as_millis() as u64) {
-            return Ok(());
+            return Ok(false);
+        }
+        if self.ring.shutdown_state() == 2 && self.ring.has_message() {
+            // Who was to discard it died, or a delivery came back since. Its tasks count as done.
+            self.discard_all()?;
         }
         let memory = &self.ring.control().memory;
         if self.ring.somebody_died_with_a_delivery()? || memory.used.load(Ordering::Relaxed) > KEPT_WHEN_IDLE
@@ -232,11 +234,15 @@ impl Shared {
         if memory.cached.load(Ordering::Relaxed) > KEPT_WHEN_IDLE {
             self.ring.trim()?;
         }
-        Ok(())
+        Ok(true)
     }
+}
 
-    /// Appends the message of a block in the state `Owed`.
-    fn copy_owed(&self, block: u32, out: &mut Vec<u8>) -> Result<(), Damaged> {
-        self.ring.read_block(self.ring.descriptor(block)?, out)
+/// After the last message was taken, which no error may take from the caller.
+#[cold]
+fn give_memory_back(session: GetSession<'_>) {
+    // Without memory for a smaller segment, or room to map it, the large one stays.
+    if let Err(error) = session.shrink() {
+        tracing::debug!(%error, "a drained queue keeps its memory");
     }
 }

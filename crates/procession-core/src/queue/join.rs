@@ -37,13 +37,19 @@ impl Queue {
         let shared = &self.shared;
         let done = || u32::from(shared.ring.unfinished() <= 0);
         let all_done = &shared.ring.control().waiting.all_done;
-        let ended = wait_until(all_done, &Spinner::impatient(), deadline, done, || {
+        let losses = || match shared.ring.collect_losses()? {
+            Some((count, pids)) => Err(JoinError::DeliveryLost { count, pids }),
+            None => Ok(()),
+        };
+        if deadline == Deadline::Now && done() == 0 && shared.look_around()? {
+            // Whoever only asks and never sleeps is told here.
+            losses()?;
+        }
+        let look = || {
             shared.look_around()?;
-            match shared.ring.collect_losses()? {
-                Some((count, pids)) => Err(JoinError::DeliveryLost { count, pids }),
-                None => Ok(()),
-            }
-        })?;
+            losses()
+        };
+        let ended = wait_until(all_done, &Spinner::impatient(), deadline, done, look)?;
         if ended { Ok(()) } else { Err(JoinError::Timeout { unfinished: self.unfinished() }) }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::{PutError, Shared};
 use crate::os::clock::Deadline;
+use crate::os::identity::Identity;
 use crate::ring::{Content, Damaged, INLINE_MAX, RingError};
 use crate::sync::atomic::Ordering;
 
@@ -14,6 +15,8 @@ use crate::sync::atomic::Ordering;
 struct OwnedBlock {
     shared: Arc<Shared>,
     number: u32,
+    /// The process that has it. A forked child has a copy of this value, not the block.
+    owner: Identity,
     start: NonNull<u8>,
     len: usize,
 }
@@ -30,7 +33,15 @@ impl OwnedBlock {
         let len = descriptor.len.load(Ordering::Relaxed);
         let start = shared.ring.block_memory(descriptor, len)?;
         let len = usize::try_from(len).map_err(|_| Damaged("a message's length"))?;
-        Ok(OwnedBlock { shared, number, start, len })
+        Ok(OwnedBlock { shared, number, owner: Identity::current(), start, len })
+    }
+
+    fn is_mine(&self) -> bool {
+        self.owner == Identity::current()
+    }
+
+    fn check_owner(&self) -> Result<(), RingError> {
+        if self.is_mine() { Ok(()) } else { Err(RingError::Inherited) }
     }
 
     fn bytes(&self) -> &[u8] {
@@ -74,6 +85,7 @@ impl Reservation {
         match &self.0 {
             Reserved::Copied(shared, message) => shared.put(Content::Inline(message), deadline),
             Reserved::Block(block) => {
+                block.check_owner()?;
                 block.shared.put(Content::Block(block.number), deadline)?;
                 self.0 = Reserved::Gone;
                 Ok(())
@@ -107,7 +119,9 @@ impl DerefMut for Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if let Reserved::Block(block) = &self.0 {
+        if let Reserved::Block(block) = &self.0
+            && block.is_mine()
+        {
             report(block.shared.ring.free(block.number));
         }
     }
@@ -116,7 +130,8 @@ impl Drop for Reservation {
 /// A message that was taken. Dereferences to its bytes.
 ///
 /// A message above [`INLINE_MAX`] bytes lies in the queue's memory and counts against its `max_bytes` until this is dropped.
-/// When the process dies, the memory is found and freed.
+/// When the process dies, the memory is found and freed. A forked child must not read its copy of such a message: the
+/// memory stays its parent's.
 pub struct Message(Taken);
 
 enum Taken {
@@ -169,7 +184,9 @@ impl DerefMut for Message {
 
 impl Drop for Message {
     fn drop(&mut self) {
-        if let Taken::Block(block) = &self.0 {
+        if let Taken::Block(block) = &self.0
+            && block.is_mine()
+        {
             report(block.shared.ring.free(block.number));
         }
     }
@@ -178,7 +195,7 @@ impl Drop for Message {
 /// A message that is this process's to work on and to acknowledge. Dereferences to its bytes.
 ///
 /// When the process dies before [`Delivery::done`], or drops the delivery, the message is handed out again, before those
-/// that wait in the queue.
+/// that wait in the queue. A forked child's copy is of no use: the delivery stays its parent's.
 #[must_use = "a delivery that is dropped is handed out again"]
 pub struct Delivery {
     block: OwnedBlock,
@@ -190,11 +207,18 @@ impl Delivery {
         Ok(Delivery { block: OwnedBlock::taken(shared, number)?, settled: false })
     }
 
+    /// How often the message was handed out before, to consumers that died or dropped the delivery.
+    pub fn earlier_attempts(&self) -> u32 {
+        let ring = &self.block.shared.ring;
+        ring.descriptor(self.block.number).map_or(0, |descriptor| descriptor.attempts.load(Ordering::Relaxed))
+    }
+
     /// Acknowledges: the task is done.
     ///
     /// # Errors
-    /// [`Damaged`].
-    pub fn done(mut self) -> Result<(), Damaged> {
+    /// [`RingError::Inherited`] in a forked child; [`RingError::Damaged`].
+    pub fn done(mut self) -> Result<(), RingError> {
+        self.block.check_owner()?;
         self.settled = true;
         let shared = &self.block.shared;
         shared.ring.acknowledge(self.block.number)?;
@@ -206,8 +230,9 @@ impl Delivery {
     /// process dies before, it is lost.
     ///
     /// # Errors
-    /// [`Damaged`].
-    pub fn into_vec(mut self) -> Result<Vec<u8>, Damaged> {
+    /// As [`Delivery::done`].
+    pub fn into_vec(mut self) -> Result<Vec<u8>, RingError> {
+        self.block.check_owner()?;
         let bytes = self.block.bytes().to_vec();
         self.block.shared.ring.owe(self.block.number)?;
         self.settled = true;
@@ -225,7 +250,7 @@ impl Deref for Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        if !self.settled {
+        if !self.settled && self.block.is_mine() {
             let shared = &self.block.shared;
             report(shared.ring.give_back(self.block.number));
             shared.ring.control().waiting.not_empty.wake(1);

@@ -22,6 +22,7 @@ use crate::shm::registry::Registry;
 use crate::shm::transfer::{self, Transit};
 use crate::shm::{CreateError, Kind, ObjectId, OpenError, windows};
 use crate::sync::atomic::Ordering;
+use crate::sync::wait::{LONG_SLICE, SLICE, Slept};
 use crate::sync::{Spinner, WaitQueue};
 
 /// What a new queue is to be like.
@@ -90,9 +91,6 @@ struct Shared {
     get_spinner: Spinner,
 }
 
-const PREPARING: &str = "preparing for forks";
-
-/// The queues that this process has open.
 static OPEN: Registry<Shared> = Registry::new();
 
 /// The bytes of a handle.
@@ -105,7 +103,6 @@ impl Queue {
     /// [`CreateError`]: an impossible option, or the system refused.
     pub fn create(options: &QueueOptions) -> Result<Self, CreateError> {
         let settings = options.settings()?;
-        fork::watch().map_err(CreateError::system(Kind::Queue, PREPARING))?;
         let fd = memory::create(c"procession-queue", windows::FIRST)
             .map_err(CreateError::system(Kind::Queue, "creating a memfd"))?;
         Ok(Self::over(Ring::create(fd, settings)?, None))
@@ -118,7 +115,6 @@ impl Queue {
     /// left under the name is removed.
     pub fn create_named(name: &str, options: &QueueOptions) -> Result<Self, CreateError> {
         let settings = options.settings()?;
-        fork::watch().map_err(CreateError::system(Kind::Queue, PREPARING))?;
         let (ring, name) = Name::create(name, Kind::Queue, |fd| {
             memory::grow(&fd, windows::FIRST).map_err(CreateError::system(Kind::Queue, "sizing its file"))?;
             Ring::create(fd, settings)
@@ -131,7 +127,6 @@ impl Queue {
     /// # Errors
     /// [`OpenError`]; [`OpenError::NotFound`] when no living process uses it.
     pub fn open_named(name: &str) -> Result<Self, OpenError> {
-        fork::watch().map_err(OpenError::system(PREPARING))?;
         let (fd, name) = Name::open(name)?;
         let ring = Ring::open(fd)?;
         let id = ring.id();
@@ -169,10 +164,12 @@ impl Queue {
         let (id, transit) = handle.split_at(16);
         let id = ObjectId::from_bytes(id.try_into().map_err(|_| OpenError::Malformed("length"))?);
         let transit = Transit::from_bytes(transit.try_into().map_err(|_| OpenError::Malformed("length"))?)?;
-        fork::watch().map_err(OpenError::system(PREPARING))?;
         let shared = OPEN.get_or_open(id, || {
             let fd = transfer::receive(transit)?;
             let name = Name::of(fd.as_fd()).map_err(OpenError::system("locking its name"))?;
+            if name.is_none() && !memory::cannot_shrink(&fd) {
+                return Err(OpenError::NotAnObject("its memory could be taken away while it is used"));
+            }
             let ring = Ring::open(fd)?;
             if ring.id() != id {
                 return Err(match transit {
@@ -241,8 +238,8 @@ impl Queue {
     /// Ends the queue for all processes: further puts fail, gets take what is there and then fail. With
     /// `immediate`, gets fail at once and what is queued is discarded; its tasks count as done. Sleepers wake.
     ///
-    /// A process killed here has either shut the queue down or not; one killed while it discards leaves messages
-    /// that nobody gets.
+    /// A process killed here has either shut the queue down or not; what one killed while it discards leaves is discarded
+    /// by whoever waits in [`Queue::join`], where the task in its hands may be reported as lost.
     ///
     /// # Errors
     /// [`Damaged`].
@@ -257,7 +254,7 @@ impl Queue {
             }
         }
         if immediate {
-            self.discard_all()?;
+            self.shared.discard_all()?;
         }
         control.waiting.not_empty.wake(u32::MAX);
         control.waiting.not_full.wake(u32::MAX);
@@ -313,16 +310,28 @@ fn wait_until<E>(
     if spinner.spin_for(&there) {
         return Ok(true);
     }
+    /// Slices slept without a wake, after which one is idle.
+    const IDLE: u32 = 20;
+    let mut undisturbed = 0;
     loop {
         let ticket = queue.prepare();
         if WaitQueue::settle(&ready) {
             return Ok(true);
         }
-        if !queue.sleep(ticket, deadline) {
-            return Ok(ready());
-        }
-        if ready() {
-            return Ok(true);
+        loop {
+            let slice = if undisturbed < IDLE { SLICE } else { LONG_SLICE };
+            let slept = queue.sleep_for(slice, ticket, deadline);
+            if ready() {
+                return Ok(true);
+            }
+            match slept {
+                Slept::Woken => break,
+                Slept::Undisturbed => {
+                    undisturbed = undisturbed.saturating_add(1);
+                    each_slice()?;
+                }
+                Slept::PastDeadline => return Ok(false),
+            }
         }
         each_slice()?;
     }

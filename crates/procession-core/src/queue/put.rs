@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{PutError, Queue, Reservation, Shared, wait_until};
+use super::{Damaged, PutError, Queue, Reservation, Shared, wait_until};
 use crate::os::clock::Deadline;
 use crate::os::cpu;
 use crate::ring::{Content, INLINE_MAX, Pushed, RingError};
+
+/// Messages that [`Queue::put_many`] takes from its iterator at a time.
+const GROUP: usize = 64;
 
 impl Queue {
     /// Puts a message, waiting for room until `deadline`. Only a queue with a bound on its messages ever waits;
@@ -45,8 +48,8 @@ impl Queue {
         }
     }
 
-    /// Puts messages one after another, taking the lock and waking the other side once for as many as there is room
-    /// for. Waits for room until `deadline`. Other producers' messages may come in between where it waits.
+    /// Puts messages one after another, taking the lock and waking the other side once for up to 64 as far as there is
+    /// room. Waits for room until `deadline`. Other producers' messages may come in between where it waits.
     ///
     /// # Errors
     /// How many were put, and why not the next one. Those before it are in the queue.
@@ -56,17 +59,34 @@ impl Queue {
         deadline: Deadline,
     ) -> Result<usize, (usize, PutError)> {
         self.shared.mend().map_err(|error| (0, error.into()))?;
-        let mut messages = messages.into_iter().peekable();
+        let mut messages = messages.into_iter();
         let mut put = 0;
-        while messages.peek().is_some() {
-            put += self.shared.put_batch(&mut messages).map_err(|(n, error)| (put + n, error))?;
-            // The next one is large, or there is no room, or there is none.
-            if let Some(message) = messages.next() {
-                self.put(message, deadline).map_err(|error| (put, error))?;
-                put += 1;
+        // The caller's iterator runs outside the lock: it may take its time, panic, or use the queue.
+        let mut group: [&[u8]; GROUP] = [&[]; GROUP];
+        loop {
+            let mut filled = 0;
+            while filled < GROUP
+                && let Some(message) = messages.next()
+            {
+                group[filled] = message;
+                filled += 1;
+            }
+            let mut rest = &group[..filled];
+            while !rest.is_empty() {
+                let count = self.shared.put_batch(rest).map_err(|(n, error)| (put + n, error))?;
+                put += count;
+                rest = &rest[count..];
+                // The next one is large, or there is no room.
+                if let Some((message, after)) = rest.split_first() {
+                    self.put(message, deadline).map_err(|error| (put, error))?;
+                    put += 1;
+                    rest = after;
+                }
+            }
+            if filled < GROUP {
+                return Ok(put);
             }
         }
-        Ok(put)
     }
 }
 
@@ -108,30 +128,22 @@ impl Shared {
     }
 
     /// Puts what there is room for at once, up to the first large message; how many.
-    fn put_batch<'a>(
-        &self,
-        messages: &mut std::iter::Peekable<impl Iterator<Item = &'a [u8]>>,
-    ) -> Result<usize, (usize, PutError)> {
-        /// Consumers need not wait for the end of a long batch.
-        const GROUP: u32 = 64;
+    fn put_batch(&self, messages: &[&[u8]]) -> Result<usize, (usize, PutError)> {
         let mut put = 0;
         let mut session = self.ring.put_session().map_err(|error| (0, error.into()))?;
         if self.ring.shutdown_state() != 0 {
             return Err((0, PutError::ShutDown));
         }
         let mut failed = None;
-        while let Some(message) = messages.peek().filter(|message| message.len() <= INLINE_MAX) {
+        for message in messages.iter().take_while(|message| message.len() <= INLINE_MAX) {
             match session.push(Content::Inline(message), false) {
                 Ok(Pushed::Yes) => put += 1,
-                Ok(Pushed::Full | Pushed::Crowded) => break,
+                // Without memory too, a put of its own knows what to do.
+                Ok(Pushed::Full | Pushed::Crowded) | Err(RingError::Limit { .. }) => break,
                 Err(error) => {
                     failed = Some(error);
                     break;
                 }
-            }
-            messages.next();
-            if session.unpublished() >= GROUP {
-                session.publish();
             }
         }
         session.publish();
@@ -147,6 +159,10 @@ impl Shared {
 
     #[cold]
     fn wait_for_room(&self, deadline: Deadline) -> Result<(), PutError> {
+        if self.ring.settings().max_messages == 0 {
+            // The ring's bytes end long before the messages that a queue without a bound can count.
+            return Err(Damaged("the count of messages").into());
+        }
         let ready = || u32::from(!self.ring.is_full() || self.ring.shutdown_state() != 0);
         let queue = &self.ring.control().waiting.not_full;
         if wait_until(queue, &self.put_spinner, deadline, ready, || self.mend())? {

@@ -1,6 +1,6 @@
 //! Unfinished tasks: what was put and not declared done, and who owes it.
 
-use super::layout::BlockState;
+use super::layout::{Account, BlockState};
 use super::{Damaged, Ring, RingError};
 use crate::os::identity::Identity;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -13,7 +13,7 @@ impl Ring {
         let (head, tail) = (self.head(), self.tail());
         let queued = i64::from(tail.messages_since(head));
         let held = self.control().memory.held.load(Acquire) as i64;
-        queued + held + self.balance_sum()
+        queued.saturating_add(held).saturating_add(self.balance_sum())
     }
 
     /// Taken for good less declared done, over all processes.
@@ -21,8 +21,9 @@ impl Ring {
         self.accounts().iter().map(balance).sum()
     }
 
-    /// Charges this process with the message whose taking moves the head's count to `count`. Under the get lock.
-    pub(super) fn charge(&self, count: u32) -> Result<(), RingError> {
+    /// This process's account. Under the get lock.
+    #[inline]
+    pub(super) fn my_account(&self) -> Result<&Account, RingError> {
         let me = Identity::current().to_bits();
         let accounts = self.accounts();
         let hint = self.account.load(Relaxed) as usize;
@@ -30,10 +31,14 @@ impl Ring {
             Some(account) if account.owner.load(Relaxed) == me => hint,
             _ => self.open_account(me)?,
         };
-        let account = &accounts[index];
+        Ok(&accounts[index])
+    }
+
+    /// Charges an account with the message whose taking moves the head's count to `count`. Under the get lock.
+    #[inline]
+    pub(super) fn charge(account: &Account, count: u32) {
         let taken = (account.taken.load(Relaxed) >> 32).wrapping_add(1);
         account.taken.store(taken << 32 | u64::from(count), Release);
-        Ok(())
     }
 
     /// Finds or takes over an account for this process. Under the get lock.
@@ -88,7 +93,7 @@ impl Ring {
         let accounts = self.accounts();
         let mine = accounts.iter().position(|account| account.owner.load(Relaxed) == me.to_bits());
         let owing = |index: &usize| balance(&accounts[*index]) > 0;
-        let index = mine.filter(owing).or_else(|| (0..accounts.len()).find(owing)).or(mine);
+        let index = mine.filter(owing).or_else(|| (0..accounts.len()).find(owing));
         if index.is_none()
             && memory.owed.load(Relaxed) != 0
             && let Some(block) = self.find_owed(|_| true)?
@@ -96,13 +101,15 @@ impl Ring {
             self.settle(&guard, block)?;
             return Ok(true);
         }
-        let account = accounts.get(index.unwrap_or(0)).ok_or(Damaged("not a queue of tasks"))?;
+        // Or a task that nobody has taken yet.
+        let account = accounts.get(index.or(mine).unwrap_or(0)).ok_or(Damaged("not a queue of tasks"))?;
         account.done.store(account.done.load(Relaxed).wrapping_add(1), Release);
         Ok(true)
     }
 
     /// Acknowledges a delivery that this process holds.
     pub(crate) fn acknowledge(&self, block: u32) -> Result<(), Damaged> {
+        self.release_what_is_not_kept(self.descriptor(block)?)?;
         let guard = self.lock_memory()?;
         self.settle(&guard, block)
     }
@@ -112,7 +119,7 @@ impl Ring {
         let memory = &self.control().memory;
         let _guard = self.lock_memory()?;
         self.descriptor(block)?.set_state(BlockState::Owed, Some(Identity::current()));
-        memory.owed.store(memory.owed.load(Relaxed) + 1, Relaxed);
+        memory.owed.store(memory.owed.load(Relaxed).wrapping_add(1), Relaxed);
         Ok(())
     }
 
@@ -120,8 +127,14 @@ impl Ring {
     pub(crate) fn give_back(&self, block: u32) -> Result<(), Damaged> {
         let memory = &self.control().memory;
         let guard = self.lock_memory()?;
-        self.descriptor(block)?.set_state(BlockState::Returned, None);
-        memory.returned.store(memory.returned.load(Relaxed) + 1, Release);
+        if self.shutdown_state() == 2 {
+            // Nobody would get it.
+            return self.settle(&guard, block);
+        }
+        let descriptor = self.descriptor(block)?;
+        descriptor.attempts.store(descriptor.attempts.load(Relaxed).saturating_add(1), Relaxed);
+        descriptor.set_state(BlockState::Returned, None);
+        memory.returned.store(memory.returned.load(Relaxed).wrapping_add(1), Release);
         drop(guard);
         Ok(())
     }
@@ -156,10 +169,15 @@ impl Ring {
             && last_look.compare_exchange(last, now_ms, Relaxed, Relaxed).is_ok()
     }
 
+    /// Whether deliveries are out that are not acknowledged.
+    pub(crate) fn deliveries_are_held(&self) -> bool {
+        let memory = &self.control().memory;
+        memory.held.load(Relaxed) != memory.returned.load(Relaxed)
+    }
+
     /// Whether a process that holds a delivery has died, so that a sweep will hand it out again.
     pub(crate) fn somebody_died_with_a_delivery(&self) -> Result<bool, Damaged> {
-        let memory = &self.control().memory;
-        if memory.held.load(Relaxed) == memory.returned.load(Relaxed) {
+        if !self.deliveries_are_held() {
             return Ok(false);
         }
         let mut seen = Vec::new();
@@ -184,6 +202,7 @@ impl Ring {
     pub(crate) fn collect_losses(&self) -> Result<Option<(u64, Vec<i32>)>, Damaged> {
         let get = self.lock_get()?;
         let guard = self.lock_memory()?;
+        let memory = &self.control().memory;
         let unfinished = self.unfinished();
         let mut lost = 0;
         let mut pids = Vec::new();
@@ -198,9 +217,13 @@ impl Ring {
             }
         }
         let mut debts = Vec::new();
+        let mut owed_by_the_living = memory.held.load(Relaxed) != blocks.len() as u64;
         for account in self.accounts() {
             let Some(owner) = Identity::from_bits(account.owner.load(Relaxed)) else { continue };
-            let debt = if owner.is_alive() { account.lost.load(Relaxed) as i64 } else { balance(account) };
+            let all = balance(account).max(0);
+            // What was declared done since was the living owner's.
+            let debt = if owner.is_alive() { all.min(account.lost.load(Relaxed) as i64) } else { all };
+            owed_by_the_living |= debt.max(0) < all;
             if debt > 0 {
                 lost += debt;
                 debts.push((account, debt));
@@ -209,25 +232,30 @@ impl Ring {
                 }
             }
         }
-        if lost == 0 || unfinished > lost {
+        if lost == 0 || unfinished <= 0 || owed_by_the_living || self.head().count != self.tail().count {
             return Ok(None);
         }
+        // Less than all of it when tasks were declared done before they were taken.
+        let mut left = unfinished;
         for block in blocks {
             self.settle(&guard, block)?;
+            left -= 1;
         }
         for (account, debt) in debts {
-            account.done.store(account.done.load(Relaxed).wrapping_add(debt as u64), Release);
+            let forgotten = debt.min(left.max(0));
+            left -= forgotten;
+            account.done.store(account.done.load(Relaxed).wrapping_add(forgotten as u64), Release);
             account.lost.store(0, Relaxed);
         }
         drop((guard, get));
         pids.sort_unstable();
         pids.dedup();
-        Ok(Some((unfinished.max(0) as u64, pids)))
+        Ok(Some((unfinished as u64, pids)))
     }
 }
 
 /// Taken less done: what this account owes, negative when it declared others' tasks done.
-fn balance(account: &super::layout::Account) -> i64 {
+fn balance(account: &Account) -> i64 {
     let taken = (account.taken.load(Acquire) >> 32) as u32;
     let done = account.done.load(Acquire) as u32;
     // Both wrap at 2^32; their difference is far below.

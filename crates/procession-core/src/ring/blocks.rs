@@ -19,18 +19,28 @@ const STEP: u64 = 16 << 10;
 impl Ring {
     /// A block for `len` bytes, all of them with memory, in the state `Writing` of this process.
     pub(crate) fn allocate(&self, len: u64) -> Result<u32, RingError> {
-        self.allocate_reserved(len, len)
+        self.allocate_reserved(len, len, self.limit_of_puts())
+    }
+
+    /// [`Ring::allocate`] for a consumer, which must not be kept from emptying a queue that producers have filled.
+    pub(super) fn allocate_to_take(&self, len: u64) -> Result<u32, RingError> {
+        self.allocate_reserved(len, len, self.settings.max_bytes)
     }
 
     /// A new segment that begins at `base`, its first bytes with memory. The caller makes it a segment.
     pub(super) fn new_segment(&self, bytes: u64, base: u32) -> Result<Segment, RingError> {
-        let block = self.allocate_reserved(bytes, STEP)?;
+        let block = self.allocate_reserved(bytes, STEP, self.limit_of_puts())?;
         self.descriptor(block)?.successor.store(0, Relaxed);
         Ok(Segment { block, base })
     }
 
-    fn allocate_reserved(&self, len: u64, reserve: u64) -> Result<u32, RingError> {
+    /// How many bytes producers may bring the queue to: where tasks are copied when they are taken, some are left for that.
+    pub(super) fn limit_of_puts(&self) -> u64 {
         let max_bytes = self.settings.max_bytes;
+        if self.settings.joinable { max_bytes - max_bytes / 8 } else { max_bytes }
+    }
+
+    fn allocate_reserved(&self, len: u64, reserve: u64, max_bytes: u64) -> Result<u32, RingError> {
         let memory = &self.control().memory;
         if len > max_bytes {
             return Err(RingError::Limit { used: memory.used.load(Relaxed), needed: len, max_bytes });
@@ -43,7 +53,7 @@ impl Ring {
                 None => self.carve(&guard, class)?,
             }
         };
-        match self.reserve_block(block, reserve) {
+        match self.reserve_block(block, reserve, max_bytes) {
             Ok(()) => Ok(block),
             Err(error) => {
                 self.free(block)?;
@@ -52,41 +62,50 @@ impl Ring {
         }
     }
 
-    /// Sets memory aside for a block's first `len` bytes. The caller has the block.
-    pub(super) fn reserve_block(&self, block: u32, len: u64) -> Result<(), RingError> {
+    /// Sets memory aside for a block's first `len` bytes, as far as `max_bytes` for the whole queue allow. The caller has the
+    /// block.
+    pub(super) fn reserve_block(&self, block: u32, len: u64, max_bytes: u64) -> Result<(), RingError> {
         let descriptor = self.descriptor(block)?;
+        self.map_block(descriptor, len)?;
         let have = descriptor.reserved.load(Relaxed);
-        let page = memory::page_size() as u64;
-        let want = len.next_multiple_of(page);
+        // Pages may be larger than the smallest blocks; what lies beyond the block is not its own.
+        let size = 1u64.checked_shl(descriptor.class.load(Relaxed)).ok_or(Damaged("a block's size"))?;
+        let want = len.next_multiple_of(memory::page_size() as u64).min(size);
         if want <= have {
             return Ok(());
         }
-        let class = descriptor.class.load(Relaxed);
-        self.map_block(descriptor, want.min(1 << class))?;
-        let needed = want - have;
-        let max_bytes = self.settings.max_bytes;
         let used = &self.control().memory.used;
+        let charged = descriptor.charged.load(Relaxed);
         {
             let guard = self.lock_memory()?;
-            if used.load(Relaxed) + needed > max_bytes {
+            let needed = want.saturating_sub(charged);
+            if used.load(Relaxed).saturating_add(needed) > max_bytes {
                 self.trim_locked(&guard)?;
             }
             let now = used.load(Relaxed);
-            if now + needed > max_bytes {
+            if now.saturating_add(needed) > max_bytes {
                 return Err(RingError::Limit { used: now, needed, max_bytes });
             }
-            used.store(now + needed, Relaxed);
+            self.charge_block(&guard, descriptor, charged.max(want));
         }
         let at = descriptor.offset.load(Relaxed) + have;
         // Outside the lock: the kernel zeroes the pages, which takes time.
-        if let Err(error) = memory::reserve(self.fd(), at, needed) {
-            let undone = memory::release(self.fd(), at, needed);
-            let _guard = self.lock_memory()?;
-            used.store(used.load(Relaxed).saturating_sub(needed), Relaxed);
+        if let Err(error) = memory::reserve(self.fd(), at, want - have) {
+            let undone = memory::release(self.fd(), at, want - have);
+            let guard = self.lock_memory()?;
+            self.charge_block(&guard, descriptor, charged);
             return Err(RingError::System(undone.err().unwrap_or(error)));
         }
         descriptor.reserved.store(want, Relaxed);
         Ok(())
+    }
+
+    /// Makes so many bytes of a block count as used.
+    fn charge_block(&self, _guard: &RobustGuard<'_>, descriptor: &Descriptor, bytes: u64) {
+        let used = &self.control().memory.used;
+        let others = used.load(Relaxed).saturating_sub(descriptor.charged.load(Relaxed));
+        descriptor.charged.store(bytes, Relaxed);
+        used.store(others.saturating_add(bytes), Relaxed);
     }
 
     /// Fills a block that the caller has with a message.
@@ -113,20 +132,25 @@ impl Ring {
     /// Takes a block back from whoever has it, which must be the caller.
     pub(crate) fn free(&self, block: u32) -> Result<(), Damaged> {
         let descriptor = self.descriptor(block)?;
-        let memory = &self.control().memory;
-        let mut given_back = 0;
-        if memory.cached.load(Relaxed) + descriptor.reserved.load(Relaxed) > CACHE {
-            // Before others can have the block.
-            given_back = self.release_block(descriptor)?;
-        }
+        self.release_what_is_not_kept(descriptor)?;
         let guard = self.lock_memory()?;
-        memory.used.store(memory.used.load(Relaxed).saturating_sub(given_back), Relaxed);
         self.free_locked(&guard, block, descriptor);
         Ok(())
     }
 
+    /// Gives the memory of a block that the caller has and is about to free back, when enough is kept already. Without the
+    /// lock, for it takes time.
+    pub(super) fn release_what_is_not_kept(&self, descriptor: &Descriptor) -> Result<(), Damaged> {
+        let cached = self.control().memory.cached.load(Relaxed);
+        if cached.saturating_add(descriptor.reserved.load(Relaxed)) > CACHE {
+            self.release_block(descriptor)?;
+        }
+        Ok(())
+    }
+
     /// [`Ring::free`] with the memory lock held already.
-    pub(super) fn free_locked(&self, _guard: &RobustGuard<'_>, block: u32, descriptor: &Descriptor) {
+    pub(super) fn free_locked(&self, guard: &RobustGuard<'_>, block: u32, descriptor: &Descriptor) {
+        self.charge_block(guard, descriptor, descriptor.reserved.load(Relaxed));
         descriptor.set_state(BlockState::Free, None);
         self.push_free(block, descriptor);
     }
@@ -138,7 +162,8 @@ impl Ring {
         if let Some(top) = memory.free.get(class) {
             descriptor.next_free.store(top.load(Relaxed), Relaxed);
             top.store(block + 1, Relaxed);
-            memory.cached.store(memory.cached.load(Relaxed) + descriptor.reserved.load(Relaxed), Relaxed);
+            let reserved = descriptor.reserved.load(Relaxed);
+            memory.cached.store(memory.cached.load(Relaxed).saturating_add(reserved), Relaxed);
         }
     }
 
@@ -172,7 +197,7 @@ impl Ring {
             let bytes = (u64::from(FIRST_TABLE) << table) * size_of::<Descriptor>() as u64;
             let at = self.extend(bytes)?;
             memory::reserve(self.fd(), at, bytes).map_err(RingError::System)?;
-            memory.used.store(memory.used.load(Relaxed) + bytes, Relaxed);
+            memory.used.store(memory.used.load(Relaxed).saturating_add(bytes), Relaxed);
             memory.tables[table].store(at, Release);
         }
         let offset = self.extend(1 << class)?;
@@ -180,6 +205,7 @@ impl Ring {
         descriptor.offset.store(offset, Relaxed);
         descriptor.class.store(class, Relaxed);
         descriptor.reserved.store(0, Relaxed);
+        descriptor.charged.store(0, Relaxed);
         descriptor.set_state(BlockState::Writing, Some(Identity::current()));
         memory.descriptors.store(block + 1, Release);
         Ok(block)
@@ -188,32 +214,33 @@ impl Ring {
     /// Finds addresses for `len` bytes in the file. They are lost, without memory, when the caller dies.
     fn extend(&self, len: u64) -> Result<u64, RingError> {
         let end = &self.control().memory.end;
-        let from = end.load(Relaxed).next_multiple_of(4096);
-        let (at, file_end) =
-            windows::place(from, len).ok_or(Damaged("the queue's file has no more addresses"))?;
+        let (at, file_end) = end
+            .load(Relaxed)
+            .checked_next_multiple_of(4096)
+            .and_then(|from| windows::place(from, len))
+            .ok_or(Damaged("the queue's file has no more addresses"))?;
         memory::grow(self.fd(), file_end).map_err(RingError::System)?;
         end.store(at + len, Relaxed);
         Ok(at)
     }
 
-    /// Gives a block's memory back to the system; returns how many bytes. The caller takes them off `used`.
-    pub(super) fn release_block(&self, descriptor: &Descriptor) -> Result<u64, Damaged> {
+    /// Gives a block's memory back to the system, as far as it lets us; `reserved` says what is left. The caller has the
+    /// block, and sees to what is charged.
+    pub(super) fn release_block(&self, descriptor: &Descriptor) -> Result<(), Damaged> {
         let reserved = descriptor.reserved.load(Relaxed);
-        if reserved == 0 {
-            return Ok(0);
+        // Who died over getting or giving back memory left some beyond what is reserved.
+        let bytes = reserved.max(descriptor.charged.load(Relaxed));
+        if bytes == 0 {
+            return Ok(());
         }
-        let class = descriptor.class.load(Relaxed);
-        self.block_memory(descriptor, reserved.min(1u64.checked_shl(class).unwrap_or(0)))?;
+        self.block_memory(descriptor, bytes)?;
         // First the word: pages without a promise are harmless, a promise without pages is not.
         descriptor.reserved.store(0, Relaxed);
-        match memory::release(self.fd(), descriptor.offset.load(Relaxed), reserved) {
-            Ok(()) => Ok(reserved),
-            Err(error) => {
-                tracing::warn!(%error, "a queue could not give memory back; it keeps it");
-                descriptor.reserved.store(reserved, Relaxed);
-                Ok(0)
-            }
+        if let Err(error) = memory::release(self.fd(), descriptor.offset.load(Relaxed), bytes) {
+            tracing::warn!(%error, "a queue could not give memory back; it keeps it");
+            descriptor.reserved.store(reserved, Relaxed);
         }
+        Ok(())
     }
 
     /// Gives the memory of free blocks back.
@@ -222,7 +249,7 @@ impl Ring {
         self.trim_locked(&guard)
     }
 
-    fn trim_locked(&self, _guard: &RobustGuard<'_>) -> Result<(), Damaged> {
+    fn trim_locked(&self, guard: &RobustGuard<'_>) -> Result<(), Damaged> {
         let memory = &self.control().memory;
         for top in &memory.free {
             let mut next = top.load(Relaxed);
@@ -230,8 +257,11 @@ impl Ring {
             for _ in 0..self.descriptor_count() {
                 let Some(block) = next.checked_sub(1) else { break };
                 let descriptor = self.descriptor(block)?;
-                let given_back = self.release_block(descriptor)?;
-                memory.used.store(memory.used.load(Relaxed).saturating_sub(given_back), Relaxed);
+                let before = descriptor.reserved.load(Relaxed);
+                self.release_block(descriptor)?;
+                let left = descriptor.reserved.load(Relaxed);
+                self.charge_block(guard, descriptor, left);
+                let given_back = before.saturating_sub(left);
                 memory.cached.store(memory.cached.load(Relaxed).saturating_sub(given_back), Relaxed);
                 next = descriptor.next_free.load(Relaxed);
             }
@@ -254,7 +284,7 @@ impl Ring {
         let (mut held, mut returned, mut owed) = (0, 0, 0);
         for block in (0..self.descriptor_count()).rev() {
             let descriptor = self.descriptor(block)?;
-            used += descriptor.reserved.load(Relaxed);
+            used = u64::saturating_add(used, descriptor.charged.load(Relaxed));
             match descriptor.state().ok_or(Damaged("a block's state"))?.0 {
                 BlockState::Free => self.push_free(block, descriptor),
                 BlockState::Held | BlockState::HeldCopy => held += 1,
@@ -268,5 +298,124 @@ impl Ring {
         memory.returned.store(returned, Relaxed);
         memory.owed.store(owed, Relaxed);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::Settings;
+    use crate::ring::layout::ACCOUNTS_AT;
+
+    fn ring(max_bytes: u64) -> Ring {
+        let fd = memory::create(c"test", windows::FIRST).unwrap();
+        Ring::create(fd, Settings { max_messages: 0, max_bytes, joinable: false }).unwrap()
+    }
+
+    fn ring_of_tasks() -> Ring {
+        let fd = memory::create(c"test", windows::FIRST).unwrap();
+        Ring::create(fd, Settings { max_messages: 0, max_bytes: 1 << 30, joinable: true }).unwrap()
+    }
+
+    /// An identity that no process has any more.
+    fn dead() -> Identity {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let id = Identity::of_pid(rustix::process::Pid::from_child(&child)).unwrap();
+        child.wait().unwrap();
+        id
+    }
+
+    fn pages_in(ring: &Ring) -> u64 {
+        rustix::fs::fstat(ring.fd()).unwrap().st_blocks as u64 * 512
+    }
+
+    #[test]
+    fn what_the_dead_reserved_and_did_not_note_is_given_back() {
+        let ring = ring(1 << 30);
+        let (used, pages) = (ring.control().memory.used.load(Relaxed), pages_in(&ring));
+        let block = ring.allocate(1 << 20).unwrap();
+        let descriptor = ring.descriptor(block).unwrap();
+        // As if killed between getting the memory and noting it.
+        descriptor.reserved.store(0, Relaxed);
+        descriptor.set_state(BlockState::Writing, Some(dead()));
+        ring.sweep().unwrap();
+        assert_eq!((ring.control().memory.used.load(Relaxed), pages_in(&ring)), (used, pages));
+    }
+
+    #[test]
+    fn a_sweep_counts_what_is_on_its_way() {
+        let ring = ring(1 << 30);
+        let used = ring.control().memory.used.load(Relaxed);
+        let block = ring.allocate(1 << 20).unwrap();
+        let descriptor = ring.descriptor(block).unwrap();
+        // Paid for, not there yet; and the other way round when it is given back.
+        descriptor.reserved.store(0, Relaxed);
+        ring.sweep().unwrap();
+        descriptor.reserved.store(1 << 20, Relaxed);
+        assert_eq!(ring.control().memory.used.load(Relaxed), used + (1 << 20));
+        ring.free(block).unwrap();
+        ring.trim().unwrap();
+        assert_eq!(ring.control().memory.used.load(Relaxed), used);
+    }
+
+    #[test]
+    fn what_the_living_hold_is_not_taken_for_unpublished() {
+        let ring = ring(1 << 30);
+        let block = ring.allocate(100).unwrap();
+        let descriptor = ring.descriptor(block).unwrap();
+        // So many messages later its number is that of a message which waits.
+        descriptor.seq.store(0, Relaxed);
+        descriptor.set_state(BlockState::Taken, Some(Identity::current()));
+        let mut session = ring.put_session().unwrap();
+        session.push(crate::ring::Content::Inline(b"x"), false).unwrap();
+        session.publish();
+        drop(session);
+        ring.sweep().unwrap();
+        assert_eq!(descriptor.state(), Some((BlockState::Taken, Some(Identity::current()))));
+    }
+
+    #[test]
+    fn a_small_block_keeps_to_itself() {
+        let ring = ring(1 << 20);
+        let block = ring.allocate(1).unwrap();
+        let descriptor = ring.descriptor(block).unwrap();
+        assert!(descriptor.offset.load(Relaxed) >= ACCOUNTS_AT);
+        assert!(descriptor.reserved.load(Relaxed) <= 1 << descriptor.class.load(Relaxed));
+        assert!(matches!(ring.reserve_block(block, 1 << 20, 1 << 20), Err(RingError::Damaged(_))));
+    }
+
+    #[test]
+    fn wrong_sums_neither_panic_nor_keep_anybody_looking() {
+        let queue = ring_of_tasks();
+        let memory = &queue.control().memory;
+        for word in [&memory.used, &memory.cached, &memory.held, &memory.returned, &memory.owed] {
+            word.store(u64::MAX, Relaxed);
+        }
+        let mut session = queue.get_session().unwrap();
+        assert_eq!(session.next(crate::ring::Take::Plain, &mut Vec::new()).unwrap(), None);
+        drop(session);
+        assert!(!queue.has_message());
+        let _ = (queue.len(), queue.unfinished(), queue.task_done());
+        let _ = queue.allocate(100);
+        queue.sweep().unwrap();
+        let block = queue.allocate(100).unwrap();
+        queue.free(block).unwrap();
+    }
+
+    #[test]
+    fn a_record_longer_than_any_is_refused() {
+        let queue = ring(1 << 30);
+        let mut session = queue.put_session().unwrap();
+        for _ in 0..40 {
+            session.push(crate::ring::Content::Inline(&[1; 1000]), false).unwrap();
+        }
+        session.publish();
+        drop(session);
+        let first = queue.find_segment(&queue.get_segment, 0).unwrap();
+        first.write_record(0, crate::ring::layout::Record::Inline(30_000), 0);
+        let mut session = queue.get_session().unwrap();
+        let mut out = Vec::new();
+        assert!(matches!(session.next(crate::ring::Take::Plain, &mut out), Err(RingError::Damaged(_))));
+        assert!(out.is_empty());
     }
 }

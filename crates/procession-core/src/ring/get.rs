@@ -1,6 +1,6 @@
 //! The consumers' side.
 
-use super::layout::{BlockState, Cursor, Descriptor, Record, Segment, UNIT, units};
+use super::layout::{BlockState, Cursor, Descriptor, INLINE_MAX, Record, Segment, UNIT, units};
 use super::segment::SegmentMemory;
 use super::{Damaged, Ring, RingError};
 use crate::os::identity::Identity;
@@ -28,8 +28,6 @@ pub(crate) enum Taken {
     Copied,
     /// In this block, which the caller now has: in the state `Taken` or, for a delivery, `Held`.
     Block(u32),
-    /// In this block, in the state `Owed`, where it stays until the task is declared done.
-    Owed(u32),
 }
 
 /// The get lock, held: messages are looked at one by one and taken together.
@@ -62,14 +60,14 @@ impl Ring {
 }
 
 impl GetSession<'_> {
-    /// Takes the next message, appending it to `out` if it lies in the ring and is not a delivery. Nothing of it is
+    /// Takes the next message, appending it to `out` if it lies in the ring and is not a delivery, or was one before. Nothing of it is
     /// published before [`GetSession::publish`].
     #[inline(always)]
     pub(crate) fn next(&mut self, take: Take, out: &mut Vec<u8>) -> Result<Option<Taken>, RingError> {
         if self.ring.settings.joinable
-            && let Some(block) = self.take_returned(take)?
+            && let Some(taken) = self.take_returned(take, out)?
         {
-            return Ok(Some(if take == Take::Plain { Taken::Owed(block) } else { Taken::Block(block) }));
+            return Ok(Some(taken));
         }
         if self.head.count == self.known_tail.count {
             self.known_tail = self.ring.tail();
@@ -79,13 +77,18 @@ impl GetSession<'_> {
             }
         }
         let (offset, record) = self.find_record()?;
+        // Before anything is taken, for it may fail.
+        let account = match take {
+            Take::Plain if self.ring.settings.joinable => Some(self.ring.my_account()?),
+            _ => None,
+        };
         let taken = match record {
             Record::Inline(len) => self.take_inline(offset, len as usize, take, out)?,
             _ => self.take_block(offset, take)?,
         };
         self.head.count = self.head.count.wrapping_add(1);
-        if take == Take::Plain && self.ring.settings.joinable {
-            self.ring.charge(self.head.count)?;
+        if let Some(account) = account {
+            Ring::charge(account, self.head.count);
         }
         Ok(Some(taken))
     }
@@ -155,12 +158,13 @@ impl GetSession<'_> {
         if segment.base != self.head.position {
             return Err(Damaged("a segment's place"));
         }
+        let memory = self.ring.segment_memory(&self.ring.get_segment, segment.block)?;
         // The head first, past a pad if there was one: it must lie in the segment that the next store names.
         self.ring.control().get.head.store(self.head.to_bits(), Release);
         self.ring.control().get.segment.store(segment.to_bits(), Release);
         let old = self.segment.block;
         self.segment = segment;
-        self.memory = self.ring.segment_memory(&self.ring.get_segment, segment.block)?;
+        self.memory = memory;
         self.ring.free(old)
     }
 
@@ -173,7 +177,7 @@ impl GetSession<'_> {
         out: &mut Vec<u8>,
     ) -> Result<Taken, RingError> {
         let need = units(len);
-        if need > self.known_tail.position.wrapping_sub(self.head.position) {
+        if len > INLINE_MAX || need > self.known_tail.position.wrapping_sub(self.head.position) {
             return Err(Damaged("a message's length").into());
         }
         let taken = match take {
@@ -195,7 +199,7 @@ impl GetSession<'_> {
         if !self.memory.read_message(offset, len, &mut copy) {
             return Err(Damaged("a message's length").into());
         }
-        let block = self.ring.allocate(len as u64)?;
+        let block = self.ring.allocate_to_take(len as u64)?;
         let descriptor = self.ring.descriptor(block)?;
         self.ring.fill(descriptor, &copy)?;
         self.hold(descriptor, BlockState::HeldCopy)?;
@@ -205,9 +209,10 @@ impl GetSession<'_> {
     fn hold(&self, descriptor: &Descriptor, state: BlockState) -> Result<(), Damaged> {
         let memory = &self.ring.control().memory;
         let _guard = self.ring.lock_memory()?;
+        descriptor.attempts.store(0, Relaxed);
         descriptor.seq.store(self.head.count, Relaxed);
         descriptor.set_state(state, Some(Identity::current()));
-        memory.held.store(memory.held.load(Relaxed) + 1, Release);
+        memory.held.store(memory.held.load(Relaxed).wrapping_add(1), Release);
         Ok(())
     }
 
@@ -221,6 +226,8 @@ impl GetSession<'_> {
         if matches!(descriptor.state(), Some((BlockState::Free | BlockState::Segment, _)) | None) {
             return Err(Damaged("a message's block"));
         }
+        // What cannot be mapped is not taken.
+        self.ring.block_memory(descriptor, descriptor.len.load(Relaxed))?;
         match take {
             Take::Plain => descriptor.set_state(BlockState::Taken, Some(Identity::current())),
             Take::Delivery => self.hold(descriptor, BlockState::Held)?,
@@ -231,15 +238,15 @@ impl GetSession<'_> {
 
     /// Takes the oldest delivery that its consumer left, if there is one.
     #[inline(always)]
-    fn take_returned(&mut self, take: Take) -> Result<Option<u32>, Damaged> {
+    fn take_returned(&mut self, take: Take, out: &mut Vec<u8>) -> Result<Option<Taken>, Damaged> {
         if self.ring.control().memory.returned.load(Acquire) == 0 {
             return Ok(None);
         }
-        self.find_returned(take)
+        self.find_returned(take, out)
     }
 
     #[cold]
-    fn find_returned(&mut self, take: Take) -> Result<Option<u32>, Damaged> {
+    fn find_returned(&mut self, take: Take, out: &mut Vec<u8>) -> Result<Option<Taken>, Damaged> {
         let memory = &self.ring.control().memory;
         let _guard = self.ring.lock_memory()?;
         let mut oldest: Option<(u32, u32)> = None;
@@ -253,16 +260,26 @@ impl GetSession<'_> {
                 oldest = Some((age, block));
             }
         }
-        let Some((_, block)) = oldest else { return Ok(None) };
-        let state = match take {
-            Take::Delivery => BlockState::Held,
+        let Some((_, block)) = oldest else {
+            // A sum that says otherwise is wrong, and would keep consumers looking.
+            memory.returned.store(0, Release);
+            return Ok(None);
+        };
+        let descriptor = self.ring.descriptor(block)?;
+        let (state, taken) = match take {
+            Take::Delivery => {
+                self.ring.block_memory(descriptor, descriptor.len.load(Relaxed))?;
+                (BlockState::Held, Taken::Block(block))
+            }
             Take::Plain => {
-                memory.owed.store(memory.owed.load(Relaxed) + 1, Relaxed);
-                BlockState::Owed
+                // While nobody can declare it done, which frees the block.
+                self.ring.read_block(descriptor, out)?;
+                memory.owed.store(memory.owed.load(Relaxed).wrapping_add(1), Relaxed);
+                (BlockState::Owed, Taken::Copied)
             }
         };
-        self.ring.descriptor(block)?.set_state(state, Some(Identity::current()));
+        descriptor.set_state(state, Some(Identity::current()));
         memory.returned.store(memory.returned.load(Relaxed).saturating_sub(1), Release);
-        Ok(Some(block))
+        Ok(Some(taken))
     }
 }

@@ -239,10 +239,15 @@ pub(crate) struct Descriptor {
     pub(crate) offset: AtomicU64,
     /// The block's size is 2^class. Stored once, as above.
     pub(crate) class: AtomicU32,
-    pad: u32,
+    /// How often the delivery in the block was left or given back. Stored before the state `Returned`; a death in between
+    /// counts it once too often.
+    pub(crate) attempts: AtomicU32,
     /// How many of its bytes, from the first, have memory set aside. Stored by who has the block, after it has paid
-    /// for them in `Memory::used` and then got them; dying in between leaves `used` too high until the next sweep.
+    /// for them (`charged`) and then got them.
     pub(crate) reserved: AtomicU64,
+    /// How many of its bytes count in `Memory::used`: at least `reserved`, more while its owner asks for memory or gives
+    /// it back, or when the owner died over that. Guarded by the memory lock.
+    pub(crate) charged: AtomicU64,
     /// The segment that follows this one, plus 1, or 0. Written by the producer that grows the ring.
     pub(crate) successor: AtomicU32,
     pad_end: u32,

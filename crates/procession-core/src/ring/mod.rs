@@ -20,13 +20,13 @@ use rustix::fd::{BorrowedFd, OwnedFd};
 
 pub use self::layout::{INLINE_MAX, MAX_MESSAGES};
 pub(crate) use self::{
-    get::{Take, Taken},
+    get::{GetSession, Take, Taken},
     put::{Content, Pushed},
 };
 
 use self::layout::{
     ACCOUNTS, ACCOUNTS_AT, Account, BlockState, Control, Cursor, DESCRIPTORS_AT, Descriptor, FIRST_SEGMENT,
-    FIRST_TABLE, UNIT,
+    FIRST_TABLE, Segment, UNIT,
 };
 use self::segment::{SegmentCache, SegmentMemory};
 use crate::os::memory;
@@ -59,6 +59,11 @@ pub enum RingError {
     /// The queue counts unfinished tasks, and more living processes than it can tell apart take from it.
     #[error("more than {ACCOUNTS} processes take tasks from this queue")]
     TooManyConsumers,
+    /// A forked child has only a copy of its parent's reservation or delivery.
+    #[error(
+        "it belongs to the process that made or took it, of which this one is a forked child; use it there"
+    )]
+    Inherited,
     /// The shared memory is damaged.
     #[error(transparent)]
     Damaged(#[from] Damaged),
@@ -314,9 +319,11 @@ impl Ring {
         loop {
             let head = self.head();
             let tail = self.tail();
+            let queued = u64::from(tail.messages_since(head));
             let returned = self.control().memory.returned.load(Ordering::Acquire);
-            if self.head() == head {
-                return u64::from(tail.messages_since(head)) + returned;
+            // With both ends where they were, the third number was right for both.
+            if self.head() == head && (!self.settings.joinable || self.tail() == tail) {
+                return queued.saturating_add(returned);
             }
         }
     }
@@ -325,6 +332,19 @@ impl Ring {
     #[inline]
     pub(crate) fn has_message(&self) -> bool {
         self.available() != 0
+    }
+
+    /// [`Ring::available`], for who looks again and again: brings the next record's line over together with the
+    /// tail's, instead of one after the other.
+    #[inline]
+    pub(crate) fn look_for_message(&self) -> u32 {
+        let head = self.head();
+        let segment = Segment::from_bits(self.control().get.segment.load(Ordering::Relaxed));
+        let available = self.available();
+        if let Some(memory) = self.get_segment.get(segment.block) {
+            memory.prefetch_to_read(head.position.wrapping_sub(segment.base));
+        }
+        available
     }
 
     /// About how many messages a consumer would find.

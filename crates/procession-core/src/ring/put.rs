@@ -44,7 +44,6 @@ pub(crate) struct PutSession<'a> {
     memory: SegmentMemory,
     /// After the last message written.
     tail: Cursor,
-    published: Cursor,
 }
 
 impl Ring {
@@ -60,7 +59,7 @@ impl Ring {
         let segment = Segment::from_bits(put.segment.load(Relaxed));
         let memory = self.segment_memory(&self.put_segment, segment.block)?;
         let tail = Cursor::from_bits(put.tail.load(Relaxed));
-        Ok(PutSession { ring: self, _guard: guard, segment, memory, tail, published: tail })
+        Ok(PutSession { ring: self, _guard: guard, segment, memory, tail })
     }
 }
 
@@ -103,12 +102,6 @@ impl PutSession<'_> {
     #[inline(always)]
     pub(crate) fn publish(&mut self) {
         self.ring.control().put.tail.store(self.tail.to_bits(), Release);
-        self.published = self.tail;
-    }
-
-    /// How many messages are written and not published.
-    pub(crate) fn unpublished(&self) -> u32 {
-        self.tail.messages_since(self.published)
     }
 
     #[inline(always)]
@@ -126,7 +119,7 @@ impl PutSession<'_> {
         let waiting = u64::from(self.tail.count.wrapping_sub(gets));
         // What a dead consumer left counts too, so that len never passes the bound.
         let returned = self.ring.control().memory.returned.load(Relaxed);
-        waiting + returned < u64::from(max)
+        waiting.saturating_add(returned) < u64::from(max)
     }
 
     /// The offset at which a record of `need` units may be written, the tail moved there.
@@ -184,10 +177,11 @@ impl PutSession<'_> {
     fn reserve_more(&mut self, end: u64, size: u64) -> Result<(), RingError> {
         let put = &self.ring.control().put;
         let step = (size / 8).clamp(16 << 10, 1 << 20);
-        let want = (put.reserved.load(Relaxed) + step).max(end).min(size);
+        let want = put.reserved.load(Relaxed).saturating_add(step).max(end).min(size);
         // Rather less than a step ahead when the limit is near.
-        if self.ring.reserve_block(self.segment.block, want).is_err() {
-            self.ring.reserve_block(self.segment.block, end.min(size))?;
+        let limit = self.ring.limit_of_puts();
+        if self.ring.reserve_block(self.segment.block, want, limit).is_err() {
+            self.ring.reserve_block(self.segment.block, end.min(size), limit)?;
         }
         let reserved = self.ring.descriptor(self.segment.block)?.reserved.load(Relaxed);
         put.reserved.store(reserved, Relaxed);

@@ -14,7 +14,7 @@ impl Ring {
     pub(super) fn lock_put(&self) -> Result<RobustGuard<'_>, Damaged> {
         let guard = self.control().put.lock.lock(|holder| self.may_hold(holder));
         if guard.recovered() {
-            self.recover_put()?;
+            self.recover_put();
         }
         Ok(guard)
     }
@@ -54,17 +54,16 @@ impl Ring {
 
     /// A producer died. What it wrote after the tail is not there; its caches are derived again.
     #[cold]
-    fn recover_put(&self) -> Result<(), Damaged> {
+    fn recover_put(&self) {
         let control = self.control();
+        control.settings.sweep_wanted.store(1, SeqCst);
         let segment = Segment::from_bits(control.put.segment.load(Relaxed));
         let entered = control.get.segment.load(Acquire) == segment.to_bits();
         let head = self.head();
         control.put.in_use_from.store(if entered { head.position } else { segment.base }, Relaxed);
         control.put.known_gets.store(head.count, Relaxed);
-        let reserved = self.descriptor(segment.block)?.reserved.load(Relaxed);
-        control.put.reserved.store(reserved, Relaxed);
-        control.settings.sweep_wanted.store(1, SeqCst);
-        Ok(())
+        // The next to put looks it up.
+        control.put.reserved.store(0, Relaxed);
     }
 
     /// A consumer died. What it did not publish is still in the queue.
@@ -101,14 +100,18 @@ impl Ring {
                 BlockState::Writing => is_dead(owner),
                 BlockState::Queued => !queued(seq),
                 BlockState::Segment => !chain.contains(&block),
-                BlockState::HeldCopy if queued(seq) => true,
-                BlockState::Taken | BlockState::Held if queued(seq) => {
+                // What the living have is theirs, also when so many messages have passed that its number comes again.
+                BlockState::HeldCopy if queued(seq) && is_dead(owner) => true,
+                BlockState::Taken | BlockState::Held if queued(seq) && is_dead(owner) => {
                     descriptor.set_state(BlockState::Queued, None);
                     false
                 }
                 BlockState::Taken => is_dead(owner),
                 BlockState::Held | BlockState::HeldCopy => {
                     if is_dead(owner) {
+                        descriptor
+                            .attempts
+                            .store(descriptor.attempts.load(Relaxed).saturating_add(1), Relaxed);
                         descriptor.set_state(BlockState::Returned, None);
                     }
                     false
@@ -116,6 +119,7 @@ impl Ring {
             };
             if unused {
                 self.release_block(descriptor)?;
+                descriptor.charged.store(descriptor.reserved.load(Relaxed), Relaxed);
                 descriptor.set_state(BlockState::Free, None);
             }
         }

@@ -64,6 +64,20 @@ impl SegmentMemory {
         let _ = word;
     }
 
+    /// Asks for the line at `offset`, which may have no memory yet.
+    #[inline(always)]
+    pub(crate) fn prefetch_to_read(self, offset: u32) {
+        let word = self.word(offset, 0);
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch of a mapped address; it changes nothing and cannot fault.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(word.cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = word;
+    }
+
     #[inline]
     pub(crate) fn record(self, offset: u32) -> Option<Record> {
         // SAFETY: `word` points to 8 aligned, mapped bytes.
@@ -105,7 +119,7 @@ impl SegmentMemory {
         unsafe {
             header.write(Record::Inline(message.len() as u32).to_bits());
             let payload = header.cast::<u8>().add(RECORD_HEADER as usize);
-            payload.copy_from_nonoverlapping(message.as_ptr(), message.len());
+            copy(message.as_ptr(), payload, message.len());
         }
     }
 
@@ -120,10 +134,34 @@ impl SegmentMemory {
         // the copy initialises before they count.
         unsafe {
             let payload = self.word(offset, 0).cast::<u8>().add(RECORD_HEADER as usize);
-            out.as_mut_ptr().add(out.len()).copy_from_nonoverlapping(payload, len);
+            copy(payload, out.as_mut_ptr().add(out.len()), len);
             out.set_len(out.len() + len);
         }
         true
+    }
+}
+
+/// Copies `len` bytes, short ones without a call.
+///
+/// # Safety
+/// As for [`std::ptr::copy_nonoverlapping`].
+#[inline(always)]
+unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    // SAFETY: by the caller's word; each piece lies within the `len` bytes, and the pieces may overlap each other.
+    unsafe {
+        match len {
+            8..=16 => {
+                let last = from.add(len - 8).cast::<u64>().read_unaligned();
+                to.cast::<u64>().write_unaligned(from.cast::<u64>().read_unaligned());
+                to.add(len - 8).cast::<u64>().write_unaligned(last);
+            }
+            17..=32 => {
+                let last = from.add(len - 16).cast::<u128>().read_unaligned();
+                to.cast::<u128>().write_unaligned(from.cast::<u128>().read_unaligned());
+                to.add(len - 16).cast::<u128>().write_unaligned(last);
+            }
+            _ => to.copy_from_nonoverlapping(from, len),
+        }
     }
 }
 

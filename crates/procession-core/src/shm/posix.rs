@@ -197,7 +197,7 @@ impl SharedMemory {
     /// Copies the bytes from `offset` on into `bytes`; what others write meanwhile is seen in part.
     ///
     /// # Panics
-    /// When the range ends behind the memory.
+    /// When the range ends beyond the memory.
     pub fn read(&self, offset: usize, bytes: &mut [u8]) {
         let range = self.range(offset, bytes.len());
         for (byte, shared) in bytes.iter_mut().zip(range) {
@@ -208,7 +208,7 @@ impl SharedMemory {
     /// Copies `bytes` to `offset` and on.
     ///
     /// # Panics
-    /// When the range ends behind the memory.
+    /// When the range ends beyond the memory.
     pub fn write(&self, offset: usize, bytes: &[u8]) {
         for (byte, shared) in bytes.iter().zip(self.range(offset, bytes.len())) {
             shared.store(*byte, Ordering::Relaxed);

@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use super::header::ObjectId;
 use crate::os::fork;
 
-/// Open objects of one kind by id. Holds none of them open. Used with the fork gate held, so that a forked child does not
-/// find it locked by a thread that it does not have.
+/// Open objects of one kind by id. Holds none of them open.
+///
+/// [`Registry::insert`] and [`Registry::get`] are called with the [`fork::gate`] held, so that no child is forked with the
+/// table locked by a thread that it does not have.
 #[derive(Debug)]
 pub struct Registry<T> {
     open: Mutex<Option<HashMap<ObjectId, Weak<T>>>>,
@@ -35,7 +37,7 @@ impl<T> Registry<T> {
         open.as_ref()?.get(&id)?.upgrade()
     }
 
-    /// The object if this process has it open, else what `open` opens. Takes the fork gate itself, but not for `open`.
+    /// The object if this process has it open, else what `open` opens.
     ///
     /// # Errors
     /// What `open` returned.

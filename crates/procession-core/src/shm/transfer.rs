@@ -12,7 +12,7 @@ use std::collections::hash_map::Entry;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{FileType, Mode, OFlags, open, stat};
 use rustix::io::Errno;
 
 use super::error::OpenError;
@@ -175,7 +175,6 @@ pub fn send(id: ObjectId, fd: BorrowedFd<'_>) -> std::io::Result<Transit> {
         return Ok(attached);
     }
     fork::watch()?;
-    // A forked child must not find this locked by a thread that it does not have.
     let _gate = fork::gate();
     let mut held = HANDED_OUT.lock().unwrap_or_else(PoisonError::into_inner);
     let held = held.get_or_insert_with(HashMap::new);
@@ -201,7 +200,13 @@ pub fn receive(transit: Transit) -> Result<OwnedFd, OpenError> {
     if !holder.is_alive() {
         return Err(OpenError::Gone { pid });
     }
-    match open(format!("/proc/{pid}/fd/{fd}"), OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+    let path = format!("/proc/{pid}/fd/{fd}");
+    // A damaged handle may name anything; opening a device or a pipe could do something.
+    let opened = stat(&path).and_then(|about| match FileType::from_raw_mode(about.st_mode) {
+        FileType::RegularFile => open(&path, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty()),
+        _ => Err(Errno::NXIO),
+    });
+    match opened {
         Ok(fd) => Ok(fd),
         Err(Errno::NOENT) if !holder.is_alive() => Err(OpenError::Gone { pid }),
         Err(Errno::NOENT | Errno::NXIO) => Err(OpenError::NotHeld { pid }),

@@ -53,6 +53,7 @@ impl Windows {
     /// # Errors
     /// The file is smaller than window 0, or the system refused.
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
+        fork::watch()?;
         let windows = Windows { fd, maps: [const { OnceLock::new() }; WINDOWS] };
         windows.at(0, 1)?;
         Ok(windows)
@@ -86,7 +87,7 @@ impl Windows {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let map = Mapping::new(&self.fd, start, (end - start) as usize)?;
-        // A forked child must not find another thread in the middle of this.
+        // A child that is forked meanwhile must not find the cell waiting for a thread that it does not have.
         let _gate = fork::gate();
         // When two threads race, both mapped the same memory and the second mapping goes.
         Ok(cell.get_or_init(|| map))

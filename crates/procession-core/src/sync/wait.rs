@@ -11,6 +11,10 @@ use crate::os::{cpu, futex};
 /// meant for, or that should have sent it.
 pub const SLICE: Duration = Duration::from_millis(100);
 
+/// Instead of a [`SLICE`], for who has slept undisturbed for many of them: a hundred idle processes that look ten times
+/// a second are a burden.
+pub const LONG_SLICE: Duration = Duration::from_millis(250);
+
 /// Several times what a store takes to become visible to other processors, and little beside a sleep.
 const SETTLE: Duration = Duration::from_micros(1);
 
@@ -36,6 +40,17 @@ pub struct WaitQueue {
 #[derive(Clone, Copy, Debug)]
 pub struct Ticket(u32);
 
+/// How a sleep ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slept {
+    /// By a wake, or for no reason.
+    Woken,
+    /// After its time, without a wake: the ticket is good for another sleep.
+    Undisturbed,
+    /// Not begun: the deadline has passed.
+    PastDeadline,
+}
+
 impl WaitQueue {
     /// A queue without sleepers.
     pub const fn new() -> Self {
@@ -56,9 +71,16 @@ impl WaitQueue {
     /// Sleeps until a wake after `ticket` was taken, for one [`SLICE`] or until `deadline`; may return early.
     /// False when the deadline has passed.
     pub fn sleep(&self, ticket: Ticket, deadline: Deadline) -> bool {
-        let Some(time) = deadline.slice(SLICE) else { return false };
-        futex::wait(&self.epoch, ticket.0, time);
-        true
+        self.sleep_for(SLICE, ticket, deadline) != Slept::PastDeadline
+    }
+
+    /// [`WaitQueue::sleep`] for another time than a [`SLICE`], telling how it ended.
+    pub fn sleep_for(&self, slice: Duration, ticket: Ticket, deadline: Deadline) -> Slept {
+        match deadline.slice(slice) {
+            None => Slept::PastDeadline,
+            Some(time) if futex::wait(&self.epoch, ticket.0, time) => Slept::Undisturbed,
+            Some(_) => Slept::Woken,
+        }
     }
 
     /// Wakes up to `count` sleepers after a change that may concern them.
@@ -160,10 +182,11 @@ const MAX_BUDGET: u32 = 20_000;
 /// What comes within so many ns is part of a stream.
 const STREAM: u32 = 120;
 const MIN_DELAY: u32 = 60;
-const MAX_DELAY: u32 = 400;
-/// How many things together are few, and many.
-const FEW: u32 = 12;
-const MANY: u32 = 48;
+const MAX_DELAY: u32 = 3_000;
+/// How many things together are few, and many: with fewer than some dozens of lines between the two sides, each core's
+/// prefetcher takes lines from under the other's hands.
+const FEW: u32 = 100;
+const MANY: u32 = 400;
 
 impl Spinner {
     /// A spinner that has learnt nothing.

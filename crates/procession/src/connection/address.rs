@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Address {
-    /// A socket file, of at most 107 bytes. Who may connect, its permissions say. Python: the path.
+    /// A socket file, whose path has at most 107 bytes. Its permissions say who may connect. Python: the path.
     Unix(PathBuf),
     /// A name, of at most 107 bytes, in Linux's abstract namespace: no file, and gone with the listener, also
     /// when that is killed. Python: a zero byte and the name.

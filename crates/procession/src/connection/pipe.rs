@@ -131,7 +131,8 @@ macro_rules! sending {
         impl<$($param),+> $end<$($param),+> {
             /// Sends a value. Handles inside it travel along.
             ///
-            /// Blocks while the receiver lives and has no room for it (about 200 KiB lie in a pipe).
+            /// Blocks while the receiver lives and has no room for it (a pipe takes about 200 KiB of large messages, and fewer
+            /// bytes of small ones).
             ///
             /// # Errors
             /// [`SendError::Serialize`] and [`SendError::Handle`] for the value itself, with nothing sent;

@@ -13,9 +13,11 @@ use rustix::fd::AsFd;
 ///
 /// Ready is: a connection or [`Receiver`](super::Receiver) with a message or at its end
 /// of file, a [`Sender`](super::Sender) whose receivers are all gone, a [`Listener`](super::Listener) with a
-/// peer (which may yet have to authenticate: accept it with a timeout), a process's pidfd once the process has ended, any other descriptor that is readable or has failed. There
-/// is no limit on the number of objects but that of descriptors. Nothing at all to wait for is no object
-/// ready, at once.
+/// peer (which may yet have to authenticate: accept it with a timeout), a [`Process`](crate::Process) that has ended, any
+/// other descriptor that is readable or has failed. There is no limit on the number of objects but that of descriptors.
+/// Without any object it returns at once.
+///
+/// A death needs no care: the kernel closes what the process had, and that is ready.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

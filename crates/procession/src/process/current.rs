@@ -39,8 +39,8 @@ pub fn current() -> Current {
     Current { name: state.name.clone(), pid: process::getpid(), daemon: state.daemon }
 }
 
-/// The process that started this one. With a fork server or for a detached process it is another one than
-/// [`getppid`](super::getppid) names.
+/// The process that started this one. [`getppid`](super::getppid) names another process when this one is detached or
+/// was made by a fork server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parent {
     name: String,

@@ -13,6 +13,7 @@ use std::time::Duration;
 use procession_core::os::control::Channel;
 use procession_core::os::identity::Identity;
 use procession_core::os::{futex, process};
+use procession_core::shm::mailbox;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 
@@ -84,6 +85,8 @@ impl State {
         self.started = 0;
         self.watched_parent = None;
         self.attendant = None;
+        // Or the ends of pipes that the parent has sent would stay open for as long as this process lives.
+        mailbox::forget_parents();
     }
 
     /// Takes on the identity of a started process. A daemon watches its parent from here on.
@@ -149,7 +152,7 @@ impl State {
 
     /// How many threads of this process are this library's own.
     pub(super) fn own_threads(&self) -> usize {
-        usize::from(self.attendant.is_some())
+        usize::from(self.attendant.is_some()) + usize::from(mailbox::is_running())
     }
 
     fn watch(&self, fd: BorrowedFd<'_>, number: u32) -> std::io::Result<()> {

@@ -3,6 +3,8 @@
 use std::any::type_name;
 use std::cell::RefCell;
 
+use procession_core::os::clock::Deadline;
+use procession_core::queue::Queue;
 use procession_core::shm::transfer;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -39,6 +41,39 @@ pub(super) fn encode<T: Serialize + ?Sized>(value: &T, buffer: &mut Vec<u8>) -> 
         (None, Some(error)) => PutError::Memory(MemoryError::System(error)),
         (None, None) => PutError::Serialize(error),
     })
+}
+
+/// Puts messages one after another, encoded a group at a time.
+pub(super) fn put_many<'a, T: Serialize + 'a>(
+    queue: &Queue,
+    messages: impl IntoIterator<Item = &'a T>,
+) -> Result<usize, (usize, PutError)> {
+    /// A long iterator neither waits for its end nor fills memory.
+    const GROUP: usize = 256;
+    let mut messages = messages.into_iter();
+    let mut put = 0;
+    loop {
+        let group = with_buffer(|buffer| {
+            let mut ends = Vec::new();
+            let mut failed = None;
+            for message in messages.by_ref().take(GROUP) {
+                if let Err(error) = encode(message, buffer) {
+                    failed = Some(error);
+                    break;
+                }
+                ends.push(buffer.len());
+            }
+            let starts = std::iter::once(0).chain(ends.iter().copied());
+            let encoded = starts.zip(&ends).map(|(start, end)| &buffer[start..*end]);
+            let count = queue.put_many(encoded, Deadline::Never).map_err(|(n, e)| (n, e.into()))?;
+            failed.map_or(Ok(count), |error| Err((count, error)))
+        });
+        match group {
+            Ok(GROUP) => put += GROUP,
+            Ok(count) => return Ok(put + count),
+            Err((count, error)) => return Err((put + count, error)),
+        }
+    }
 }
 
 /// Reads a message, all of it.

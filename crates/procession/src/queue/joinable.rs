@@ -6,12 +6,14 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use procession_core::os::clock::Deadline;
-use procession_core::queue::{self as core, QueueOptions};
+use procession_core::queue as core;
 use procession_core::shm::{CreateError, OpenError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::codec::{decode, encode, with_buffer};
+use super::builder::sealed::Sealed;
+use super::builder::{Builder, Kind, checked};
+use super::codec::{decode, encode, put_many, with_buffer};
 use super::{GetError, JoinError, MemoryError, PutError, TaskDoneError};
 use crate::handle;
 
@@ -49,13 +51,28 @@ pub struct Delivery<T> {
     core: core::Delivery,
 }
 
-impl<T> JoinableQueue<T> {
+impl<T> Sealed for JoinableQueue<T> {}
+
+impl<T> Kind for JoinableQueue<T> {
+    const JOINABLE: bool = true;
+
     fn over(core: core::Queue) -> Self {
         JoinableQueue { core, messages: PhantomData }
     }
+}
 
-    fn create(options: QueueOptions) -> Result<Self, CreateError> {
-        Ok(Self::over(core::Queue::create(&options.joinable(true))?))
+impl<T> JoinableQueue<T> {
+    /// A queue with options.
+    pub fn builder() -> Builder<Self> {
+        Builder::new()
+    }
+
+    /// Opens a queue by the name under which [`Builder::create`] made it.
+    ///
+    /// # Errors
+    /// As [`Queue::open`](super::Queue::open).
+    pub fn open(name: &str) -> Result<Self, OpenError> {
+        core::Queue::open_named(name).and_then(checked)
     }
 
     /// A queue without a bound on the number of its tasks.
@@ -63,7 +80,7 @@ impl<T> JoinableQueue<T> {
     /// # Errors
     /// [`CreateError`]: out of memory or descriptors.
     pub fn unbounded() -> Result<Self, CreateError> {
-        Self::create(QueueOptions::new())
+        Self::builder().build()
     }
 
     /// A queue in which at most `tasks` tasks wait; a put waits for room.
@@ -71,7 +88,7 @@ impl<T> JoinableQueue<T> {
     /// # Errors
     /// [`CreateError`]: a bound of 0 or above [`super::MAX_MESSAGES`], or out of memory or descriptors.
     pub fn bounded(tasks: usize) -> Result<Self, CreateError> {
-        Self::create(QueueOptions::new().max_messages(u32::try_from(tasks).unwrap_or(u32::MAX)))
+        Self::builder().bound(tasks).build()
     }
 
     /// The number of tasks that wait to be taken, exact at an instant during the call.
@@ -102,8 +119,8 @@ impl<T> JoinableQueue<T> {
         self.core.task_done()
     }
 
-    /// Waits until all tasks are done. A delivery of a consumer that dies is handed out again and waited for; needs
-    /// somebody to take it.
+    /// Waits until all tasks are done. A delivery whose consumer dies is handed out again, and this waits until somebody has
+    /// taken it and done it.
     ///
     /// # Errors
     /// [`JoinError::DeliveryLost`] once all unfinished tasks were taken for good by processes that died; they are
@@ -130,10 +147,10 @@ impl<T> JoinableQueue<T> {
 }
 
 impl<T: Serialize> JoinableQueue<T> {
-    /// Puts a task, waiting for room as long as it takes.
+    /// Puts a task, waiting for room as long as it takes; see [`super::Queue::put`].
     ///
     /// # Errors
-    /// [`PutError`].
+    /// [`PutError`]; the queue is as before.
     pub fn put(&self, task: &T) -> Result<(), PutError> {
         self.put_until(task, Deadline::Never)
     }
@@ -154,6 +171,17 @@ impl<T: Serialize> JoinableQueue<T> {
         self.put_until(task, Deadline::after(timeout))
     }
 
+    /// Puts tasks one after another, as [`Queue::put_many`](super::Queue::put_many).
+    ///
+    /// # Errors
+    /// How many were put, and why the next one was not.
+    pub fn put_many<'a>(&self, tasks: impl IntoIterator<Item = &'a T>) -> Result<usize, (usize, PutError)>
+    where
+        T: 'a,
+    {
+        put_many(&self.core, tasks)
+    }
+
     fn put_until(&self, task: &T, deadline: Deadline) -> Result<(), PutError> {
         with_buffer(|buffer| {
             encode(task, buffer)?;
@@ -164,10 +192,11 @@ impl<T: Serialize> JoinableQueue<T> {
 
 impl<T: DeserializeOwned> JoinableQueue<T> {
     /// Takes a task to work on and acknowledge, waiting for one as long as it takes. One that a dead consumer left
-    /// comes first.
+    /// comes first; whoever waits here notices a death within about 100 ms.
     ///
     /// # Errors
-    /// [`GetError`].
+    /// [`GetError`]: the queue has been shut down and is empty, the task cannot be read (it counts as done then), or there
+    /// is no memory to hold it.
     pub fn get(&self) -> Result<Delivery<T>, GetError> {
         self.get_until(Deadline::Never)
     }
@@ -202,18 +231,24 @@ impl<T: DeserializeOwned> JoinableQueue<T> {
 }
 
 impl<T> Delivery<T> {
-    /// Declares the task done.
+    /// How often the task was handed out before and not done: its consumers died, or dropped the delivery. A task
+    /// that kills whoever works on it is known by this.
+    pub fn earlier_attempts(&self) -> u32 {
+        self.core.earlier_attempts()
+    }
+
+    /// Declares the task done. A process that is killed in here has declared it done, or the task is handed out again.
     ///
     /// # Errors
-    /// [`MemoryError`]: the queue's memory is damaged.
+    /// [`MemoryError::Inherited`] in a forked child; [`MemoryError::Damaged`].
     pub fn done(self) -> Result<(), MemoryError> {
-        Ok(self.core.done()?)
+        self.core.done()
     }
 
     /// Takes the task for good: it is not handed out again, and [`JoinableQueue::task_done`] is due for it.
     ///
     /// # Errors
-    /// [`MemoryError`]: the queue's memory is damaged.
+    /// As [`Delivery::done`].
     pub fn into_inner(self) -> Result<T, MemoryError> {
         self.core.into_vec()?;
         Ok(self.task)
@@ -254,14 +289,6 @@ impl<T> Serialize for JoinableQueue<T> {
 
 impl<'de, T> Deserialize<'de> for JoinableQueue<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        handle::deserialize(deserializer, |handle| {
-            let core = core::Queue::from_handle(handle)?;
-            if core.is_joinable() {
-                Ok(core)
-            } else {
-                Err(OpenError::Malformed("a queue that counts no tasks"))
-            }
-        })
-        .map(Self::over)
+        handle::deserialize(deserializer, |handle| core::Queue::from_handle(handle).and_then(checked))
     }
 }

@@ -1,15 +1,19 @@
 //! Queues between processes: many producers, many consumers, any of which may die at any time.
 
+mod builder;
 mod codec;
 mod error;
 mod joinable;
 mod plain;
+mod reservation;
 mod simple;
 
+pub use self::builder::{Builder, Kind};
 pub use self::error::{GetError, PutError};
 pub use self::joinable::{Delivery, JoinableQueue};
-pub use self::plain::{Builder, Iter, Queue};
+pub use self::plain::{Iter, Queue};
+pub use self::reservation::Reservation;
 pub use self::simple::SimpleQueue;
 pub use procession_core::queue::{
-    JoinError, MAX_MESSAGES, Message, Reservation, RingError as MemoryError, TaskDoneError,
+    INLINE_MAX, JoinError, MAX_MESSAGES, Message, RingError as MemoryError, TaskDoneError,
 };

@@ -5,19 +5,22 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use procession_core::os::clock::Deadline;
-use procession_core::queue::{self as core, QueueOptions};
+use procession_core::queue as core;
 use procession_core::shm::{CreateError, OpenError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::codec::{decode, encode, with_buffer};
+use super::builder::sealed::Sealed;
+use super::builder::{Builder, Kind, checked};
+use super::codec::{decode, encode, put_many, with_buffer};
 use super::{GetError, Message, PutError, Reservation};
 use crate::handle;
 
 /// A first-in, first-out queue of messages between processes.
 ///
 /// Any process that has a handle may put and get. A handle is cloned, inherited by a fork, given to a new process as an
-/// argument, or sent through a pipe or another queue; the queue is gone with the last one.
+/// argument, or sent through a pipe or another queue; the queue is gone with the last one. A process that has sent a
+/// handle through a queue keeps the object, and a descriptor for it, until it ends.
 ///
 /// A message whose put returned is delivered to exactly one get. A consumer that is killed loses at most the message
 /// that its own get had taken; a producer killed inside a put has either put the message or not. Neither ever
@@ -38,50 +41,17 @@ pub struct Queue<T> {
     messages: PhantomData<fn(T) -> T>,
 }
 
-/// What a new queue is to be like: from [`Queue::builder`].
-#[derive(Clone, Debug)]
-pub struct Builder<T> {
-    options: QueueOptions,
-    messages: PhantomData<fn(T) -> T>,
-}
+impl<T> Sealed for Queue<T> {}
 
-impl<T> Builder<T> {
-    /// The most messages at a time, 1 to [`super::MAX_MESSAGES`]; a put waits for room.
-    pub fn bound(mut self, messages: usize) -> Self {
-        // What does not fit is above the greatest bound, which `build` refuses as well.
-        self.options = self.options.max_messages(u32::try_from(messages).unwrap_or(u32::MAX));
-        self
-    }
+impl<T> Kind for Queue<T> {
+    const JOINABLE: bool = false;
 
-    /// The most bytes of memory for messages; a put above fails. Half of the machine's or cgroup's memory if not given.
-    pub fn max_bytes(mut self, bytes: u64) -> Self {
-        self.options = self.options.max_bytes(bytes);
-        self
-    }
-
-    /// Makes the queue.
-    ///
-    /// # Errors
-    /// [`CreateError`]: an impossible bound, or out of memory or descriptors.
-    pub fn build(self) -> Result<Queue<T>, CreateError> {
-        Ok(Queue::over(core::Queue::create(&self.options)?))
-    }
-
-    /// Makes the queue under a name, for programs that are not related.
-    ///
-    /// # Errors
-    /// As [`Builder::build`]; [`CreateError::Taken`] when a living process uses the name. A name
-    /// whose users have all died is free.
-    pub fn create(self, name: &str) -> Result<Queue<T>, CreateError> {
-        Ok(Queue::over(core::Queue::create_named(name, &self.options)?))
+    fn over(core: core::Queue) -> Self {
+        Queue { core, messages: PhantomData }
     }
 }
 
 impl<T> Queue<T> {
-    pub(super) fn over(core: core::Queue) -> Self {
-        Queue { core, messages: PhantomData }
-    }
-
     /// A queue without a bound on the number of its messages: a put never waits, and fails when messages take half of
     /// the machine's (or cgroup's) memory.
     ///
@@ -100,8 +70,8 @@ impl<T> Queue<T> {
     }
 
     /// A queue with options.
-    pub fn builder() -> Builder<T> {
-        Builder { options: QueueOptions::new(), messages: PhantomData }
+    pub fn builder() -> Builder<Self> {
+        Builder::new()
     }
 
     /// Opens a queue by the name under which [`Builder::create`] made it. Messages of another type than its other users'
@@ -110,7 +80,7 @@ impl<T> Queue<T> {
     /// # Errors
     /// [`OpenError`]: there is none that a living process uses, it is another user's, or it is no queue.
     pub fn open(name: &str) -> Result<Self, OpenError> {
-        Ok(Self::over(core::Queue::open_named(name)?))
+        core::Queue::open_named(name).and_then(checked)
     }
 
     /// The number of messages, exact at an instant during the call.
@@ -131,32 +101,50 @@ impl<T> Queue<T> {
     /// Ends the queue for all processes: puts fail from now on, gets take what is left and then fail. With
     /// `immediate`, gets fail at once and what is queued is discarded. Whoever waits is woken.
     ///
+    /// A process that is killed in here has either shut the queue down or not; its sleepers find out within 100 ms.
+    ///
     /// # Errors
     /// [`super::MemoryError`]: the queue's memory is damaged.
     pub fn shutdown(&self, immediate: bool) -> Result<(), super::MemoryError> {
         Ok(self.core.shutdown(immediate)?)
     }
 
-    /// Puts bytes, waiting for room. They are a message by themselves, of whatever type their getter makes of them.
+    /// Puts bytes, waiting for room as long as it takes. They are a message by themselves, of whatever type their getter
+    /// makes of them.
     ///
     /// # Errors
-    /// [`PutError`].
+    /// [`PutError`], as [`Queue::put`].
     pub fn put_bytes(&self, message: &[u8]) -> Result<(), PutError> {
         Ok(self.core.put(message, Deadline::Never)?)
     }
 
-    /// Space for a message of `len` bytes, to be written where it will lie and put by [`Reservation::commit`].
+    /// Space for a message of `len` bytes, to be written where it will lie and put by [`Reservation::commit`]. Does not
+    /// wait; `commit` waits for room. One of up to 16 KiB is written to memory of this process and copied by `commit`.
+    ///
+    /// Dropped, or left by a process that is killed, it was never put and its memory is freed.
+    ///
+    /// ```
+    /// use procession::Queue;
+    ///
+    /// let queue = Queue::<()>::unbounded()?;
+    /// let mut message = queue.reserve(1 << 20)?;
+    /// message[..5].copy_from_slice(b"hello");
+    /// message.commit()?;
+    /// assert_eq!(&queue.get_bytes()?[..5], b"hello");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`PutError::Memory`].
     pub fn reserve(&self, len: usize) -> Result<Reservation, PutError> {
-        Ok(self.core.reserve(len)?)
+        Ok(Reservation::new(self.core.reserve(len)?))
     }
 
-    /// Takes a message as the bytes it is, where they lie if it is large; waits for one.
+    /// Takes the next message as bytes, waiting for one as long as it takes. A large one is not copied: it stays where it
+    /// lies, and counts against the queue's memory until the [`Message`] is dropped or its process has died.
     ///
     /// # Errors
-    /// [`GetError`].
+    /// [`GetError`], as [`Queue::get`], but never for what the bytes mean.
     pub fn get_bytes(&self) -> Result<Message, GetError> {
         Ok(self.core.get_message(Deadline::Never)?)
     }
@@ -164,17 +152,21 @@ impl<T> Queue<T> {
     /// [`Queue::get_bytes`] that waits at most for `timeout`.
     ///
     /// # Errors
-    /// [`GetError`].
+    /// As [`Queue::get_bytes`]; [`GetError::Empty`] after the timeout.
     pub fn get_bytes_timeout(&self, timeout: Duration) -> Result<Message, GetError> {
         Ok(self.core.get_message(Deadline::after(timeout))?)
     }
 }
 
 impl<T: Serialize> Queue<T> {
-    /// Puts a message, waiting for room as long as it takes.
+    /// Puts a message, waiting for room as long as it takes; without a bound it never waits.
+    ///
+    /// When this has returned, exactly one get will have the message, whatever becomes of this process. A process
+    /// that is killed before has put all of it or nothing.
     ///
     /// # Errors
-    /// [`PutError`].
+    /// [`PutError`]: the message cannot be serialised, there is no memory for it, or the queue has been shut down, also
+    /// while this waits. The queue is as before.
     #[inline]
     pub fn put(&self, message: &T) -> Result<(), PutError> {
         self.put_until(message, Deadline::Never)
@@ -183,7 +175,7 @@ impl<T: Serialize> Queue<T> {
     /// Puts a message if there is room for it now.
     ///
     /// # Errors
-    /// [`PutError`]; [`PutError::Full`] when there is none.
+    /// As [`Queue::put`]; [`PutError::Full`] when there is none.
     #[inline]
     pub fn try_put(&self, message: &T) -> Result<(), PutError> {
         self.put_until(message, Deadline::Now)
@@ -192,13 +184,14 @@ impl<T: Serialize> Queue<T> {
     /// Puts a message, waiting for room at most for `timeout`.
     ///
     /// # Errors
-    /// [`PutError`]; [`PutError::Full`] after the timeout.
+    /// As [`Queue::put`]; [`PutError::Full`] after the timeout.
     pub fn put_timeout(&self, message: &T, timeout: Duration) -> Result<(), PutError> {
         self.put_until(message, Deadline::after(timeout))
     }
 
-    /// Puts messages one after another, waiting for room where there is none. The lock is taken and consumers are woken
-    /// once for as many as there is room for; another producer's messages may come in between.
+    /// Puts messages one after another, waiting for room where there is none; returns how many. The lock is taken and
+    /// consumers are woken once for as many as there is room for; another producer's messages may come in between. A
+    /// process that is killed in here has put a prefix of them.
     ///
     /// # Errors
     /// How many were put, and why the next one was not.
@@ -206,34 +199,7 @@ impl<T: Serialize> Queue<T> {
     where
         T: 'a,
     {
-        /// Encoded at a time, so that a long iterator neither waits for its end nor fills memory.
-        const GROUP: usize = 256;
-        let mut messages = messages.into_iter();
-        let mut put = 0;
-        loop {
-            let group = with_buffer(|buffer| {
-                let mut ends = Vec::new();
-                let mut failed = None;
-                for message in messages.by_ref().take(GROUP) {
-                    if let Err(error) = encode(message, buffer) {
-                        failed = Some(error);
-                        break;
-                    }
-                    ends.push(buffer.len());
-                }
-                let starts = std::iter::once(0).chain(ends.iter().copied());
-                let encoded = starts.zip(&ends).map(|(start, end)| &buffer[start..*end]);
-                let count = self.core.put_many(encoded, Deadline::Never).map_err(|(n, e)| (n, e.into()))?;
-                failed.map_or(Ok(count), |error| Err((count, error)))
-            });
-            match group {
-                Ok(count) => put += count,
-                Err((count, error)) => return Err((put + count, error)),
-            }
-            if group.is_ok_and(|count| count < GROUP) {
-                return Ok(put);
-            }
-        }
+        put_many(&self.core, messages)
     }
 
     #[inline]
@@ -246,10 +212,11 @@ impl<T: Serialize> Queue<T> {
 }
 
 impl<T: DeserializeOwned> Queue<T> {
-    /// Takes the next message, waiting for one as long as it takes.
+    /// Takes the next message, waiting for one as long as it takes. A process that is killed in here has taken this one
+    /// message at most.
     ///
     /// # Errors
-    /// [`GetError`].
+    /// [`GetError`]: the queue has been shut down and is empty, or the message cannot be read; that one is taken then.
     #[inline]
     pub fn get(&self) -> Result<T, GetError> {
         self.get_until(Deadline::Never)
@@ -258,7 +225,7 @@ impl<T: DeserializeOwned> Queue<T> {
     /// Takes the next message if there is one now.
     ///
     /// # Errors
-    /// [`GetError`]; [`GetError::Empty`] when there is none.
+    /// As [`Queue::get`]; [`GetError::Empty`] when there is none.
     #[inline]
     pub fn try_get(&self) -> Result<T, GetError> {
         self.get_until(Deadline::Now)
@@ -267,18 +234,35 @@ impl<T: DeserializeOwned> Queue<T> {
     /// Takes the next message, waiting for one at most for `timeout`.
     ///
     /// # Errors
-    /// [`GetError`]; [`GetError::Empty`] after the timeout.
+    /// As [`Queue::get`]; [`GetError::Empty`] after the timeout.
     pub fn get_timeout(&self, timeout: Duration) -> Result<T, GetError> {
         self.get_until(Deadline::after(timeout))
     }
 
     /// Takes up to `max` messages that are there, waiting for the first as long as it takes. Takes the lock and wakes
-    /// producers once. One that cannot be deserialised is an error in its place.
+    /// producers once. One that cannot be read is an error in its place. A process that is killed in here has taken the
+    /// messages of this call at most.
     ///
     /// # Errors
-    /// [`GetError`].
+    /// [`GetError`]: the queue has been shut down and is empty, or its memory is damaged.
     pub fn get_many(&self, max: usize) -> Result<Vec<Result<T, GetError>>, GetError> {
-        let messages = self.core.get_many(max, Deadline::Never)?;
+        self.get_many_until(max, Deadline::Never)
+    }
+
+    /// [`Queue::get_many`] that waits for the first message at most for `timeout`.
+    ///
+    /// # Errors
+    /// As [`Queue::get_many`]; [`GetError::Empty`] after the timeout.
+    pub fn get_many_timeout(
+        &self,
+        max: usize,
+        timeout: Duration,
+    ) -> Result<Vec<Result<T, GetError>>, GetError> {
+        self.get_many_until(max, Deadline::after(timeout))
+    }
+
+    fn get_many_until(&self, max: usize, deadline: Deadline) -> Result<Vec<Result<T, GetError>>, GetError> {
+        let messages = self.core.get_many(max, deadline)?;
         Ok(messages.iter().map(|message| decode(message)).collect())
     }
 
@@ -340,6 +324,6 @@ impl<T> Serialize for Queue<T> {
 
 impl<'de, T> Deserialize<'de> for Queue<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        handle::deserialize(deserializer, core::Queue::from_handle).map(Self::over)
+        handle::deserialize(deserializer, |handle| core::Queue::from_handle(handle).and_then(checked))
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{GetError, PutError, Queue};
 
 /// A queue with the least interface, after Python's `multiprocessing.SimpleQueue`: a [`Queue`] without bound, of which
-/// only put, get and empty can be had.
+/// only put, get and `is_empty` are left.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(bound = "")]
 pub struct SimpleQueue<T>(Queue<T>);
@@ -31,7 +31,7 @@ impl<T: Serialize> SimpleQueue<T> {
     /// Puts a message; never waits.
     ///
     /// # Errors
-    /// [`PutError`].
+    /// [`PutError`], as [`Queue::put`].
     pub fn put(&self, message: &T) -> Result<(), PutError> {
         self.0.put(message)
     }
@@ -41,7 +41,7 @@ impl<T: DeserializeOwned> SimpleQueue<T> {
     /// Takes the next message, waiting for one as long as it takes.
     ///
     /// # Errors
-    /// [`GetError`].
+    /// [`GetError`], as [`Queue::get`].
     pub fn get(&self) -> Result<T, GetError> {
         self.0.get()
     }

@@ -12,7 +12,8 @@ use super::SharedMemoryError;
 /// other made.
 ///
 /// Dropping the last handle unmaps it; the memory itself stays until it is unlinked and nobody has it mapped. It
-/// is the one object here that can be left behind, so unlink it where it was made. It belongs to one user (mode 0600). Should another
+/// is the one object here that can be left behind, so unlink it where it was made. (CPython before 3.13 unlinks also what it
+/// has only opened, when it ends.) It belongs to one user (mode 0600). Should another
 /// process truncate the file, touching the memory beyond its new end ends this process with SIGBUS.
 ///
 /// Serialised by its name: who reads it back opens it, which fails after [`SharedMemory::unlink`].
@@ -57,7 +58,7 @@ impl SharedMemory {
     /// Copies the bytes from `offset` on into `bytes`, one by one; what others write meanwhile is seen in part.
     ///
     /// # Panics
-    /// When the range ends behind the memory.
+    /// When the range ends beyond the memory.
     pub fn read(&self, offset: usize, bytes: &mut [u8]) {
         self.0.read(offset, bytes);
     }
@@ -65,7 +66,7 @@ impl SharedMemory {
     /// Copies `bytes` to `offset` and on, one by one.
     ///
     /// # Panics
-    /// When the range ends behind the memory.
+    /// When the range ends beyond the memory.
     pub fn write(&self, offset: usize, bytes: &[u8]) {
         self.0.write(offset, bytes);
     }

@@ -3,8 +3,10 @@
 //! Each value is a handle on an object in shared memory. Clones, and what is serialised and read back in another
 //! process, refer to the same object; it is gone with the last of them, however the processes ended.
 //!
-//! Blocking calls spin briefly and then sleep. Whoever waits looks every 100 ms whether the process that it waits for still
-//! lives, so that no death makes it wait for longer.
+//! Blocking calls spin briefly and then sleep. Whoever waits for a lock, a permit of a robust semaphore, or the other
+//! parties of a barrier looks every 100 ms whether they still live, so that no death makes it wait for longer. Nobody owns
+//! an event or a permit of a plain semaphore: should the process die that would have set the one or released the other, only
+//! a timeout ends the wait.
 
 mod barrier;
 mod condition;

@@ -1,0 +1,89 @@
+//! Queues with options.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use procession_core::queue::{self as core, QueueOptions};
+use procession_core::shm::{CreateError, OpenError};
+
+/// A kind of queue over the core's.
+pub trait Kind: Sized + sealed::Sealed {
+    /// Whether it counts unfinished tasks.
+    #[doc(hidden)]
+    const JOINABLE: bool;
+
+    #[doc(hidden)]
+    fn over(core: core::Queue) -> Self;
+}
+
+pub(super) mod sealed {
+    /// Keeps other crates' types from being kinds of queues.
+    pub trait Sealed {}
+}
+
+/// What a new queue is to be like: from [`Queue::builder`](super::Queue::builder) or
+/// [`JoinableQueue::builder`](super::JoinableQueue::builder).
+#[derive(Clone)]
+pub struct Builder<Q> {
+    options: QueueOptions,
+    queue: PhantomData<fn() -> Q>,
+}
+
+impl<Q: Kind> Builder<Q> {
+    pub(super) fn new() -> Self {
+        Builder { options: QueueOptions::new().joinable(Q::JOINABLE), queue: PhantomData }
+    }
+
+    /// The most messages at a time, 1 to [`super::MAX_MESSAGES`]; a put waits for room. Without it there is no bound.
+    pub fn bound(mut self, messages: usize) -> Self {
+        // What does not fit is above the greatest bound, which `build` refuses as well.
+        self.options = self.options.max_messages(u32::try_from(messages).unwrap_or(u32::MAX));
+        self
+    }
+
+    /// The most bytes of memory that the queue may take, at least 256 KiB; a put above that fails. Half of the machine's
+    /// or cgroup's memory if not given.
+    pub fn max_bytes(mut self, bytes: u64) -> Self {
+        self.options = self.options.max_bytes(bytes);
+        self
+    }
+
+    /// Makes the queue.
+    ///
+    /// # Errors
+    /// [`CreateError`]: an impossible bound or `max_bytes`, or out of memory or descriptors.
+    pub fn build(self) -> Result<Q, CreateError> {
+        core::Queue::create(&self.options).map(Q::over)
+    }
+
+    /// Makes the queue under a name (1 to 200 bytes, without a slash), for programs that are not related. All its users
+    /// belong to one user of the system.
+    ///
+    /// A name whose users have all died is free; what they left in the queue is discarded.
+    ///
+    /// # Errors
+    /// As [`Builder::build`]; [`CreateError::Taken`] when a living process uses the name, [`CreateError::Name`] when it
+    /// cannot be one or belongs to another user.
+    pub fn create(self, name: &str) -> Result<Q, CreateError> {
+        core::Queue::create_named(name, &self.options).map(Q::over)
+    }
+}
+
+/// The queue, if it is of the kind that is wanted.
+pub(super) fn checked<Q: Kind>(core: core::Queue) -> Result<Q, OpenError> {
+    match (Q::JOINABLE, core.is_joinable()) {
+        (true, false) => {
+            Err(OpenError::Malformed("it is a Queue, which counts no tasks, and no JoinableQueue"))
+        }
+        (false, true) => {
+            Err(OpenError::Malformed("it is a JoinableQueue, whose tasks are to be declared done"))
+        }
+        _ => Ok(Q::over(core)),
+    }
+}
+
+impl<Q> fmt::Debug for Builder<Q> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.options.fmt(f)
+    }
+}
