@@ -379,6 +379,27 @@ fn children_do_not_own_what_their_parent_has() {
     drop(blocks);
 }
 
+/// A process that cannot map a message has not taken it.
+fn what_cannot_be_mapped_stays() {
+    let queue = Queue::create(&QueueOptions::new().joinable(true)).unwrap();
+    for _ in 0..2 {
+        fork(|_| queue.put(&vec![7; 8 << 20], Deadline::Now).unwrap()).wait();
+    }
+    fork(|_| {
+        let none = libc::rlimit { rlim_cur: 1, rlim_max: 1 };
+        // SAFETY: only this child can map no more from here on.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const none) }, 0);
+        assert!(matches!(queue.get_message(Deadline::Now), Err(GetError::Memory(_))));
+        assert!(matches!(queue.get_delivery(Deadline::Now), Err(GetError::Memory(_))));
+        assert!(matches!(queue.get_many(2, Deadline::Now), Err(GetError::Memory(_))));
+    })
+    .wait();
+    assert_eq!((queue.len(), queue.unfinished()), (2, 2));
+    let delivery = queue.get_delivery(Deadline::Now).unwrap();
+    assert!(queue.get_message(Deadline::Now).unwrap().iter().all(|byte| *byte == 7));
+    delivery.done().unwrap();
+}
+
 fn main() {
     let seed =
         std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
@@ -391,6 +412,7 @@ fn main() {
     lost_tasks_are_reported();
     children_do_not_own_what_their_parent_has();
     the_dead_are_found_without_a_wait();
+    what_cannot_be_mapped_stays();
     let small: fn(&mut fastrand::Rng) -> usize = |random| random.usize(8..200);
     let mixed: fn(&mut fastrand::Rng) -> usize = |random| match random.u8(..) {
         0..150 => random.usize(8..100),

@@ -54,10 +54,9 @@ impl Queue {
     pub fn get_message(&self, deadline: Deadline) -> Result<Message, GetError> {
         let mut bytes = Vec::new();
         match self.shared.get(Take::Plain, &mut bytes, deadline)? {
-            Taken::Copied => {}
-            Taken::Block(block) => return Ok(Message::in_block(Arc::clone(&self.shared), block)?),
+            Taken::Copied => Ok(Message::copied(bytes)),
+            Taken::Block(block) => Ok(Message::in_block(Arc::clone(&self.shared), block)?),
         }
-        Ok(Message::copied(bytes))
     }
 
     /// Takes the next message as a delivery to be acknowledged, waiting for one until `deadline`. What an earlier
@@ -227,14 +226,23 @@ impl Shared {
             self.discard_all()?;
         }
         let memory = &self.ring.control().memory;
-        if self.ring.somebody_died_with_a_delivery()? || memory.used.load(Ordering::Relaxed) > KEPT_WHEN_IDLE
-        {
+        let much = memory.used.load(Ordering::Relaxed) > KEPT_WHEN_IDLE;
+        if self.ring.somebody_died_with_a_delivery()? || much {
             self.ring.sweep()?;
+        }
+        if much {
+            self.shrink()?;
         }
         if memory.cached.load(Ordering::Relaxed) > KEPT_WHEN_IDLE {
             self.ring.trim()?;
         }
         Ok(true)
+    }
+
+    /// Gives a large ring back that was drained by a process which died, or was not alone, just then.
+    pub(super) fn shrink(&self) -> Result<(), Damaged> {
+        give_memory_back(self.ring.get_session()?);
+        Ok(())
     }
 }
 
@@ -244,5 +252,41 @@ fn give_memory_back(session: GetSession<'_>) {
     // Without memory for a smaller segment, or room to map it, the large one stays.
     if let Err(error) = session.shrink() {
         tracing::debug!(%error, "a drained queue keeps its memory");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::queue::QueueOptions;
+
+    /// A queue whose last message was taken by a process that was killed right after.
+    fn drained() -> Queue {
+        let queue = Queue::create(&QueueOptions::new()).unwrap();
+        for _ in 0..100_000 {
+            queue.put(&[1; 100], Deadline::Now).unwrap();
+        }
+        let mut session = queue.shared.ring.get_session().unwrap();
+        while session.next(Take::Plain, &mut Vec::new()).unwrap().is_some() {}
+        session.publish();
+        drop(session);
+        assert!(queue.is_empty() && queue.memory_used() > 8 << 20);
+        queue
+    }
+
+    #[test]
+    fn a_ring_that_was_drained_by_the_dead_is_given_back() {
+        let trimmed = drained();
+        trimmed.trim().unwrap();
+        assert!(trimmed.memory_used() < 1 << 20);
+        trimmed.put(b"on", Deadline::Now).unwrap();
+        assert_eq!(*trimmed.get_message(Deadline::Now).unwrap(), *b"on");
+
+        let idle = drained();
+        let waited = idle.get_message(Deadline::after(Duration::from_millis(300)));
+        assert!(matches!(waited, Err(GetError::Empty)));
+        assert!(idle.memory_used() < 1 << 20);
     }
 }

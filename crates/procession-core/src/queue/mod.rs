@@ -232,6 +232,7 @@ impl Queue {
     /// [`Damaged`].
     pub fn trim(&self) -> Result<(), Damaged> {
         self.shared.ring.sweep()?;
+        self.shared.shrink()?;
         self.shared.ring.trim()
     }
 

@@ -21,7 +21,6 @@ impl SegmentMemory {
     /// `units` (a power of two) times [`UNIT`] bytes from `start`, which is aligned to 16, are mapped for reading and
     /// writing for as long as the value is used.
     pub(crate) unsafe fn new(start: NonNull<u8>, units: u32) -> Self {
-        debug_assert!(units.is_power_of_two());
         SegmentMemory { start, units }
     }
 
@@ -67,9 +66,11 @@ impl SegmentMemory {
     /// Asks for the line at `offset`, which may have no memory yet.
     #[inline(always)]
     pub(crate) fn prefetch_to_read(self, offset: u32) {
-        let word = self.word(offset, 0);
+        // Without the lock the start and the size may be those of two segments: an address like any other to a prefetch.
+        let offset = offset & self.units.wrapping_sub(1);
+        let word = self.start.as_ptr().wrapping_add(offset as usize * UNIT as usize);
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: a prefetch of a mapped address; it changes nothing and cannot fault.
+        // SAFETY: a prefetch changes nothing and cannot fault, wherever it leads.
         unsafe {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
             _mm_prefetch::<_MM_HINT_T0>(word.cast());
@@ -167,7 +168,7 @@ unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
 
 /// The segment that this process used last, so that finding it again is one comparison.
 ///
-/// Used under the lock of its side only.
+/// Used under the lock of its side only, but for what is only prefetched.
 pub(crate) struct SegmentCache {
     block: AtomicU32,
     units: AtomicU32,
