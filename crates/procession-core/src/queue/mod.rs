@@ -91,9 +91,6 @@ struct Shared {
     get_spinner: Spinner,
 }
 
-const PREPARING: &str = "preparing for forks";
-
-/// The queues that this process has open.
 static OPEN: Registry<Shared> = Registry::new();
 
 /// The bytes of a handle.
@@ -106,7 +103,6 @@ impl Queue {
     /// [`CreateError`]: an impossible option, or the system refused.
     pub fn create(options: &QueueOptions) -> Result<Self, CreateError> {
         let settings = options.settings()?;
-        fork::watch().map_err(CreateError::system(Kind::Queue, PREPARING))?;
         let fd = memory::create(c"procession-queue", windows::FIRST)
             .map_err(CreateError::system(Kind::Queue, "creating a memfd"))?;
         Ok(Self::over(Ring::create(fd, settings)?, None))
@@ -119,7 +115,6 @@ impl Queue {
     /// left under the name is removed.
     pub fn create_named(name: &str, options: &QueueOptions) -> Result<Self, CreateError> {
         let settings = options.settings()?;
-        fork::watch().map_err(CreateError::system(Kind::Queue, PREPARING))?;
         let (ring, name) = Name::create(name, Kind::Queue, |fd| {
             memory::grow(&fd, windows::FIRST).map_err(CreateError::system(Kind::Queue, "sizing its file"))?;
             Ring::create(fd, settings)
@@ -132,7 +127,6 @@ impl Queue {
     /// # Errors
     /// [`OpenError`]; [`OpenError::NotFound`] when no living process uses it.
     pub fn open_named(name: &str) -> Result<Self, OpenError> {
-        fork::watch().map_err(OpenError::system(PREPARING))?;
         let (fd, name) = Name::open(name)?;
         let ring = Ring::open(fd)?;
         let id = ring.id();
@@ -172,7 +166,6 @@ impl Queue {
         let (id, transit) = handle.split_at(16);
         let id = ObjectId::from_bytes(id.try_into().map_err(|_| OpenError::Malformed("length"))?);
         let transit = Transit::from_bytes(transit.try_into().map_err(|_| OpenError::Malformed("length"))?)?;
-        fork::watch().map_err(OpenError::system(PREPARING))?;
         let shared = OPEN.get_or_open(id, || {
             let fd = transfer::receive(transit)?;
             let name = Name::of(fd.as_fd()).map_err(OpenError::system("locking its name"))?;

@@ -7,6 +7,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -15,7 +16,7 @@ use rustix::io::Errno;
 
 use super::error::{CreateError, OpenError};
 use super::header::Kind;
-use crate::os::clock::Deadline;
+use crate::os::clock::{Deadline, now_ms};
 use crate::os::file_lock::{FileLock, try_lock};
 
 const DIRECTORY: &str = "/dev/shm";
@@ -44,7 +45,8 @@ enum Refusal {
 }
 
 impl Name {
-    /// Makes a new file for the name and has `make` fill it before others find it.
+    /// Makes a new file for the name and has `make` fill it before others find it. Also removes what killed users left under
+    /// other names.
     ///
     /// # Errors
     /// [`CreateError::Taken`] when a living process uses the name.
@@ -59,6 +61,7 @@ impl Name {
             Refusal::System(action, source) => CreateError::System { kind, action, source },
         };
         let path = path_of(name).map_err(named)?;
+        remove_stale();
         let fd = enter(&path, OFlags::CREATE).map_err(named)?;
         let free = try_lock(&fd, USERS, FileLock::Exclusive)
             .map_err(|error| named(Refusal::System("locking a name", error)))?;
@@ -136,24 +139,54 @@ impl Name {
 
 impl Drop for Name {
     fn drop(&mut self) {
-        // A description of its own: a forked child's or another descriptor's lock is in its way, ours no longer.
-        let Ok(fd) = open(&self.0, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty()) else {
-            return;
-        };
         // Who drops the name at the same moment has the gate for an instant, and may have seen our lock: the last one
         // through it finds no other.
-        let deadline = Deadline::after(PATIENCE_AT_END);
-        while !try_lock(&fd, GATE, FileLock::Exclusive).unwrap_or(false) {
-            if deadline.passed() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(1));
+        remove_if_unused(&self.0, Deadline::after(PATIENCE_AT_END));
+    }
+}
+
+/// Removes the file if it is one of this library's that nobody uses, waiting for its gate until `deadline`. A file that
+/// cannot be looked at stays.
+fn remove_if_unused(path: &PathBuf, deadline: Deadline) {
+    // A description of its own: a forked child's or another descriptor's lock is in its way, ours no longer.
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let Ok(fd) = open(path, flags, Mode::empty()) else { return };
+    let is_file = |about: &rustix::fs::Stat| {
+        about.st_uid == rustix::process::geteuid().as_raw()
+            && FileType::from_raw_mode(about.st_mode) == FileType::RegularFile
+    };
+    if !fstat(&fd).is_ok_and(|about| is_file(&about)) {
+        return;
+    }
+    while !try_lock(&fd, GATE, FileLock::Exclusive).unwrap_or(false) {
+        if deadline.passed() {
+            return;
         }
-        let unused = try_lock(&fd, USERS, FileLock::Exclusive).unwrap_or(false);
-        if unused && is_at(&fd, &self.0) {
-            let _ = unlink(&self.0);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let unused = try_lock(&fd, USERS, FileLock::Exclusive).unwrap_or(false);
+    if unused && is_at(&fd, path) && is_ours(&fd).unwrap_or(false) {
+        let _ = unlink(path);
+    }
+    give_up(&fd);
+}
+
+/// Removes what killed users left under any name: its memory would stay until somebody uses that name again. At most
+/// once a second, as it looks at every name there is. Without waiting: what is in use, or looked at by another, stays.
+fn remove_stale() {
+    /// When this process last did, in milliseconds of the monotonic clock.
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let (now, last) = (now_ms(), LAST.load(Ordering::Relaxed));
+    if now.saturating_sub(last) < 1000
+        || LAST.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_err()
+    {
+        return;
+    }
+    let Ok(entries) = std::fs::read_dir(DIRECTORY) else { return };
+    for entry in entries.flatten() {
+        if entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
+            remove_if_unused(&entry.path(), Deadline::Now);
         }
-        give_up(&fd);
     }
 }
 

@@ -37,7 +37,7 @@ impl<T> Registry<T> {
         open.as_ref()?.get(&id)?.upgrade()
     }
 
-    /// The object if this process has it open, else what `open` opens. Takes the fork gate itself, but not for `open`.
+    /// The object if this process has it open, else what `open` opens.
     ///
     /// # Errors
     /// What `open` returned.
