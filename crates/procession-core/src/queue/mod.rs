@@ -315,11 +315,12 @@ fn wait_until<E>(
         return Ok(true);
     }
     /// Slices slept without a wake, after which one is idle.
-    const IDLE: u32 = 20;
+    const IDLE: u32 = 5;
     let mut undisturbed = 0;
     loop {
         let ticket = queue.prepare();
         if WaitQueue::settle(&ready) {
+            spinner.came_soon();
             return Ok(true);
         }
         loop {

@@ -163,7 +163,7 @@ impl Shared {
             // The ring's bytes end long before the messages that a queue without a bound can count.
             return Err(Damaged("the count of messages").into());
         }
-        let ready = || u32::from(!self.ring.is_full() || self.ring.shutdown_state() != 0);
+        let ready = || self.ring.room().max(self.ring.shutdown_state());
         let queue = &self.ring.control().waiting.not_full;
         if wait_until(queue, &self.put_spinner, deadline, ready, || self.mend())? {
             Ok(())

@@ -361,8 +361,17 @@ impl Ring {
     /// Whether as many messages wait as the queue may hold.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
-        let max = self.settings.max_messages;
-        max != 0 && self.len() >= u64::from(max)
+        self.room() == 0
+    }
+
+    /// How many more messages the queue may hold.
+    #[inline]
+    pub(crate) fn room(&self) -> u32 {
+        let max = match self.settings.max_messages {
+            0 => MAX_MESSAGES,
+            max => max,
+        };
+        max.saturating_sub(u32::try_from(self.len()).unwrap_or(u32::MAX))
     }
 
     /// 0, 1 or 2, as in [`layout::Settings`].

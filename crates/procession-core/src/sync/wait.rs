@@ -16,7 +16,7 @@ pub const SLICE: Duration = Duration::from_millis(100);
 pub const LONG_SLICE: Duration = Duration::from_millis(250);
 
 /// Several times what a store takes to become visible to other processors, and little beside a sleep.
-const SETTLE: Duration = Duration::from_micros(1);
+const SETTLE: Duration = Duration::from_nanos(250);
 
 /// Where processes sleep until a condition kept elsewhere in shared memory may hold.
 ///
@@ -178,9 +178,14 @@ pub struct Spinner {
 }
 
 const MIN_BUDGET: u32 = 500;
+/// A smaller budget is none, for so many more waits: looking does not help where the other side waits for this very
+/// core, but that may change.
+const PROBE: u32 = 8;
 const MAX_BUDGET: u32 = 20_000;
 /// What comes within so many ns is part of a stream.
 const STREAM: u32 = 120;
+/// What comes one in more than so many ns is no stream any more.
+const SLOW_STREAM: u32 = 250;
 const MIN_DELAY: u32 = 60;
 const MAX_DELAY: u32 = 3_000;
 /// How many things together are few, and many: with fewer than some dozens of lines between the two sides, each core's
@@ -206,6 +211,10 @@ impl Spinner {
         }
         let start = Instant::now();
         let budget = self.budget.load(Ordering::Relaxed);
+        if budget < PROBE {
+            self.budget.store(budget.checked_sub(1).unwrap_or(MIN_BUDGET), Ordering::Relaxed);
+            return condition();
+        }
         loop {
             for _ in 0..8 {
                 if condition() {
@@ -215,10 +224,16 @@ impl Spinner {
                 std::hint::spin_loop();
             }
             if nanos_since(start) >= budget {
-                self.budget.store((budget / 2).max(MIN_BUDGET.min(budget)), Ordering::Relaxed);
+                let less = budget / 2;
+                self.budget.store(if less < MIN_BUDGET { PROBE - 1 } else { less }, Ordering::Relaxed);
                 return false;
             }
         }
+    }
+
+    /// Learns that what it had given up looking for came right after: looking helps again.
+    pub fn came_soon(&self) {
+        self.budget.fetch_max(2 * MIN_BUDGET, Ordering::Relaxed);
     }
 
     /// [`Spinner::spin`] until there is one of what comes one after another, and perhaps in a stream: `there` says
@@ -234,8 +249,9 @@ impl Spinner {
                 std::hint::spin_loop();
             }
             let adapted = match there() {
-                0 => 0,
-                1..FEW => (delay + delay / 2).min(MAX_DELAY),
+                // An answer, or the end of the stream: letting more come together would only delay it.
+                few if few.saturating_mul(SLOW_STREAM) < delay => 0,
+                ..FEW => (delay + delay / 2).min(MAX_DELAY),
                 FEW..MANY => delay,
                 MANY.. => (delay - delay / 4).max(MIN_DELAY),
             };
