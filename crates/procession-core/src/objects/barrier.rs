@@ -142,8 +142,6 @@ impl Barrier {
             let mut end = EndOfAction { barrier: self, waits: &waits, succeeded: false };
             end.succeeded = action();
             drop(end);
-            // Should the mutex be damaged, nobody will ever decide this round.
-            drop(self.lock());
         }
         self.wait_for_verdict(place, me, deadline, interrupted).map(|()| index)
     }

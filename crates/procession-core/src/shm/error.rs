@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::header::Kind;
+use super::kind::Kind;
 
 /// A shared object could not be made.
 #[derive(Debug, thiserror::Error)]

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fd::BorrowedFd;
 
 use super::error::OpenError;
+use super::kind::Kind;
 use crate::os::identity;
 
 /// The first bytes of every object.
@@ -14,32 +15,6 @@ pub(super) const MARK: &[u8; 8] = b"PROCESSN";
 const MAGIC: u64 = u64::from_ne_bytes(*MARK);
 /// Changes with every change of any shared layout.
 const VERSION: u32 = 1;
-
-/// What a mapping holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-#[non_exhaustive]
-pub enum Kind {
-    /// A queue: control words, rings and blocks.
-    Queue = 1,
-    /// Many small objects: locks, values, events.
-    Arena = 2,
-}
-
-impl Kind {
-    fn from_raw(raw: u32) -> Option<Self> {
-        [Kind::Queue, Kind::Arena].into_iter().find(|kind| *kind as u32 == raw)
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Kind::Queue => "queue",
-            Kind::Arena => "group of locks and values",
-        })
-    }
-}
 
 /// A random number that names one shared object on this machine.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

@@ -3,6 +3,7 @@
 pub mod arena;
 mod error;
 mod header;
+mod kind;
 pub mod mailbox;
 pub mod named;
 pub mod posix;
@@ -11,4 +12,5 @@ pub mod transfer;
 pub mod windows;
 
 pub use error::{CreateError, OpenError};
-pub use header::{Header, Kind, ObjectId};
+pub use header::{Header, ObjectId};
+pub use kind::Kind;

@@ -15,7 +15,7 @@ use rustix::fs::{FileType, Mode, OFlags, fstat, open, stat, unlink};
 use rustix::io::Errno;
 
 use super::error::{CreateError, OpenError};
-use super::header::Kind;
+use super::kind::Kind;
 use crate::os::clock::{Deadline, now_ms};
 use crate::os::file_lock::{FileLock, try_lock};
 
