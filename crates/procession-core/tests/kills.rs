@@ -250,14 +250,17 @@ fn storm(scenario: &Scenario, time: Duration, seed: u64) {
         }
     }
     let (mut acknowledged, mut lost) = (0, 0);
+    let mut counts = HashMap::new();
     for producer in &dead_producers {
         let number = producer.number;
         let count = producer.log.count.load(Ordering::Acquire);
         acknowledged += count;
         lost += (0..count).filter(|i| !seen.contains_key(&(number << 32 | i))).count();
-        let unput = seen.keys().filter(|id| **id >> 32 == number && **id & 0xffff_ffff > count).count();
-        assert_eq!(unput, 0, "messages that nobody put");
+        counts.insert(number, count);
     }
+    // A killed producer may have put one more than it counted.
+    let was_put = |id: u64| counts.get(&(id >> 32)).is_some_and(|count| id & 0xffff_ffff <= *count);
+    assert!(seen.keys().all(|id| was_put(*id)), "a message that nobody put");
     println!(
         "  {}: {kills} kills, {acknowledged} messages, {lost} lost (allowed {lost_allowed}), {twice} twice (allowed {twice_allowed})",
         scenario.name
