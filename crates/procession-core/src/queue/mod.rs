@@ -265,11 +265,6 @@ impl Queue {
         control.waiting.all_done.wake(u32::MAX);
         Ok(())
     }
-
-    /// Whether [`Queue::shutdown`] has been called.
-    pub fn is_shut_down(&self) -> bool {
-        self.shared.ring.shutdown_state() != 0
-    }
 }
 
 impl std::fmt::Debug for Queue {

@@ -107,11 +107,6 @@ pub fn deliver<R>(descriptors: Vec<OwnedFd>, deserialise: impl FnOnce() -> R) ->
     deserialise()
 }
 
-/// Whether this thread is inside [`collect`], so that [`attach`] works.
-pub fn is_collecting() -> bool {
-    OUTGOING.with_borrow(Option::is_some)
-}
-
 /// Adds a duplicate of the descriptor to the message that is being serialised; `None` outside [`collect`].
 ///
 /// # Errors

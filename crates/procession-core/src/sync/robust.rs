@@ -1,6 +1,6 @@
 //! The internal lock: it knows its holder, so that a dead one does not keep it.
 //!
-//! A robust mutex of the C library does the same, at twice the cost of a message's way through the ring, and it keeps
+//! A robust mutex of the C library does the same at more than twice the cost (see `docs/design.md`), and it keeps
 //! pointers into each holder's address space in the shared memory, where any peer could spoil them.
 
 use std::marker::PhantomData;
