@@ -245,7 +245,7 @@ impl Barrier {
         };
         let words: &BarrierWords = &self.object;
         let look = || {
-            if words.lookout.take_turn() && self.somebody_died() {
+            if words.lookout.take_turn() && (self.was_left_half_changed() || self.somebody_died()) {
                 self.abort();
                 return verdict();
             }
@@ -306,6 +306,11 @@ impl Barrier {
             let word = place.load(Ordering::Relaxed);
             word & STATE == WAITING && is_dead(word)
         })
+    }
+
+    /// Whether a party died while it broke the barrier or released a round, of which it had told some and not others.
+    fn was_left_half_changed(&self) -> bool {
+        self.object.mutex.is_abandoned(|holder| self.object.slot.may_be_used_by(holder))
     }
 
     /// With the mutex held.

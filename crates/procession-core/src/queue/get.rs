@@ -227,7 +227,7 @@ impl Shared {
         }
         let memory = &self.ring.control().memory;
         let much = memory.used.load(Ordering::Relaxed) > KEPT_WHEN_IDLE;
-        if self.ring.somebody_died_with_a_delivery()? || much {
+        if self.ring.somebody_died_with_a_lock() || self.ring.somebody_died_with_a_delivery()? || much {
             self.ring.sweep()?;
         }
         if much {

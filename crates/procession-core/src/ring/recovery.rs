@@ -14,7 +14,7 @@ impl Ring {
     pub(super) fn lock_put(&self) -> Result<RobustGuard<'_>, Damaged> {
         let guard = self.control().put.lock.lock(|holder| self.may_hold(holder));
         if guard.recovered() {
-            self.recover_put();
+            self.recover_put()?;
         }
         Ok(guard)
     }
@@ -23,7 +23,7 @@ impl Ring {
     pub(super) fn lock_get(&self) -> Result<RobustGuard<'_>, Damaged> {
         let guard = self.control().get.lock.lock(|holder| self.may_hold(holder));
         if guard.recovered() {
-            self.recover_get();
+            self.recover_get(&guard)?;
         }
         Ok(guard)
     }
@@ -36,6 +36,14 @@ impl Ring {
             self.rebuild(&guard)?;
         }
         Ok(guard)
+    }
+
+    /// Whether somebody died with one of the locks, so that a sweep mends what it was changing.
+    pub(crate) fn somebody_died_with_a_lock(&self) -> bool {
+        let control = self.control();
+        [&control.get.lock, &control.put.lock, &control.memory.lock]
+            .into_iter()
+            .any(|lock| lock.is_abandoned(|holder| self.may_hold(holder)))
     }
 
     /// The put lock if no producer has it.
@@ -54,7 +62,7 @@ impl Ring {
 
     /// A producer died. What it wrote after the tail is not there; its caches are derived again.
     #[cold]
-    fn recover_put(&self) {
+    fn recover_put(&self) -> Result<(), Damaged> {
         let control = self.control();
         control.settings.sweep_wanted.store(1, SeqCst);
         let segment = Segment::from_bits(control.put.segment.load(Relaxed));
@@ -64,15 +72,32 @@ impl Ring {
         control.put.known_gets.store(head.count, Relaxed);
         // The next to put looks it up.
         control.put.reserved.store(0, Relaxed);
+        self.free_unpublished()
+    }
+
+    /// Frees the blocks of messages that a dead producer was about to publish. Under the put lock, and before the next message
+    /// is put: that will have such a block's number.
+    fn free_unpublished(&self) -> Result<(), Damaged> {
+        let tail = self.tail();
+        for block in 0..self.descriptor_count() {
+            let descriptor = self.descriptor(block)?;
+            let is_ahead = descriptor.seq.load(Relaxed).wrapping_sub(tail.count) < 1 << 31;
+            if is_ahead && matches!(descriptor.state(), Some((BlockState::Queued, _))) {
+                self.free(block)?;
+            }
+        }
+        Ok(())
     }
 
     /// A consumer died. What it did not publish is still in the queue.
     #[cold]
-    fn recover_get(&self) {
+    fn recover_get(&self, get: &RobustGuard<'_>) -> Result<(), Damaged> {
         let control = self.control();
         control.get.known_tail.store(self.head().to_bits(), Relaxed);
         self.undo_charges();
-        control.settings.sweep_wanted.store(1, SeqCst);
+        // Before anything is taken: what the dead had of a message that is still queued must not count once that is taken by
+        // another, and what it had taken comes first.
+        self.sweep_under(get)
     }
 
     /// Frees blocks that only dead processes have, and hands out their deliveries again.
@@ -80,8 +105,13 @@ impl Ring {
     /// Takes all three locks, so that no living process is half-way in anything that it looks at.
     #[cold]
     pub(crate) fn sweep(&self) -> Result<(), Damaged> {
-        let _get = self.lock_get()?;
-        let _put = self.lock_put()?;
+        let get = self.lock_get()?;
+        self.sweep_under(&get)
+    }
+
+    /// [`Ring::sweep`] with the get lock held already.
+    fn sweep_under(&self, _get: &RobustGuard<'_>) -> Result<(), Damaged> {
+        let put = self.lock_put()?;
         let memory_guard = self.lock_memory()?;
         let memory = &self.control().memory;
         let (head, tail) = (self.head(), self.tail());
@@ -126,7 +156,7 @@ impl Ring {
         self.rebuild(&memory_guard)?;
         self.control().settings.sweep_wanted.store(0, SeqCst);
         let returned = memory.returned.load(Relaxed);
-        drop((memory_guard, _put, _get));
+        drop((memory_guard, put));
         if returned != 0 {
             self.control().waiting.not_empty.wake(u32::MAX);
         }

@@ -88,17 +88,27 @@ impl Robust {
             }
             suspicious = Deadline::after(SLICE);
             let holder = self.word.load(Ordering::Relaxed);
-            // What is no identity at all was written by no holder, and ends like a dead one's.
-            let gone = holder != 0 && !Identity::from_bits(holder).is_some_and(&may_hold);
-            if gone && self.take(holder) {
+            if is_dead(holder, &may_hold) && self.take(holder) {
                 return self.guard(true);
             }
         }
     }
 
+    /// Whether the holder died with the lock. What it was changing may keep others asleep who wait for no lock, so they
+    /// look at this after each slice, and take the lock to mend it.
+    pub fn is_abandoned(&self, may_hold: impl Fn(Identity) -> bool) -> bool {
+        is_dead(self.word.load(Ordering::Relaxed), may_hold)
+    }
+
     fn guard(&self, recovered: bool) -> RobustGuard<'_> {
         RobustGuard { lock: self, recovered, not_send: PhantomData }
     }
+}
+
+/// Whether a lock's word is that of a dead holder. What is no identity at all was written by no holder, and ends like
+/// a dead one's.
+fn is_dead(holder: u64, may_hold: impl Fn(Identity) -> bool) -> bool {
+    holder != 0 && !Identity::from_bits(holder).is_some_and(may_hold)
 }
 
 impl RobustGuard<'_> {
