@@ -44,6 +44,15 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Kill a process at every step that changes shared memory, in turn
+    Steps {
+        /// Also a second one at every step of repairing what the first left, of which otherwise some are tried. Takes hours
+        #[arg(long)]
+        pairs: bool,
+        /// Only situations whose name contains this
+        #[arg(long)]
+        only: Option<String>,
+    },
     /// All that a change has to pass: format, lints, documentation, tests, the demo under kills
     Ci,
 }
@@ -53,6 +62,7 @@ fn main() -> ExitCode {
         Command::Demo { dir, chaos, workers } => demo(dir, chaos, workers),
         Command::Test { filter } => test::run(filter),
         Command::Bench { arguments } => cargo("run", BENCHES).args(["--release", "--"]).args(arguments).run(),
+        Command::Steps { pairs, only } => steps::every_death(pairs, only.as_deref()),
         Command::Ci => steps::ci(),
     };
     match outcome {

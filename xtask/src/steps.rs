@@ -96,11 +96,29 @@ pub(crate) fn ci() -> Result<(), Failure> {
     step("lints", || {
         cargo("clippy", ROOT).args(["--workspace", "--all-targets", "--", "--deny", "warnings"]).run()
     })?;
+    step("lints of the steps", || {
+        let core = ["--package", "procession-core", "--features", "steps", "--all-targets"];
+        cargo("clippy", ROOT).args(core).args(["--", "--deny", "warnings"]).run()
+    })?;
     step("documentation", || {
         cargo("doc", ROOT).args(["--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings").run()
     })?;
     step("tests", || test::run(None))?;
+    step("every death", || every_death(false, None))?;
     step("demo under kills", demo_under_kills)
+}
+
+/// The test that has a process die at each step, see `crates/procession-core/tests/steps`.
+pub(crate) fn every_death(pairs: bool, only: Option<&str>) -> Result<(), Failure> {
+    let test = ["--package", "procession-core", "--features", "steps", "--test", "steps"];
+    let mut tool = cargo("test", ROOT).args(test);
+    if pairs {
+        tool = tool.env("PAIRS", "all");
+    }
+    if let Some(only) = only {
+        tool = tool.env("ONLY", only);
+    }
+    tool.run()
 }
 
 /// The demo on real input, its workers being killed; its output against that of `sha256sum`.

@@ -2,11 +2,12 @@
 //!
 //! Always the shared form: the PRIVATE flag would make two processes miss each other.
 
-use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::thread::futex::{self, Flags, Timespec};
+
+use super::word::{AtomicU32, step};
 
 /// Sleeps while `word` holds `expected`, at most for `timeout`. Returns on a wake, a changed word, the
 /// timeout or a signal; the caller looks at its condition again in each case. True after the timeout.
@@ -15,7 +16,10 @@ pub fn wait(word: &AtomicU32, expected: u32, timeout: Duration) -> bool {
         tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: timeout.subsec_nanos().into(),
     };
-    match futex::wait(word, Flags::empty(), expected, Some(&timeout)) {
+    step();
+    let waited = futex::wait(plain(word), Flags::empty(), expected, Some(&timeout));
+    step();
+    match waited {
         Ok(()) | Err(Errno::AGAIN | Errno::INTR) => false,
         Err(Errno::TIMEDOUT) => true,
         Err(error) => unreachable!("futex wait on a mapped, aligned word: {error}"),
@@ -26,5 +30,16 @@ pub fn wait(word: &AtomicU32, expected: u32, timeout: Duration) -> bool {
 pub fn wake(word: &AtomicU32, count: u32) -> usize {
     // The kernel reads the count as a signed number.
     let count = count.min(i32::MAX as u32);
-    futex::wake(word, Flags::empty(), count).unwrap_or(0)
+    step();
+    futex::wake(plain(word), Flags::empty(), count).unwrap_or(0)
+}
+
+#[cfg(not(feature = "steps"))]
+fn plain(word: &AtomicU32) -> &AtomicU32 {
+    word
+}
+
+#[cfg(feature = "steps")]
+fn plain(word: &AtomicU32) -> &std::sync::atomic::AtomicU32 {
+    word.plain()
 }

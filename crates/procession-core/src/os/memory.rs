@@ -13,6 +13,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
+use super::word::step;
+
 /// The size of a page in bytes.
 pub fn page_size() -> usize {
     rustix::param::page_size()
@@ -50,6 +52,7 @@ pub fn cannot_shrink(fd: impl AsFd) -> bool {
 /// What the kernel reported.
 pub fn grow(fd: impl AsFd, size: u64) -> io::Result<()> {
     let fd = fd.as_fd();
+    step();
     if file_size(fd)? < size { Ok(ftruncate(fd, size)?) } else { Ok(()) }
 }
 
@@ -59,6 +62,7 @@ pub fn grow(fd: impl AsFd, size: u64) -> io::Result<()> {
 /// # Errors
 /// `StorageFull` or `OutOfMemory` when there is no memory for it.
 pub fn reserve(fd: impl AsFd, offset: u64, len: u64) -> io::Result<()> {
+    step();
     loop {
         match fallocate(&fd, FallocateFlags::empty(), offset, len) {
             Ok(()) => return Ok(()),
@@ -73,6 +77,7 @@ pub fn reserve(fd: impl AsFd, offset: u64, len: u64) -> io::Result<()> {
 /// # Errors
 /// What the kernel reported.
 pub fn release(fd: impl AsFd, offset: u64, len: u64) -> io::Result<()> {
+    step();
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     Ok(fallocate(fd, flags, offset, len)?)
 }

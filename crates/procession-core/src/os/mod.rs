@@ -14,3 +14,4 @@ pub mod process;
 pub mod socket;
 pub mod spawn;
 pub mod thread;
+pub mod word;

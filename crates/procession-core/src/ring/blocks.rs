@@ -4,12 +4,14 @@
 //! has memory. Free blocks form a stack for each size, so that the one used last, still in the cache, is used next.
 
 use super::layout::{BlockState, Descriptor, FIRST_TABLE, SMALLEST_CLASS, Segment, TABLES};
+use super::segment::half_where_steps_count;
 use super::{Damaged, Ring, RingError, table_of};
 use crate::os::identity::Identity;
 use crate::os::memory;
 use crate::shm::windows;
 use crate::sync::RobustGuard;
 use crate::sync::atomic::Ordering::{Relaxed, Release};
+use crate::sync::atomic::step;
 
 /// How many bytes free blocks may keep, so that the next large message finds memory that is touched already.
 const CACHE: u64 = 64 << 20;
@@ -113,9 +115,15 @@ impl Ring {
         let len = message.len() as u64;
         let place = self.block_memory(descriptor, len)?;
         descriptor.len.store(len, Relaxed);
+        let half = half_where_steps_count(message.len());
         // SAFETY: `len` bytes are mapped there, and the caller alone has the block. `message` is memory of this
         // process, or of another block.
-        unsafe { place.as_ptr().copy_from_nonoverlapping(message.as_ptr(), message.len()) };
+        unsafe {
+            let (from, to) = (message.as_ptr(), place.as_ptr());
+            to.copy_from_nonoverlapping(from, half);
+            step();
+            to.add(half).copy_from_nonoverlapping(from.add(half), message.len() - half);
+        };
         Ok(())
     }
 

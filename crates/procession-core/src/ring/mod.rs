@@ -15,6 +15,7 @@ mod segment;
 
 use std::io;
 use std::ptr::NonNull;
+use std::sync::atomic::AtomicU32 as LocalAtomicU32;
 
 use rustix::fd::{BorrowedFd, OwnedFd};
 
@@ -32,7 +33,7 @@ use self::segment::{SegmentCache, SegmentMemory};
 use crate::os::memory;
 use crate::shm::windows::{self, Windows};
 use crate::shm::{CreateError, Header, Kind, ObjectId, OpenError};
-use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::atomic::Ordering;
 
 /// The shared memory contradicts itself: something else wrote to it. The object is of no more use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -87,7 +88,7 @@ pub(crate) struct Ring {
     put_segment: SegmentCache,
     get_segment: SegmentCache,
     /// The account this process used last, a hint.
-    account: AtomicU32,
+    account: LocalAtomicU32,
 }
 
 // SAFETY: what the pointer leads to is shared between processes by design: atomics, and records that the locks in
@@ -122,7 +123,7 @@ impl Ring {
             settings,
             put_segment: SegmentCache::new(),
             get_segment: SegmentCache::new(),
-            account: AtomicU32::new(0),
+            account: LocalAtomicU32::new(0),
         };
         let control = ring.control();
         control.settings.max_messages.store(settings.max_messages, Ordering::Relaxed);
@@ -162,7 +163,7 @@ impl Ring {
             settings: Settings { max_messages: 0, max_bytes: 0, joinable: false },
             put_segment: SegmentCache::new(),
             get_segment: SegmentCache::new(),
-            account: AtomicU32::new(0),
+            account: LocalAtomicU32::new(0),
         };
         let shared = ring.control();
         let id = shared.header.check(Kind::Queue)?;

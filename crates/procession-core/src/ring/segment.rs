@@ -3,7 +3,8 @@
 use std::ptr::NonNull;
 
 use super::layout::{RECORD_HEADER, Record, UNIT, units};
-use crate::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use crate::sync::atomic::step;
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 /// A mapped segment of a power of two of units.
 ///
@@ -94,6 +95,7 @@ impl SegmentMemory {
 
     #[inline]
     pub(crate) fn write_record(self, offset: u32, record: Record, argument: u64) {
+        step();
         // SAFETY: `word` points to 8 aligned, mapped bytes.
         unsafe {
             self.word(offset, 0).write(record.to_bits());
@@ -114,13 +116,17 @@ impl SegmentMemory {
             offset < self.units && units(message.len()) <= self.to_end(offset),
             "record within its segment"
         );
+        let half = half_where_steps_count(message.len());
         let header = self.word(offset, 0);
+        step();
         // SAFETY: the record's units, checked above, are mapped; the header is 8 of their bytes. `message` is
         // memory of the caller, which this process alone knows, so that the two cannot overlap.
         unsafe {
             header.write(Record::Inline(message.len() as u32).to_bits());
             let payload = header.cast::<u8>().add(RECORD_HEADER as usize);
-            copy(message.as_ptr(), payload, message.len());
+            copy(message.as_ptr(), payload, half);
+            step();
+            copy(message.as_ptr().add(half), payload.add(half), message.len() - half);
         }
     }
 
@@ -140,6 +146,12 @@ impl SegmentMemory {
         }
         true
     }
+}
+
+/// How much of a copy of `len` bytes comes first, so that a death may leave a torn one: nothing in a build without steps.
+#[inline(always)]
+pub(crate) fn half_where_steps_count(len: usize) -> usize {
+    if cfg!(feature = "steps") { len / 2 } else { 0 }
 }
 
 /// Copies `len` bytes, short ones without a call.

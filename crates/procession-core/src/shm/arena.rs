@@ -17,7 +17,7 @@ mod pool;
 use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use rustix::fd::{AsFd, OwnedFd};
 
@@ -25,6 +25,7 @@ use super::registry::Registry;
 use super::transfer::{self, Transit};
 use super::{CreateError, Header, Kind, ObjectId, OpenError};
 use crate::os::memory::{self, Mapping};
+use crate::os::word::{AtomicU32, AtomicU64, Ordering};
 use crate::os::{fork, identity::Identity};
 
 /// Slots begin at multiples of this and their size is one, in bytes.

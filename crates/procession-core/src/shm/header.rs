@@ -1,13 +1,13 @@
 //! What every mapping begins with.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fd::BorrowedFd;
 
 use super::error::OpenError;
 use super::kind::Kind;
 use crate::os::identity;
+use crate::os::word::{AtomicU64, Ordering};
 
 /// The first bytes of every object.
 pub(super) const MARK: &[u8; 8] = b"PROCESSN";

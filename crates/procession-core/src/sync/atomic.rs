@@ -1,6 +1,6 @@
-//! The atomic types of all control words. A model checker swaps them here.
+//! The atomic types of all control words, and what their orders cannot say.
 
-pub use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
+pub use crate::os::word::{AtomicU32, AtomicU64, Ordering, fence, step};
 
 /// Orders a store before it against a load after it, between the two sides of a wait.
 ///

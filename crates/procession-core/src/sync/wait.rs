@@ -1,6 +1,6 @@
 //! Sleeping until another process changes something, without trusting it to live.
 
-use std::sync::atomic::compiler_fence;
+use std::sync::atomic::{AtomicU32 as LocalAtomicU32, compiler_fence};
 use std::time::{Duration, Instant};
 
 use super::atomic::{AtomicU32, Ordering, store_load_barrier};
@@ -172,9 +172,9 @@ impl Lookout {
 #[derive(Debug)]
 pub struct Spinner {
     /// How long to look, in ns.
-    budget: AtomicU32,
+    budget: LocalAtomicU32,
     /// How long not to look at first, in ns.
-    delay: AtomicU32,
+    delay: LocalAtomicU32,
 }
 
 const MIN_BUDGET: u32 = 500;
@@ -196,12 +196,12 @@ const MANY: u32 = 400;
 impl Spinner {
     /// A spinner that has learnt nothing.
     pub const fn new() -> Self {
-        Spinner { budget: AtomicU32::new(MAX_BUDGET), delay: AtomicU32::new(0) }
+        Spinner { budget: LocalAtomicU32::new(MAX_BUDGET), delay: LocalAtomicU32::new(0) }
     }
 
     /// A spinner for waits that are expected to be long.
     pub const fn impatient() -> Self {
-        Spinner { budget: AtomicU32::new(0), delay: AtomicU32::new(0) }
+        Spinner { budget: LocalAtomicU32::new(0), delay: LocalAtomicU32::new(0) }
     }
 
     /// Looks at `condition` until it holds or it is time to sleep; whether it holds.
