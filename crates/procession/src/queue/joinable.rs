@@ -137,6 +137,20 @@ impl<T> JoinableQueue<T> {
         self.core.join(Deadline::after(timeout))
     }
 
+    /// How many bytes of memory the queue takes now, in use or kept for later messages.
+    pub fn memory_used(&self) -> u64 {
+        self.core.memory_used()
+    }
+
+    /// Gives memory back to the system that is kept for later messages, or that dead processes' messages have. It need not be
+    /// called: both are found when memory is short or nothing has come for a while.
+    ///
+    /// # Errors
+    /// [`MemoryError`]: the queue's memory is damaged.
+    pub fn trim(&self) -> Result<(), MemoryError> {
+        Ok(self.core.trim()?)
+    }
+
     /// Ends the queue for all processes, as [`super::Queue::shutdown`]; tasks that `immediate` discards count as done.
     ///
     /// # Errors
