@@ -154,7 +154,8 @@ fn messages(board: &Board, tally: &mut Tally) -> std::io::Result<()> {
         tally.lost += seen.iter().filter(|count| **count == 0).count() as u64;
     }
     if tally.lost > tally.lost_allowed {
-        tally.fault(format!("{} messages are lost, of which the dead had {}", tally.lost, tally.lost_allowed));
+        tally
+            .fault(format!("{} messages are lost, of which the dead had {}", tally.lost, tally.lost_allowed));
     }
     Ok(())
 }
@@ -250,9 +251,8 @@ fn tasks(board: &Board, tally: &mut Tally) -> std::io::Result<()> {
         }
     }
     let lost = fates.values().filter(|fate| fate.done == 0).count() as u64;
-    let finished_by_the_dead = slots(board)
-        .filter(|(_, slot)| died(slot) && slot.finishing.load(Acquire) != 0)
-        .count() as u64;
+    let finished_by_the_dead =
+        slots(board).filter(|(_, slot)| died(slot) && slot.finishing.load(Acquire) != 0).count() as u64;
     tally.lost += lost.saturating_sub(finished_by_the_dead);
     tally.lost_allowed += may_be_lost;
     if reported > may_be_lost {

@@ -4,15 +4,13 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use procession::queue::Kind as QueueKind;
-use procession::{
-    Barrier, Condition, Event, JoinableQueue, Lock, Queue, RLock, Semaphore, Value,
-};
+use procession::{Barrier, Condition, Event, JoinableQueue, Lock, Queue, RLock, Semaphore, Value};
 
 use crate::account::Book;
 use crate::parcel::{Parcel, Sizes};
 use crate::roles::{
-    Boss, Closer, Consumer, Either, Guarded, Locker, Notifier, Pair, Party, PermitUser, Producer, Role, Setter,
-    Source, Tree, Waiter, Watcher, Worker,
+    Boss, Closer, Consumer, Either, Guarded, Locker, Notifier, Pair, Party, PermitUser, Producer, Role,
+    Setter, Source, Tree, Waiter, Watcher, Worker,
 };
 
 /// A kind of traffic.
@@ -53,7 +51,12 @@ const SLOW: Duration = Duration::from_millis(60);
 /// All of them, in the order in which they have their turns.
 pub(crate) const ALL: [Kind; 17] = [
     Kind { name: "small", book: Book::Messages, gap: FAST, set_up: |_| plain(Sizes::Small, None, None) },
-    Kind { name: "small-bound-3", book: Book::Messages, gap: FAST, set_up: |_| plain(Sizes::Small, Some(3), None) },
+    Kind {
+        name: "small-bound-3",
+        book: Book::Messages,
+        gap: FAST,
+        set_up: |_| plain(Sizes::Small, Some(3), None),
+    },
     Kind { name: "mixed", book: Book::Messages, gap: FAST, set_up: |_| plain(Sizes::Mixed, None, None) },
     Kind {
         name: "mixed-named",
@@ -63,12 +66,42 @@ pub(crate) const ALL: [Kind; 17] = [
     },
     Kind { name: "large", book: Book::Messages, gap: FAST, set_up: |_| plain(Sizes::Large, Some(10), None) },
     Kind { name: "tasks", book: Book::Tasks, gap: FAST, set_up: |_| tasks(Sizes::Small, None, false) },
-    Kind { name: "tasks-bound-1", book: Book::Tasks, gap: FAST, set_up: |_| tasks(Sizes::Small, Some(1), false) },
-    Kind { name: "tasks-mixed", book: Book::Tasks, gap: FAST, set_up: |_| tasks(Sizes::Mixed, Some(50), false) },
-    Kind { name: "tasks-for-good", book: Book::Tasks, gap: FAST, set_up: |_| tasks(Sizes::Mixed, None, true) },
-    Kind { name: "lock", book: Book::Counts, gap: FAST, set_up: |_| locked(Guarded::Lock(made(Lock::new())?)) },
-    Kind { name: "rlock", book: Book::Counts, gap: FAST, set_up: |_| locked(Guarded::RLock(made(RLock::new())?)) },
-    Kind { name: "value", book: Book::Counts, gap: FAST, set_up: |_| locked(Guarded::Value(made(Value::new(0))?)) },
+    Kind {
+        name: "tasks-bound-1",
+        book: Book::Tasks,
+        gap: FAST,
+        set_up: |_| tasks(Sizes::Small, Some(1), false),
+    },
+    Kind {
+        name: "tasks-mixed",
+        book: Book::Tasks,
+        gap: FAST,
+        set_up: |_| tasks(Sizes::Mixed, Some(50), false),
+    },
+    Kind {
+        name: "tasks-for-good",
+        book: Book::Tasks,
+        gap: FAST,
+        set_up: |_| tasks(Sizes::Mixed, None, true),
+    },
+    Kind {
+        name: "lock",
+        book: Book::Counts,
+        gap: FAST,
+        set_up: |_| locked(Guarded::Lock(made(Lock::new())?)),
+    },
+    Kind {
+        name: "rlock",
+        book: Book::Counts,
+        gap: FAST,
+        set_up: |_| locked(Guarded::RLock(made(RLock::new())?)),
+    },
+    Kind {
+        name: "value",
+        book: Book::Counts,
+        gap: FAST,
+        set_up: |_| locked(Guarded::Value(made(Value::new(0))?)),
+    },
     Kind { name: "semaphore", book: Book::Nothing, gap: FAST, set_up: |_| permits() },
     Kind { name: "condition", book: Book::Counts, gap: FAST, set_up: |_| condition() },
     Kind { name: "event", book: Book::Nothing, gap: FAST, set_up: |_| event() },
@@ -80,7 +113,11 @@ fn made<T>(made: Result<T, impl ToString>) -> Result<T, String> {
     made.map_err(|error| error.to_string())
 }
 
-fn seats(count: usize, mortal: bool, role: impl Fn() -> Role + Clone + 'static) -> impl Iterator<Item = Seat> {
+fn seats(
+    count: usize,
+    mortal: bool,
+    role: impl Fn() -> Role + Clone + 'static,
+) -> impl Iterator<Item = Seat> {
     (0..count).map(move |_| Seat { role: Box::new(role.clone()), mortal })
 }
 
@@ -121,8 +158,14 @@ fn plain(sizes: Sizes, bound: Option<usize>, name: Option<&str>) -> Result<Game,
     };
     let producer = Producer { queue: source.clone(), sizes, backlog };
     let consumer = Consumer { queue: source.clone(), sizes };
-    let put = { let producer = producer.clone(); move || Role::Producer(producer.clone()) };
-    let get = { let consumer = consumer.clone(); move || Role::Consumer(consumer.clone()) };
+    let put = {
+        let producer = producer.clone();
+        move || Role::Producer(producer.clone())
+    };
+    let get = {
+        let consumer = consumer.clone();
+        move || Role::Consumer(consumer.clone())
+    };
     let mut game = game(
         debug(queue),
         seats(1, false, put.clone())
@@ -143,7 +186,10 @@ fn tasks(sizes: Sizes, bound: Option<usize>, for_good: bool) -> Result<Game, Str
     let boss = Boss { queue: queue.clone(), sizes, losses: for_good };
     let worker = Worker { queue: queue.clone(), sizes, for_good };
     let put = move || Role::Boss(boss.clone());
-    let work = { let worker = worker.clone(); move || Role::Worker(worker.clone()) };
+    let work = {
+        let worker = worker.clone();
+        move || Role::Worker(worker.clone())
+    };
     let mut game = game(
         debug(queue.clone()),
         seats(1, false, put.clone())
@@ -176,7 +222,10 @@ fn permits() -> Result<Game, String> {
 fn condition() -> Result<Game, String> {
     let condition = made(Condition::new())?;
     let describe = debug(condition.clone());
-    let notifier = { let condition = condition.clone(); move || Role::Notifier(Notifier { condition: condition.clone() }) };
+    let notifier = {
+        let condition = condition.clone();
+        move || Role::Notifier(Notifier { condition: condition.clone() })
+    };
     let waiter = move || Role::Waiter(Waiter { condition: condition.clone() });
     Ok(game(
         describe,
@@ -190,7 +239,10 @@ fn condition() -> Result<Game, String> {
 fn event() -> Result<Game, String> {
     let event = made(Event::new())?;
     let describe = debug(event.clone());
-    let setter = { let event = event.clone(); move || Role::Setter(Setter { event: event.clone() }) };
+    let setter = {
+        let event = event.clone();
+        move || Role::Setter(Setter { event: event.clone() })
+    };
     let watcher = move || Role::Watcher(Watcher { event: event.clone() });
     Ok(game(
         describe,
@@ -211,6 +263,9 @@ fn barrier() -> Result<Game, String> {
 fn pipes() -> Result<Game, String> {
     let small = || Role::Pair(Pair { sizes: Sizes::Small });
     let mixed = || Role::Pair(Pair { sizes: Sizes::Mixed });
-    let seats = seats(1, false, small).chain(seats(1, false, mixed)).chain(seats(1, true, small)).chain(seats(1, true, mixed));
+    let seats = seats(1, false, small)
+        .chain(seats(1, false, mixed))
+        .chain(seats(1, true, small))
+        .chain(seats(1, true, mixed));
     Ok(game(|| "pipes have no shared state".into(), seats))
 }

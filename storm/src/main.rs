@@ -65,9 +65,12 @@ fn main() -> ExitCode {
 /// Whether all was as promised.
 fn storm(arguments: &Arguments, seed: u64) -> Result<bool, String> {
     let mut random = fastrand::Rng::with_seed(seed);
-    let chosen: Vec<&Kind> =
-        kinds::ALL.iter().filter(|kind| arguments.only.as_deref().is_none_or(|only| only == kind.name)).collect();
-    let time = Duration::try_from_secs_f64(arguments.seconds).map_err(|error| format!("--seconds: {error}"))?;
+    let chosen: Vec<&Kind> = kinds::ALL
+        .iter()
+        .filter(|kind| arguments.only.as_deref().is_none_or(|only| only == kind.name))
+        .collect();
+    let time =
+        Duration::try_from_secs_f64(arguments.seconds).map_err(|error| format!("--seconds: {error}"))?;
     let turn_time = (time / chosen.len() as u32).clamp(SHORTEST, LONGEST);
     let work = Work::new()?;
     let mut report = Report::new(seed, &chosen);
@@ -144,7 +147,8 @@ impl Work {
         } else {
             let faults = record.tally.faults.join("\n");
             let text = format!("kind {}, turn {number}, its seed {seed}\n{faults}\n", kind.name);
-            std::fs::write(folder.join("faults.txt"), text).map_err(|error| format!("faults.txt: {error}"))?;
+            std::fs::write(folder.join("faults.txt"), text)
+                .map_err(|error| format!("faults.txt: {error}"))?;
         }
         Ok(record)
     }

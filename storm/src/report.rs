@@ -55,7 +55,8 @@ impl Report {
             blows.trees,
             blows.servers
         );
-        let stalls: BTreeMap<&str, &Stall> = total.progress.stalls.iter().map(|(role, stall)| (*role, stall)).collect();
+        let stalls: BTreeMap<&str, &Stall> =
+            total.progress.stalls.iter().map(|(role, stall)| (*role, stall)).collect();
         let stalls: Vec<String> = stalls
             .iter()
             .map(|(role, stall)| format!("{role} {} ms {}", stall.net / 1000, stall.doing()))

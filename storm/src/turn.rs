@@ -233,7 +233,8 @@ impl<'a> Turn<'a> {
             return None;
         };
         let way = self.random.usize(0..3);
-        let order = Order { folder: self.board.folder().to_owned(), slot, seed: self.random.u64(..), fault, role };
+        let order =
+            Order { folder: self.board.folder().to_owned(), slot, seed: self.random.u64(..), fault, role };
         match order.start(StartMethod::ALL[way], false) {
             Ok(process) => {
                 self.record.blows.starts[way] += 1;
@@ -264,7 +265,9 @@ impl<'a> Turn<'a> {
         for slot in 0..self.board.count() {
             let child = self.board.slot(slot);
             let is_daemon = child.parent.load(Acquire) == parent + 1 && child.daemon.load(Acquire) == 1;
-            if is_daemon && child.ended.load(Acquire) == 0 && self.orphans.iter().all(|orphan| orphan.slot != slot)
+            if is_daemon
+                && child.ended.load(Acquire) == 0
+                && self.orphans.iter().all(|orphan| orphan.slot != slot)
             {
                 child.killed.store(1, Release);
                 self.orphans.push(Orphan { slot, since: now() });
@@ -328,9 +331,8 @@ impl<'a> Turn<'a> {
         let killed = match seat.and_then(|seat| self.children[seat].take()) {
             Some(mut child) => {
                 let killed = child.process.kill();
-                let has_children = self.grandchildren().any(|other| {
-                    self.board.slot(other).parent.load(Acquire) == slot + 1
-                });
+                let has_children =
+                    self.grandchildren().any(|other| self.board.slot(other).parent.load(Acquire) == slot + 1);
                 self.record.blows.trees += u64::from(has_children);
                 child.killed = Some(now());
                 self.leaving.push(child);
@@ -405,7 +407,8 @@ impl<'a> Turn<'a> {
             let Ok(pidfd) = identity.open() else { continue };
             // Still the parent, and this program: not init, with whom orphans end up.
             let exe = |pid: Pid| std::fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).ok();
-            let is_server = parent_of(child.process.pid()) == Some(server.as_raw_nonzero().get().unsigned_abs())
+            let is_server = parent_of(child.process.pid())
+                == Some(server.as_raw_nonzero().get().unsigned_abs())
                 && exe(server) == std::fs::read_link("/proc/self/exe").ok();
             if is_server && pidfd_send_signal(&pidfd, Signal::KILL).is_ok() {
                 self.server_killed = now();
@@ -429,8 +432,10 @@ impl<'a> Turn<'a> {
         self.wait_for("those who bring things about to end", |turn| {
             turn.children.iter().flatten().all(|child| {
                 turn.board.slot(child.slot).ended.load(Acquire) != 0
-                    || matches!(crate::roles::NAMES[turn.board.slot(child.slot).role.load(Relaxed) as usize],
-                        "consumer" | "worker" | "notifier" | "setter")
+                    || matches!(
+                        crate::roles::NAMES[turn.board.slot(child.slot).role.load(Relaxed) as usize],
+                        "consumer" | "worker" | "notifier" | "setter"
+                    )
             })
         });
         self.board.head().stop.store(2, Release);
@@ -460,7 +465,9 @@ impl<'a> Turn<'a> {
         if let Some(closer) = self.start(role, None) {
             let slot = closer.slot;
             self.leaving.push(closer);
-            self.wait_for("the queue to be closed", |turn| turn.leaving.iter().all(|child| child.slot != slot));
+            self.wait_for("the queue to be closed", |turn| {
+                turn.leaving.iter().all(|child| child.slot != slot)
+            });
         }
     }
 

@@ -62,7 +62,9 @@ impl Closer {
                 }
                 if queue.unfinished() != 0 || !queue.is_empty() {
                     let (unfinished, len) = (queue.unfinished(), queue.len());
-                    return Err(format!("{unfinished} tasks are unfinished and {len} wait after all was done"));
+                    return Err(format!(
+                        "{unfinished} tasks are unfinished and {len} wait after all was done"
+                    ));
                 }
                 queue.trim().map_err(|error| format!("trim: {error}"))?;
                 check_memory(queue.memory_used())
@@ -73,7 +75,9 @@ impl Closer {
 
 fn check_memory(used: u64) -> Outcome {
     if used > KEPT {
-        return Err(format!("{used} bytes are left of the dead's messages in a queue that was drained and trimmed"));
+        return Err(format!(
+            "{used} bytes are left of the dead's messages in a queue that was drained and trimmed"
+        ));
     }
     Ok(())
 }

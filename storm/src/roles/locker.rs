@@ -137,7 +137,9 @@ pub(super) fn enter(died: Option<Identity>, station: &mut Station) -> Outcome {
             return Err(format!("two in the section: {me} found {other}, which lives (slots plus 1)"));
         }
         other if died.is_none() => {
-            return Err(format!("{me} found what {other} left that was killed, and was not told (slots plus 1)"));
+            return Err(format!(
+                "{me} found what {other} left that was killed, and was not told (slots plus 1)"
+            ));
         }
         _ => {}
     }

@@ -63,8 +63,21 @@ pub(crate) enum Role {
 
 /// The roles' names, in the order of [`Role`].
 pub(crate) const NAMES: [&str; 15] = [
-    "producer", "consumer", "boss", "worker", "locker", "permit user", "notifier", "waiter", "setter", "watcher",
-    "party", "pair", "pipe end", "tree", "closer",
+    "producer",
+    "consumer",
+    "boss",
+    "worker",
+    "locker",
+    "permit user",
+    "notifier",
+    "waiter",
+    "setter",
+    "watcher",
+    "party",
+    "pair",
+    "pipe end",
+    "tree",
+    "closer",
 ];
 
 impl Role {
@@ -138,9 +151,23 @@ pub(crate) enum Doing {
 
 /// The names of what a process can be doing, in the order of [`Doing`].
 pub(crate) const DOINGS: [&str; 17] = [
-    "beginning", "working", "in put", "waiting until there is room", "in get", "waiting until it is empty",
-    "in done", "in join", "in acquire", "inside the section", "in release", "in wait", "in notify", "in send",
-    "in recv", "starting a child", "closing",
+    "beginning",
+    "working",
+    "in put",
+    "waiting until there is room",
+    "in get",
+    "waiting until it is empty",
+    "in done",
+    "in join",
+    "in acquire",
+    "inside the section",
+    "in release",
+    "in wait",
+    "in notify",
+    "in send",
+    "in recv",
+    "starting a child",
+    "closing",
 ];
 
 /// A fault that is made on purpose, to see that it is found.
@@ -171,11 +198,7 @@ pub(crate) struct Order {
 }
 
 impl Order {
-    pub(crate) fn start(
-        self,
-        method: StartMethod,
-        daemon: bool,
-    ) -> Result<Process<Outcome>, StartError> {
+    pub(crate) fn start(self, method: StartMethod, daemon: bool) -> Result<Process<Outcome>, StartError> {
         Process::builder(begin, self).start_method(method).daemon(daemon).start()
     }
 }

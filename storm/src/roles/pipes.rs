@@ -62,10 +62,8 @@ impl Pair {
             return Ok((mine, station.start(role, daemon, Some(method))?));
         }
         station.doing(Doing::Starting);
-        let slot = station
-            .board
-            .take_slot(role.number(), Some(station.number), daemon)
-            .ok_or("no slot is left")?;
+        let slot =
+            station.board.take_slot(role.number(), Some(station.number), daemon).ok_or("no slot is left")?;
         let folder = station.board.folder().to_owned();
         let order = Order { folder, slot, seed: station.random.u64(..), fault: None, role };
         let (mine, order) = (Cell::new(Some(mine)), Cell::new(Some(order)));

@@ -96,6 +96,11 @@ impl Robust {
         }
     }
 
+    /// What the lock's word holds, and how many may wait: for descriptions.
+    pub(crate) fn state(&self) -> (u64, u32) {
+        (self.word.load(Ordering::Relaxed), self.waiting.arrivals())
+    }
+
     fn guard(&self, recovered: bool) -> RobustGuard<'_> {
         RobustGuard { lock: self, recovered, not_send: PhantomData }
     }
