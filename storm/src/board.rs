@@ -10,9 +10,12 @@ use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
+use procession_core::os::identity::Identity;
 use rustix::fs::ftruncate;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use rustix::time::{ClockId, clock_gettime};
+
+use crate::roles::{DOINGS, NAMES};
 
 /// Processes that one turn can have.
 pub(crate) const SLOTS: usize = 16_384;
@@ -148,6 +151,35 @@ impl Board {
     /// How many slots are taken.
     pub(crate) fn count(&self) -> u64 {
         self.head().slots.load(Acquire).min(SLOTS as u64)
+    }
+
+    /// What every process that is not known to have ended or been killed does, and since when.
+    pub(crate) fn describe(&self) -> String {
+        let mut text = String::new();
+        for number in 0..self.count() {
+            let slot = self.slot(number);
+            if slot.ended.load(Acquire) != 0 || slot.killed.load(Acquire) != 0 {
+                continue;
+            }
+            let name = |names: &[&'static str], word: &AtomicU64| {
+                names.get(word.load(Acquire) as usize).copied().unwrap_or("?")
+            };
+            let (role, doing) = (name(&NAMES, &slot.role), name(&DOINGS, &slot.doing));
+            let who = match Identity::from_bits(slot.identity.load(Acquire)) {
+                None => "not begun".to_owned(),
+                Some(identity) if identity.is_alive() => format!("pid {}", identity.pid()),
+                Some(identity) => format!("pid {}, dead", identity.pid()),
+            };
+            let since = now().saturating_sub(slot.beat.load(Acquire)) / 1000;
+            text += &format!("process {number}, {role} ({who}): {doing}, without progress for {since} ms\n");
+        }
+        let head = self.head();
+        let words = [&head.stop, &head.section, &head.counter, &head.taken, &head.generation];
+        let [stop, section, counter, taken, generation] = words.map(|word| word.load(Acquire));
+        text += &format!(
+            "stop {stop}, section {section}, counter {counter}, taken {taken}, generation {generation}\n"
+        );
+        text
     }
 
     /// A slot for a process that is about to be started; `None` when all are taken.

@@ -9,7 +9,7 @@ use procession::{Barrier, Condition, Event, JoinableQueue, Lock, Queue, RLock, S
 use crate::account::Book;
 use crate::parcel::{Parcel, Sizes};
 use crate::roles::{
-    Boss, Closer, Consumer, Either, Guarded, Locker, Notifier, Pair, Party, PermitUser, Producer, Role,
+    Boss, Closed, Closer, Consumer, Guarded, Locker, Notifier, Pair, Party, PermitUser, Producer, Role,
     Setter, Source, Tree, Waiter, Watcher, Worker,
 };
 
@@ -167,7 +167,7 @@ fn plain(sizes: Sizes, bound: Option<usize>, name: Option<&str>) -> Result<Game,
         move || Role::Consumer(consumer.clone())
     };
     let mut game = game(
-        debug(queue),
+        move || queue.describe().to_string(),
         seats(1, false, put.clone())
             .chain(seats(2, true, put))
             .chain(seats(1, true, move || Role::Tree(Tree::Producer(producer.clone()))))
@@ -176,7 +176,7 @@ fn plain(sizes: Sizes, bound: Option<usize>, name: Option<&str>) -> Result<Game,
             .chain(seats(1, true, move || Role::Tree(Tree::Consumer(consumer.clone())))),
     );
     game.closer = Some(Box::new(move |last| {
-        Role::Closer(Closer { queue: Either::Plain(source.clone()), losses: false, last })
+        Role::Closer(Closer { queue: Closed::Plain(source.clone()), losses: false, last })
     }));
     Ok(game)
 }
@@ -191,7 +191,10 @@ fn tasks(sizes: Sizes, bound: Option<usize>, for_good: bool) -> Result<Game, Str
         move || Role::Worker(worker.clone())
     };
     let mut game = game(
-        debug(queue.clone()),
+        {
+            let queue = queue.clone();
+            move || queue.describe().to_string()
+        },
         seats(1, false, put.clone())
             .chain(seats(2, true, put))
             .chain(seats(1, false, work.clone()))
@@ -199,13 +202,18 @@ fn tasks(sizes: Sizes, bound: Option<usize>, for_good: bool) -> Result<Game, Str
             .chain(seats(1, true, move || Role::Tree(Tree::Worker(worker.clone())))),
     );
     game.closer = Some(Box::new(move |last| {
-        Role::Closer(Closer { queue: Either::Tasks(queue.clone()), losses: for_good, last })
+        Role::Closer(Closer { queue: Closed::Tasks(queue.clone()), losses: for_good, last })
     }));
     Ok(game)
 }
 
 fn locked(lock: Guarded) -> Result<Game, String> {
-    let describe = debug(lock.clone());
+    let guard = lock.clone();
+    let describe = move || match &guard {
+        Guarded::Lock(lock) => lock.describe().to_string(),
+        Guarded::RLock(lock) => lock.describe().to_string(),
+        Guarded::Value(value) => format!("{value:?}"),
+    };
     let role = move || Role::Locker(Locker { lock: lock.clone() });
     Ok(game(describe, seats(2, false, role.clone()).chain(seats(4, true, role))))
 }
@@ -213,7 +221,10 @@ fn locked(lock: Guarded) -> Result<Game, String> {
 fn permits() -> Result<Game, String> {
     let permits = 3;
     let semaphore = made(Semaphore::robust(permits))?;
-    let describe = debug(semaphore.clone());
+    let describe = {
+        let semaphore = semaphore.clone();
+        move || semaphore.describe().to_string()
+    };
     let role =
         move || Role::PermitUser(PermitUser { semaphore: semaphore.clone(), permits: u64::from(permits) });
     Ok(game(describe, seats(2, false, role.clone()).chain(seats(5, true, role))))
@@ -221,7 +232,10 @@ fn permits() -> Result<Game, String> {
 
 fn condition() -> Result<Game, String> {
     let condition = made(Condition::new())?;
-    let describe = debug(condition.clone());
+    let describe = {
+        let condition = condition.clone();
+        move || condition.describe().to_string()
+    };
     let notifier = {
         let condition = condition.clone();
         move || Role::Notifier(Notifier { condition: condition.clone() })
@@ -255,9 +269,14 @@ fn event() -> Result<Game, String> {
 
 fn barrier() -> Result<Game, String> {
     let (barrier, mender) = (made(Barrier::new(4))?, made(Lock::new())?);
-    let describe = debug((barrier.clone(), mender.clone()));
+    let (shown, lock, ended) = (barrier.clone(), mender.clone(), barrier.clone());
+    let describe = move || format!("{}the menders' {}", shown.describe(), lock.describe());
     let party = move || Role::Party(Party { barrier: barrier.clone(), mender: mender.clone() });
-    Ok(game(describe, seats(2, false, party.clone()).chain(seats(2, true, party))))
+    let mut game = game(describe, seats(2, false, party.clone()).chain(seats(2, true, party)));
+    game.closer = Some(Box::new(move |last| {
+        Role::Closer(Closer { queue: Closed::Barrier(ended.clone()), losses: false, last })
+    }));
+    Ok(game)
 }
 
 fn pipes() -> Result<Game, String> {

@@ -132,9 +132,15 @@ impl Work {
         let board = Board::open(&folder).map_err(|error| format!("the board: {error}"))?;
         let game = kind.set_up(&tag)?;
         let turn = Turn::new(&board, &game, kind, seed, fault);
-        let mut record = turn.run(time, |wrong| leave_state(&folder, wrong, &(game.describe)()));
+        let mut record = turn.run(time, |wrong| {
+            leave_state(&folder, wrong, &format!("{}\n{}", (game.describe)(), board.describe()))
+        });
         if !record.tally.faults.is_empty() && !folder.join("state.txt").exists() {
-            leave_state(&folder, &record.tally.faults[0], &(game.describe)());
+            leave_state(
+                &folder,
+                &record.tally.faults[0],
+                &format!("{}\n{}", (game.describe)(), board.describe()),
+            );
         }
         drop((game, board));
         match leaks::named(&tag) {

@@ -434,7 +434,7 @@ impl<'a> Turn<'a> {
                 turn.board.slot(child.slot).ended.load(Acquire) != 0
                     || matches!(
                         crate::roles::NAMES[turn.board.slot(child.slot).role.load(Relaxed) as usize],
-                        "consumer" | "worker" | "notifier" | "setter"
+                        "consumer" | "worker" | "notifier" | "setter" | "party"
                     )
             })
         });

@@ -17,6 +17,7 @@ pub(crate) struct Party {
 }
 
 impl Party {
+    /// Runs until the turn is over; the closer ends the wait of those who wait then.
     pub(super) fn run(self, station: &mut Station) -> Outcome {
         while !station.is_over() {
             station.pause(Duration::from_micros(500));
@@ -42,9 +43,6 @@ impl Party {
                 self.barrier.abort();
             }
         }
-        // The others are not to wait for this one.
-        station.doing(Doing::Closing);
-        self.barrier.abort();
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! Ends a queue when its turn is over: the calls that may hang are made by a process that can be watched, not by the
+//! Ends a queue or barrier when its turn is over: the calls that may hang are made by a process that can be watched, not by the
 //! supervisor.
 
 use std::time::Duration;
@@ -6,14 +6,14 @@ use std::time::Duration;
 use procession::queue::{GetError, JoinError};
 use serde::{Deserialize, Serialize};
 
-use super::{Doing, Either, Outcome, Station};
+use super::{Closed, Doing, Outcome, Station};
 
 /// What a drained and trimmed queue may keep in bytes.
 const KEPT: u64 = 4 << 20;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Closer {
-    pub(crate) queue: Either,
+    pub(crate) queue: Closed,
     /// Whether workers took tasks for good.
     pub(crate) losses: bool,
     /// Whether all other users are gone: then the queue is looked through, else it is shut down.
@@ -24,10 +24,10 @@ impl Closer {
     pub(super) fn run(self, station: &mut Station) -> Outcome {
         station.doing(Doing::Closing);
         match (self.queue, self.last) {
-            (Either::Plain(source), false) => {
+            (Closed::Plain(source), false) => {
                 source.open()?.shutdown(false).map_err(|error| format!("shutdown: {error}"))
             }
-            (Either::Plain(source), true) => {
+            (Closed::Plain(source), true) => {
                 let queue = source.open()?;
                 match queue.try_get() {
                     Err(GetError::ShutDown) => {}
@@ -39,7 +39,15 @@ impl Closer {
                 queue.trim().map_err(|error| format!("trim: {error}"))?;
                 check_memory(queue.memory_used())
             }
-            (Either::Tasks(queue), false) => {
+            (Closed::Barrier(barrier), false) => {
+                barrier.abort();
+                Ok(())
+            }
+            (Closed::Barrier(barrier), true) => match (barrier.broken(), barrier.n_waiting()) {
+                (true, 0) => Ok(()),
+                other => Err(format!("a barrier that was aborted and left is (broken, waiting) {other:?}")),
+            },
+            (Closed::Tasks(queue), false) => {
                 // First what the dead held comes back to the workers, then nothing more will.
                 loop {
                     station.doing(Doing::Joining);
@@ -55,7 +63,7 @@ impl Closer {
                 }
                 queue.shutdown(false).map_err(|error| format!("shutdown: {error}"))
             }
-            (Either::Tasks(queue), true) => {
+            (Closed::Tasks(queue), true) => {
                 match queue.join_timeout(Duration::from_secs(2)) {
                     Ok(()) => {}
                     Err(error) => return Err(format!("join of a queue whose tasks are done: {error}")),

@@ -34,7 +34,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
 
 use procession::process::StartError;
-use procession::{JoinableQueue, Process, Queue, StartMethod};
+use procession::{Barrier, JoinableQueue, Process, Queue, StartMethod};
 use procession_core::os::identity::Identity;
 use serde::{Deserialize, Serialize};
 
@@ -133,9 +133,7 @@ pub(crate) enum Doing {
     Beginning,
     Working,
     Putting,
-    WaitingForRoom,
     Getting,
-    WaitingForEmpty,
     Finishing,
     Joining,
     Acquiring,
@@ -150,13 +148,11 @@ pub(crate) enum Doing {
 }
 
 /// The names of what a process can be doing, in the order of [`Doing`].
-pub(crate) const DOINGS: [&str; 17] = [
+pub(crate) const DOINGS: [&str; 15] = [
     "beginning",
     "working",
     "in put",
-    "waiting until there is room",
     "in get",
-    "waiting until it is empty",
     "in done",
     "in join",
     "in acquire",
@@ -297,11 +293,12 @@ impl Source {
     }
 }
 
-/// A queue that producers and closers use, with or without tasks.
+/// What a closer ends.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) enum Either {
+pub(crate) enum Closed {
     Plain(Source),
     Tasks(JoinableQueue<Parcel>),
+    Barrier(Barrier),
 }
 
 /// Where every process begins that the storm starts.
