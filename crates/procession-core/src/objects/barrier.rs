@@ -278,9 +278,14 @@ impl Barrier {
         };
         let words: &BarrierWords = &self.object;
         let look = || {
-            if words.lookout.take_turn() && self.somebody_died() {
-                self.abort();
-                return verdict();
+            if words.lookout.take_turn() {
+                // Also one that died under the mutex, perhaps when some of the parties had their verdict and others not.
+                if self.somebody_died()
+                    || words.mutex.is_abandoned(|holder| self.object.slot.may_be_used_by(holder))
+                {
+                    self.abort();
+                    return verdict();
+                }
             }
             if interrupted() { Some(self.leave(place, me)) } else { None }
         };
@@ -397,4 +402,31 @@ impl Drop for EndOfAction<'_> {
 
 fn is_dead(word: u64) -> bool {
     Identity::from_bits(word & !STATE).is_none_or(|party| !party.is_alive())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The last party arrived, gave some their verdict and died before it had given it to all. Nobody comes any more.
+    #[test]
+    fn a_death_amid_the_release_does_not_hang_those_not_yet_released() {
+        let mut dead = std::process::Command::new("true").spawn().expect("true");
+        let pid = rustix::process::Pid::from_child(&dead);
+        let id = Identity::of_pid(pid).expect("its identity");
+        dead.wait().expect("wait");
+        let barrier = Barrier::new(2).expect("a barrier");
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| barrier.wait(Deadline::Never, None, &mut || false));
+            while barrier.waiting() == 0 {
+                std::thread::yield_now();
+            }
+            let held = barrier.object.mutex.lock(Identity::is_alive);
+            std::mem::forget(held);
+            barrier.object.arrived.store(0, Ordering::Relaxed);
+            barrier.object.mutex.abandon(id);
+            assert_eq!(waiter.join().expect("no panic"), Err(BarrierError::Broken));
+        });
+        assert!(barrier.is_broken());
+    }
 }

@@ -96,6 +96,18 @@ impl Robust {
         }
     }
 
+    /// Whether somebody has the lock who cannot release it any more.
+    pub fn is_abandoned(&self, may_hold: impl Fn(Identity) -> bool) -> bool {
+        let holder = self.word.load(Ordering::Relaxed);
+        holder != 0 && !Identity::from_bits(holder).is_some_and(may_hold)
+    }
+
+    /// As if that process had died with the lock.
+    #[cfg(test)]
+    pub(crate) fn abandon(&self, holder: Identity) {
+        self.word.store(holder.to_bits(), Ordering::Relaxed);
+    }
+
     /// What the lock's word holds, and how many may wait: for descriptions.
     pub(crate) fn state(&self) -> (u64, u32) {
         (self.word.load(Ordering::Relaxed), self.waiting.arrivals())
