@@ -1,4 +1,4 @@
-//! The project's build tool: `cargo xtask demo | test | bench | ci`.
+//! The project's build tool: `cargo xtask demo | test | storm | bench | ci`.
 
 mod steps;
 mod test;
@@ -44,7 +44,14 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-    /// All that a change has to pass: format, lints, documentation, tests, the demo under kills
+    /// Kill processes at random while they use everything there is; --help lists what can be chosen
+    #[command(disable_help_flag = true)]
+    Storm {
+        /// Passed on to the storm
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// All that a change has to pass: format, lints, documentation, tests, the storm, the demo under kills
     Ci,
 }
 
@@ -53,6 +60,7 @@ fn main() -> ExitCode {
         Command::Demo { dir, chaos, workers } => demo(dir, chaos, workers),
         Command::Test { filter } => test::run(filter),
         Command::Bench { arguments } => cargo("run", BENCHES).args(["--release", "--"]).args(arguments).run(),
+        Command::Storm { arguments } => steps::storm().args(arguments).run(),
         Command::Ci => steps::ci(),
     };
     match outcome {

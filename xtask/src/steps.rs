@@ -100,7 +100,13 @@ pub(crate) fn ci() -> Result<(), Failure> {
         cargo("doc", ROOT).args(["--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings").run()
     })?;
     step("tests", || test::run(None))?;
+    step("storm", || storm().args(["--seconds", "60"]).run())?;
     step("demo under kills", demo_under_kills)
+}
+
+/// The program that kills processes at random and accounts for what is left.
+pub(crate) fn storm() -> Tool {
+    cargo("run", ROOT).args(["--release", "--package", "procession-storm", "--"])
 }
 
 /// The demo on real input, its workers being killed; its output against that of `sha256sum`.
