@@ -123,9 +123,11 @@ impl Puts {
 
 fn messages(board: &Board, tally: &mut Tally) -> std::io::Result<()> {
     let mut puts = Puts::of(board);
+    let mut deaths_in_get = 0;
     for (number, slot) in slots(board) {
         if died(slot) {
             tally.lost_allowed += slot.taking.load(Acquire);
+            deaths_in_get += u64::from(slot.taking.load(Acquire) != 0);
         }
         let mut last: HashMap<u64, u64> = HashMap::new();
         for id in entries(board, number)? {
@@ -152,6 +154,11 @@ fn messages(board: &Board, tally: &mut Tally) -> std::io::Result<()> {
         tally.acknowledged += acknowledged;
         let seen = &puts.0[number as usize][..acknowledged as usize];
         tally.lost += seen.iter().filter(|count| **count == 0).count() as u64;
+        // What one get takes of a producer's messages are neighbours.
+        let runs = seen.chunk_by(|a, b| (*a == 0) == (*b == 0)).filter(|run| run[0] == 0).count() as u64;
+        if runs > deaths_in_get {
+            tally.fault(format!("messages of {number} are lost in {runs} places, by {deaths_in_get} deaths"));
+        }
     }
     if tally.lost > tally.lost_allowed {
         tally

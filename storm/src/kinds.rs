@@ -49,22 +49,43 @@ const FAST: Duration = Duration::from_millis(10);
 const SLOW: Duration = Duration::from_millis(60);
 
 /// All of them, in the order in which they have their turns.
-pub(crate) const ALL: [Kind; 17] = [
-    Kind { name: "small", book: Book::Messages, gap: FAST, set_up: |_| plain(Sizes::Small, None, None) },
+pub(crate) const ALL: [Kind; 18] = [
+    Kind {
+        name: "small",
+        book: Book::Messages,
+        gap: FAST,
+        set_up: |_| plain(Sizes::Small, None, None, false),
+    },
+    Kind {
+        name: "small-batches",
+        book: Book::Messages,
+        gap: FAST,
+        set_up: |_| plain(Sizes::Small, None, None, true),
+    },
     Kind {
         name: "small-bound-3",
         book: Book::Messages,
         gap: FAST,
-        set_up: |_| plain(Sizes::Small, Some(3), None),
+        set_up: |_| plain(Sizes::Small, Some(3), None, false),
     },
-    Kind { name: "mixed", book: Book::Messages, gap: FAST, set_up: |_| plain(Sizes::Mixed, None, None) },
+    Kind {
+        name: "mixed",
+        book: Book::Messages,
+        gap: FAST,
+        set_up: |_| plain(Sizes::Mixed, None, None, true),
+    },
     Kind {
         name: "mixed-named",
         book: Book::Messages,
         gap: FAST,
-        set_up: |tag| plain(Sizes::Mixed, Some(100), Some(tag)),
+        set_up: |tag| plain(Sizes::Mixed, Some(100), Some(tag), true),
     },
-    Kind { name: "large", book: Book::Messages, gap: FAST, set_up: |_| plain(Sizes::Large, Some(10), None) },
+    Kind {
+        name: "large",
+        book: Book::Messages,
+        gap: FAST,
+        set_up: |_| plain(Sizes::Large, Some(10), None, false),
+    },
     Kind { name: "tasks", book: Book::Tasks, gap: FAST, set_up: |_| tasks(Sizes::Small, None, false) },
     Kind {
         name: "tasks-bound-1",
@@ -145,7 +166,7 @@ fn build<Q: QueueKind>(
     }
 }
 
-fn plain(sizes: Sizes, bound: Option<usize>, name: Option<&str>) -> Result<Game, String> {
+fn plain(sizes: Sizes, bound: Option<usize>, name: Option<&str>, batches: bool) -> Result<Game, String> {
     let queue: Queue<Parcel> = build(Queue::builder(), bound, name)?;
     let source = match name {
         Some(name) => Source::Name(name.into()),
@@ -157,7 +178,7 @@ fn plain(sizes: Sizes, bound: Option<usize>, name: Option<&str>) -> Result<Game,
         Sizes::Large => 30,
     };
     let producer = Producer { queue: source.clone(), sizes, backlog };
-    let consumer = Consumer { queue: source.clone(), sizes };
+    let consumer = Consumer { queue: source.clone(), sizes, batches };
     let put = {
         let producer = producer.clone();
         move || Role::Producer(producer.clone())

@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// Processes other than this one that map a file in the folder.
 pub(crate) fn mappers(folder: &Path) -> Vec<u32> {
-    let wanted = folder.to_string_lossy().into_owned();
+    let wanted = format!("{}/", folder.display());
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     processes
         .filter_map(|process| process.ok()?.file_name().to_str()?.parse().ok())

@@ -9,6 +9,7 @@ mod board;
 mod kinds;
 mod leaks;
 mod parcel;
+mod pulse;
 mod report;
 mod roles;
 mod turn;
@@ -22,6 +23,7 @@ use clap::Parser;
 
 use board::Board;
 use kinds::Kind;
+use pulse::Pulse;
 use report::Report;
 use roles::Fault;
 use turn::{Record, Turn};
@@ -104,6 +106,7 @@ fn storm(arguments: &Arguments, seed: u64) -> Result<bool, String> {
 /// The folder with the logs, removed in the end unless something is wrong.
 struct Work {
     folder: PathBuf,
+    pulse: Pulse,
     keep: std::cell::Cell<bool>,
 }
 
@@ -111,7 +114,8 @@ impl Work {
     fn new() -> Result<Self, String> {
         let folder = std::env::temp_dir().join(format!("procession-storm-{}", std::process::id()));
         std::fs::create_dir(&folder).map_err(|error| format!("making {}: {error}", folder.display()))?;
-        Ok(Work { folder, keep: false.into() })
+        let pulse = Pulse::start(&folder)?;
+        Ok(Work { folder, pulse, keep: false.into() })
     }
 
     fn keep(&self) {
@@ -131,7 +135,7 @@ impl Work {
         std::fs::create_dir(&folder).map_err(|error| format!("making {}: {error}", folder.display()))?;
         let board = Board::open(&folder).map_err(|error| format!("the board: {error}"))?;
         let game = kind.set_up(&tag)?;
-        let turn = Turn::new(&board, &game, kind, seed, fault);
+        let turn = Turn::new(&board, &game, kind, seed, fault, &self.pulse);
         let mut record = turn.run(time, |wrong| {
             leave_state(&folder, wrong, &format!("{}\n{}", (game.describe)(), board.describe()))
         });

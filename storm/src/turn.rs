@@ -14,6 +14,7 @@ use crate::account::{Tally, audit};
 use crate::board::{Board, now};
 use crate::kinds::{Game, Kind};
 use crate::leaks;
+use crate::pulse::Pulse;
 use crate::roles::{Fault, Order, Outcome, Role};
 use crate::watch::{Progress, Watch};
 
@@ -103,6 +104,7 @@ pub(crate) struct Turn<'a> {
     kind: &'a Kind,
     random: fastrand::Rng,
     fault: Option<Fault>,
+    pulse: &'a Pulse,
     /// By seat.
     children: Vec<Option<Child>>,
     /// Killed, or with no seat any more.
@@ -123,6 +125,7 @@ impl<'a> Turn<'a> {
         kind: &'a Kind,
         seed: u64,
         fault: Option<Fault>,
+        pulse: &'a Pulse,
     ) -> Self {
         Turn {
             board,
@@ -130,6 +133,7 @@ impl<'a> Turn<'a> {
             kind,
             random: fastrand::Rng::with_seed(seed),
             fault,
+            pulse,
             children: game.seats.iter().map(|_| None).collect(),
             leaving: Vec::new(),
             stopped: Vec::new(),
@@ -182,6 +186,7 @@ impl<'a> Turn<'a> {
 
     /// Lets a millisecond pass, and does what is due: replaces who is gone, lets the stopped go on, looks who hangs.
     fn look_after(&mut self, replace: bool) {
+        self.pulse.beat();
         self.watch.tick(!self.stopped.is_empty());
         self.continue_stopped(false);
         for seat in 0..self.children.len() {

@@ -17,6 +17,8 @@ const BATCH: u64 = 64;
 pub(crate) struct Consumer {
     pub(crate) queue: Source,
     pub(crate) sizes: Sizes,
+    /// Whether it takes many messages in one get as well, which a death then loses together.
+    pub(crate) batches: bool,
 }
 
 impl Consumer {
@@ -25,10 +27,12 @@ impl Consumer {
         let queue = self.queue.open()?;
         let pace = station.pace();
         while !station.is_full() {
-            if !pace.is_zero() {
+            // In the end what is left is to be taken, however much it is.
+            if !pace.is_zero() && !station.is_over() {
                 station.pause(pace);
             }
-            let most = if station.random.u8(..) < 60 { station.random.u64(1..=BATCH) } else { 1 };
+            let most =
+                if self.batches && station.random.u8(..) < 60 { station.random.u64(1..=BATCH) } else { 1 };
             // What a death from here on may take with it.
             station.slot.taking.store(most, Release);
             station.doing(Doing::Getting);

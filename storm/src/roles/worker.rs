@@ -42,7 +42,7 @@ impl Worker {
             let id = check(&delivery.0, self.sizes)?;
             let received = if delivery.earlier_attempts() == 0 { tag::RECEIVED } else { tag::RECEIVED_AGAIN };
             station.log(received | id);
-            if !pace.is_zero() {
+            if !pace.is_zero() && !station.is_over() {
                 station.doing(Doing::Working);
                 std::thread::sleep(Duration::from_micros(station.random.u64(0..=pace.as_micros() as u64)));
             }
