@@ -7,7 +7,7 @@ use super::put::PutSession;
 use super::{Damaged, Ring};
 use crate::os::identity::Identity;
 use crate::sync::RobustGuard;
-use crate::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 
 impl Ring {
     #[inline(always)]
@@ -23,7 +23,7 @@ impl Ring {
     pub(super) fn lock_get(&self) -> Result<RobustGuard<'_>, Damaged> {
         let guard = self.control().get.lock.lock(|holder| self.may_hold(holder));
         if guard.recovered() {
-            self.recover_get();
+            self.recover_get()?;
         }
         Ok(guard)
     }
@@ -68,11 +68,34 @@ impl Ring {
 
     /// A consumer died. What it did not publish is still in the queue.
     #[cold]
-    fn recover_get(&self) {
+    fn recover_get(&self) -> Result<(), Damaged> {
         let control = self.control();
+        control.settings.sweep_wanted.store(1, SeqCst);
         control.get.known_tail.store(self.head().to_bits(), Relaxed);
         self.undo_charges();
-        control.settings.sweep_wanted.store(1, SeqCst);
+        self.undo_copies()
+    }
+
+    /// Frees the copy that a consumer made for its delivery of the next message and did not come to publish. At once: when
+    /// somebody else has taken that message, the copy looks like a delivery of its own, and would be handed out as well.
+    fn undo_copies(&self) -> Result<(), Damaged> {
+        if !self.settings.joinable {
+            return Ok(());
+        }
+        let guard = self.lock_memory()?;
+        let held = &self.control().memory.held;
+        let next = self.head().count;
+        for block in 0..self.descriptor_count() {
+            let descriptor = self.descriptor(block)?;
+            if let Some((BlockState::HeldCopy, owner)) = descriptor.state()
+                && descriptor.seq.load(Relaxed) == next
+                && !owner.is_some_and(|owner| self.may_hold(owner))
+            {
+                self.free_locked(&guard, block, descriptor);
+                held.store(held.load(Relaxed).saturating_sub(1), Release);
+            }
+        }
+        Ok(())
     }
 
     /// Frees blocks that only dead processes have, and hands out their deliveries again.
