@@ -64,7 +64,7 @@ pub(crate) struct Slot {
     pub(crate) finishing: AtomicU64,
     /// The value of [`Head::counter`] that it is about to store; 0 for none.
     pub(crate) intent: AtomicU64,
-    /// 1 while it has a permit.
+    /// How often it took or gave back a permit: odd while it has one.
     pub(crate) inside: AtomicU64,
     /// The slot of the process that started it, plus 1; 0 for the supervisor. Written by that process.
     pub(crate) parent: AtomicU64,

@@ -7,6 +7,7 @@ use procession::Semaphore;
 use serde::{Deserialize, Serialize};
 
 use super::{Doing, Outcome, Station};
+use crate::board::Board;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct PermitUser {
@@ -30,22 +31,37 @@ impl PermitUser {
             if !got {
                 continue;
             }
-            station.slot.inside.store(1, SeqCst);
+            station.slot.inside.fetch_add(1, SeqCst);
             station.doing(Doing::Inside);
-            let others = (0..station.board.count()).map(|slot| station.board.slot(slot));
-            // Whoever is marked as killed may have died before or after this: it does not count.
-            let inside = others.filter(|slot| slot.inside.load(SeqCst) == 1 && slot.killed.load(SeqCst) == 0);
-            let inside = inside.count() as u64;
+            let inside = inside(station.board);
             if inside > self.permits {
                 return Err(format!("{inside} processes have one of {} permits", self.permits));
             }
             if station.random.bool() {
                 std::thread::sleep(Duration::from_micros(station.random.u64(0..500)));
             }
-            station.slot.inside.store(0, SeqCst);
+            station.slot.inside.fetch_add(1, SeqCst);
             station.doing(Doing::Releasing);
             self.semaphore.release().map_err(|error| format!("release: {error}"))?;
         }
         Ok(())
     }
+}
+
+/// How many processes had a permit at one instant; 0 when no such instant was caught.
+fn inside(board: &Board) -> u64 {
+    let look =
+        || -> Vec<u64> { (0..board.count()).map(|slot| board.slot(slot).inside.load(SeqCst)).collect() };
+    // Nobody went in or out between two looks that are the same: it was so all the time in between. Whoever is
+    // marked as killed by the end may have died by then: it does not count.
+    let mut before = look();
+    for _ in 0..10 {
+        let after = look();
+        if before == after {
+            let lives = |slot: u64| board.slot(slot).killed.load(SeqCst) == 0;
+            return (0..).zip(after).filter(|(slot, times)| times % 2 == 1 && lives(*slot)).count() as u64;
+        }
+        before = after;
+    }
+    0
 }

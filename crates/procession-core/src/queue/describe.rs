@@ -102,13 +102,21 @@ fn locks(ring: &Ring, f: &mut Formatter<'_>) -> fmt::Result {
     writeln!(f, "  asleep, at most: {get} for a message, {put} for room, {join} for all tasks to be done")
 }
 
+/// The blocks of one state that one process has.
+struct Group {
+    state: BlockState,
+    owner: Option<Identity>,
+    blocks: u64,
+    /// Of memory that they have.
+    bytes: u64,
+}
+
 fn blocks(ring: &Ring, f: &mut Formatter<'_>) -> fmt::Result {
     let memory = &ring.control().memory;
     let (used, cached) = (memory.used.load(Relaxed), memory.cached.load(Relaxed));
     let count = ring.descriptor_count();
     writeln!(f, "  memory: {used} bytes in use, of which {cached} are kept for later; {count} blocks")?;
-    // By state and owner: how many, and how many bytes of memory they have.
-    let mut sums: BTreeMap<(u8, u64), (BlockState, Option<Identity>, u64, u64)> = BTreeMap::new();
+    let mut groups: BTreeMap<(u8, u64), Group> = BTreeMap::new();
     let mut odd = 0;
     for block in 0..count {
         let Ok(descriptor) = ring.descriptor(block) else {
@@ -120,14 +128,14 @@ fn blocks(ring: &Ring, f: &mut Formatter<'_>) -> fmt::Result {
             continue;
         };
         let key = (state as u8, owner.map_or(0, Identity::to_bits));
-        let (_, _, blocks, bytes) = sums.entry(key).or_insert((state, owner, 0, 0));
-        *blocks += 1;
-        *bytes = bytes.saturating_add(descriptor.reserved.load(Relaxed));
+        let group = groups.entry(key).or_insert(Group { state, owner, blocks: 0, bytes: 0 });
+        group.blocks += 1;
+        group.bytes = group.bytes.saturating_add(descriptor.reserved.load(Relaxed));
     }
     if odd != 0 {
         writeln!(f, "    {odd} blocks in an IMPOSSIBLE state")?;
     }
-    for (state, owner, blocks, bytes) in sums.values().take(LISTED) {
+    for Group { state, owner, blocks, bytes } in groups.values().take(LISTED) {
         let what = match state {
             BlockState::Free => "free",
             BlockState::Writing => "being written",
@@ -145,7 +153,7 @@ fn blocks(ring: &Ring, f: &mut Formatter<'_>) -> fmt::Result {
             None => writeln!(f)?,
         }
     }
-    if sums.len() > LISTED {
+    if groups.len() > LISTED {
         writeln!(f, "    …")?;
     }
     Ok(())
