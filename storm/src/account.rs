@@ -82,6 +82,7 @@ pub(crate) fn audit(board: &Board, book: Book) -> std::io::Result<Tally> {
         Book::Counts => counts(board, &mut tally)?,
         Book::Nothing => {
             tally.acknowledged = slots(board).map(|(_, slot)| slot.puts().0).sum::<u64>();
+            tally.acknowledged += slots(board).map(|(_, slot)| slot.inside.load(Acquire) / 2).sum::<u64>();
             tally.acknowledged += board.head().generation.load(Acquire);
         }
     }

@@ -233,7 +233,7 @@ fn locked(lock: Guarded) -> Result<Game, String> {
     let describe = move || match &guard {
         Guarded::Lock(lock) => lock.describe().to_string(),
         Guarded::RLock(lock) => lock.describe().to_string(),
-        Guarded::Value(value) => format!("{value:?}"),
+        Guarded::Value(value) => value.describe().to_string(),
     };
     let role = move || Role::Locker(Locker { lock: lock.clone() });
     Ok(game(describe, seats(2, false, role.clone()).chain(seats(4, true, role))))
