@@ -5,6 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
+/// Ends the test program, saying where, should a test hang.
+fn watchdog(test: &'static str) {
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(300));
+        eprintln!("watchdog: {test} hangs");
+        std::process::abort();
+    });
+}
+
 /// A folder for temporary files that no other process uses, so that what is left there, and who knows of it, is known.
 struct Folder(PathBuf);
 
@@ -51,6 +60,7 @@ fn text(output: &Output) -> String {
 
 #[test]
 fn a_good_run_leaves_nothing() {
+    watchdog("a_good_run_leaves_nothing");
     let folder = Folder::new("good");
     for kind in ["tasks", "pipes"] {
         let output = folder.storm(&["--seconds", "1", "--seed", "7", "--only", kind]);
@@ -66,8 +76,34 @@ fn a_good_run_leaves_nothing() {
     }
 }
 
+/// All that a storm starts, at whatever depth, ends with it.
+#[test]
+fn a_killed_storm_leaves_no_process() {
+    watchdog("a_killed_storm_leaves_no_process");
+    let folder = Folder::new("killed");
+    for kind in ["mixed", "pipes"] {
+        let mut storm = Command::new(env!("CARGO_BIN_EXE_procession-storm"))
+            .args(["--seconds", "100", "--only", kind])
+            .env("TMPDIR", &folder.0)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("the storm runs");
+        while folder.processes().len() < 5 {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        storm.kill().expect("kill");
+        storm.wait().expect("wait");
+        while !folder.processes().is_empty() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
 #[test]
 fn every_fault_is_found() {
+    watchdog("every_fault_is_found");
     for (kind, fault, finding) in [
         ("small", "lose", "are lost"),
         ("small", "repeat", "was delivered before"),

@@ -23,14 +23,8 @@ fn what_the_dead_hold_is_told() {
     let (semaphore, condition) = (Semaphore::robust(2).unwrap(), Condition::new().unwrap());
     let (value, tasks) = (Value::new(0_u64).unwrap(), JoinableQueue::unbounded().unwrap());
     tasks.put(&7).unwrap();
-    let everything = (
-        lock.clone(),
-        rlock.clone(),
-        semaphore.clone(),
-        condition.clone(),
-        value.clone(),
-        tasks.clone(),
-    );
+    let everything =
+        (lock.clone(), rlock.clone(), semaphore.clone(), condition.clone(), value.clone(), tasks.clone());
     let process = Process::spawn(take_and_die, everything).unwrap();
     let dead = format!("pid {}, which is DEAD", process.pid());
     process.join().unwrap_err();

@@ -191,14 +191,15 @@ impl<'a> Turn<'a> {
     }
 
     fn start(&mut self, role: Role, fault: Option<Fault>) -> Option<Child> {
-        let Some(slot) = self.board.take_slot(role.number(), None, false) else {
+        let Some(slot) = self.board.take_slot(role.number(), None, true) else {
             self.wrong("no slot is left on the board");
             return None;
         };
         let way = self.random.usize(0..3);
         let order =
             Order { folder: self.board.folder().to_owned(), slot, seed: self.random.u64(..), fault, role };
-        match order.start(StartMethod::ALL[way], false) {
+        // A daemon: whoever kills the storm has killed all of it.
+        match order.start(StartMethod::ALL[way], true) {
             Ok(process) => {
                 self.record.blows.starts[way] += 1;
                 Some(Child { process, slot, killed: None })
