@@ -25,7 +25,7 @@ pub(crate) struct Blows {
     pub(crate) trees: u64,
     pub(crate) servers: u64,
     pub(crate) stops: u64,
-    /// By start method, in the order of [`StartMethod::ALL`]; those that were started by processes of the storm apart.
+    /// By start method, in the order of `StartMethod::ALL`; those that were started by processes of the storm apart.
     pub(crate) starts: [u64; 3],
     pub(crate) nested_starts: u64,
 }

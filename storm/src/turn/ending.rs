@@ -23,6 +23,11 @@ impl Turn<'_> {
                 self.kill(Some(seat), child.slot);
             }
         }
+        // The daemons of the killed, too: one that has a moment left would find the queue shut down.
+        self.wait_for("the killed and their daemons to be gone", |turn| {
+            let lives = |slot| turn.identity(slot).is_some_and(|identity| identity.is_alive());
+            turn.leaving.is_empty() && !turn.orphans.iter().any(|orphan| lives(orphan.slot))
+        });
         self.wait_for("those who bring things about to end", |turn| {
             turn.children.iter().flatten().all(|child| {
                 turn.board.slot(child.slot).ended.load(Acquire) != 0
