@@ -1,4 +1,4 @@
-//! The project's build tool: `cargo xtask demo | test | bench | ci`.
+//! The project's build tool: `cargo xtask demo | test | storm | bench | ci`.
 
 mod steps;
 mod test;
@@ -53,7 +53,14 @@ enum Command {
         #[arg(long)]
         only: Option<String>,
     },
-    /// All that a change has to pass: format, lints, documentation, tests, the demo under kills
+    /// Kill processes at random while they use everything there is; --help lists what can be chosen
+    #[command(disable_help_flag = true)]
+    Storm {
+        /// Passed on to the storm
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// All that a change has to pass: format, lints, documentation, tests, the storm, the demo under kills
     Ci,
 }
 
@@ -63,6 +70,7 @@ fn main() -> ExitCode {
         Command::Test { filter } => test::run(filter),
         Command::Bench { arguments } => cargo("run", BENCHES).args(["--release", "--"]).args(arguments).run(),
         Command::Steps { pairs, only } => steps::every_death(pairs, only.as_deref()),
+        Command::Storm { arguments } => steps::storm().args(arguments).run(),
         Command::Ci => steps::ci(),
     };
     match outcome {

@@ -105,6 +105,7 @@ pub(crate) fn ci() -> Result<(), Failure> {
     })?;
     step("tests", || test::run(None))?;
     step("every death", || every_death(false, None))?;
+    step("storm", || storm().args(["--seconds", "60"]).run())?;
     step("demo under kills", demo_under_kills)
 }
 
@@ -119,6 +120,11 @@ pub(crate) fn every_death(pairs: bool, only: Option<&str>) -> Result<(), Failure
         tool = tool.env("ONLY", only);
     }
     tool.run()
+}
+
+/// The program that kills processes at random and accounts for what is left.
+pub(crate) fn storm() -> Tool {
+    cargo("run", ROOT).args(["--release", "--package", "procession-storm", "--"])
 }
 
 /// The demo on real input, its workers being killed; its output against that of `sha256sum`.

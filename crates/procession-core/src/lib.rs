@@ -7,6 +7,7 @@
 //! [`objects`] (locks, semaphores, conditions, events, barriers and plain data).
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+mod describe;
 pub mod objects;
 pub mod os;
 pub mod queue;

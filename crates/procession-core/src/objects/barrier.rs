@@ -1,9 +1,11 @@
 //! A place where a number of parties wait for each other.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
 use super::{Handle, Object, wait_for};
+use crate::describe::{Description, Holder};
 use crate::os::clock::{Deadline, now_ms};
 use crate::os::identity::Identity;
 use crate::shm::arena::{SlotHead, SlotKind, Words};
@@ -172,6 +174,37 @@ impl Barrier {
     /// Whether the barrier is broken.
     pub fn is_broken(&self) -> bool {
         self.object.phase.load(Ordering::Acquire) == BROKEN_PHASE
+    }
+
+    /// The barrier's phase, who has arrived, and who has its internal lock, in plain words: for who has to find out why a program does not go on. Takes no lock, and
+    /// works whatever state the object is in.
+    pub fn describe(&self) -> impl fmt::Display + '_ {
+        Description(|f: &mut fmt::Formatter<'_>| {
+            let words: &BarrierWords = &self.object;
+            let phase = match words.phase.load(Ordering::Relaxed) {
+                FILLING => "filling",
+                ACTING => "full, its action runs",
+                BROKEN_PHASE => "broken",
+                _ => "in an impossible phase",
+            };
+            let arrived = words.arrived.load(Ordering::Relaxed);
+            writeln!(f, "barrier: {phase}; {arrived} of {} have arrived", self.parties)?;
+            let (holder, arrived) = words.mutex.state();
+            writeln!(f, "  internal lock: held by {}; up to {arrived} wait for it", Holder(holder))?;
+            for (number, place) in self.places().iter().enumerate() {
+                let word = place.load(Ordering::Relaxed);
+                let verdict = match word & STATE {
+                    WAITING => "waits",
+                    RELEASED => "released, has not left",
+                    BROKEN => "told that it is broken, has not left",
+                    _ => "in an impossible state",
+                };
+                if word != 0 {
+                    writeln!(f, "  place {number}: {}; {verdict}", Holder(word))?;
+                }
+            }
+            Ok(())
+        })
     }
 
     /// Arrives: finds a place and counts itself, and if it is the last and does nothing more, releases all.
@@ -369,4 +402,31 @@ impl Drop for EndOfAction<'_> {
 
 fn is_dead(word: u64) -> bool {
     Identity::from_bits(word & !STATE).is_none_or(|party| !party.is_alive())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The last party arrived, gave some their verdict and died before it had given it to all. Nobody comes any more.
+    #[test]
+    fn a_death_amid_the_release_does_not_hang_those_not_yet_released() {
+        let mut dead = std::process::Command::new("true").spawn().expect("true");
+        let pid = rustix::process::Pid::from_child(&dead);
+        let id = Identity::of_pid(pid).expect("its identity");
+        dead.wait().expect("wait");
+        let barrier = Barrier::new(2).expect("a barrier");
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| barrier.wait(Deadline::Never, None, &mut || false));
+            while barrier.waiting() == 0 {
+                std::thread::yield_now();
+            }
+            let held = barrier.object.mutex.lock(Identity::is_alive);
+            std::mem::forget(held);
+            barrier.object.arrived.store(0, Ordering::Relaxed);
+            barrier.object.mutex.abandon(id);
+            assert_eq!(waiter.join().expect("no panic"), Err(BarrierError::Broken));
+        });
+        assert!(barrier.is_broken());
+    }
 }

@@ -1,5 +1,6 @@
 //! Plain data, with or without a lock beside it.
 
+use std::fmt;
 use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::sync::atomic::{AtomicU8, AtomicU16};
 
 use super::owned::{Acquisition, Recursive};
 use super::{Handle, NotOwner};
+use crate::describe::Description;
 use crate::os::clock::Deadline;
 use crate::os::identity::Identity;
 use crate::shm::arena::{SLOT_ALIGN, Slot, SlotHead, SlotKind, Words};
@@ -95,6 +97,20 @@ impl Block {
     /// Out of descriptors.
     pub fn send(&self) -> io::Result<Handle> {
         self.0.slot.send()
+    }
+
+    /// Who holds the lock and how many wait, in plain words: for who has to find out why a program does not go on. Takes no
+    /// lock, and works whatever state the object is in.
+    pub fn describe(&self) -> impl fmt::Display + '_ {
+        Description(|f: &mut fmt::Formatter<'_>| {
+            write!(f, "{} elements of {} bytes", self.len(), self.element())?;
+            if !self.0.locked {
+                return writeln!(f, ", without a lock");
+            }
+            let words = self.0.slot.words::<BlockWords>();
+            let robust = if words.robust.load(Ordering::Relaxed) != 0 { "" } else { ", not robust" };
+            writeln!(f, ", their lock{robust} held by {}", words.lock)
+        })
     }
 
     /// The size of an element in bytes.

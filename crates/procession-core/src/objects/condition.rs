@@ -16,12 +16,14 @@
 //! (an exchange to its own identity, still NOTIFIED: should it die too, the same happens again). It may only if it waited already when
 //! the notification was made: every notification records the turn that comes next.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::owned::{Acquisition, Recursive};
 use super::{Handle, Lock, Object, RLock};
+use crate::describe::{Description, Holder};
 use crate::os::clock::Deadline;
 use crate::os::futex;
 use crate::os::identity::Identity;
@@ -141,6 +143,32 @@ impl Condition {
     /// The lock that the condition goes with.
     pub fn lock(&self) -> &ConditionLock {
         &self.lock
+    }
+
+    /// Who has the lock, and who waits in which state, in plain words: for who has to find out why a program does not go on. Takes no lock, and
+    /// works whatever state the object is in.
+    pub fn describe(&self) -> impl fmt::Display + '_ {
+        Description(|f: &mut fmt::Formatter<'_>| {
+            match &self.lock {
+                ConditionLock::Own => writeln!(f, "condition, its own lock held by {}", self.object.lock)?,
+                ConditionLock::Lock(lock) => write!(f, "condition of a {}", lock.describe())?,
+                ConditionLock::RLock(lock) => write!(f, "condition of a {}", lock.describe())?,
+            }
+            for index in 0..Self::PLACES {
+                let word = self.place(index).load(Ordering::Relaxed);
+                let state = match word & STATE {
+                    CLAIMED => "about to wait",
+                    WAITING => "about to sleep",
+                    ASLEEP => "sleeps",
+                    NOTIFIED => "notified, not back yet",
+                    _ => "in an impossible state",
+                };
+                if word != 0 {
+                    writeln!(f, "  place {index}: {}; {state}", Holder(word))?;
+                }
+            }
+            Ok(())
+        })
     }
 
     /// Takes the lock, waiting until `deadline`.

@@ -1,10 +1,12 @@
 //! A lock that anybody may release.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
 use super::owned::{Acquisition, Owned};
 use super::{Handle, Object};
+use crate::describe::Description;
 use crate::os::clock::Deadline;
 use crate::os::identity::Identity;
 use crate::shm::arena::{SlotHead, SlotKind, Words};
@@ -97,6 +99,16 @@ impl Lock {
     /// Whether this process took the lock, in any of its threads.
     pub fn is_mine(&self) -> bool {
         self.0.owned.word() == Identity::current().to_bits()
+    }
+
+    /// Who holds the lock and how many wait, in plain words: for who has to find out why a program does not go on. Takes no lock, and
+    /// works whatever state the object is in.
+    pub fn describe(&self) -> impl fmt::Display + '_ {
+        Description(|f: &mut fmt::Formatter<'_>| {
+            let words: &LockWords = &self.0;
+            let robust = if words.robust.load(Ordering::Relaxed) != 0 { "" } else { ", not robust" };
+            writeln!(f, "lock{robust}: held by {}", words.owned)
+        })
     }
 
     /// Who holds the lock at this instant, dead or alive.

@@ -1,9 +1,11 @@
 //! The protocol of a word that says who holds something.
 
 use std::cell::Cell;
+use std::fmt;
 use std::sync::atomic::AtomicU64 as LocalAtomicU64;
 
 use super::wait_for;
+use crate::describe::Holder;
 use crate::os::clock::Deadline;
 use crate::os::identity::Identity;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -120,6 +122,12 @@ impl Owned {
     }
 }
 
+impl fmt::Display for Owned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; up to {} wait for it", Holder(self.word() & IDENTITY), self.waiters.arrivals())
+    }
+}
+
 /// A mark in the owner's word: the thread is not yet recorded.
 const TAKING: u64 = 1 << Identity::BITS;
 
@@ -232,6 +240,13 @@ impl Recursive {
     /// How often the calling thread has taken the lock.
     pub(super) fn depth(&self) -> u64 {
         if self.is_mine() { self.depth.load(Ordering::Relaxed) } else { 0 }
+    }
+}
+
+impl fmt::Display for Recursive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let depth = self.depth.load(Ordering::Relaxed);
+        write!(f, "{} (taken {depth} times, by the holder or the last one)", self.owned)
     }
 }
 

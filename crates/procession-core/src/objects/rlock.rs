@@ -1,10 +1,12 @@
 //! A lock that one thread may take several times.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
 use super::owned::{Acquisition, Recursive};
 use super::{Handle, Object};
+use crate::describe::Description;
 use crate::os::clock::Deadline;
 use crate::os::identity::Identity;
 use crate::shm::arena::{SlotHead, SlotKind, Words};
@@ -106,6 +108,15 @@ impl RLock {
     /// How often the calling thread has taken the lock and not released it.
     pub fn depth(&self) -> u64 {
         self.0.lock.depth()
+    }
+
+    /// Who holds the lock and how many wait, in plain words: for who has to find out why a program does not go on. Takes no lock, and
+    /// works whatever state the object is in.
+    pub fn describe(&self) -> impl fmt::Display + '_ {
+        Description(|f: &mut fmt::Formatter<'_>| {
+            let robust = if self.robust() { "" } else { ", not robust" };
+            writeln!(f, "recursive lock{robust}: held by {}", self.0.lock)
+        })
     }
 
     /// Who holds the lock at this instant, dead or alive.

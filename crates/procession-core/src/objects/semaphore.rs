@@ -1,9 +1,11 @@
 //! Permits, counted or each with its holder.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
 use super::{Handle, Object, wait_for};
+use crate::describe::{Description, Holder};
 use crate::os::clock::Deadline;
 use crate::os::identity::Identity;
 use crate::shm::arena::{SlotHead, SlotKind, Words};
@@ -158,6 +160,31 @@ impl Semaphore {
     /// Whether permits of dead processes come back.
     pub fn is_robust(&self) -> bool {
         self.0.permits.load(Ordering::Relaxed) != 0
+    }
+
+    /// How many permits are free, who holds the others if that is known, and how many wait, in plain words: for who has to find out why a program does not go on. Takes no lock, and
+    /// works whatever state the object is in.
+    pub fn describe(&self) -> impl fmt::Display + '_ {
+        Description(|f: &mut fmt::Formatter<'_>| {
+            let arrived = self.0.waiters.arrivals();
+            if !self.is_robust() {
+                let value = self.0.value.load(Ordering::Relaxed);
+                return writeln!(
+                    f,
+                    "semaphore: {value} of at most {} free; up to {arrived} wait",
+                    self.bound()
+                );
+            }
+            let (free, all) = (self.value(), self.holders().len());
+            writeln!(f, "robust semaphore: {free} of {all} free; up to {arrived} wait")?;
+            for (number, holder) in self.holders().iter().enumerate() {
+                match holder.load(Ordering::Relaxed) {
+                    0 => {}
+                    word => writeln!(f, "  permit {number}: {}", Holder(word))?,
+                }
+            }
+            Ok(())
+        })
     }
 
     fn take_count(&self) -> Option<()> {

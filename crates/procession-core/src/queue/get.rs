@@ -260,7 +260,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::os::identity::Identity;
     use crate::queue::QueueOptions;
+    use crate::ring::layout::BlockState;
 
     /// A queue whose last message was taken by a process that was killed right after.
     fn drained() -> Queue {
@@ -288,5 +290,32 @@ mod tests {
         let waited = idle.get_message(Deadline::after(Duration::from_millis(300)));
         assert!(matches!(waited, Err(GetError::Empty)));
         assert!(idle.memory_used() < 1 << 20);
+    }
+
+    /// A consumer that died between its copy of a message and the store that takes it has not had it; whoever finds the
+    /// lock has the message, and nobody else does.
+    #[test]
+    fn a_delivery_that_was_copied_and_not_taken_is_had_once() {
+        let mut dead = std::process::Command::new("true").spawn().unwrap();
+        let id = Identity::of_pid(rustix::process::Pid::from_child(&dead)).unwrap();
+        dead.wait().unwrap();
+        let queue = Queue::create(&QueueOptions::new().joinable(true)).unwrap();
+        queue.put(b"one", Deadline::Now).unwrap();
+        let ring = &queue.shared.ring;
+        let mut session = ring.get_session().unwrap();
+        let Taken::Block(copy) = session.next(Take::Delivery, &mut Vec::new()).unwrap().unwrap() else {
+            panic!("a delivery lies in a block");
+        };
+        std::mem::forget(session);
+        ring.descriptor(copy).unwrap().set_state(BlockState::HeldCopy, Some(id));
+        ring.control().get.lock.abandon(id);
+
+        let delivery = queue.get_delivery(Deadline::Now).unwrap();
+        assert_eq!((&*delivery, delivery.earlier_attempts()), (&b"one"[..], 0));
+        queue.trim().unwrap();
+        assert!(matches!(queue.get_delivery(Deadline::Now), Err(GetError::Empty)));
+        assert_eq!(queue.unfinished(), 1);
+        delivery.done().unwrap();
+        assert_eq!(queue.unfinished(), 0);
     }
 }

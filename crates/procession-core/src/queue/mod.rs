@@ -1,5 +1,6 @@
 //! The queue of byte messages: many producers, many consumers, any of which may die at any instruction.
 
+mod describe;
 mod error;
 mod get;
 mod join;

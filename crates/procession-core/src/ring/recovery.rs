@@ -93,6 +93,7 @@ impl Ring {
     #[cold]
     fn recover_get(&self, get: &RobustGuard<'_>) -> Result<(), Damaged> {
         let control = self.control();
+        control.settings.sweep_wanted.store(1, SeqCst);
         control.get.known_tail.store(self.head().to_bits(), Relaxed);
         self.undo_charges();
         // Before anything is taken: what the dead had of a message that is still queued must not count once that is taken by
@@ -120,6 +121,8 @@ impl Ring {
         let mut is_dead = |owner: Option<Identity>| {
             owner.is_some_and(|id| !*alive.entry(id).or_insert_with(|| id.is_alive()))
         };
+        // Also one that has become another program amid a get.
+        let has_left = |owner: Option<Identity>| owner.is_some_and(|id| !self.may_hold(id));
         let chain = self.segments_in_use()?;
         for block in 0..self.descriptor_count() {
             let descriptor = self.descriptor(block)?;
@@ -131,8 +134,8 @@ impl Ring {
                 BlockState::Queued => !queued(seq),
                 BlockState::Segment => !chain.contains(&block),
                 // What the living have is theirs, also when so many messages have passed that its number comes again.
-                BlockState::HeldCopy if queued(seq) && is_dead(owner) => true,
-                BlockState::Taken | BlockState::Held if queued(seq) && is_dead(owner) => {
+                BlockState::HeldCopy if queued(seq) && has_left(owner) => true,
+                BlockState::Taken | BlockState::Held if queued(seq) && has_left(owner) => {
                     descriptor.set_state(BlockState::Queued, None);
                     false
                 }

@@ -100,6 +100,17 @@ impl Robust {
         is_dead(self.word.load(Ordering::Relaxed), may_hold)
     }
 
+    /// As if that process had died with the lock.
+    #[cfg(test)]
+    pub(crate) fn abandon(&self, holder: Identity) {
+        self.word.store(holder.to_bits(), Ordering::Relaxed);
+    }
+
+    /// What the lock's word holds, and how many may wait: for descriptions.
+    pub(crate) fn state(&self) -> (u64, u32) {
+        (self.word.load(Ordering::Relaxed), self.waiting.arrivals())
+    }
+
     fn guard(&self, recovered: bool) -> RobustGuard<'_> {
         RobustGuard { lock: self, recovered, not_send: PhantomData }
     }

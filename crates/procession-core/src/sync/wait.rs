@@ -57,6 +57,11 @@ impl WaitQueue {
         WaitQueue { arrivals: AtomicU32::new(0), epoch: AtomicU32::new(0) }
     }
 
+    /// How many have arrived since the last wake that found nobody: at least as many as sleep. For descriptions.
+    pub(crate) fn arrivals(&self) -> u32 {
+        self.arrivals.load(Ordering::Relaxed)
+    }
+
     /// Announces a sleeper. The caller looks at its condition after this and before [`WaitQueue::sleep`].
     pub fn prepare(&self) -> Ticket {
         let ticket = Ticket(self.epoch.load(Ordering::SeqCst));

@@ -137,6 +137,32 @@ impl<T> JoinableQueue<T> {
         self.core.join(Deadline::after(timeout))
     }
 
+    /// The queue's state in plain words: what waits, who holds its internal locks and whether that process lives, who has
+    /// messages, what the memory is used for. Takes no lock and does not wait, so that it tells why a queue does not go on.
+    ///
+    /// ```
+    /// let queue = procession::JoinableQueue::<u32>::bounded(5)?;
+    /// println!("{}", queue.describe());
+    /// # Ok::<(), procession::CreateError>(())
+    /// ```
+    pub fn describe(&self) -> impl fmt::Display + '_ {
+        self.core.describe()
+    }
+
+    /// How many bytes of memory the queue takes now, in use or kept for later messages.
+    pub fn memory_used(&self) -> u64 {
+        self.core.memory_used()
+    }
+
+    /// Gives memory back to the system that is kept for later messages, or that dead processes' messages have. It need not be
+    /// called: both are found when memory is short or nothing has come for a while.
+    ///
+    /// # Errors
+    /// [`MemoryError`]: the queue's memory is damaged.
+    pub fn trim(&self) -> Result<(), MemoryError> {
+        Ok(self.core.trim()?)
+    }
+
     /// Ends the queue for all processes, as [`super::Queue::shutdown`]; tasks that `immediate` discards count as done.
     ///
     /// # Errors

@@ -98,6 +98,32 @@ impl<T> Queue<T> {
         self.core.is_full()
     }
 
+    /// The queue's state in plain words: what waits, who holds its internal locks and whether that process lives, who has
+    /// messages, what the memory is used for. Takes no lock and does not wait, so that it tells why a queue does not go on.
+    ///
+    /// ```
+    /// let queue = procession::Queue::<u32>::bounded(5)?;
+    /// println!("{}", queue.describe());
+    /// # Ok::<(), procession::CreateError>(())
+    /// ```
+    pub fn describe(&self) -> impl fmt::Display + '_ {
+        self.core.describe()
+    }
+
+    /// How many bytes of memory the queue takes now, in use or kept for later messages.
+    pub fn memory_used(&self) -> u64 {
+        self.core.memory_used()
+    }
+
+    /// Gives memory back to the system that is kept for later messages, or that dead processes' messages have. It need not be
+    /// called: both are found when memory is short or nothing has come for a while.
+    ///
+    /// # Errors
+    /// [`super::MemoryError`]: the queue's memory is damaged.
+    pub fn trim(&self) -> Result<(), super::MemoryError> {
+        Ok(self.core.trim()?)
+    }
+
     /// Ends the queue for all processes: puts fail from now on, gets take what is left and then fail. With
     /// `immediate`, gets fail at once and what is queued is discarded. Whoever waits is woken.
     ///

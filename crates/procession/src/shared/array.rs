@@ -1,5 +1,6 @@
 //! A fixed number of elements with a lock.
 
+use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
@@ -141,6 +142,12 @@ impl<T: Pod> Array<T> {
     /// As [`Array::lock`], and [`LockError::TimedOut`] (for a timeout of zero [`LockError::WouldBlock`]).
     pub fn lock_timeout(&self, timeout: Duration) -> Result<ArrayGuard<'_, T>, LockError<ArrayGuard<'_, T>>> {
         ArrayGuard::take(&self.block, Deadline::after(timeout))
+    }
+
+    /// Who holds the lock and how many wait, in plain words. Takes no lock and does not wait, so that it tells why a program does
+    /// not go on.
+    pub fn describe(&self) -> impl fmt::Display + '_ {
+        self.block.describe()
     }
 
     one_handle!(|handle| {

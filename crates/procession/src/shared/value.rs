@@ -1,5 +1,6 @@
 //! One value with a lock.
 
+use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
@@ -99,6 +100,12 @@ impl<T: Pod> Value<T> {
     /// As [`Value::lock`], and [`LockError::TimedOut`] (for a timeout of zero [`LockError::WouldBlock`]).
     pub fn lock_timeout(&self, timeout: Duration) -> Result<ValueGuard<'_, T>, LockError<ValueGuard<'_, T>>> {
         ValueGuard::take(&self.block, Deadline::after(timeout))
+    }
+
+    /// Who holds the lock and how many wait, in plain words. Takes no lock and does not wait, so that it tells why a program does
+    /// not go on.
+    pub fn describe(&self) -> impl fmt::Display + '_ {
+        self.block.describe()
     }
 
     one_handle!(|handle| {

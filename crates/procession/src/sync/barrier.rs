@@ -1,5 +1,6 @@
 //! A place where a number of parties wait for each other.
 
+use std::fmt;
 use std::time::Duration;
 
 use procession_core::objects;
@@ -77,6 +78,11 @@ impl Barrier {
     /// Whether the barrier is broken.
     pub fn broken(&self) -> bool {
         self.0.is_broken()
+    }
+
+    /// The barrier's phase and who has arrived, in plain words. Takes no lock and does not wait, so that it tells why a program does not go on.
+    pub fn describe(&self) -> impl fmt::Display + '_ {
+        self.0.describe()
     }
 
     one_handle!(|handle| objects::Barrier::open(handle).map(Barrier));

@@ -1,5 +1,6 @@
 //! Waiting for what others bring about under a lock.
 
+use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
@@ -150,6 +151,11 @@ impl Condition {
     /// [`ConditionError::NotHeld`].
     pub fn notify_all(&self) -> Result<(), ConditionError> {
         self.0.notify_all().map_err(explain)
+    }
+
+    /// Who has the lock, and who waits in which state, in plain words. Takes no lock and does not wait, so that it tells why a program does not go on.
+    pub fn describe(&self) -> impl fmt::Display + '_ {
+        self.0.describe()
     }
 
     /// A handle on the condition and its lock for another process on this machine: the form in which it is serialised. It can be

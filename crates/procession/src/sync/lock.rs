@@ -1,5 +1,6 @@
 //! A lock that anybody may release.
 
+use std::fmt;
 use std::time::Duration;
 
 use procession_core::objects;
@@ -93,6 +94,11 @@ impl Lock {
     /// Whether somebody, dead or alive, holds the lock at this instant.
     pub fn locked(&self) -> bool {
         self.0.is_locked()
+    }
+
+    /// Who holds the lock and how many wait, in plain words. Takes no lock and does not wait, so that it tells why a program does not go on.
+    pub fn describe(&self) -> impl fmt::Display + '_ {
+        self.0.describe()
     }
 
     one_handle!(|handle| objects::Lock::open(handle).map(Lock));

@@ -1,5 +1,6 @@
 //! Permits.
 
+use std::fmt;
 use std::time::Duration;
 
 use procession_core::objects;
@@ -54,6 +55,11 @@ macro_rules! semaphore {
             /// Takes a permit, waiting for `timeout` at most.
             pub fn enter_timeout(&self, timeout: Duration) -> Option<SemaphoreGuard<'_>> {
                 self.acquire(timeout).then(|| SemaphoreGuard::new(&self.0))
+            }
+
+            /// How many permits are free, who holds the others if that is known, and how many wait, in plain words. Takes no lock and does not wait, so that it tells why a program does not go on.
+            pub fn describe(&self) -> impl fmt::Display + '_ {
+                self.0.describe()
             }
 
             one_handle!(|handle| objects::Semaphore::open(handle).map($name));
