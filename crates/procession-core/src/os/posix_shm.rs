@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::io;
 
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{Mode, fstat, ftruncate};
+use rustix::fs::{Mode, fstat};
 use rustix::shm::{self, OFlags};
 
 /// Creates a file that only this user may open, of size 0.
@@ -36,7 +36,7 @@ pub fn unlink(name: &CStr) -> io::Result<()> {
 /// # Errors
 /// What the system reported.
 pub fn resize(fd: impl AsFd, size: u64) -> io::Result<()> {
-    Ok(ftruncate(fd, size)?)
+    super::memory::resize(fd, size)
 }
 
 /// The user id of the file's owner.
