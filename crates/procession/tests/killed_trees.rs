@@ -385,7 +385,7 @@ fn check_nothing_left(settings: &Settings, alone: bool, used: &BTreeSet<u64>, fi
         if let Some(name) = file.strip_prefix("procession.").filter(|name| name.starts_with(&settings.prefix))
         {
             figures.stale_names += 1;
-            if figures.stale_names % 2 == 0 {
+            if figures.stale_names.is_multiple_of(2) {
                 assert!(Queue::<u8>::open(name).is_err());
             } else {
                 let queue = Queue::<u8>::builder().create(name).unwrap();
