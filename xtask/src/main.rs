@@ -1,5 +1,6 @@
-//! The project's build tool: `cargo xtask demo | test | bench | ci`.
+//! The project's build tool: `cargo xtask demo | test | bench | sanitize | ci`.
 
+mod sanitize;
 mod steps;
 mod test;
 
@@ -44,6 +45,11 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Run the libraries' tests under a sanitizer, or all of them, with a nightly toolchain
+    Sanitize {
+        /// Which one [default: all]
+        which: Option<sanitize::Sanitizer>,
+    },
     /// All that a change has to pass: format, lints, documentation, tests, the demo under kills
     Ci,
 }
@@ -53,6 +59,7 @@ fn main() -> ExitCode {
         Command::Demo { dir, chaos, workers } => demo(dir, chaos, workers),
         Command::Test { filter } => test::run(filter),
         Command::Bench { arguments } => cargo("run", BENCHES).args(["--release", "--"]).args(arguments).run(),
+        Command::Sanitize { which } => sanitize::run(which),
         Command::Ci => steps::ci(),
     };
     match outcome {

@@ -265,3 +265,40 @@ fn objects_that_were_refused() {
 fn kill_me() {
     rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
 }
+
+#[test]
+fn what_was_put_stays_while_what_was_refused_goes() {
+    alone("what_was_put_stays_while_what_was_refused_goes", |_| {
+        type Message = (Queue<u8>, Vec<u8>);
+        let message = || (Queue::unbounded().unwrap(), vec![1; 10_000]);
+        for round in 0..20 {
+            let queue = Queue::<Message>::builder().max_bytes(600 << 10).build().unwrap();
+            let full = Queue::<Message>::bounded(1).unwrap();
+            full.put(&message()).unwrap();
+            let messages: Vec<Message> = (0..100).map(|_| message()).collect();
+            // Refused before and between, and sent twice.
+            let refuse = || assert!(messages.iter().all(|message| full.try_put(message).is_err()));
+            refuse();
+            queue.put(&messages[0]).unwrap();
+            let (put, error) = queue.put_many(&messages).unwrap_err();
+            assert!((5..100).contains(&put), "{put} before {error}");
+            refuse();
+            drop(messages);
+            // A look at which can go may come with each that is sent.
+            full.try_put(&message()).unwrap_err();
+            let receive = |(queue, put): (Queue<Message>, usize)| {
+                (0..=put)
+                    .for_each(|_| queue.get().unwrap_or_else(|error| panic!("{error}")).0.put(&1).unwrap());
+                assert!(queue.is_empty());
+            };
+            let receiver = Process::builder(receive, (queue, put)).start_method(StartMethod::ALL[round % 3]);
+            receiver.start().unwrap().join().unwrap_or_else(|error| panic!("{error}"));
+            // Nobody knows what becomes of a message that is left in a queue.
+            full.get().unwrap();
+        }
+        // Once a second it looks which can go, when it sends another one.
+        std::thread::sleep(Duration::from_millis(1100));
+        drop(postcard::to_stdvec(&Event::new().unwrap()).unwrap());
+        assert!(Resources::now().descriptors < 20, "{}", Resources::now());
+    });
+}
