@@ -223,7 +223,7 @@ fn objects_that_die_with_their_receivers() {
             });
             // Nor ends of pipes: whoever has fetched one from a queue is the only one who can.
             let kinds = || (0..EACH).filter(|kind| !(5..8).contains(kind));
-            comes_back(&format!("workers by {method:?} that are killed"), objects / 2000, WAITING, || {
+            comes_back(&format!("workers by {method:?} that are killed"), objects / 5000, WAITING, || {
                 kinds().for_each(|kind| tasks.put(&Object::new(kind)).unwrap());
                 let work = |tasks: JoinableQueue<Object>| {
                     let held: Vec<_> = (0..EACH / 2).map(|_| tasks.get().unwrap()).collect();
