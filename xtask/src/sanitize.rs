@@ -55,6 +55,16 @@ const EXCLUSIONS: &[Exclusion] = &[
     },
     Exclusion {
         under: &[Sanitizer::Thread],
+        what: What::Tests(&["agrees_with_a_vecdeque"]),
+        reason: "one thread, and minutes of it",
+    },
+    Exclusion {
+        under: &[Sanitizer::Thread, Sanitizer::Address],
+        what: What::Tests(&["own_code_has_an_offset_and_a_library_has_none"]),
+        reason: "functions of the C library are the sanitizer's own, in the program itself",
+    },
+    Exclusion {
+        under: &[Sanitizer::Thread],
         what: What::Tests(&["os::apart::", "without_descriptors_a_process_knows_itself"]),
         reason: "it takes a clone() that shares the memory for a fork, and its thread for two",
     },
