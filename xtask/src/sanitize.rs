@@ -39,12 +39,12 @@ const EXCLUSIONS: &[Exclusion] = &[
     },
     Exclusion {
         under: &[Sanitizer::Thread, Sanitizer::Address],
-        what: What::Programs(&["leaks", "scarcity"]),
-        reason: "they count threads, descriptors, mappings and memory, of which the sanitizer has its own",
+        what: What::Programs(&["adversity", "leaks", "scarcity"]),
+        reason: "they limit or count threads, descriptors, mappings and memory, of which the sanitizer has its own",
     },
     Exclusion {
         under: &[Sanitizer::Thread],
-        what: What::Programs(&["adversity", "handles", "process", "process_death", "process_posix"]),
+        what: What::Programs(&["handles", "process", "process_death", "process_posix"]),
         reason: "they start programs by the hundred, each of which takes long with the sanitizer, and fork, which the \
                  sanitizer's own thread forbids",
     },

@@ -22,8 +22,12 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Runs a test in a program of its own.
 fn alone(test: &'static str, program: fn(())) {
-    let _watchdog = watchdog(test);
-    Process::spawn(program, ()).unwrap().join().unwrap_or_else(|error| panic!("{error}"));
+    let program = Process::spawn(program, ()).unwrap();
+    match program.join_timeout(Duration::from_secs(900)) {
+        Ok(Some(())) => {}
+        Ok(None) => panic!("watchdog: {test} hangs (pid {})", program.pid()),
+        Err(error) => panic!("{error}"),
+    }
 }
 
 /// Runs `work` while the soft limit is `most`.
