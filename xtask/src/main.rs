@@ -1,5 +1,6 @@
-//! The project's build tool: `cargo xtask demo | test | storm | bench | ci`.
+//! The project's build tool: `cargo xtask demo | test | steps | storm | sanitize | bench | ci`.
 
+mod sanitize;
 mod steps;
 mod test;
 
@@ -60,6 +61,11 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Run the libraries' tests under a sanitizer, or all of them, with a nightly toolchain
+    Sanitize {
+        /// Which one [default: all]
+        which: Option<sanitize::Sanitizer>,
+    },
     /// All that a change has to pass: format, lints, documentation, tests, the storm, the demo under kills
     Ci,
 }
@@ -71,6 +77,7 @@ fn main() -> ExitCode {
         Command::Bench { arguments } => cargo("run", BENCHES).args(["--release", "--"]).args(arguments).run(),
         Command::Steps { pairs, only } => steps::every_death(pairs, only.as_deref()),
         Command::Storm { arguments } => steps::storm().args(arguments).run(),
+        Command::Sanitize { which } => sanitize::run(which),
         Command::Ci => steps::ci(),
     };
     match outcome {

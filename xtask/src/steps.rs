@@ -29,10 +29,19 @@ pub(crate) struct Tool(pub(crate) Command);
 
 /// A cargo command on one of the workspaces.
 pub(crate) fn cargo(subcommand: &str, workspace: &str) -> Tool {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the project's folder");
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.arg(subcommand).arg("--manifest-path").arg(root.join(workspace).join("Cargo.toml"));
+    command.arg(subcommand).arg("--manifest-path").arg(manifest(workspace));
     Tool(command)
+}
+
+/// The project's folder.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the project's folder")
+}
+
+/// The manifest of a workspace.
+pub(crate) fn manifest(workspace: &str) -> PathBuf {
+    root().join(workspace).join("Cargo.toml")
 }
 
 impl Tool {
@@ -57,7 +66,7 @@ impl Tool {
     }
 
     /// What it prints on standard output; nothing of that is shown.
-    fn output(mut self, stderr: Stdio) -> Result<Vec<u8>, Failure> {
+    pub(crate) fn output(mut self, stderr: Stdio) -> Result<Vec<u8>, Failure> {
         let output = self.0.stderr(stderr).output().map_err(|error| self.not_started(&error))?;
         if output.status.success() {
             Ok(output.stdout)

@@ -69,6 +69,29 @@ fn errors_have_types() {
 }
 
 #[test]
+fn killed_makers_leave_it_whole_or_not_at_all() {
+    let _dog = watchdog();
+    for round in 0..300_u32 {
+        let name = name("killed");
+        let mut maker = fork(|| {
+            loop {
+                SharedMemory::create(&name, 100_000).unwrap().unlink().unwrap();
+            }
+        });
+        std::thread::sleep(std::time::Duration::from_micros(u64::from(round % 100) * 20));
+        maker.stop();
+        maker.kill();
+        match SharedMemory::open(&name) {
+            Ok(memory) => {
+                assert_eq!(memory.size(), 100_000);
+                memory.unlink().unwrap();
+            }
+            Err(error) => assert!(matches!(error, SharedMemoryError::NotFound { .. }), "{error}"),
+        }
+    }
+}
+
+#[test]
 fn it_belongs_to_one_user() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
     let memory = SharedMemory::create(&name("user"), 1).unwrap();

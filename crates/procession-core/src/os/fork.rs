@@ -3,7 +3,7 @@
 use std::cell::{Cell, UnsafeCell};
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use super::{cpu, identity::Identity, memory};
 
@@ -65,6 +65,15 @@ fn register() -> io::Result<()> {
 /// Not reentrant: whoever holds it takes it no second time and does not fork.
 pub fn gate() -> MutexGuard<'static, ()> {
     GATE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The [`gate`] if nobody holds it now.
+pub fn try_gate() -> Option<MutexGuard<'static, ()>> {
+    match GATE.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(guard)) => Some(guard.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
 }
 
 /// How often this process, and before it its forefathers, forked since [`watch`]. Changes only while nobody holds

@@ -1,10 +1,12 @@
 //! Who a process is: its pid together with its start time, so that a reused pid is another process.
 
+use std::ffi::CString;
 use std::fmt;
 use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
+use super::apart;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -41,8 +43,13 @@ impl Identity {
     #[cold]
     fn find_out() -> Self {
         let cell = fork_cleared_cell();
-        let me = Identity::of_pid(rustix::process::getpid())
-            .expect("a process can read its own start time from /proc");
+        let pid = rustix::process::getpid();
+        let start = start_time(pid).or_else(|error| match error.raw_os_error() {
+            // A forked child of a process that has used up its descriptors, say.
+            Some(libc::EMFILE | libc::ENFILE) => start_time_without_descriptor(pid),
+            _ => Err(error),
+        });
+        let me = Identity::new(pid, start.expect("a process can read its own start time from /proc"));
         cell.store(me.0, Ordering::Relaxed);
         me
     }
@@ -52,8 +59,12 @@ impl Identity {
     /// # Errors
     /// `NotFound` when there is none; otherwise what reading `/proc` reported.
     pub fn of_pid(pid: Pid) -> io::Result<Self> {
+        Ok(Identity::new(pid, start_time(pid)?))
+    }
+
+    fn new(pid: Pid, start: u64) -> Self {
         let number = pid.as_raw_nonzero().get() as u64;
-        Ok(Identity(number | (start_time(pid)? & ((1 << START_BITS) - 1)) << PID_BITS))
+        Identity(number | (start & ((1 << START_BITS) - 1)) << PID_BITS)
     }
 
     /// Reads an identity back from [`Identity::to_bits`]; `None` for 0 and for what no process can have.
@@ -158,6 +169,18 @@ fn start_time(pid: Pid) -> io::Result<u64> {
                 _ => error,
             },
         )?;
+    parse_start_time(&stat)
+}
+
+/// The same, where this process can open nothing.
+fn start_time_without_descriptor(pid: Pid) -> io::Result<u64> {
+    let path = CString::new(format!("/proc/{}/stat", pid.as_raw_nonzero()))?;
+    let mut buffer = [0; 1024];
+    let len = apart::read(&path, &mut buffer)?;
+    parse_start_time(&String::from_utf8_lossy(&buffer[..len]))
+}
+
+fn parse_start_time(stat: &str) -> io::Result<u64> {
     // The name in field 2 may hold blanks and parentheses; the last parenthesis ends it.
     let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     after_name
@@ -235,6 +258,12 @@ mod tests {
         assert!(!id.seems_alive(), "a zombie");
         child.wait().unwrap();
         assert!(!id.seems_alive());
+    }
+
+    #[test]
+    fn without_descriptors_a_process_knows_itself() {
+        let pid = rustix::process::getpid();
+        assert_eq!(start_time_without_descriptor(pid).unwrap(), start_time(pid).unwrap());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::io;
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
 
@@ -12,6 +13,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::process::{Resource, getrlimit};
 
 use super::word::step;
 
@@ -27,7 +29,7 @@ pub fn page_size() -> usize {
 /// What the kernel reported: out of descriptors or of memory.
 pub fn create(name: &CStr, size: u64) -> io::Result<OwnedFd> {
     let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-    ftruncate(&fd, size)?;
+    resize(&fd, size)?;
     fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::SEAL)?;
     Ok(fd)
 }
@@ -52,8 +54,29 @@ pub fn cannot_shrink(fd: impl AsFd) -> bool {
 /// What the kernel reported.
 pub fn grow(fd: impl AsFd, size: u64) -> io::Result<()> {
     let fd = fd.as_fd();
+    if file_size(fd)? < size { resize(fd, size) } else { Ok(()) }
+}
+
+/// Sets the size of a file that is smaller.
+///
+/// # Errors
+/// `FileTooLarge` over `RLIMIT_FSIZE`; otherwise what the kernel reported.
+pub fn resize(fd: impl AsFd, size: u64) -> io::Result<()> {
+    check_file_size(size)?;
     step();
-    if file_size(fd)? < size { Ok(ftruncate(fd, size)?) } else { Ok(()) }
+    Ok(ftruncate(fd, size)?)
+}
+
+/// Whether a file may grow to `size` bytes under `RLIMIT_FSIZE`, which counts for memory too. The kernel would not only refuse,
+/// but send SIGXFSZ, which ends a process that does not expect it.
+///
+/// # Errors
+/// `FileTooLarge` when it may not.
+pub fn check_file_size(size: u64) -> io::Result<()> {
+    match getrlimit(Resource::Fsize).current {
+        Some(most) if size > most => Err(Errno::FBIG.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Makes the kernel set memory aside for `len` bytes at `offset`, so that touching them later cannot fail.
@@ -153,14 +176,25 @@ pub fn available() -> u64 {
     machine.map_or_else(limit, |machine| machine.min(limit()))
 }
 
-/// The lowest `memory.max` on the way from this process's cgroup (version 2) to the root.
+/// The lowest limit of memory on the way from this process's cgroup to the root, in both versions of cgroups.
 fn cgroup_limit() -> Option<u64> {
     let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    std::path::Path::new("/sys/fs/cgroup")
-        .join(own)
-        .ancestors()
-        .take_while(|dir| dir.starts_with("/sys/fs/cgroup"))
-        .filter_map(|dir| std::fs::read_to_string(dir.join("memory.max")).ok()?.trim().parse().ok())
-        .min()
+    let lowest = |root: &str, own: &str, file: &str| -> Option<u64> {
+        let own = Path::new(root).join(own);
+        let limits = own.ancestors().take_while(|dir| dir.starts_with(root));
+        limits.filter_map(|dir| std::fs::read_to_string(dir.join(file)).ok()?.trim().parse().ok()).min()
+    };
+    let limits = groups.lines().filter_map(|line| {
+        // Number, controllers, path.
+        let (number, rest) = line.split_once(':')?;
+        let (controllers, own) = rest.split_once(":/")?;
+        if number == "0" {
+            lowest("/sys/fs/cgroup", own, "memory.max")
+        } else if controllers.split(',').any(|controller| controller == "memory") {
+            lowest("/sys/fs/cgroup/memory", own, "memory.limit_in_bytes")
+        } else {
+            None
+        }
+    });
+    limits.min()
 }

@@ -1,5 +1,6 @@
 //! Everything that asks the operating system for something. Linux, x86-64 and aarch64.
 
+mod apart;
 pub mod clock;
 pub mod control;
 pub mod cpu;

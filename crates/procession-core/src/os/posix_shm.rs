@@ -3,16 +3,28 @@
 use std::ffi::CStr;
 use std::io;
 
-use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{Mode, fstat, ftruncate};
-use rustix::shm::{self, OFlags};
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, fstat, linkat, open as open_path};
+use rustix::shm;
 
-/// Creates a file that only this user may open, of size 0.
+/// Creates a file that only this user may open, of size 0 and without a name: if this process is killed before it calls
+/// [`link`], nothing is left.
+///
+/// # Errors
+/// What the system reported.
+pub fn create() -> io::Result<OwnedFd> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    Ok(open_path("/dev/shm", flags, Mode::RUSR | Mode::WUSR)?)
+}
+
+/// Gives the file that [`create`] made its name, in one step.
 ///
 /// # Errors
 /// `AlreadyExists` when the name is taken; what else the system reported.
-pub fn create(name: &CStr) -> io::Result<OwnedFd> {
-    Ok(shm::open(name, OFlags::CREATE | OFlags::EXCL | OFlags::RDWR, Mode::RUSR | Mode::WUSR)?)
+pub fn link(fd: impl AsFd, name: &CStr) -> io::Result<()> {
+    let path = [b"/dev/shm/", name.to_bytes()].concat();
+    let file = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
+    Ok(linkat(CWD, file, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
 }
 
 /// Opens the file of that name.
@@ -20,7 +32,7 @@ pub fn create(name: &CStr) -> io::Result<OwnedFd> {
 /// # Errors
 /// `NotFound`, `PermissionDenied`, or what else the system reported.
 pub fn open(name: &CStr) -> io::Result<OwnedFd> {
-    Ok(shm::open(name, OFlags::RDWR, Mode::empty())?)
+    Ok(shm::open(name, shm::OFlags::RDWR, Mode::empty())?)
 }
 
 /// Takes the name away. The memory stays until its last user is gone.
@@ -36,7 +48,7 @@ pub fn unlink(name: &CStr) -> io::Result<()> {
 /// # Errors
 /// What the system reported.
 pub fn resize(fd: impl AsFd, size: u64) -> io::Result<()> {
-    Ok(ftruncate(fd, size)?)
+    super::memory::resize(fd, size)
 }
 
 /// The user id of the file's owner.

@@ -9,7 +9,7 @@ mod put;
 
 use std::sync::Arc;
 
-use rustix::fd::AsFd;
+use rustix::fd::{AsFd, BorrowedFd};
 
 pub use self::error::{GetError, JoinError, PutError, TaskDoneError};
 pub use self::message::{Delivery, Message, Reservation};
@@ -18,10 +18,11 @@ pub use crate::ring::{Damaged, INLINE_MAX, MAX_MESSAGES, RingError};
 use crate::os::clock::Deadline;
 use crate::os::{fork, memory};
 use crate::ring::{Ring, Settings};
+use crate::shm::handed_out::{self, Travels};
 use crate::shm::named::Name;
 use crate::shm::registry::Registry;
 use crate::shm::transfer::{self, Transit};
-use crate::shm::{CreateError, Kind, ObjectId, OpenError, windows};
+use crate::shm::{CreateError, Header, Kind, ObjectId, OpenError, windows};
 use crate::sync::atomic::Ordering;
 use crate::sync::wait::{LONG_SLICE, SLICE, Slept};
 use crate::sync::{Spinner, WaitQueue};
@@ -87,7 +88,7 @@ pub struct Queue {
 struct Shared {
     ring: Ring,
     /// Dropped after the ring, and with it the lock that says this process uses the name.
-    _name: Option<Name>,
+    name: Option<Name>,
     put_spinner: Spinner,
     get_spinner: Spinner,
 }
@@ -116,9 +117,20 @@ impl Queue {
     /// left under the name is removed.
     pub fn create_named(name: &str, options: &QueueOptions) -> Result<Self, CreateError> {
         let settings = options.settings()?;
-        let (ring, name) = Name::create(name, Kind::Queue, |fd| {
-            memory::grow(&fd, windows::FIRST).map_err(CreateError::system(Kind::Queue, "sizing its file"))?;
-            Ring::create(fd, settings)
+        let make = || {
+            Name::create(name, Kind::Queue, |fd| {
+                memory::grow(&fd, windows::FIRST)
+                    .map_err(CreateError::system(Kind::Queue, "sizing its file"))?;
+                Ring::create(fd, settings)
+            })
+        };
+        let (ring, name) = make().or_else(|error| match error {
+            CreateError::Taken { .. } => {
+                // It may be this process that keeps it, for handles that have arrived meanwhile.
+                handed_out::look();
+                make()
+            }
+            error => Err(error),
         })?;
         Ok(Self::over(ring, Some(name)))
     }
@@ -148,9 +160,7 @@ impl Queue {
     /// Out of descriptors.
     pub fn to_handle(&self) -> std::io::Result<[u8; HANDLE_LEN]> {
         let id = self.shared.ring.id();
-        let transit = transfer::send(id, self.shared.ring.fd(), &self.shared.ring.control().header, |id| {
-            OPEN.get(id).is_some()
-        })?;
+        let transit = transfer::send(&self.shared)?;
         let mut handle = [0; HANDLE_LEN];
         handle[..16].copy_from_slice(&id.to_bytes());
         handle[16..].copy_from_slice(&transit.to_bytes());
@@ -184,7 +194,7 @@ impl Queue {
             }
             Ok(Arc::new(Shared::new(ring, name)))
         })?;
-        transfer::opened(transit, &shared.ring.control().header);
+        transfer::opened(transit, &shared);
         Ok(Queue { shared })
     }
 
@@ -278,9 +288,37 @@ impl std::fmt::Debug for Queue {
     }
 }
 
+impl Travels for Shared {
+    fn id(&self) -> ObjectId {
+        self.ring.id()
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.ring.fd()
+    }
+
+    fn header(&self) -> &Header {
+        &self.ring.control().header
+    }
+
+    fn name(&self) -> Option<Name> {
+        self.name.clone()
+    }
+
+    fn is_open(id: ObjectId) -> bool {
+        OPEN.is_open(id)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        handed_out::let_go(self.ring.id());
+    }
+}
+
 impl Shared {
     fn new(ring: Ring, name: Option<Name>) -> Self {
-        Shared { ring, _name: name, put_spinner: Spinner::new(), get_spinner: Spinner::new() }
+        Shared { ring, name, put_spinner: Spinner::new(), get_spinner: Spinner::new() }
     }
 
     /// Looks for what a death left behind, if somebody noticed one. No lock may be held.

@@ -19,8 +19,9 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::handed_out::{self, Travels};
 use super::registry::Registry;
 use super::transfer::{self, Transit};
 use super::{CreateError, Header, Kind, ObjectId, OpenError};
@@ -54,13 +55,33 @@ struct ChunkHead {
 
 const HEAD: usize = size_of::<ChunkHead>();
 
-impl Chunk {
+impl Travels for Chunk {
+    fn id(&self) -> ObjectId {
+        self.id
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
     fn header(&self) -> &Header {
         // SAFETY: every chunk's mapping begins with a head, checked when it was opened; but for its counters, which are
         // atomics, the header does not change.
         unsafe { &self.mapping.start().cast::<ChunkHead>().as_ref().header }
     }
 
+    fn is_open(id: ObjectId) -> bool {
+        CHUNKS.is_open(id)
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        handed_out::let_go(self.id);
+    }
+}
+
+impl Chunk {
     fn create(size: usize) -> Result<Arc<Self>, CreateError> {
         let failed = |action| move |source| CreateError::System { kind: Kind::Arena, action, source };
         if size as u64 > memory::limit() || (size > 64 << 20 && size as u64 > memory::available()) {
@@ -215,7 +236,7 @@ impl Slot {
                 chunk
             }
         };
-        transfer::opened(handle.transit, chunk.header());
+        transfer::opened(handle.transit, &chunk);
         let room = chunk.mapping.len().checked_sub(offset).ok_or(OpenError::Damaged("slot out of bounds"))?;
         if room < size_of::<W>() {
             return Err(OpenError::Damaged("slot out of bounds"));
@@ -241,9 +262,7 @@ impl Slot {
     /// Out of descriptors.
     pub fn send(&self) -> io::Result<Handle> {
         self.sent.store(true, Ordering::Relaxed);
-        let transit = transfer::send(self.chunk.id, self.chunk.fd.as_fd(), self.chunk.header(), |id| {
-            CHUNKS.get(id).is_some()
-        })?;
+        let transit = transfer::send(&self.chunk)?;
         Ok(Handle { transit, id: self.chunk.id, offset: self.offset, tag: self.tag })
     }
 

@@ -18,6 +18,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::error::OpenError;
 use super::header::ObjectId;
+use super::tally;
 use super::transfer::{Transit, attach, attached};
 use crate::os::clock::Deadline;
 use crate::os::identity::Identity;
@@ -178,7 +179,15 @@ pub fn send(socket: BorrowedFd<'_>) -> io::Result<Ticket> {
         held.listening = true;
     }
     held.sockets.insert(number, duplicate);
+    tally::posted(number);
     Ok(Ticket::Mailbox { holder: mailbox.owner, mailbox: mailbox.name, number })
+}
+
+/// Closes what [`send`] has sent, if nobody has fetched it: nobody will.
+pub(super) fn take_back(number: [u8; 16]) {
+    if let Ok(mailbox) = existing(Identity::current()) {
+        drop(mailbox.take(number));
+    }
 }
 
 /// Fetches what [`send`] sent. Waits at most [`PATIENCE`] for a sender that is stopped or overloaded, and

@@ -2,12 +2,14 @@
 
 pub mod arena;
 mod error;
+pub(crate) mod handed_out;
 mod header;
 mod kind;
 pub mod mailbox;
 pub mod named;
 pub mod posix;
 pub mod registry;
+pub mod tally;
 pub mod transfer;
 pub mod windows;
 

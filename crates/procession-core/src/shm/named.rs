@@ -32,8 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may take while the last handle is dropped. A file that stays is removed by the next who asks for the name.
 const PATIENCE_AT_END: Duration = Duration::from_secs(1);
 
-/// A name in use. Dropped after the object's descriptor and mappings, it removes the file if nobody uses it any more.
-#[derive(Debug)]
+/// A name in use. Each clone is dropped after a descriptor or mappings of the object, and removes the file if nobody uses it any more.
+#[derive(Clone, Debug)]
 pub struct Name(PathBuf);
 
 /// Why a name could not be used.

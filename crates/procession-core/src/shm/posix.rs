@@ -99,35 +99,38 @@ impl SharedMemory {
         if size == 0 || i64::try_from(size).is_err() {
             return Err(SharedMemoryError::InvalidSize { size });
         }
-        let (name, fd) = loop {
-            let candidate = name.map_or_else(random_name, |name| name.trim_start_matches('/').to_owned());
-            match posix_shm::create(&c_name(&candidate)?) {
-                Ok(fd) => break (candidate, fd),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && name.is_none() => {}
+        let mut candidate = name.map_or_else(random_name, |name| name.trim_start_matches('/').to_owned());
+        c_name(&candidate)?;
+        // Named when it is whole: whoever opens it finds its size, and a death before leaves nothing.
+        let make = || -> Result<_, (&'static str, io::Error)> {
+            if size as u64 > memory::limit() || (size > 64 << 20 && size as u64 > memory::available()) {
+                return Err(("reserving its memory", io::ErrorKind::OutOfMemory.into()));
+            }
+            let fd = posix_shm::create().map_err(|error| ("creating it", error))?;
+            posix_shm::resize(&fd, size as u64).map_err(|error| ("setting its size", error))?;
+            memory::reserve(&fd, 0, size as u64).map_err(|error| ("reserving its memory", error))?;
+            let mapping = Mapping::new(&fd, 0, size).map_err(|error| ("mapping it", error))?;
+            Ok((fd, mapping))
+        };
+        let (fd, mapping) = match make() {
+            Ok(made) => made,
+            Err((action, source)) => {
+                return Err(SharedMemoryError::System { name: candidate, action, source });
+            }
+        };
+        loop {
+            match posix_shm::link(&fd, &c_name(&candidate)?) {
+                Ok(()) => return Ok(SharedMemory { name: candidate, mapping }),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && name.is_none() => {
+                    candidate = random_name();
+                }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     return Err(SharedMemoryError::Taken { name: candidate });
                 }
                 Err(source) => {
-                    let action = "creating it";
+                    let action = "giving it its name";
                     return Err(SharedMemoryError::System { name: candidate, action, source });
                 }
-            }
-        };
-        let fill = || -> Result<Mapping, (&'static str, io::Error)> {
-            if size as u64 > memory::limit() || (size > 64 << 20 && size as u64 > memory::available()) {
-                return Err(("reserving its memory", io::ErrorKind::OutOfMemory.into()));
-            }
-            posix_shm::resize(&fd, size as u64).map_err(|error| ("setting its size", error))?;
-            memory::reserve(&fd, 0, size as u64).map_err(|error| ("reserving its memory", error))?;
-            Mapping::new(&fd, 0, size).map_err(|error| ("mapping it", error))
-        };
-        match fill() {
-            Ok(mapping) => Ok(SharedMemory { name, mapping }),
-            Err((action, source)) => {
-                if let Err(error) = unlink(&name) {
-                    tracing::warn!(%error, "shared memory that could not be made is left behind");
-                }
-                Err(SharedMemoryError::System { name, action, source })
             }
         }
     }

@@ -8,7 +8,7 @@ use crate::os::fork;
 
 /// Open objects of one kind by id. Holds none of them open.
 ///
-/// [`Registry::insert`] and [`Registry::get`] are called with the [`fork::gate`] held, so that no child is forked with the
+/// [`Registry::insert`], [`Registry::get`] and [`Registry::is_open`] are called with the [`fork::gate`] held, so that no child is forked with the
 /// table locked by a thread that it does not have.
 #[derive(Debug)]
 pub struct Registry<T> {
@@ -35,6 +35,12 @@ impl<T> Registry<T> {
     pub fn get(&self, id: ObjectId) -> Option<Arc<T>> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.as_ref()?.get(&id)?.upgrade()
+    }
+
+    /// Whether this process has the object open. Like [`Registry::get`], but never the last to drop it.
+    pub fn is_open(&self, id: ObjectId) -> bool {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.as_ref().and_then(|open| open.get(&id)).is_some_and(|object| object.strong_count() > 0)
     }
 
     /// The object if this process has it open, else what `open` opens.

@@ -6,25 +6,25 @@
 //! Anywhere else (in a queue, in a file) the bytes name a descriptor that the sending process keeps open
 //! for the receiver, which opens it through `/proc/PID/fd`.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::fs::{FileType, Mode, OFlags, open, stat};
 use rustix::io::Errno;
 
 use super::error::OpenError;
-use super::header::{Header, ObjectId};
-use crate::os::fork;
+use super::handed_out::{self, Travels};
+use super::header::ObjectId;
+use super::tally;
 use crate::os::identity::Identity;
 
 thread_local! {
     static FAILURE: RefCell<Option<OpenError>> = const { RefCell::new(None) };
     static OUTGOING: RefCell<Option<Outgoing>> = const { RefCell::new(None) };
     static INCOMING: RefCell<Option<Vec<OwnedFd>>> = const { RefCell::new(None) };
-    static READ_AGAIN: Cell<bool> = const { Cell::new(false) };
+    static READ_AGAIN: RefCell<Option<Opened>> = const { RefCell::new(None) };
 }
 
 /// What goes with the message that is being serialised.
@@ -160,79 +160,57 @@ pub fn failure() -> Option<OpenError> {
     FAILURE.take()
 }
 
-/// A descriptor that handles on their way refer to.
-struct HandedOut {
-    fd: OwnedFd,
-    /// Whether this process has the object open for itself.
-    is_open: fn(ObjectId) -> bool,
-}
-
-/// What this process keeps open for receivers, once an object. A forked child has no use for its parent's: their handles
-/// name the parent.
-struct Table {
-    owner: Option<Identity>,
-    kept: HashMap<ObjectId, HandedOut>,
-    /// So many entries are worth a look at which of them can go.
-    crowd: usize,
-}
-
-/// The least number of entries that is a crowd.
-const CROWD: usize = 16;
-
 /// How the handle of a shared object is to refer to its descriptor: attached inside [`collect`], else held open by this
-/// process, once an object however often it is handed out, until all that was handed out has been opened and
-/// the process has no handle to the object itself (`is_open`), or until it ends. Called with the object open.
+/// process, see [`handed_out`]. An object that is sent several times in one message has one descriptor there.
 ///
 /// # Errors
 /// Out of descriptors.
-pub fn send(
-    id: ObjectId,
-    fd: BorrowedFd<'_>,
-    header: &Header,
-    is_open: fn(ObjectId) -> bool,
-) -> std::io::Result<Transit> {
-    static TABLE: Mutex<Option<Table>> = Mutex::new(None);
-    if let Some(attached) = attach_object(id, fd)? {
+pub fn send<T: Travels + 'static>(object: &Arc<T>) -> std::io::Result<Transit> {
+    if let Some(attached) = attach_object(object.id(), object.fd())? {
         return Ok(attached);
     }
-    fork::watch()?;
-    let _gate = fork::gate();
-    let me = Identity::current();
-    let mut table = TABLE.lock().unwrap_or_else(PoisonError::into_inner);
-    let table = match &mut *table {
-        Some(table) if table.owner == Some(me) => table,
-        other => other.insert(Table { owner: Some(me), kept: HashMap::new(), crowd: CROWD }),
-    };
-    if table.kept.len() >= table.crowd {
-        table.kept.retain(|id, object| (object.is_open)(*id) || !Header::all_opened(object.fd.as_fd()));
-        table.crowd = (table.kept.len() * 2).max(CROWD);
+    let transit = handed_out::hand_out(&**object)?;
+    tally::sent(|| Arc::clone(object) as Arc<dyn Travels>);
+    Ok(transit)
+}
+
+/// Closes the descriptors that a forked child has inherited from its parent, which keeps them for others. Sending the first
+/// handle does the same.
+pub fn forget_parents() {
+    handed_out::forget_parents();
+}
+
+/// Handles that were opened, but whose message may be read again. Their sender keeps what they refer to until
+/// [`Opened::settle`].
+#[derive(Default)]
+#[must_use = "their sender keeps a descriptor for each until they are settled"]
+pub struct Opened(Vec<Arc<dyn Travels>>);
+
+impl Opened {
+    /// Declares that nobody will read the message again. A process that dies before it says so leaves the sender with a
+    /// descriptor that it could close.
+    pub fn settle(self) {
+        self.0.iter().for_each(|object| object.header().note_opened());
     }
-    let kept = match table.kept.entry(id) {
-        Entry::Occupied(kept) => kept.into_mut(),
-        Entry::Vacant(place) => place.insert(HandedOut { fd: fd.try_clone_to_owned()?, is_open }),
-    };
-    header.note_sent();
-    Ok(Transit::Held { holder: me, fd: kept.fd.as_raw_fd() as u32 })
 }
 
 /// Runs `deserialise` without counting the handles in it as opened: the same bytes may be read again, so that their
 /// sender has to keep what they refer to.
-pub fn to_be_read_again<R>(deserialise: impl FnOnce() -> R) -> R {
-    struct Restore(bool);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            READ_AGAIN.set(self.0);
-        }
-    }
-    let _restore = Restore(READ_AGAIN.replace(true));
-    deserialise()
+pub fn to_be_read_again<R>(deserialise: impl FnOnce() -> R) -> (R, Opened) {
+    let _restore = Restore(&READ_AGAIN, READ_AGAIN.replace(Some(Opened::default())));
+    let result = deserialise();
+    (result, READ_AGAIN.take().unwrap_or_default())
 }
 
 /// Counts a handle as opened, after [`receive`] or where its object was open already.
-pub(crate) fn opened(transit: Transit, header: &Header) {
-    if matches!(transit, Transit::Held { .. }) && !READ_AGAIN.get() {
-        header.note_opened();
+pub(crate) fn opened<T: Travels + 'static>(transit: Transit, object: &Arc<T>) {
+    if matches!(transit, Transit::Attached(_)) {
+        return;
     }
+    READ_AGAIN.with_borrow_mut(|opened| match opened {
+        Some(opened) => opened.0.push(Arc::clone(object) as Arc<dyn Travels>),
+        None => object.header().note_opened(),
+    });
 }
 
 /// Opens what [`send`] sent. The caller checks the object's header and id: the number may mean something

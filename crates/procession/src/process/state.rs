@@ -13,7 +13,7 @@ use std::time::Duration;
 use procession_core::os::control::Channel;
 use procession_core::os::identity::Identity;
 use procession_core::os::{futex, process};
-use procession_core::shm::mailbox;
+use procession_core::shm::{mailbox, transfer};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 
@@ -87,6 +87,7 @@ impl State {
         self.attendant = None;
         // Or the ends of pipes that the parent has sent would stay open for as long as this process lives.
         mailbox::forget_parents();
+        transfer::forget_parents();
     }
 
     /// Takes on the identity of a started process. A daemon watches its parent from here on.

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 
 use procession_core::os::clock::Deadline;
 use procession_core::queue::Queue;
+use procession_core::shm::tally::Tally;
 use procession_core::shm::transfer;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -34,12 +35,27 @@ pub(super) fn with_buffer<R>(use_it: impl FnOnce(&mut Vec<u8>) -> R) -> R {
 
 /// Appends a message's bytes.
 #[inline]
-pub(super) fn encode<T: Serialize + ?Sized>(value: &T, buffer: &mut Vec<u8>) -> Result<(), PutError> {
+fn encode<T: Serialize + ?Sized>(value: &T, buffer: &mut Vec<u8>) -> Result<(), PutError> {
     transfer::failure();
     append(value, buffer).map_err(|error| match (transfer::failure(), out_of_memory(&error)) {
         (Some(reason), _) => PutError::Handle(reason),
         (None, Some(error)) => PutError::Memory(MemoryError::System(error)),
         (None, None) => PutError::Serialize(error),
+    })
+}
+
+/// Encodes a message and has it put. Handles in a message that is not put are taken back.
+#[inline]
+pub(super) fn put_encoded<T: Serialize + ?Sized>(
+    value: &T,
+    put: impl FnOnce(&[u8]) -> Result<(), PutError>,
+) -> Result<(), PutError> {
+    with_buffer(|buffer| {
+        let handles = Tally::begin();
+        encode(value, buffer)?;
+        put(buffer)?;
+        handles.keep();
+        Ok(())
     })
 }
 
@@ -56,16 +72,22 @@ pub(super) fn put_many<'a, T: Serialize + 'a>(
         let group = with_buffer(|buffer| {
             let mut ends = Vec::new();
             let mut failed = None;
+            let handles = Tally::begin();
             for message in messages.by_ref().take(GROUP) {
                 if let Err(error) = encode(message, buffer) {
                     failed = Some(error);
                     break;
                 }
-                ends.push(buffer.len());
+                ends.push((buffer.len(), handles.mark()));
             }
-            let starts = std::iter::once(0).chain(ends.iter().copied());
-            let encoded = starts.zip(&ends).map(|(start, end)| &buffer[start..*end]);
-            let count = queue.put_many(encoded, Deadline::Never).map_err(|(n, e)| (n, e.into()))?;
+            let starts = std::iter::once(0).chain(ends.iter().map(|(end, _)| *end));
+            let encoded = starts.zip(&ends).map(|(start, (end, _))| &buffer[start..*end]);
+            let result = queue.put_many(encoded, Deadline::Never).map_err(|(n, e)| (n, e.into()));
+            let (Ok(put) | Err((put, _))) = result;
+            if let Some((_, mark)) = put.checked_sub(1).and_then(|last| ends.get(last)) {
+                handles.keep_until(*mark);
+            }
+            let count = result?;
             failed.map_or(Ok(count), |error| Err((count, error)))
         });
         match group {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::builder::sealed::Sealed;
 use super::builder::{Builder, Kind, checked};
-use super::codec::{decode, encode, put_many, with_buffer};
+use super::codec::{decode, put_encoded, put_many};
 use super::{GetError, JoinError, MemoryError, PutError, TaskDoneError};
 use crate::handle;
 
@@ -49,6 +49,8 @@ pub struct JoinableQueue<T> {
 pub struct Delivery<T> {
     task: T,
     core: core::Delivery,
+    /// The handles in it, which its sender keeps ready for whoever gets the task next.
+    handles: transfer::Opened,
 }
 
 impl<T> Sealed for JoinableQueue<T> {}
@@ -209,10 +211,7 @@ impl<T: Serialize> JoinableQueue<T> {
     }
 
     fn put_until(&self, task: &T, deadline: Deadline) -> Result<(), PutError> {
-        with_buffer(|buffer| {
-            encode(task, buffer)?;
-            Ok(self.core.put(buffer, deadline)?)
-        })
+        put_encoded(task, |bytes| Ok(self.core.put(bytes, deadline)?))
     }
 }
 
@@ -245,11 +244,13 @@ impl<T: DeserializeOwned> JoinableQueue<T> {
 
     fn get_until(&self, deadline: Deadline) -> Result<Delivery<T>, GetError> {
         let delivery = self.core.get_delivery(deadline)?;
-        match transfer::to_be_read_again(|| decode(&delivery)) {
-            Ok(task) => Ok(Delivery { task, core: delivery }),
+        let (decoded, handles) = transfer::to_be_read_again(|| decode(&delivery));
+        match decoded {
+            Ok(task) => Ok(Delivery { task, core: delivery, handles }),
             Err(error) => {
                 // Handed out again it would fail again, for ever.
                 delivery.done()?;
+                handles.settle();
                 Err(error)
             }
         }
@@ -268,7 +269,9 @@ impl<T> Delivery<T> {
     /// # Errors
     /// [`MemoryError::Inherited`] in a forked child; [`MemoryError::Damaged`].
     pub fn done(self) -> Result<(), MemoryError> {
-        self.core.done()
+        self.core.done()?;
+        self.handles.settle();
+        Ok(())
     }
 
     /// Takes the task for good: it is not handed out again, and [`JoinableQueue::task_done`] is due for it.
@@ -277,6 +280,7 @@ impl<T> Delivery<T> {
     /// As [`Delivery::done`].
     pub fn into_inner(self) -> Result<T, MemoryError> {
         self.core.into_vec()?;
+        self.handles.settle();
         Ok(self.task)
     }
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::builder::sealed::Sealed;
 use super::builder::{Builder, Kind, checked};
-use super::codec::{decode, encode, put_many, with_buffer};
+use super::codec::{decode, put_encoded, put_many, with_buffer};
 use super::{GetError, Message, PutError, Reservation};
 use crate::handle;
 
@@ -230,10 +230,7 @@ impl<T: Serialize> Queue<T> {
 
     #[inline]
     fn put_until(&self, message: &T, deadline: Deadline) -> Result<(), PutError> {
-        with_buffer(|buffer| {
-            encode(message, buffer)?;
-            Ok(self.core.put(buffer, deadline)?)
-        })
+        put_encoded(message, |bytes| Ok(self.core.put(bytes, deadline)?))
     }
 }
 

@@ -1,0 +1,75 @@
+//! Reading a file in a process that has no descriptor left.
+
+use std::ffi::{CStr, c_int, c_long, c_void};
+use std::io;
+
+use super::process::with_signals_blocked;
+
+/// What the helper is to do, and what came of it.
+struct Errand {
+    path: *const libc::c_char,
+    buffer: *mut u8,
+    len: usize,
+    /// The number of bytes read, or the error's number, negative.
+    result: c_long,
+}
+
+/// Reads what `buffer` has room for from the start of a file. For a process that has reached its limit of descriptors: a
+/// helper process, which shares its memory but has a table of descriptors of its own, closes one there and opens the file.
+/// The caller's descriptors are as before.
+///
+/// # Errors
+/// Out of processes, or what opening and reading the file reported.
+pub(super) fn read(path: &CStr, buffer: &mut [u8]) -> io::Result<usize> {
+    // Of 16 bytes each, so that it is aligned as the machine wants a stack to be.
+    let mut stack = vec![0_u128; 1024];
+    let mut errand =
+        Errand { path: path.as_ptr(), buffer: buffer.as_mut_ptr(), len: buffer.len(), result: 0 };
+    // A handler that ran in the helper would run on this process's memory.
+    with_signals_blocked(|| {
+        // SAFETY: the stack is large enough for `run`, which makes a few system calls; with CLONE_VFORK this thread waits
+        // until the helper has ended, so that stack and errand outlive it and nobody else uses them. No signal is sent at
+        // its end, so that no handler and no `wait` of the program hears of it.
+        let helper = unsafe {
+            let top = stack.as_mut_ptr().add(stack.len()).cast();
+            libc::clone(run, top, libc::CLONE_VM | libc::CLONE_VFORK, (&raw mut errand).cast())
+        };
+        if helper < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a child of this process that nobody else waits for; null stands for no status.
+        while unsafe { libc::waitpid(helper, std::ptr::null_mut(), libc::__WALL) } < 0
+            && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
+        {}
+        usize::try_from(errand.result).map_err(|_| io::Error::from_raw_os_error(-errand.result as i32))
+    })
+}
+
+/// Runs in the helper. Only bare system calls: it has the thread-local data of the thread that waits for it.
+extern "C" fn run(errand: *mut c_void) -> c_int {
+    // SAFETY: `read` passes an errand that lives until this process has ended; its pointers are to a C string and to `len`
+    // writable bytes. The descriptor closed is this process's copy.
+    unsafe {
+        let errand = &mut *errand.cast::<Errand>();
+        libc::close(0);
+        let fd = libc::open(errand.path, libc::O_RDONLY | libc::O_CLOEXEC);
+        let result = if fd < 0 { -1 } else { libc::read(fd, errand.buffer.cast(), errand.len) };
+        errand.result = if result < 0 { -c_long::from(*libc::__errno_location()) } else { result as c_long };
+        // Not `exit`: nothing of what the program registered is this process's to run.
+        libc::_exit(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_reads_what_is_there_and_says_what_is_not() {
+        let path = std::ffi::CString::new(format!("/proc/{}/comm", std::process::id())).unwrap();
+        let mut buffer = [0; 64];
+        let len = read(&path, &mut buffer).unwrap();
+        assert_eq!(buffer[..len], *std::fs::read("/proc/self/comm").unwrap());
+        assert_eq!(read(c"/nowhere", &mut buffer).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+}

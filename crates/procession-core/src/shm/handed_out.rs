@@ -1,0 +1,156 @@
+//! The descriptors that this process keeps open for the receivers of its handles.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
+
+use super::header::{Header, ObjectId};
+use super::named::Name;
+use super::transfer::Transit;
+use crate::os::clock::now_ms;
+use crate::os::fork;
+use crate::os::identity::Identity;
+
+/// A shared object, as far as its handles need to know it.
+pub trait Travels: Send + Sync {
+    /// Which one.
+    fn id(&self) -> ObjectId;
+    /// Its file.
+    fn fd(&self) -> BorrowedFd<'_>;
+    /// Where its handles are counted.
+    fn header(&self) -> &Header;
+    /// Its name, if it has one.
+    fn name(&self) -> Option<Name> {
+        None
+    }
+    /// Whether this process has the object open for itself. Asked with the [`fork::gate`] held; drops no object.
+    fn is_open(id: ObjectId) -> bool
+    where
+        Self: Sized;
+}
+
+/// What handles on their way refer to.
+struct HandedOut {
+    fd: OwnedFd,
+    /// Dropped after the descriptor: a name that nobody uses any more goes with its last user, which this may be.
+    _name: Option<Name>,
+    /// [`Travels::is_open`]
+    is_open: fn(ObjectId) -> bool,
+}
+
+impl HandedOut {
+    /// Whether nobody needs it: all that was handed out has been opened, and the process has no handle of its own, of which
+    /// it could have made others that are counted nowhere (bytes that are read more than once).
+    fn is_done(&self, id: ObjectId) -> bool {
+        !(self.is_open)(id) && Header::all_opened(self.fd.as_fd())
+    }
+}
+
+/// Once an object. A forked child has no use for its parent's: their handles name the parent.
+struct Table {
+    owner: Identity,
+    kept: HashMap<ObjectId, HandedOut>,
+    /// So many entries are worth a look at which of them can go.
+    crowd: usize,
+    /// When somebody looked last, in milliseconds of the monotonic clock.
+    looked: u64,
+}
+
+/// The least number of entries that is a crowd.
+const CROWD: usize = 16;
+/// After so many ms a handful is worth a look too.
+const LONG: u64 = 1000;
+
+/// Used with the fork gate held.
+static TABLE: Mutex<Option<Table>> = Mutex::new(None);
+
+impl Table {
+    fn of(me: Identity) -> Self {
+        Table { owner: me, kept: HashMap::new(), crowd: CROWD, looked: now_ms() }
+    }
+
+    /// Takes out what nobody needs, to be dropped without the gate.
+    fn look(&mut self) -> Vec<HandedOut> {
+        let done = self.kept.extract_if(|id, object| object.is_done(*id)).map(|(_, object)| object).collect();
+        self.crowd = self.kept.len() + (self.kept.len() / 2).max(CROWD);
+        self.looked = now_ms();
+        done
+    }
+}
+
+/// Keeps the object open, once however often it is handed out, until all that was handed out has been opened and the process
+/// has no handle to the object itself, or until it ends.
+///
+/// # Errors
+/// Out of descriptors.
+pub(super) fn hand_out<T: Travels>(object: &T) -> io::Result<Transit> {
+    fork::watch()?;
+    let me = Identity::current();
+    let mut done = Vec::new();
+    let gate = fork::gate();
+    let mut table = TABLE.lock().unwrap_or_else(PoisonError::into_inner);
+    let of_parent = table.take_if(|table| table.owner != me);
+    let entries = table.get_or_insert_with(|| Table::of(me));
+    if entries.kept.len() >= entries.crowd || now_ms().saturating_sub(entries.looked) >= LONG {
+        done = entries.look();
+    }
+    let id = object.id();
+    let duplicate = match entries.kept.entry(id) {
+        Entry::Occupied(kept) => Ok(kept.get().fd.as_raw_fd()),
+        Entry::Vacant(place) => object.fd().try_clone_to_owned().map(|fd| {
+            let number = fd.as_raw_fd();
+            place.insert(HandedOut { fd, _name: object.name(), is_open: T::is_open });
+            number
+        }),
+    };
+    let result = duplicate.map(|number| {
+        object.header().note_sent();
+        Transit::Held { holder: me, fd: number as u32 }
+    });
+    drop((table, gate));
+    // Without the gate: a name may have to wait for another process.
+    drop((done, of_parent));
+    result
+}
+
+/// Lets go of an object whose last handle in this process is being dropped, if all that was handed out has been opened. Also
+/// called where the gate or the table is locked, and then leaves it to the next look.
+pub(crate) fn let_go(id: ObjectId) {
+    let taken = {
+        let Some(_gate) = fork::try_gate() else { return };
+        let Ok(mut table) = TABLE.try_lock() else { return };
+        let Some(table) = &mut *table else { return };
+        match table.kept.entry(id) {
+            Entry::Occupied(kept) if table.owner == Identity::current() && kept.get().is_done(id) => {
+                Some(kept.remove())
+            }
+            _ => None,
+        }
+    };
+    drop(taken);
+}
+
+/// Lets go of all that nobody needs any more.
+pub(crate) fn look() {
+    let done = {
+        let _gate = fork::gate();
+        let mut table = TABLE.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *table {
+            Some(table) if table.owner == Identity::current() => table.look(),
+            _ => Vec::new(),
+        }
+    };
+    drop(done);
+}
+
+/// Closes what a forked child has inherited of its parent's.
+pub(super) fn forget_parents() {
+    let of_parent = {
+        let _gate = fork::gate();
+        let me = Identity::current();
+        TABLE.lock().unwrap_or_else(PoisonError::into_inner).take_if(|table| table.owner != me)
+    };
+    drop(of_parent);
+}

@@ -1,0 +1,114 @@
+//! Handles that were serialised for a message which then was not put.
+//!
+//! Their sender keeps a descriptor for each until it is opened, so that one in bytes which nobody will ever see has to be
+//! taken back.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+use super::handed_out::Travels;
+use super::mailbox;
+
+thread_local! {
+    /// How many tallies there are, one within another: a message may put another one while it is serialised.
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+    /// How many entries there are.
+    static LEN: Cell<usize> = const { Cell::new(0) };
+    static ENTRIES: RefCell<Vec<Entry>> = const { RefCell::new(Vec::new()) };
+}
+
+enum Entry {
+    /// An object, whose header counts its handles.
+    Sent(Arc<dyn Travels>),
+    /// A number of this process's mailbox.
+    Posted([u8; 16]),
+}
+
+/// Notes the handles that this thread serialises. Dropped, by an error or a panic, it takes them back; [`Tally::keep`]
+/// forgets them: their message is on its way. Costs next to nothing for a message without handles.
+#[derive(Debug)]
+#[must_use = "dropping it takes back the handles that were serialised since"]
+pub struct Tally {
+    start: usize,
+    /// Belongs to its thread.
+    _not_send: std::marker::PhantomData<*const ()>,
+}
+
+impl Tally {
+    /// Begins to note handles.
+    #[inline]
+    pub fn begin() -> Self {
+        DEPTH.set(DEPTH.get() + 1);
+        Tally { start: LEN.get(), _not_send: std::marker::PhantomData }
+    }
+
+    /// How far it has come, for [`Tally::keep_until`].
+    pub fn mark(&self) -> usize {
+        LEN.get()
+    }
+
+    /// The message with all these handles was put.
+    #[inline]
+    pub fn keep(self) {
+        if LEN.get() != self.start {
+            self.keep_until(LEN.get());
+        }
+    }
+
+    /// What was noted before the mark was put; what came after it was not.
+    pub fn keep_until(self, mark: usize) {
+        take_back(take(mark.max(self.start)));
+        drop(take(self.start));
+    }
+}
+
+impl Drop for Tally {
+    #[inline]
+    fn drop(&mut self) {
+        DEPTH.set(DEPTH.get() - 1);
+        if LEN.get() != self.start {
+            take_back(take(self.start));
+        }
+    }
+}
+
+/// The entries from `start` on.
+fn take(start: usize) -> Vec<Entry> {
+    // Nothing while the thread ends, where what it noted is lost: a descriptor is kept for longer than it need be.
+    let entries = ENTRIES.try_with(|entries| entries.borrow_mut().split_off(start));
+    LEN.set(start);
+    entries.unwrap_or_default()
+}
+
+fn take_back(entries: Vec<Entry>) {
+    for entry in entries {
+        match entry {
+            // As if it had been opened: nobody will.
+            Entry::Sent(object) => object.header().note_opened(),
+            Entry::Posted(number) => mailbox::take_back(number),
+        }
+    }
+}
+
+fn note(entry: Entry) {
+    let len = ENTRIES.try_with(|entries| {
+        let mut entries = entries.borrow_mut();
+        entries.push(entry);
+        entries.len()
+    });
+    LEN.set(len.unwrap_or(LEN.get()));
+}
+
+/// A handle of the object was serialised.
+pub(super) fn sent(object: impl FnOnce() -> Arc<dyn Travels>) {
+    if DEPTH.get() != 0 {
+        note(Entry::Sent(object()));
+    }
+}
+
+/// A socket was put into this process's mailbox.
+pub(super) fn posted(number: [u8; 16]) {
+    if DEPTH.get() != 0 {
+        note(Entry::Posted(number));
+    }
+}

@@ -1,0 +1,182 @@
+//! The tests under ThreadSanitizer and AddressSanitizer, with a nightly toolchain.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use clap::ValueEnum;
+
+use crate::steps::{Failure, Tool, manifest, root};
+
+/// What to look for
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Sanitizer {
+    /// Data races between the threads of a process (ThreadSanitizer)
+    Thread,
+    /// Use of memory that is not there, or no longer, and leaked memory (AddressSanitizer, LeakSanitizer)
+    Address,
+}
+
+/// What a sanitizer cannot run, and why.
+struct Exclusion {
+    under: &'static [Sanitizer],
+    what: What,
+    /// For who reads this list, and printed with each run.
+    reason: &'static str,
+}
+
+enum What {
+    /// Test programs, by their names.
+    Programs(&'static [&'static str]),
+    /// Tests, by parts of their names.
+    Tests(&'static [&'static str]),
+}
+
+const EXCLUSIONS: &[Exclusion] = &[
+    Exclusion {
+        under: &[Sanitizer::Thread],
+        what: What::Programs(&["kills", "killed_trees"]),
+        reason: "processes with one thread, whose races it cannot see",
+    },
+    Exclusion {
+        under: &[Sanitizer::Thread, Sanitizer::Address],
+        what: What::Programs(&["adversity", "leaks", "scarcity"]),
+        reason: "they limit or count threads, descriptors, mappings and memory, of which the sanitizer has its own",
+    },
+    Exclusion {
+        under: &[Sanitizer::Thread],
+        what: What::Programs(&["handles", "process", "process_death", "process_posix"]),
+        reason: "they start programs by the hundred, each of which takes long with the sanitizer, and fork, which the \
+                 sanitizer's own thread forbids",
+    },
+    Exclusion {
+        under: &[Sanitizer::Thread],
+        what: What::Tests(&["a_program_that_sent_a_pipe_through_a_queue_can_fork"]),
+        reason: "a program may fork that has no threads but the library's; the sanitizer has one of its own",
+    },
+    Exclusion {
+        under: &[Sanitizer::Thread],
+        what: What::Tests(&["agrees_with_a_vecdeque"]),
+        reason: "one thread, and minutes of it",
+    },
+    Exclusion {
+        under: &[Sanitizer::Thread, Sanitizer::Address],
+        what: What::Tests(&["own_code_has_an_offset_and_a_library_has_none"]),
+        reason: "functions of the C library are the sanitizer's own, in the program itself",
+    },
+    Exclusion {
+        under: &[Sanitizer::Thread],
+        what: What::Tests(&["os::apart::", "without_descriptors_a_process_knows_itself"]),
+        reason: "it takes a clone() that shares the memory for a fork, and its thread for two",
+    },
+];
+
+impl Sanitizer {
+    fn name(self) -> &'static str {
+        match self {
+            Sanitizer::Thread => "thread",
+            Sanitizer::Address => "address",
+        }
+    }
+
+    /// The variable of its options, and those that the tests need.
+    fn options(self) -> (&'static str, &'static str) {
+        match self {
+            // A child that is forked among threads may start some of its own.
+            Sanitizer::Thread => ("TSAN_OPTIONS", "die_after_fork=0"),
+            Sanitizer::Address => ("ASAN_OPTIONS", "detect_leaks=1"),
+        }
+    }
+}
+
+/// Runs the tests of the libraries under each of them, or under the one that is named.
+pub(crate) fn run(which: Option<Sanitizer>) -> Result<(), Failure> {
+    let host = host()?;
+    let all = [Sanitizer::Thread, Sanitizer::Address];
+    for sanitizer in all.into_iter().filter(|sanitizer| which.is_none_or(|which| which == *sanitizer)) {
+        eprintln!("== tests under the {} sanitizer", sanitizer.name());
+        test(sanitizer, &host)?;
+    }
+    Ok(())
+}
+
+fn test(sanitizer: Sanitizer, host: &str) -> Result<(), Failure> {
+    let (variable, needed) = sanitizer.options();
+    let options = match std::env::var(variable) {
+        Ok(given) => format!("{needed}:{given}"),
+        Err(_) => needed.to_owned(),
+    };
+    let mut tool = nightly("cargo");
+    tool.0.arg("test").arg("--manifest-path").arg(manifest(""));
+    // A folder of its own: other flags build everything anew.
+    tool.0.arg("--target-dir").arg(root().join("target").join(format!("sanitize-{}", sanitizer.name())));
+    // Without an instrumented standard library its own locks and channels would look like races.
+    let mut tool = tool.args(["-Zbuild-std", "--target", host, "--no-fail-fast", "--lib"]);
+    let mut skipped = Vec::new();
+    let mut programs_excluded = Vec::new();
+    for Exclusion { what, reason, .. } in EXCLUSIONS.iter().filter(|it| it.under.contains(&sanitizer)) {
+        let (kind, names) = match what {
+            What::Programs(names) => ("test programs", names),
+            What::Tests(names) => ("tests", names),
+        };
+        eprintln!("without the {kind} {}: {reason}", names.join(", "));
+        match what {
+            What::Programs(names) => programs_excluded.extend(*names),
+            What::Tests(names) => skipped.extend(names.iter().flat_map(|name| ["--skip", name])),
+        }
+    }
+    for package in ["procession-core", "procession"] {
+        tool = tool.args(["--package", package]);
+        for program in
+            test_programs(package)?.iter().filter(|name| !programs_excluded.contains(&name.as_str()))
+        {
+            tool = tool.args(["--test", program]);
+        }
+    }
+    tool.args(["--", "--test-threads=2"])
+        .args(skipped)
+        .env("RUSTFLAGS", &format!("-Zsanitizer={} -Cunsafe-allow-abi-mismatch=sanitizer", sanitizer.name()))
+        .env(variable, &options)
+        .run()
+}
+
+/// The names of a package's test programs.
+fn test_programs(package: &str) -> Result<Vec<String>, Failure> {
+    let folder = root().join("crates").join(package).join("tests");
+    let failed = |error| Failure::new(format!("cannot read {}: {error}", folder.display()));
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(&folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            names.extend(path.file_stem().map(|name| name.to_string_lossy().into_owned()));
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// A tool of the nightly toolchain. (The variable CARGO names this program's own.)
+fn nightly(tool: &str) -> Tool {
+    let mut command = Command::new("rustup");
+    command.args(["run", "nightly", tool]).env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN");
+    Tool(command)
+}
+
+/// The target to build for, after a look at whether the toolchain has all that is needed.
+fn host() -> Result<String, Failure> {
+    let missing = |what: &str, how: &str| {
+        Failure::new(format!("sanitizers need {what}: install it with `rustup {how}`"))
+    };
+    let version = nightly("rustc")
+        .args(["-vV"])
+        .output(Stdio::null())
+        .map_err(|_| missing("a nightly toolchain", "toolchain install nightly --component rust-src"))?;
+    let version = String::from_utf8_lossy(&version).into_owned();
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    let sysroot = nightly("rustc").args(["--print", "sysroot"]).output(Stdio::inherit())?;
+    let sysroot = String::from_utf8_lossy(&sysroot);
+    let library = Path::new(sysroot.trim_end()).join("lib/rustlib/src/rust/library/Cargo.toml");
+    if !library.exists() {
+        return Err(missing("the standard library's source", "component add rust-src --toolchain nightly"));
+    }
+    host.map(str::to_owned).ok_or_else(|| Failure::new("rustc does not say what it builds for"))
+}
