@@ -251,7 +251,7 @@ impl Queue {
         let ring = &self.shared.ring;
         let control = ring.control();
         {
-            let _session = ring.put_session()?;
+            let _lock = ring.lock_put()?;
             let state = if immediate { 2 } else { 1 };
             if control.settings.shutdown.load(Ordering::Relaxed) < state {
                 control.settings.shutdown.store(state, Ordering::Release);
