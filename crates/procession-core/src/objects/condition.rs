@@ -250,7 +250,9 @@ impl Condition {
         // Before the exchange, so that whoever sees the notification knows when it was made.
         let waiter_turn = turn.load(Ordering::Relaxed) as u32;
         turn.store(u64::from(next) << 32 | u64::from(waiter_turn), Ordering::Relaxed);
-        loop {
+        /// More than a waiter changes its place in one wait; other changes are a peer's that keeps to no rules.
+        const TRIES: u32 = 64;
+        for _ in 0..TRIES {
             let word = place.load(Ordering::Acquire);
             if !is_waiting(word) {
                 return false;
@@ -266,6 +268,7 @@ impl Condition {
             }
             return true;
         }
+        false
     }
 
     /// Finds a place for a new waiter, which holds the lock.
@@ -372,7 +375,9 @@ impl Occupied<'_> {
     fn sleep(&mut self, deadline: Deadline, interrupted: &mut dyn FnMut() -> bool) -> Option<usize> {
         let condition = self.condition;
         let place = condition.place(self.index);
-        let notified = || !is_waiting(place.load(Ordering::Acquire));
+        // Also when the place is another's by now, which is a peer's mistake: nobody would notify it.
+        let waits = [self.me | WAITING, self.me | ASLEEP];
+        let notified = || !waits.contains(&place.load(Ordering::Acquire));
         if deadline != Deadline::Now {
             if condition.object.spinner.spin(notified) {
                 return Some(self.index);
