@@ -4,7 +4,8 @@ use std::ffi::CStr;
 use std::io;
 
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{Mode, fstat, ftruncate};
+use rustix::fs::{FileType, Mode, fstat, ftruncate};
+use rustix::io::Errno;
 use rustix::shm::{self, OFlags};
 
 /// Creates a file that only this user may open, of size 0.
@@ -20,7 +21,9 @@ pub fn create(name: &CStr) -> io::Result<OwnedFd> {
 /// # Errors
 /// `NotFound`, `PermissionDenied`, or what else the system reported.
 pub fn open(name: &CStr) -> io::Result<OwnedFd> {
-    Ok(shm::open(name, OFlags::RDWR, Mode::empty())?)
+    // NONBLOCK: what has the name may be a pipe, or a file with a lease on it.
+    let nonblock = OFlags::from_bits_retain(rustix::fs::OFlags::NONBLOCK.bits());
+    Ok(shm::open(name, OFlags::RDWR | nonblock, Mode::empty())?)
 }
 
 /// Takes the name away. The memory stays until its last user is gone.
@@ -45,6 +48,21 @@ pub fn resize(fd: impl AsFd, size: u64) -> io::Result<()> {
 /// What the system reported.
 pub fn owner(fd: impl AsFd) -> io::Result<u32> {
     Ok(fstat(fd)?.st_uid)
+}
+
+/// Whether it is a file with bytes, not a pipe or a device.
+///
+/// # Errors
+/// What the system reported.
+pub fn is_regular(fd: impl AsFd) -> io::Result<bool> {
+    Ok(FileType::from_raw_mode(fstat(fd)?.st_mode) == FileType::RegularFile)
+}
+
+/// Whether [`open`] failed because the name is that of a directory, a link or a socket.
+pub fn is_of_another_kind(error: &io::Error) -> bool {
+    [Errno::ISDIR, Errno::LOOP, Errno::NXIO]
+        .into_iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// The user id that this process acts as.
