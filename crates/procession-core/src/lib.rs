@@ -7,6 +7,8 @@
 //! [`objects`] (locks, semaphores, conditions, events, barriers and plain data).
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+#[cfg(test)]
+mod hostile;
 pub mod objects;
 pub mod os;
 pub mod queue;

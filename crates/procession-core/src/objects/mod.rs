@@ -8,6 +8,8 @@ mod barrier;
 mod block;
 mod condition;
 mod event;
+#[cfg(test)]
+mod hostile;
 mod lock;
 mod owned;
 mod rlock;

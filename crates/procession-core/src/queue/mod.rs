@@ -2,6 +2,8 @@
 
 mod error;
 mod get;
+#[cfg(test)]
+mod hostile;
 mod join;
 mod message;
 mod put;

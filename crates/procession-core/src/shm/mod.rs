@@ -3,6 +3,8 @@
 pub mod arena;
 mod error;
 mod header;
+#[cfg(test)]
+mod hostile;
 mod kind;
 pub mod mailbox;
 pub mod named;

@@ -1,0 +1,501 @@
+//! Queues whose memory a peer wrote to.
+
+use std::fs::File;
+use std::mem::offset_of;
+use std::time::{Duration, Instant};
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+use crate::hostile::{dead, elsewhere, scribble, target, value, word};
+use crate::ring::layout::{
+    ACCOUNTS_AT, Account, CLASSES, Control, DESCRIPTORS_AT, Descriptor, Segment, TABLES, UNIT,
+};
+
+/// A queue that has been used for a while.
+#[derive(Clone, Debug)]
+struct Setup {
+    joinable: bool,
+    bounded: bool,
+    /// Messages of some bytes, before and after those that follow.
+    small: u8,
+    /// Beyond the first segment.
+    grown: bool,
+    large: u8,
+    /// Messages taken, of which large ones stay in use.
+    taken: u8,
+    /// Deliveries: by this process, given back, owed, and held by a process that died.
+    held: u8,
+    returned: u8,
+    owed: u8,
+    dead: bool,
+}
+
+/// What happens to it.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A word, by its number in the table of fields, becomes a value.
+    Word { field: u16, index: u8, kind: u8, random: u64 },
+    /// Any bytes anywhere in the file's first part.
+    Bytes { at: u32, bytes: Vec<u8> },
+    /// The file grows, without memory.
+    Grow { bits: u8 },
+    /// The file loses memory.
+    Punch { at: u32, pages: u8 },
+    /// The victim does something.
+    Use { what: u8, size: u8 },
+}
+
+fn setup() -> impl Strategy<Value = Setup> {
+    let counts = (0..40u8, 0..4u8, 0..6u8, 0..4u8, 0..3u8, 0..3u8);
+    (any::<[bool; 3]>(), prop::bool::weighted(0.2), counts).prop_map(
+        |([joinable, bounded, dead], grown, (small, large, taken, held, returned, owed))| Setup {
+            joinable,
+            bounded,
+            small,
+            grown,
+            large,
+            taken,
+            held,
+            returned,
+            owed,
+            dead,
+        },
+    )
+}
+
+fn mutation() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        20 => any::<(u16, u8, u8, u64)>()
+            .prop_map(|(field, index, kind, random)| Step::Word { field, index, kind, random }),
+        4 => (0..400_000u32, vec(any::<u8>(), 1..40)).prop_map(|(at, bytes)| Step::Bytes { at, bytes }),
+        1 => (18..47u8).prop_map(|bits| Step::Grow { bits }),
+        1 => (0..100u32, 1..20u8).prop_map(|(at, pages)| Step::Punch { at, pages }),
+    ]
+}
+
+fn action() -> impl Strategy<Value = Step> {
+    any::<(u8, u8)>().prop_map(|(what, size)| Step::Use { what, size })
+}
+
+/// The words of a queue: name, place in the file, size in bytes.
+fn fields(file: &File, index: u8) -> Vec<(&'static str, u64, usize)> {
+    let mut fields = Vec::new();
+    macro_rules! control {
+        ($($field:ident . $word:ident: $size:expr),* $(,)?) => {
+            $(fields.push((
+                concat!(stringify!($field), ".", stringify!($word)),
+                offset_of!(Control, $field.$word) as u64,
+                $size,
+            ));)*
+        };
+    }
+    control!(
+        settings.max_messages: 4, settings.joinable: 4, settings.max_bytes: 8, settings.shutdown: 4,
+        settings.sweep_wanted: 4, put.lock: 8, put.segment: 8, put.in_use_from: 4, put.known_gets: 4,
+        put.reserved: 8, put.tail: 8, get.lock: 8, get.segment: 8, get.known_tail: 8, get.head: 8,
+        memory.lock: 8, memory.end: 8, memory.descriptors: 4, memory.used: 8, memory.cached: 8,
+        memory.held: 8, memory.returned: 8, memory.owed: 8, memory.last_look: 8,
+        waiting.not_empty: 8, waiting.not_full: 8, waiting.all_done: 8,
+    );
+    let index = u64::from(index);
+    let array =
+        |name, at: usize, size: u64, len: usize| (name, at as u64 + index % len as u64 * size, size as usize);
+    fields.push(array("memory.free", offset_of!(Control, memory.free), 4, CLASSES));
+    fields.push(array("memory.tables", offset_of!(Control, memory.tables), 8, TABLES));
+    fields.push(array("header", 0, 4, 16));
+    // Few of them exist, and they matter most: several times in the table.
+    for descriptor in [index % 2, index % 8, index % 64] {
+        let at = DESCRIPTORS_AT + descriptor * size_of::<Descriptor>() as u64;
+        macro_rules! descriptor {
+            ($($word:ident: $size:expr),*) => {
+                $(fields.push((
+                    concat!("descriptor.", stringify!($word)),
+                    at + offset_of!(Descriptor, $word) as u64,
+                    $size,
+                ));)*
+            };
+        }
+        fields.push(("descriptor.state", at, 8));
+        descriptor!(seq: 4, next_free: 4, len: 8, offset: 8, class: 4, attempts: 4, reserved: 8, charged: 8, successor: 4);
+    }
+    let account = ACCOUNTS_AT + index % 512 * size_of::<Account>() as u64;
+    for (word, name) in
+        ["account.owner", "account.taken", "account.done", "account.lost"].into_iter().enumerate()
+    {
+        fields.push((name, account + 8 * word as u64, 8));
+        fields.push((name, ACCOUNTS_AT + 8 * word as u64, 8));
+    }
+    // Records, where consumers and producers will look next, and behind.
+    for (segment, cursor) in [
+        (offset_of!(Control, get.segment), offset_of!(Control, get.head)),
+        (offset_of!(Control, put.segment), offset_of!(Control, put.tail)),
+    ] {
+        let segment = Segment::from_bits(word(file, segment as u64));
+        let descriptor = DESCRIPTORS_AT + u64::from(segment.block % 64) * size_of::<Descriptor>() as u64;
+        let start = word(file, descriptor + offset_of!(Descriptor, offset) as u64);
+        let class = word(file, descriptor + offset_of!(Descriptor, class) as u64) as u32;
+        let position = (word(file, cursor as u64) as u32).wrapping_sub(segment.base);
+        let unit = u64::from(position) + index % 4;
+        let at = start.wrapping_add(unit * UNIT % 1u64.checked_shl(class).unwrap_or(1).max(1));
+        fields.extend([("record", at, 8), ("record.argument", at + 8, 8), ("record.len", at, 4)]);
+    }
+    fields
+}
+
+/// Makes the queue, and what of it this process has in its hands.
+fn build(setup: &Setup) -> (Queue, Vec<Message>, Vec<Delivery>) {
+    let mut options = QueueOptions::new().joinable(setup.joinable).max_bytes(256 << 20);
+    if setup.bounded {
+        options = options.max_messages(100);
+    }
+    let queue = Queue::create(&options).unwrap();
+    let put = |bytes: &[u8]| {
+        let _ = queue.put(bytes, Deadline::Now);
+    };
+    for i in 0..setup.small {
+        put(&vec![i; usize::from(i) * 7]);
+    }
+    for i in 0..setup.large {
+        put(&vec![i; (20_000 << (i % 4)) + usize::from(i)]);
+    }
+    if setup.grown {
+        for _ in 0..3000 {
+            put(&[7; 200]);
+        }
+    }
+    for i in 0..setup.small / 2 {
+        put(&vec![i; usize::from(i) * 3]);
+    }
+    let mut messages = Vec::new();
+    for _ in 0..setup.taken {
+        messages.extend(queue.get_message(Deadline::Now));
+    }
+    let mut deliveries = Vec::new();
+    if setup.joinable {
+        for _ in 0..setup.returned {
+            drop(queue.get_delivery(Deadline::Now));
+        }
+        for _ in 0..setup.held {
+            deliveries.extend(queue.get_delivery(Deadline::Now));
+        }
+        for _ in 0..setup.owed {
+            let _ = queue.get_delivery(Deadline::Now).map(Delivery::into_vec);
+        }
+        if setup.dead {
+            elsewhere(true, || std::mem::forget(queue.get_delivery(Deadline::Now)));
+        }
+    }
+    (queue, messages, deliveries)
+}
+
+fn mutate(file: &File, step: &Step) {
+    let size = file.metadata().unwrap().len();
+    match step {
+        Step::Word { field, index, kind, random } => {
+            let fields = fields(file, *index);
+            let (name, at, bytes) = fields[*field as usize % fields.len()];
+            let (_, other, _) = fields[(random >> 8) as usize % fields.len()];
+            let new = value(*kind, *random, word(file, at), word(file, other), size);
+            eprintln!("{name} at {at} becomes {new:#x}");
+            scribble(file, at, &new.to_le_bytes()[..bytes]);
+        }
+        Step::Bytes { at, bytes } => scribble(file, u64::from(*at), bytes),
+        Step::Grow { bits } => {
+            let _ = memory::grow(file, 1 << bits);
+        }
+        Step::Punch { at, pages } => {
+            let _ = memory::release(file, u64::from(*at) * 4096, u64::from(*pages) * 4096);
+        }
+        Step::Use { .. } => {}
+    }
+}
+
+/// Does with the queue what programs do. Errors are what is to be expected.
+fn act(queue: &Queue, messages: &mut Vec<Message>, deliveries: &mut Vec<Delivery>, what: u8, size: u8) {
+    let soon = if size.is_multiple_of(2) { Deadline::Now } else { Deadline::after(Duration::from_millis(3)) };
+    let len = usize::from(size);
+    match what % 26 {
+        0 | 1 => drop(queue.put(&vec![size; len], soon)),
+        2 => drop(queue.put(&vec![size; 20_000 + len * 300], soon)),
+        3 => drop(queue.put_many((0..100).map(|i| &b"0123456789"[..i % 10]), soon)),
+        4 => drop(queue.reserve(len * 1000)),
+        5 => drop(queue.reserve(20_000 + len).map(|mut space| {
+            space.fill(size);
+            space.commit(soon)
+        })),
+        6 | 7 => drop(queue.get(&mut Vec::new(), soon)),
+        8..=10 => messages.extend(queue.get_message(soon)),
+        11 => drop(queue.get_with(&mut Vec::new(), soon, sum)),
+        12 => messages.extend(queue.get_many(len, soon).unwrap_or_default()),
+        13 => drop(queue.get_many(usize::MAX, soon)),
+        14 | 15 if queue.is_joinable() => deliveries.extend(queue.get_delivery(soon)),
+        16 => drop(deliveries.pop().map(Delivery::done)),
+        17 => drop(deliveries.pop()),
+        18 => drop(deliveries.pop().map(Delivery::into_vec)),
+        19 => drop(queue.task_done()),
+        20 => drop(queue.join(soon)),
+        21 => drop(messages.pop()),
+        22 => {
+            let _ =
+                (queue.len(), queue.is_full(), queue.unfinished(), queue.memory_used(), format!("{queue:?}"));
+        }
+        23 => drop(queue.trim()),
+        24 => drop(queue.shutdown(false)),
+        25 if len < 40 => drop(queue.shutdown(true)),
+        _ => drop(queue.to_handle().map(|handle| Queue::from_handle(&handle))),
+    }
+}
+
+fn sum(bytes: &[u8]) -> u64 {
+    bytes.iter().map(|byte| u64::from(*byte)).sum()
+}
+
+fn end(messages: Vec<Message>, deliveries: Vec<Delivery>) {
+    let total: u64 = messages.iter().map(|message| sum(message)).sum();
+    let total = total + deliveries.iter().map(|delivery| sum(delivery)).sum::<u64>();
+    std::hint::black_box(total);
+}
+
+fn file_of(queue: &Queue) -> File {
+    File::from(queue.shared.ring.fd().try_clone_to_owned().unwrap())
+}
+
+/// What the victim made the system set aside, beyond what it put there itself, is no more than a little.
+struct Taken {
+    file: File,
+    before: u64,
+}
+
+impl Taken {
+    fn since(queue: &Queue) -> Self {
+        let file = file_of(queue);
+        let before = memory::allocated(&file).unwrap();
+        Taken { file, before }
+    }
+
+    fn check(&self) {
+        let more = memory::allocated(&self.file).unwrap().saturating_sub(self.before);
+        assert!(more <= 64 << 20, "{more} bytes more of shared memory");
+    }
+}
+
+#[test]
+fn words_that_change_between_calls() {
+    let steps = vec(prop_oneof![1 => mutation(), 2 => action()], 3..30);
+    target("queue::hostile::words_that_change_between_calls", 400, (setup(), steps), |(setup, steps)| {
+        let (queue, mut messages, mut deliveries) = build(setup);
+        let taken = Taken::since(&queue);
+        for step in steps {
+            match step {
+                Step::Use { what, size } => act(&queue, &mut messages, &mut deliveries, *what, *size),
+                other => mutate(&taken.file, other),
+            }
+        }
+        end(messages, deliveries);
+        drop(queue);
+        taken.check();
+    });
+}
+
+#[test]
+fn a_queue_that_was_spoilt_before_it_is_opened() {
+    let steps = (vec(mutation(), 1..5), vec(action(), 1..20));
+    let name = "queue::hostile::a_queue_that_was_spoilt_before_it_is_opened";
+    target(name, 300, (setup(), steps), |(setup, (mutations, actions))| {
+        let (queue, messages, deliveries) = build(setup);
+        let taken = Taken::since(&queue);
+        // As if they were another's.
+        std::mem::forget((messages, deliveries));
+        for step in mutations {
+            mutate(&taken.file, step);
+        }
+        let Ok(ring) = Ring::open(queue.shared.ring.fd().try_clone_to_owned().unwrap()) else { return };
+        let opened = Queue { shared: Arc::new(Shared::new(ring, None)) };
+        let (mut messages, mut deliveries) = (Vec::new(), Vec::new());
+        for step in actions {
+            if let Step::Use { what, size } = step {
+                act(&opened, &mut messages, &mut deliveries, *what, *size);
+            }
+        }
+        end(messages, deliveries);
+        taken.check();
+    });
+}
+
+#[test]
+fn a_peer_that_goes_on_writing() {
+    let steps = (vec(mutation(), 1..6), vec(action(), 1..30), any::<bool>());
+    let name = "queue::hostile::a_peer_that_goes_on_writing";
+    target(name, 60, (setup(), steps), |(setup, (mutations, actions, threads))| {
+        let (queue, mut messages, mut deliveries) = build(setup);
+        let taken = Taken::since(&queue);
+        let file = &taken.file;
+        elsewhere(false, || {
+            // Its standard error is the victim's, and much would be said there.
+            let nothing = File::options().write(true).open("/dev/null").unwrap();
+            rustix::stdio::dup2_stderr(&nothing).unwrap();
+            let mut mutations = mutations.clone();
+            let until = Instant::now() + Duration::from_millis(40);
+            while Instant::now() < until {
+                for step in &mut mutations {
+                    if let Step::Word { kind, random, .. } = step {
+                        *kind = kind.wrapping_add(1);
+                        *random = random.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17);
+                    }
+                    mutate(file, step);
+                }
+            }
+        });
+        let act_all = |queue: &Queue, messages: &mut Vec<Message>, deliveries: &mut Vec<Delivery>| {
+            let until = Instant::now() + Duration::from_millis(45);
+            while Instant::now() < until {
+                for step in actions {
+                    if let Step::Use { what, size } = step {
+                        act(queue, messages, deliveries, *what, *size);
+                    }
+                }
+                messages.truncate(8);
+                deliveries.truncate(8);
+            }
+        };
+        if *threads {
+            // A lock whose word is spoilt lets both in.
+            std::thread::scope(|scope| {
+                scope.spawn(|| act_all(&queue, &mut Vec::new(), &mut Vec::new()));
+                act_all(&queue, &mut messages, &mut deliveries);
+            });
+        } else {
+            act_all(&queue, &mut messages, &mut deliveries);
+        }
+        end(messages, deliveries);
+        drop(queue);
+    });
+}
+
+/// What the cases above found, and what reading did.
+mod found {
+    use super::*;
+    use crate::ring::RingError;
+    use crate::sync::atomic::Ordering::Relaxed;
+
+    fn queue(joinable: bool) -> Queue {
+        Queue::create(&QueueOptions::new().joinable(joinable).max_bytes(256 << 20)).unwrap()
+    }
+
+    fn is_damaged<T>(result: Result<T, GetError>) -> bool {
+        matches!(result, Err(GetError::Memory(RingError::Damaged(_))))
+    }
+
+    #[test]
+    fn a_table_of_blocks_that_nobody_has_memory_for() {
+        let queue = queue(false);
+        let memory = &queue.shared.ring.control().memory;
+        let before = memory::allocated(queue.shared.ring.fd()).unwrap();
+        // The first of table 15, which would have 128 MiB.
+        memory.descriptors.store(64 * ((1 << 15) - 1), Relaxed);
+        assert!(matches!(queue.reserve(20_000), Err(PutError::Memory(RingError::Damaged(_)))));
+        assert!(queue.trim().is_err());
+        assert!(memory::allocated(queue.shared.ring.fd()).unwrap() <= before + (1 << 20));
+    }
+
+    #[test]
+    fn a_message_longer_than_the_memory_there_is() {
+        for joinable in [false, true] {
+            let queue = queue(joinable);
+            queue.put(&[1; 20_000], Deadline::Now).unwrap();
+            let file = file_of(&queue);
+            memory::grow(&file, 1 << 42).unwrap();
+            let descriptor = queue.shared.ring.descriptor(1).unwrap();
+            descriptor.class.store(40, Relaxed);
+            descriptor.offset.store(1 << 41, Relaxed);
+            descriptor.len.store(1 << 39, Relaxed);
+            assert!(is_damaged(queue.get(&mut Vec::new(), Deadline::Now)));
+            assert!(is_damaged(queue.get_many(1, Deadline::Now)));
+        }
+    }
+
+    #[test]
+    fn a_tail_far_ahead_in_a_large_segment() {
+        let queue = queue(false);
+        let control = queue.shared.ring.control();
+        memory::grow(queue.shared.ring.fd(), 4 << 30).unwrap();
+        let descriptor = queue.shared.ring.descriptor(0).unwrap();
+        descriptor.class.store(30, Relaxed);
+        descriptor.offset.store(2 << 30, Relaxed);
+        control.put.tail.store((200 << 20) / UNIT, Relaxed);
+        control.put.in_use_from.store((200 << 20) / UNIT as u32, Relaxed);
+        // Opened anew, for this process knows where the segment lies.
+        let ring = Ring::open(queue.shared.ring.fd().try_clone_to_owned().unwrap()).unwrap();
+        let queue = Queue { shared: Arc::new(Shared::new(ring, None)) };
+        assert!(queue.put(b"x", Deadline::Now).is_err());
+        assert!(memory::allocated(queue.shared.ring.fd()).unwrap() < 64 << 20);
+    }
+
+    #[test]
+    fn more_messages_than_their_memory_can_hold() {
+        let queue = queue(true);
+        for _ in 0..10 {
+            queue.put(b"", Deadline::Now).unwrap();
+        }
+        // Four times around a ring of empty messages, and so on for 2^30 of them.
+        let control = queue.shared.ring.control();
+        control.put.tail.store(1 << 62 | 1 << 30, Relaxed);
+        assert!(is_damaged(queue.get_many(usize::MAX, Deadline::Now)));
+        assert!(queue.shutdown(true).is_err());
+    }
+
+    #[test]
+    fn a_chain_of_segments_that_leads_back() {
+        let queue = queue(false);
+        let ring = &queue.shared.ring;
+        ring.control().put.segment.store(Segment { block: 1, base: 0 }.to_bits(), Relaxed);
+        ring.descriptor(0).unwrap().successor.store(1, Relaxed);
+        assert!(queue.trim().is_err());
+    }
+
+    #[test]
+    fn a_stack_of_free_blocks_that_leads_back() {
+        let queue = queue(false);
+        drop((queue.reserve(20_000).unwrap(), queue.reserve(20_000).unwrap()));
+        queue.shared.ring.descriptor(1).unwrap().next_free.store(2, Relaxed);
+        assert!(queue.shared.ring.trim().is_err());
+    }
+
+    #[test]
+    fn a_length_changed_while_the_message_is_written() {
+        let queue = queue(false);
+        let mut space = queue.reserve(20_000).unwrap();
+        queue.shared.ring.descriptor(1).unwrap().len.store(5, Relaxed);
+        assert_eq!(space.len(), 20_000);
+        space.fill(1);
+        // The receiver reads what it says by then.
+        space.commit(Deadline::Now).unwrap();
+        assert_eq!(queue.get_message(Deadline::Now).unwrap().len(), 5);
+    }
+
+    #[test]
+    fn larger_than_any_block() {
+        let queue = Queue::create(&QueueOptions::new().max_bytes(u64::MAX)).unwrap();
+        for len in [usize::MAX, 1 << 46] {
+            let refused = queue.reserve(len);
+            assert!(matches!(refused, Err(PutError::Memory(RingError::Limit { .. }))), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn rubbish_in_a_lock_is_taken_over() {
+        let queue = queue(false);
+        let file = file_of(&queue);
+        for at in
+            [offset_of!(Control, put.lock), offset_of!(Control, get.lock), offset_of!(Control, memory.lock)]
+        {
+            for rubbish in [u64::MAX, 1 << 63, dead().to_bits()] {
+                scribble(&file, at as u64, &rubbish.to_le_bytes());
+                queue.put(&[1; 20_000], Deadline::Now).unwrap();
+                assert_eq!(queue.get_message(Deadline::Now).unwrap().len(), 20_000);
+            }
+        }
+    }
+}
