@@ -18,7 +18,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRu
 use crate::os::identity::Identity;
 
 /// A case that has not ended after so many seconds hangs: its victims wait for milliseconds.
-const WATCHDOG: u32 = 60;
+const WATCHDOG: u32 = 30;
 /// What a victim may allocate at once, and how much more private memory it may have, in bytes.
 const ALLOWANCE: usize = 64 << 20;
 /// How much more address space it may map.
@@ -77,7 +77,13 @@ pub(crate) fn target<S: Strategy>(name: &str, cases: u32, strategy: S, victim: i
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&u64::to_le_bytes(seed));
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
-    let config = Config { cases, failure_persistence: None, max_shrink_iters: 300, ..Config::default() };
+    let config = Config {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 300,
+        max_shrink_time: 30_000,
+        ..Config::default()
+    };
     let run = TestRunner::new_with_rng(config, rng).run(&strategy, |case| in_child(|| victim(&case)));
     if let Err(failure) = run {
         panic!("{name}: {failure}");

@@ -111,10 +111,8 @@ impl Condition {
     /// # Errors
     /// Out of memory, of descriptors or of mappings.
     pub fn new(lock: ConditionLock, robust: bool) -> Result<Self, CreateError> {
-        let object = Object::create(Self::PLACES * 16, |words: &ConditionWords, _| {
-            words.robust.store(robust.into(), Ordering::Relaxed);
-            Ok(())
-        })?;
+        let places = Self::PLACES * 16;
+        let object = Object::create_owned(places, robust, |words: &ConditionWords| &words.robust)?;
         Ok(Condition { object: Arc::new(object), lock })
     }
 
@@ -123,7 +121,7 @@ impl Condition {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(handle: Handle, lock: ConditionLock) -> Result<Self, OpenError> {
-        let object = Object::<ConditionWords>::open(handle)?;
+        let object = Object::<ConditionWords>::open_owned(handle, |words| &words.robust)?;
         if object.slot.tail_words::<ConditionWords>().len() < Self::PLACES * 2 {
             return Err(OpenError::Damaged("a condition with too few places"));
         }
@@ -357,7 +355,7 @@ impl Condition {
     }
 
     fn robust(&self) -> bool {
-        self.object.robust.load(Ordering::Relaxed) != 0
+        self.object.robust
     }
 }
 

@@ -41,6 +41,8 @@ enum Step {
     Bytes { at: u32, bytes: Vec<u8> },
     /// The file grows, without memory.
     Grow { bits: u8 },
+    /// Words that agree with each other, about what is not there.
+    Forge { what: u8, block: u8, bits: u8, random: u64 },
     /// The file loses memory.
     Punch { at: u32, pages: u8 },
     /// The victim does something.
@@ -71,6 +73,8 @@ fn mutation() -> impl Strategy<Value = Step> {
             .prop_map(|(field, index, kind, random)| Step::Word { field, index, kind, random }),
         4 => (0..400_000u32, vec(any::<u8>(), 1..40)).prop_map(|(at, bytes)| Step::Bytes { at, bytes }),
         1 => (18..47u8).prop_map(|bits| Step::Grow { bits }),
+        6 => any::<(u8, u8, u8, u64)>()
+            .prop_map(|(what, block, bits, random)| Step::Forge { what, block, bits, random }),
         1 => (0..100u32, 1..20u8).prop_map(|(at, pages)| Step::Punch { at, pages }),
     ]
 }
@@ -139,7 +143,7 @@ fn fields(file: &File, index: u8) -> Vec<(&'static str, u64, usize)> {
         let position = (word(file, cursor as u64) as u32).wrapping_sub(segment.base);
         let unit = u64::from(position) + index % 4;
         let at = start.wrapping_add(unit * UNIT % 1u64.checked_shl(class).unwrap_or(1).max(1));
-        fields.extend([("record", at, 8), ("record.argument", at + 8, 8), ("record.len", at, 4)]);
+        fields.extend([("record", at, 8), ("record.argument", at.wrapping_add(8), 8), ("record.len", at, 4)]);
     }
     fields
 }
@@ -205,10 +209,74 @@ fn mutate(file: &File, step: &Step) {
         Step::Grow { bits } => {
             let _ = memory::grow(file, 1 << bits);
         }
+        Step::Forge { what, block, bits, random } => forge(file, *what, *block, *bits, *random),
         Step::Punch { at, pages } => {
             let _ = memory::release(file, u64::from(*at) * 4096, u64::from(*pages) * 4096);
         }
         Step::Use { .. } => {}
+    }
+}
+
+/// Writes several words that would be right together.
+fn forge(file: &File, what: u8, block: u8, bits: u8, random: u64) {
+    eprintln!("forged: {what} {block} {bits} {random:#x}");
+    let store = |at: u64, value: u64, len: usize| scribble(file, at, &value.to_le_bytes()[..len]);
+    let control = |at: usize| at as u64;
+    let (tail, head) = (control(offset_of!(Control, put.tail)), control(offset_of!(Control, get.head)));
+    let descriptor = DESCRIPTORS_AT + u64::from(block % 4) * size_of::<Descriptor>() as u64;
+    let class = 12 + u64::from(bits) % 32;
+    let _ = memory::grow(file, 4 << class);
+    match what % 6 {
+        // A block as large as the file, and a message that fills it or nearly.
+        0 | 1 => {
+            store(descriptor + offset_of!(Descriptor, class) as u64, class, 4);
+            store(descriptor + offset_of!(Descriptor, offset) as u64, 2 << class, 8);
+            store(descriptor + offset_of!(Descriptor, len) as u64, (1 << class) - (random % 4), 8);
+            if what % 6 == 1 {
+                let len = 1 << class;
+                store(descriptor + offset_of!(Descriptor, reserved) as u64, len, 8);
+                store(descriptor + offset_of!(Descriptor, charged) as u64, len, 8);
+            }
+        }
+        // A backlog of empty messages, many times around the ring.
+        2 => {
+            let count = 1u64 << (bits % 32);
+            let now = word(file, head);
+            store(
+                tail,
+                now.wrapping_add(count << 32) & !0xffff_ffff | now.wrapping_add(count) & 0xffff_ffff,
+                8,
+            );
+            store(control(offset_of!(Control, get.known_tail)), word(file, tail), 8);
+        }
+        // Nothing waits, and the end is far away.
+        3 => {
+            let place = (random % (1 << 27)) | word(file, tail) & !0xffff_ffff;
+            store(tail, place, 8);
+            store(head, place, 8);
+            store(control(offset_of!(Control, put.in_use_from)), place, 4);
+        }
+        // As many blocks as fill tables, and tables for them.
+        4 => {
+            let tables = u64::from(bits) % TABLES as u64;
+            store(control(offset_of!(Control, memory.descriptors)), 64 * ((1 << tables) - random % 2), 4);
+            for table in 1..tables {
+                store(control(offset_of!(Control, memory.tables)) + 8 * table, 2 << class, 8);
+            }
+        }
+        // All sums are nothing, or everything.
+        _ => {
+            let sum = if random % 2 == 0 { 0 } else { random };
+            for at in [
+                offset_of!(Control, memory.used),
+                offset_of!(Control, memory.cached),
+                offset_of!(Control, memory.held),
+                offset_of!(Control, memory.returned),
+                offset_of!(Control, memory.owed),
+            ] {
+                store(control(at), sum, 8);
+            }
+        }
     }
 }
 
