@@ -21,9 +21,10 @@ pub fn create(name: &CStr) -> io::Result<OwnedFd> {
 /// # Errors
 /// `NotFound`, `PermissionDenied`, or what else the system reported.
 pub fn open(name: &CStr) -> io::Result<OwnedFd> {
-    // NONBLOCK: what has the name may be a pipe, or a file with a lease on it.
-    let nonblock = OFlags::from_bits_retain(rustix::fs::OFlags::NONBLOCK.bits());
-    Ok(shm::open(name, OFlags::RDWR | nonblock, Mode::empty())?)
+    use rustix::fs::OFlags as FileFlags;
+    // What has the name may be a pipe, a file with a lease on it, or a link that another user made to a file of ours.
+    let careful = FileFlags::NONBLOCK | FileFlags::NOFOLLOW | FileFlags::NOCTTY;
+    Ok(shm::open(name, OFlags::RDWR | OFlags::from_bits_retain(careful.bits()), Mode::empty())?)
 }
 
 /// Takes the name away. The memory stays until its last user is gone.
