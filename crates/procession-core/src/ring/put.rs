@@ -82,11 +82,13 @@ impl PutSession<'_> {
             Content::Inline(message) => units(message.len()),
             Content::Block(_) => units(size_of::<u64>()),
         };
-        let offset = loop {
-            match self.room(need) {
-                Some(offset) => break offset,
-                None if patient && self.memory.units() >= STEADY_UNITS => return Ok(Pushed::Crowded),
-                None => self.grow(need)?,
+        let offset = match self.room(need) {
+            Some(offset) => offset,
+            None if patient && self.memory.units() >= STEADY_UNITS => return Ok(Pushed::Crowded),
+            None => {
+                self.grow(need)?;
+                // Once: a new segment has room.
+                self.room(need).ok_or(Damaged("the space in use"))?
             }
         };
         self.reserve(offset + need)?;
