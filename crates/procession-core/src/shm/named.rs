@@ -224,7 +224,11 @@ fn enter(path: &PathBuf, create: OFlags) -> Result<OwnedFd, Refusal> {
             return Err(Refusal::Unusable(SOMETHING_ELSE));
         }
         if !Mode::from_raw_mode(about.st_mode).intersection(Mode::RWXG | Mode::RWXO).is_empty() {
-            return Err(Refusal::Unusable("others than its owner may use the file in /dev/shm"));
+            let problem = match is_ours(&fd)? {
+                true => "others than its owner may use the file in /dev/shm",
+                false => SOMETHING_ELSE,
+            };
+            return Err(Refusal::Unusable(problem));
         }
         if try_lock(&fd, GATE, FileLock::Exclusive).map_err(system("locking a name"))? {
             if is_at(&fd, path) {
