@@ -8,6 +8,8 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 mod describe;
+#[cfg(test)]
+mod hostile;
 pub mod objects;
 pub mod os;
 pub mod queue;

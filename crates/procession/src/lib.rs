@@ -60,6 +60,8 @@ mod codec;
 pub mod connection;
 pub mod error;
 mod handle;
+#[cfg(test)]
+mod hostile;
 pub mod process;
 pub mod queue;
 pub mod shared;

@@ -106,7 +106,8 @@ impl Barrier {
     pub fn open(handle: Handle) -> Result<Self, OpenError> {
         let object = Object::<BarrierWords>::open(handle)?;
         let parties = object.parties.load(Ordering::Relaxed);
-        if parties == 0 || (parties as usize * 2) > object.slot.tail_words::<BarrierWords>().len() {
+        let places = object.slot.tail_words::<BarrierWords>().len();
+        if parties == 0 || parties > Self::MAX_PARTIES || (parties as usize * 2) > places {
             return Err(OpenError::Damaged("a barrier with an impossible number of parties"));
         }
         Ok(Barrier { object: Arc::new(object), parties })
@@ -137,7 +138,7 @@ impl Barrier {
         let me = Identity::current().to_bits();
         let (place, index) = self.enter(me, deadline, action.is_some(), interrupted)?;
         let waits = || place.load(Ordering::Relaxed) == me | WAITING;
-        if index + 1 == self.parties
+        if index == self.parties - 1
             && waits()
             && let Some(action) = action
         {
@@ -173,7 +174,7 @@ impl Barrier {
 
     /// Whether the barrier is broken.
     pub fn is_broken(&self) -> bool {
-        self.object.phase.load(Ordering::Acquire) == BROKEN_PHASE
+        !matches!(self.object.phase.load(Ordering::Acquire), FILLING | ACTING)
     }
 
     /// The barrier's phase, who has arrived, and who has its internal lock, in plain words: for who has to find out why a program does not go on. Takes no lock, and
@@ -221,20 +222,21 @@ impl Barrier {
             {
                 let _held = self.lock();
                 let phase = words.phase.load(Ordering::Relaxed);
-                if phase == BROKEN_PHASE {
+                // Any other number is damage, which only a reset mends.
+                if phase != FILLING && phase != ACTING {
                     return Err(BarrierError::Broken);
                 }
                 if phase == FILLING
                     && let Some(place) = self.free_place()
                 {
                     let index = words.arrived.load(Ordering::Relaxed);
-                    let last = index + 1 >= self.parties;
+                    let last = index >= self.parties - 1;
                     let now = if index == 0 || last { now_ms() } else { 0 };
                     if index == 0 {
                         words.since.store(now, Ordering::Relaxed);
                     }
                     place.store(me | WAITING, Ordering::Relaxed);
-                    words.arrived.store(index + 1, Ordering::Relaxed);
+                    words.arrived.store(index.saturating_add(1), Ordering::Relaxed);
                     // Looking costs several system calls a party, so only for a round that lasted.
                     let lasted = now.saturating_sub(words.since.load(Ordering::Relaxed));
                     if last && u128::from(lasted) >= SLICE.as_millis() && self.somebody_died() {
@@ -246,7 +248,7 @@ impl Barrier {
                     }
                     return Ok((place, index));
                 }
-                if phase == ACTING && self.somebody_died() {
+                if self.somebody_died() {
                     self.break_all();
                 }
             }

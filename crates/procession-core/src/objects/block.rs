@@ -44,10 +44,11 @@ pub struct Block(Arc<Inner>);
 struct Inner {
     slot: Slot,
     spinner: Spinner,
-    /// As in the words, checked against the slot's size once.
+    /// As in the words, read and checked against the slot's size once.
     element: usize,
     len: usize,
     locked: bool,
+    robust: bool,
 }
 
 impl Block {
@@ -72,7 +73,7 @@ impl Block {
         words.robust.store(robust.into(), Ordering::Relaxed);
         words.len.store(len as u64, Ordering::Relaxed);
         slot.publish();
-        Ok(Block(Arc::new(Inner { slot, spinner: Spinner::new(), element, len, locked })))
+        Ok(Block(Arc::new(Inner { slot, spinner: Spinner::new(), element, len, locked, robust })))
     }
 
     /// Opens the block that a handle refers to, which has a lock if `locked`.
@@ -88,7 +89,8 @@ impl Block {
         let len = len
             .filter(|len| len.checked_mul(element).is_some_and(|bytes| bytes <= room))
             .ok_or(OpenError::Damaged("a block larger than its memory"))?;
-        Ok(Block(Arc::new(Inner { slot, spinner: Spinner::new(), element, len, locked })))
+        let robust = words.robust.load(Ordering::Relaxed) != 0;
+        Ok(Block(Arc::new(Inner { slot, spinner: Spinner::new(), element, len, locked, robust })))
     }
 
     /// A handle for another process.
@@ -108,7 +110,7 @@ impl Block {
                 return writeln!(f, ", without a lock");
             }
             let words = self.0.slot.words::<BlockWords>();
-            let robust = if words.robust.load(Ordering::Relaxed) != 0 { "" } else { ", not robust" };
+            let robust = if self.0.robust { "" } else { ", not robust" };
             writeln!(f, ", their lock{robust} held by {}", words.lock)
         })
     }
@@ -224,7 +226,7 @@ impl Block {
     #[inline]
     pub fn acquire(&self, deadline: Deadline) -> Acquisition {
         let words = self.lock_words();
-        words.lock.acquire(words.robust.load(Ordering::Relaxed) != 0, &self.0.spinner, deadline)
+        words.lock.acquire(self.0.robust, &self.0.spinner, deadline)
     }
 
     /// As [`Block::acquire`], but `None`, without a change, when the calling thread holds the lock already.
@@ -234,7 +236,7 @@ impl Block {
     #[inline]
     pub fn acquire_once(&self, deadline: Deadline) -> Option<Acquisition> {
         let words = self.lock_words();
-        words.lock.acquire_once(words.robust.load(Ordering::Relaxed) != 0, &self.0.spinner, deadline)
+        words.lock.acquire_once(self.0.robust, &self.0.spinner, deadline)
     }
 
     /// Undoes one [`Block::acquire`].

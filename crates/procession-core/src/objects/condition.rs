@@ -113,10 +113,8 @@ impl Condition {
     /// # Errors
     /// Out of memory, of descriptors or of mappings.
     pub fn new(lock: ConditionLock, robust: bool) -> Result<Self, CreateError> {
-        let object = Object::create(Self::PLACES * 16, |words: &ConditionWords, _| {
-            words.robust.store(robust.into(), Ordering::Relaxed);
-            Ok(())
-        })?;
+        let places = Self::PLACES * 16;
+        let object = Object::create_owned(places, robust, |words: &ConditionWords| &words.robust)?;
         Ok(Condition { object: Arc::new(object), lock })
     }
 
@@ -125,7 +123,7 @@ impl Condition {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(handle: Handle, lock: ConditionLock) -> Result<Self, OpenError> {
-        let object = Object::<ConditionWords>::open(handle)?;
+        let object = Object::<ConditionWords>::open_owned(handle, |words| &words.robust)?;
         if object.slot.tail_words::<ConditionWords>().len() < Self::PLACES * 2 {
             return Err(OpenError::Damaged("a condition with too few places"));
         }
@@ -278,7 +276,9 @@ impl Condition {
         // Before the exchange, so that whoever sees the notification knows when it was made.
         let waiter_turn = turn.load(Ordering::Relaxed) as u32;
         turn.store(u64::from(next) << 32 | u64::from(waiter_turn), Ordering::Relaxed);
-        loop {
+        /// More than a waiter changes its place in one wait; other changes are a peer's that keeps to no rules.
+        const TRIES: u32 = 64;
+        for _ in 0..TRIES {
             let word = place.load(Ordering::Acquire);
             if !is_waiting(word) {
                 return false;
@@ -294,6 +294,7 @@ impl Condition {
             }
             return true;
         }
+        false
     }
 
     /// Finds a place for a new waiter, which holds the lock.
@@ -382,7 +383,7 @@ impl Condition {
     }
 
     fn robust(&self) -> bool {
-        self.object.robust.load(Ordering::Relaxed) != 0
+        self.object.robust
     }
 }
 
@@ -400,7 +401,9 @@ impl Occupied<'_> {
     fn sleep(&mut self, deadline: Deadline, interrupted: &mut dyn FnMut() -> bool) -> Option<usize> {
         let condition = self.condition;
         let place = condition.place(self.index);
-        let notified = || !is_waiting(place.load(Ordering::Acquire));
+        // Also when the place is another's by now, which is a peer's mistake: nobody would notify it.
+        let waits = [self.me | WAITING, self.me | ASLEEP];
+        let notified = || !waits.contains(&place.load(Ordering::Acquire));
         if deadline != Deadline::Now {
             if condition.object.spinner.spin(notified) {
                 return Some(self.index);

@@ -11,7 +11,7 @@ use crate::os::clock::Deadline;
 use crate::os::identity::Identity;
 use crate::shm::arena::{SlotHead, SlotKind, Words};
 use crate::shm::{CreateError, OpenError};
-use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::atomic::AtomicU32;
 
 /// The words of a lock.
 #[repr(C)]
@@ -45,10 +45,7 @@ impl Lock {
     /// # Errors
     /// Out of memory, of descriptors or of mappings.
     pub fn new(robust: bool) -> Result<Self, CreateError> {
-        let object = Object::create(0, |words: &LockWords, _| {
-            words.robust.store(robust.into(), Ordering::Relaxed);
-            Ok(())
-        })?;
+        let object = Object::create_owned(0, robust, |words: &LockWords| &words.robust)?;
         Ok(Lock(Arc::new(object)))
     }
 
@@ -57,7 +54,7 @@ impl Lock {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(handle: Handle) -> Result<Self, OpenError> {
-        Object::open(handle).map(|object| Lock(Arc::new(object)))
+        Object::open_owned(handle, |words: &LockWords| &words.robust).map(|object| Lock(Arc::new(object)))
     }
 
     /// A handle for another process.
@@ -73,7 +70,7 @@ impl Lock {
     pub fn acquire(&self, deadline: Deadline) -> Acquisition {
         let words: &LockWords = &self.0;
         let claim = Identity::current().to_bits();
-        words.owned.take(claim, words.robust.load(Ordering::Relaxed) != 0, &self.0.spinner, deadline)
+        words.owned.take(claim, self.0.robust, &self.0.spinner, deadline)
     }
 
     /// Releases the lock, whoever took it.
@@ -106,7 +103,7 @@ impl Lock {
     pub fn describe(&self) -> impl fmt::Display + '_ {
         Description(|f: &mut fmt::Formatter<'_>| {
             let words: &LockWords = &self.0;
-            let robust = if words.robust.load(Ordering::Relaxed) != 0 { "" } else { ", not robust" };
+            let robust = if self.0.robust { "" } else { ", not robust" };
             writeln!(f, "lock{robust}: held by {}", words.owned)
         })
     }

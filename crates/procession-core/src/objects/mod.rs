@@ -8,6 +8,8 @@ mod barrier;
 mod block;
 mod condition;
 mod event;
+#[cfg(test)]
+mod hostile;
 mod lock;
 mod owned;
 mod rlock;
@@ -31,6 +33,7 @@ pub use crate::shm::arena::Handle;
 use crate::os::clock::Deadline;
 use crate::shm::arena::{Slot, Words};
 use crate::shm::{CreateError, OpenError};
+use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{SLICE, Spinner, WaitQueue};
 
 /// A slot known to hold a `W`, and what this process learnt about waiting for it.
@@ -38,6 +41,9 @@ use crate::sync::{SLICE, Spinner, WaitQueue};
 struct Object<W> {
     slot: Slot,
     spinner: Spinner,
+    /// Whether a dead owner's lock passes to the next: as in the words when the object was made or opened, for what is constant
+    /// there is so by agreement only.
+    robust: bool,
     words: PhantomData<fn() -> W>,
 }
 
@@ -50,15 +56,29 @@ impl<W: Words> Object<W> {
         let slot = Slot::allocate::<W>(W::KIND, tail)?;
         init(slot.words(), &slot)?;
         slot.publish();
-        Ok(Self::from_slot(slot))
+        Ok(Self::from_slot(slot, |_| false))
     }
 
     fn open(handle: Handle) -> Result<Self, OpenError> {
-        Slot::open::<W>(handle, W::KIND).map(Self::from_slot)
+        Slot::open::<W>(handle, W::KIND).map(|slot| Self::from_slot(slot, |_| false))
     }
 
-    fn from_slot(slot: Slot) -> Self {
-        Object { slot, spinner: Spinner::new(), words: PhantomData }
+    /// [`Object::create`] of one with an owner, or with the lock of one, and with a word that says whether it is robust.
+    fn create_owned(tail: usize, robust: bool, word: fn(&W) -> &AtomicU32) -> Result<Self, CreateError> {
+        let slot = Slot::allocate::<W>(W::KIND, tail)?;
+        word(slot.words()).store(robust.into(), Ordering::Relaxed);
+        slot.publish();
+        Ok(Self::from_slot(slot, |_| robust))
+    }
+
+    fn open_owned(handle: Handle, word: fn(&W) -> &AtomicU32) -> Result<Self, OpenError> {
+        let robust = |words: &W| word(words).load(Ordering::Relaxed) != 0;
+        Slot::open::<W>(handle, W::KIND).map(|slot| Self::from_slot(slot, robust))
+    }
+
+    fn from_slot(slot: Slot, robust: impl Fn(&W) -> bool) -> Self {
+        let robust = robust(slot.words());
+        Object { slot, spinner: Spinner::new(), robust, words: PhantomData }
     }
 }
 

@@ -17,7 +17,8 @@ use crate::sync::{Lookout, Spinner, WaitQueue};
 pub enum Acquisition {
     /// The caller has it.
     Acquired,
-    /// The caller has it; its last owner, given here, died with it. What it guards may be half-changed.
+    /// The caller has it; its last owner, given here, died with it. What it guards may be half-changed. Where something wrote
+    /// over the owner, so that it is no process at all, this is [`Identity::NOBODY`].
     AcquiredFromDead(Identity),
     /// The deadline passed first; the caller does not have it.
     TimedOut,
@@ -75,8 +76,11 @@ impl Owned {
 
     fn take_from_dead(&self, claim: u64) -> Option<Acquisition> {
         let word = self.owner.load(Ordering::Relaxed);
-        // A word that no owner can have written is damage; whoever wrote it cannot be asked to release it.
-        let owner = Identity::from_bits(word & IDENTITY)?;
+        if word == 0 {
+            return None;
+        }
+        // A word that no owner can have written is damage, and nobody will ever release it.
+        let owner = Identity::from_bits(word & IDENTITY).unwrap_or(Identity::NOBODY);
         if owner.is_alive() || !self.exchange(word, claim) {
             return None;
         }
@@ -152,7 +156,8 @@ impl Recursive {
         match self.acquire_once(robust, spinner, deadline) {
             Some(acquisition) => acquisition,
             None => {
-                self.depth.store(self.depth.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+                let depth = self.depth.load(Ordering::Relaxed).saturating_add(1);
+                self.depth.store(depth, Ordering::Relaxed);
                 Acquisition::Acquired
             }
         }

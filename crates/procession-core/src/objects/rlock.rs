@@ -11,7 +11,7 @@ use crate::os::clock::Deadline;
 use crate::os::identity::Identity;
 use crate::shm::arena::{SlotHead, SlotKind, Words};
 use crate::shm::{CreateError, OpenError};
-use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::atomic::AtomicU32;
 
 /// The words of a recursive lock.
 #[repr(C)]
@@ -47,10 +47,7 @@ impl RLock {
     /// # Errors
     /// Out of memory, of descriptors or of mappings.
     pub fn new(robust: bool) -> Result<Self, CreateError> {
-        let object = Object::create(0, |words: &RLockWords, _| {
-            words.robust.store(robust.into(), Ordering::Relaxed);
-            Ok(())
-        })?;
+        let object = Object::create_owned(0, robust, |words: &RLockWords| &words.robust)?;
         Ok(RLock(Arc::new(object)))
     }
 
@@ -59,7 +56,7 @@ impl RLock {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(handle: Handle) -> Result<Self, OpenError> {
-        Object::open(handle).map(|object| RLock(Arc::new(object)))
+        Object::open_owned(handle, |words: &RLockWords| &words.robust).map(|object| RLock(Arc::new(object)))
     }
 
     /// A handle for another process.
@@ -125,6 +122,6 @@ impl RLock {
     }
 
     fn robust(&self) -> bool {
-        self.0.robust.load(Ordering::Relaxed) != 0
+        self.0.robust
     }
 }

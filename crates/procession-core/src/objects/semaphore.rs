@@ -1,5 +1,6 @@
 //! Permits, counted or each with its holder.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -100,7 +101,7 @@ impl Semaphore {
     pub fn open(handle: Handle) -> Result<Self, OpenError> {
         let object = Object::<SemaphoreWords>::open(handle)?;
         let permits = object.permits.load(Ordering::Relaxed) as usize;
-        if permits > object.slot.tail_words::<SemaphoreWords>().len() {
+        if permits > Self::MAX_ROBUST as usize || permits > object.slot.tail_words::<SemaphoreWords>().len() {
             return Err(OpenError::Damaged("a semaphore with more permits than memory for them"));
         }
         Ok(Semaphore(Arc::new(object)))
@@ -197,7 +198,8 @@ impl Semaphore {
     fn holders(&self) -> &[AtomicU64] {
         let words = self.0.slot.tail_words::<SemaphoreWords>();
         // Checked when opened; another process may have changed the number since.
-        &words[..words.len().min(self.0.permits.load(Ordering::Relaxed) as usize)]
+        let permits = self.0.permits.load(Ordering::Relaxed).min(Self::MAX_ROBUST) as usize;
+        &words[..words.len().min(permits)]
     }
 
     fn take_word(&self) -> Option<()> {
@@ -221,15 +223,15 @@ impl Semaphore {
     /// Frees the permits of dead processes; how many there were.
     fn free_dead(&self) -> u32 {
         let mut freed = 0;
-        let mut living: Vec<u64> = Vec::new();
+        let mut living: HashSet<u64> = HashSet::new();
         for holder in self.holders() {
             let bits = holder.load(Ordering::Relaxed);
-            let Some(identity) = Identity::from_bits(bits) else { continue };
-            if living.contains(&bits) {
+            if bits == 0 || living.contains(&bits) {
                 continue;
             }
-            if identity.is_alive() {
-                living.push(bits);
+            // What is no process at all will give nothing back either.
+            if Identity::from_bits(bits).is_some_and(Identity::is_alive) {
+                living.insert(bits);
             } else if holder.compare_exchange(bits, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
                 freed += 1;
             }

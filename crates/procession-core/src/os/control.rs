@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use rustix::fs::{FileType, MemfdFlags, fstat, memfd_create};
+use rustix::fs::{FileType, MemfdFlags, fcntl_get_seals, fstat, memfd_create};
 use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -15,12 +15,15 @@ use rustix::net::{
 };
 
 use super::clock::Deadline;
+use super::memory;
 use super::process::{wait_ended, wait_readable};
 
 /// The kernel's `SCM_MAX_FD`.
 const DESCRIPTORS_A_PACKET: usize = 253;
 /// A longer body goes in a memfd, so that sending never waits for the receiver to read.
 const INLINE: usize = 32 << 10;
+/// How long the rest of a message's descriptors may take that the sender said there are.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Body length (8 bytes), number of descriptors (4), whether the first of them is the body (4).
 const HEADER: usize = 16;
 
@@ -121,7 +124,7 @@ impl Channel {
         receiver: Option<BorrowedFd<'_>>,
     ) -> io::Result<()> {
         /// How often in a row the kernel may call too many descriptors under way before that is an error.
-        const PATIENCE: u32 = 500;
+        const TRIES: u32 = 500;
         let mut crowded = 0;
         loop {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_A_PACKET))];
@@ -134,7 +137,7 @@ impl Channel {
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => {}
-                Err(Errno::TOOMANYREFS) if crowded < PATIENCE => {
+                Err(Errno::TOOMANYREFS) if crowded < TRIES => {
                     crowded += 1;
                     std::thread::sleep(Duration::from_millis(10));
                 }
@@ -196,29 +199,27 @@ impl Channel {
         let body_len = u64::from_le_bytes(header[..8].try_into().map_err(|_| broken())?);
         let count = u32::from_le_bytes(header[8..12].try_into().map_err(|_| broken())?) as usize;
         let outside = header[12] != 0;
+        // The sender sends them one after another, unless it dies or does not keep to the rules.
+        let deadline = Deadline::after(PATIENCE);
         while descriptors.len() < count {
+            let before = descriptors.len();
             match self.receive_packet(&mut [0], &mut descriptors)? {
-                Some(0) => return Err(broken()),
-                Some(_) => {}
-                None => {
-                    wait_readable(&[self.0.as_fd()], Deadline::Never)?;
-                }
+                Some(1..) if descriptors.len() > before => {}
+                Some(_) => return Err(broken()),
+                None if wait_readable(&[self.0.as_fd()], deadline)?.is_none() => return Err(broken()),
+                None => {}
             }
         }
+        if descriptors.len() != count {
+            return Err(broken());
+        }
         let body_len = usize::try_from(body_len).map_err(|_| broken())?;
-        let body = if outside {
-            if descriptors.is_empty() {
-                return Err(broken());
-            }
-            let mut file = File::from(descriptors.remove(0));
-            let mut body = Vec::new();
-            body.try_reserve_exact(body_len).map_err(|_| io::ErrorKind::OutOfMemory)?;
-            file.read_to_end(&mut body)?;
-            body
-        } else {
-            inline.to_vec()
+        let body = match outside {
+            false => inline.to_vec(),
+            true if descriptors.is_empty() => return Err(broken()),
+            true => read_body(descriptors.remove(0), body_len)?,
         };
-        if body.len() != body_len || descriptors.len() != count - usize::from(outside) {
+        if body.len() != body_len {
             return Err(broken());
         }
         Ok(Received::Message(Message { body, descriptors }))
@@ -249,6 +250,19 @@ impl Channel {
         }
         Ok(Some(packet.bytes))
     }
+}
+
+/// Reads a body from the file that came with its length. The file is a memfd and has the memory for it: the length alone makes
+/// this process take none, nor does a file that is slow, or endless, keep it.
+fn read_body(file: OwnedFd, len: usize) -> io::Result<Vec<u8>> {
+    let broken = || io::Error::new(io::ErrorKind::InvalidData, "not the body of a message");
+    if fcntl_get_seals(&file).is_err() || memory::allocated(&file)? < len as u64 {
+        return Err(broken());
+    }
+    let mut body = Vec::new();
+    body.try_reserve_exact(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    File::from(file).take(len as u64 + 1).read_to_end(&mut body)?;
+    Ok(body)
 }
 
 fn above_standard(fd: OwnedFd) -> io::Result<OwnedFd> {

@@ -26,6 +26,9 @@ const START_BITS: u32 = 38;
 pub struct Identity(u64);
 
 impl Identity {
+    /// A process that there never was: it has the highest pid, but started with the machine.
+    pub const NOBODY: Identity = Identity((1 << PID_BITS) - 1);
+
     /// The number of low bits that an identity occupies in a word.
     pub const BITS: u32 = PID_BITS + START_BITS;
 

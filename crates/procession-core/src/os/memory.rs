@@ -42,6 +42,14 @@ pub fn file_size(fd: impl AsFd) -> io::Result<u64> {
     Ok(u64::try_from(fstat(fd)?.st_size).unwrap_or(0))
 }
 
+/// How many bytes of the file have memory, also such as is swapped out: less than its size where it has holes.
+///
+/// # Errors
+/// What `fstat` reported.
+pub fn allocated(fd: impl AsFd) -> io::Result<u64> {
+    Ok(u64::try_from(fstat(fd)?.st_blocks).unwrap_or(0).saturating_mul(512))
+}
+
 /// Whether the file can never become smaller, so that a mapping inside its size stays readable: true of what
 /// [`create`] made and of nothing that was not made so on purpose.
 pub fn cannot_shrink(fd: impl AsFd) -> bool {

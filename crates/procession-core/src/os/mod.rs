@@ -7,6 +7,8 @@ pub mod cpu;
 pub mod file_lock;
 pub mod fork;
 pub mod futex;
+#[cfg(test)]
+mod hostile;
 pub mod identity;
 pub mod image;
 pub mod memory;

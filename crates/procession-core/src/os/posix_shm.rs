@@ -4,7 +4,8 @@ use std::ffi::CStr;
 use std::io;
 
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, fstat, linkat, open as open_path};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, linkat, open as open_path};
+use rustix::io::Errno;
 use rustix::shm;
 
 /// Creates a file that only this user may open, of size 0 and without a name: if this process is killed before it calls
@@ -32,7 +33,9 @@ pub fn link(fd: impl AsFd, name: &CStr) -> io::Result<()> {
 /// # Errors
 /// `NotFound`, `PermissionDenied`, or what else the system reported.
 pub fn open(name: &CStr) -> io::Result<OwnedFd> {
-    Ok(shm::open(name, shm::OFlags::RDWR, Mode::empty())?)
+    // What has the name may be a pipe, a file with a lease on it, or a link that another user made to a file of ours.
+    let careful = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY;
+    Ok(shm::open(name, shm::OFlags::from_bits_retain(careful.bits()), Mode::empty())?)
 }
 
 /// Takes the name away. The memory stays until its last user is gone.
@@ -57,6 +60,21 @@ pub fn resize(fd: impl AsFd, size: u64) -> io::Result<()> {
 /// What the system reported.
 pub fn owner(fd: impl AsFd) -> io::Result<u32> {
     Ok(fstat(fd)?.st_uid)
+}
+
+/// Whether it is a file with bytes, not a pipe or a device.
+///
+/// # Errors
+/// What the system reported.
+pub fn is_regular(fd: impl AsFd) -> io::Result<bool> {
+    Ok(FileType::from_raw_mode(fstat(fd)?.st_mode) == FileType::RegularFile)
+}
+
+/// Whether [`open`] failed because the name is that of a directory, a link or a socket.
+pub fn is_of_another_kind(error: &io::Error) -> bool {
+    [Errno::ISDIR, Errno::LOOP, Errno::NXIO]
+        .into_iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// The user id that this process acts as.

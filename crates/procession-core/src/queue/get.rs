@@ -85,13 +85,14 @@ impl Queue {
         if max == 0 {
             return Ok(messages);
         }
+        let mut last = false;
         loop {
             self.shared.mend()?;
             self.get_batch(max, &mut messages)?;
             if !messages.is_empty() {
                 return Ok(messages);
             }
-            self.shared.wait_for_message(deadline)?;
+            last = self.shared.wait_once_more(deadline, last)?;
         }
     }
 
@@ -101,7 +102,9 @@ impl Queue {
             return Err(GetError::ShutDown);
         }
         let mut session = ring.get_session()?;
-        while messages.len() < max {
+        // What is there now; a peer that goes on adding to it shall not keep this process here for ever.
+        let there = (session.backlog()? as usize).saturating_add(ring.returned() as usize);
+        while messages.len() < max.min(there) {
             let mut bytes = Vec::new();
             let message = match session.next(Take::Plain, &mut bytes) {
                 Ok(None) => break,
@@ -136,13 +139,26 @@ impl Queue {
 impl Shared {
     #[inline]
     fn get(&self, take: Take, out: &mut Vec<u8>, deadline: Deadline) -> Result<Taken, GetError> {
+        let mut last = false;
         loop {
             self.mend()?;
             if let Some(taken) = self.try_get(take, out)? {
                 return Ok(taken);
             }
-            self.wait_for_message(deadline)?;
+            last = self.wait_once_more(deadline, last)?;
         }
+    }
+
+    /// [`Shared::wait_for_message`], unless the attempt after it was the `last`; whether the next is, as the deadline has
+    /// passed. Others may take each message that this process sees, or words that contradict each other show one where
+    /// there is none.
+    #[cold]
+    fn wait_once_more(&self, deadline: Deadline, last: bool) -> Result<bool, GetError> {
+        if last {
+            return Err(GetError::Empty);
+        }
+        self.wait_for_message(deadline)?;
+        Ok(deadline.passed())
     }
 
     #[inline(always)]
@@ -193,9 +209,15 @@ impl Shared {
     pub(super) fn discard_all(&self) -> Result<(), Damaged> {
         let ring = &self.ring;
         let mut scratch = Vec::new();
-        loop {
+        let there = u64::from(ring.plausible_backlog(ring.head())?.0) + u64::from(ring.returned());
+        for _ in 0..there {
             scratch.clear();
-            let mut session = ring.get_session()?;
+            let mut session = match ring.get_session() {
+                Ok(session) => session,
+                Err(RingError::Damaged(damaged)) => return Err(damaged),
+                // Left to who looks around next.
+                Err(_) => return Ok(()),
+            };
             let taken = match session.next(Take::Plain, &mut scratch) {
                 Ok(taken) => taken,
                 Err(RingError::Damaged(damaged)) => return Err(damaged),
@@ -212,6 +234,7 @@ impl Shared {
                 ring.task_done()?;
             }
         }
+        Ok(())
     }
 
     /// What a process does after it has slept a slice in vain. False when another did it a moment ago.
@@ -241,7 +264,11 @@ impl Shared {
 
     /// Gives a large ring back that was drained by a process which died, or was not alone, just then.
     pub(super) fn shrink(&self) -> Result<(), Damaged> {
-        give_memory_back(self.ring.get_session()?);
+        match self.ring.get_session() {
+            Ok(session) => give_memory_back(session),
+            Err(RingError::Damaged(damaged)) => return Err(damaged),
+            Err(error) => keeps_its_memory(&error),
+        }
         Ok(())
     }
 }
@@ -251,8 +278,12 @@ impl Shared {
 fn give_memory_back(session: GetSession<'_>) {
     // Without memory for a smaller segment, or room to map it, the large one stays.
     if let Err(error) = session.shrink() {
-        tracing::debug!(%error, "a drained queue keeps its memory");
+        keeps_its_memory(&error);
     }
+}
+
+fn keeps_its_memory(error: &RingError) {
+    tracing::debug!(%error, "a drained queue keeps its memory");
 }
 
 #[cfg(test)]

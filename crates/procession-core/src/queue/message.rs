@@ -29,10 +29,16 @@ unsafe impl Sync for OwnedBlock {}
 impl OwnedBlock {
     /// The message in a block that the caller has taken.
     fn taken(shared: Arc<Shared>, number: u32) -> Result<Self, Damaged> {
-        let descriptor = shared.ring.descriptor(number)?;
-        let len = descriptor.len.load(Ordering::Relaxed);
-        let start = shared.ring.block_memory(descriptor, len)?;
+        let len = shared.ring.descriptor(number)?.len.load(Ordering::Relaxed);
+        shared.ring.check_length(len)?;
         let len = usize::try_from(len).map_err(|_| Damaged("a message's length"))?;
+        Self::of_length(shared, number, len)
+    }
+
+    /// A block that the caller has, with a message of `len` bytes. That the block has them is checked here and from then on
+    /// known to this process alone.
+    fn of_length(shared: Arc<Shared>, number: u32, len: usize) -> Result<Self, Damaged> {
+        let start = shared.ring.block_memory(shared.ring.descriptor(number)?, len as u64)?;
         Ok(OwnedBlock { shared, number, owner: Identity::current(), start, len })
     }
 
@@ -74,7 +80,7 @@ impl Reservation {
         }
         let number = shared.ring.allocate(len as u64)?;
         shared.ring.descriptor(number)?.len.store(len as u64, Ordering::Relaxed);
-        Ok(Reservation(Reserved::Block(OwnedBlock::taken(shared, number)?)))
+        Ok(Reservation(Reserved::Block(OwnedBlock::of_length(shared, number, len)?)))
     }
 
     /// Puts the message, waiting for room until `deadline`.

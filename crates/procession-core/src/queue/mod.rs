@@ -3,6 +3,8 @@
 mod describe;
 mod error;
 mod get;
+#[cfg(test)]
+mod hostile;
 mod join;
 mod message;
 mod put;
@@ -262,7 +264,7 @@ impl Queue {
         let ring = &self.shared.ring;
         let control = ring.control();
         {
-            let _session = ring.put_session()?;
+            let _lock = ring.lock_put()?;
             let state = if immediate { 2 } else { 1 };
             if control.settings.shutdown.load(Ordering::Relaxed) < state {
                 control.settings.shutdown.store(state, Ordering::Release);

@@ -93,13 +93,22 @@ impl Queue {
 impl Shared {
     #[inline]
     pub(super) fn put(&self, content: Content<'_>, deadline: Deadline) -> Result<(), PutError> {
-        let mut patient = true;
+        /// How often consumers may have made room that is gone by the time the lock is taken.
+        const PATIENCE: u32 = 64;
+        let mut patience = PATIENCE;
         let mut swept = false;
+        let mut last = false;
         loop {
-            match self.try_put(content, patient) {
+            match self.try_put(content, patience != 0) {
                 Ok(Pushed::Yes) => return Ok(()),
-                Ok(Pushed::Crowded) => patient = self.consumers_make_room(),
-                Ok(Pushed::Full) => self.wait_for_room(deadline)?,
+                Ok(Pushed::Crowded) if self.consumers_make_room() => patience -= 1,
+                Ok(Pushed::Crowded) => patience = 0,
+                // Others had the room that this process saw.
+                Ok(Pushed::Full) if last => return Err(PutError::Full),
+                Ok(Pushed::Full) => {
+                    self.wait_for_room(deadline)?;
+                    last = deadline.passed();
+                }
                 // Perhaps dead processes have the memory.
                 Err(PutError::Memory(RingError::Limit { .. })) if !swept => {
                     swept = true;

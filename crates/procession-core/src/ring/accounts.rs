@@ -1,5 +1,7 @@
 //! Unfinished tasks: what was put and not declared done, and who owes it.
 
+use std::collections::HashSet;
+
 use super::layout::{Account, BlockState};
 use super::{Damaged, Ring, RingError};
 use crate::os::identity::Identity;
@@ -151,7 +153,7 @@ impl Ring {
     }
 
     fn find_owed(&self, wanted: impl Fn(Option<Identity>) -> bool) -> Result<Option<u32>, Damaged> {
-        for block in 0..self.descriptor_count() {
+        for block in self.blocks()? {
             if let Some((BlockState::Owed, owner)) = self.descriptor(block)?.state()
                 && wanted(owner)
             {
@@ -180,18 +182,15 @@ impl Ring {
         if !self.deliveries_are_held() {
             return Ok(false);
         }
-        let mut seen = Vec::new();
-        for block in 0..self.descriptor_count() {
+        let mut seen = HashSet::new();
+        for block in self.blocks()? {
             let Some((BlockState::Held | BlockState::HeldCopy, Some(owner))) =
                 self.descriptor(block)?.state()
             else {
                 continue;
             };
-            if !seen.contains(&owner) {
-                if !owner.is_alive() {
-                    return Ok(true);
-                }
-                seen.push(owner);
+            if seen.insert(owner) && !owner.is_alive() {
+                return Ok(true);
             }
         }
         Ok(false)
@@ -207,7 +206,7 @@ impl Ring {
         let mut lost = 0;
         let mut pids = Vec::new();
         let mut blocks = Vec::new();
-        for block in 0..self.descriptor_count() {
+        for block in self.blocks()? {
             if let Some((BlockState::Owed, Some(owner))) = self.descriptor(block)?.state()
                 && !owner.is_alive()
             {

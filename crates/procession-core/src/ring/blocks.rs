@@ -3,7 +3,7 @@
 //! A block's size is a power of two and its place in the file never changes; only as much of it as was ever needed
 //! has memory. Free blocks form a stack for each size, so that the one used last, still in the cache, is used next.
 
-use super::layout::{BlockState, Descriptor, FIRST_TABLE, SMALLEST_CLASS, Segment, TABLES};
+use super::layout::{BlockState, CLASSES, Descriptor, FIRST_TABLE, SMALLEST_CLASS, Segment, TABLES};
 use super::segment::half_where_steps_count;
 use super::{Damaged, Ring, RingError, table_of};
 use crate::os::identity::Identity;
@@ -15,6 +15,8 @@ use crate::sync::atomic::step;
 
 /// How many bytes free blocks may keep, so that the next large message finds memory that is touched already.
 const CACHE: u64 = 64 << 20;
+/// The largest block's size in bytes.
+const LARGEST: u64 = 1 << (CLASSES - 1);
 /// The grain in which a segment's memory is reserved, unless the segment is large.
 const STEP: u64 = 16 << 10;
 
@@ -43,9 +45,9 @@ impl Ring {
     }
 
     fn allocate_reserved(&self, len: u64, reserve: u64, max_bytes: u64) -> Result<u32, RingError> {
-        let memory = &self.control().memory;
-        if len > max_bytes {
-            return Err(RingError::Limit { used: memory.used.load(Relaxed), needed: len, max_bytes });
+        if len > max_bytes.min(LARGEST) {
+            let used = self.control().memory.used.load(Relaxed);
+            return Err(RingError::Limit { used, needed: len, max_bytes });
         }
         let class = len.max(1).next_power_of_two().ilog2().max(SMALLEST_CLASS);
         let block = {
@@ -69,6 +71,7 @@ impl Ring {
     pub(super) fn reserve_block(&self, block: u32, len: u64, max_bytes: u64) -> Result<(), RingError> {
         let descriptor = self.descriptor(block)?;
         self.map_block(descriptor, len)?;
+        let start = self.block_offset(descriptor, len)?;
         let have = descriptor.reserved.load(Relaxed);
         // Pages may be larger than the smallest blocks; what lies beyond the block is not its own.
         let size = 1u64.checked_shl(descriptor.class.load(Relaxed)).ok_or(Damaged("a block's size"))?;
@@ -90,7 +93,7 @@ impl Ring {
             }
             self.charge_block(&guard, descriptor, charged.max(want));
         }
-        let at = descriptor.offset.load(Relaxed) + have;
+        let at = start + have;
         // Outside the lock: the kernel zeroes the pages, which takes time.
         if let Err(error) = memory::reserve(self.fd(), at, want - have) {
             let undone = memory::release(self.fd(), at, want - have);
@@ -128,10 +131,12 @@ impl Ring {
     }
 
     /// Appends the message in a block that the caller has to `out`.
-    pub(crate) fn read_block(&self, descriptor: &Descriptor, out: &mut Vec<u8>) -> Result<(), Damaged> {
+    pub(crate) fn read_block(&self, descriptor: &Descriptor, out: &mut Vec<u8>) -> Result<(), RingError> {
         let len = descriptor.len.load(Relaxed);
-        let place = self.block_memory(descriptor, len)?;
+        self.check_length(len)?;
+        let place = self.map_block(descriptor, len)?;
         let len = usize::try_from(len).map_err(|_| Damaged("a message's length"))?;
+        out.try_reserve(len).map_err(|_| RingError::System(std::io::ErrorKind::OutOfMemory.into()))?;
         // SAFETY: `len` bytes are mapped there, and only the caller has the block.
         out.extend_from_slice(unsafe { std::slice::from_raw_parts(place.as_ptr(), len) });
         Ok(())
@@ -203,6 +208,10 @@ impl Ring {
         }
         if table > 0 && index == 0 {
             let bytes = (u64::from(FIRST_TABLE) << table) * size_of::<Descriptor>() as u64;
+            // The tables before this one have as much.
+            if !self.has_memory_for(bytes) {
+                return Err(Damaged("the number of blocks").into());
+            }
             let at = self.extend(bytes)?;
             memory::reserve(self.fd(), at, bytes).map_err(RingError::System)?;
             memory.used.store(memory.used.load(Relaxed).saturating_add(bytes), Relaxed);
@@ -241,10 +250,10 @@ impl Ring {
         if bytes == 0 {
             return Ok(());
         }
-        self.block_memory(descriptor, bytes)?;
+        let start = self.block_offset(descriptor, bytes)?;
         // First the word: pages without a promise are harmless, a promise without pages is not.
         descriptor.reserved.store(0, Relaxed);
-        if let Err(error) = memory::release(self.fd(), descriptor.offset.load(Relaxed), bytes) {
+        if let Err(error) = memory::release(self.fd(), start, bytes) {
             tracing::warn!(%error, "a queue could not give memory back; it keeps it");
             descriptor.reserved.store(reserved, Relaxed);
         }
@@ -259,11 +268,12 @@ impl Ring {
 
     fn trim_locked(&self, guard: &RobustGuard<'_>) -> Result<(), Damaged> {
         let memory = &self.control().memory;
+        // The stacks together are no longer than the number of blocks, unless somebody tied one into a knot.
+        let mut left = self.blocks()?.len();
         for top in &memory.free {
             let mut next = top.load(Relaxed);
-            // A stack is no longer than the number of blocks, unless somebody tied it into a knot.
-            for _ in 0..self.descriptor_count() {
-                let Some(block) = next.checked_sub(1) else { break };
+            while let Some(block) = next.checked_sub(1) {
+                left = left.checked_sub(1).ok_or(Damaged("a stack of free blocks"))?;
                 let descriptor = self.descriptor(block)?;
                 let before = descriptor.reserved.load(Relaxed);
                 self.release_block(descriptor)?;
@@ -280,6 +290,7 @@ impl Ring {
     /// Builds the stacks of free blocks and all sums anew from the descriptors' states.
     pub(super) fn rebuild(&self, _guard: &RobustGuard<'_>) -> Result<(), Damaged> {
         let memory = &self.control().memory;
+        let blocks = self.blocks()?;
         for top in &memory.free {
             top.store(0, Relaxed);
         }
@@ -290,7 +301,7 @@ impl Ring {
             .sum();
         let mut used = tables + self.fixed_bytes();
         let (mut held, mut returned, mut owed) = (0, 0, 0);
-        for block in (0..self.descriptor_count()).rev() {
+        for block in blocks.rev() {
             let descriptor = self.descriptor(block)?;
             used = u64::saturating_add(used, descriptor.charged.load(Relaxed));
             match descriptor.state().ok_or(Damaged("a block's state"))?.0 {

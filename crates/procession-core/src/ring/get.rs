@@ -43,7 +43,7 @@ pub(crate) struct GetSession<'a> {
 
 impl Ring {
     #[inline(always)]
-    pub(crate) fn get_session(&self) -> Result<GetSession<'_>, Damaged> {
+    pub(crate) fn get_session(&self) -> Result<GetSession<'_>, RingError> {
         let guard = self.lock_get()?;
         let get = &self.control().get;
         let segment = Segment::from_bits(get.segment.load(Relaxed));
@@ -93,6 +93,13 @@ impl GetSession<'_> {
         Ok(Some(taken))
     }
 
+    /// How many messages wait, learnt anew.
+    pub(crate) fn backlog(&mut self) -> Result<u32, Damaged> {
+        let (count, tail) = self.ring.plausible_backlog(self.head)?;
+        self.known_tail = tail;
+        Ok(count)
+    }
+
     /// Takes what [`GetSession::next`] returned, by one store.
     #[inline(always)]
     pub(crate) fn publish(&mut self) {
@@ -125,7 +132,7 @@ impl GetSession<'_> {
     }
 
     #[inline(always)]
-    fn find_record(&mut self) -> Result<(u32, Record), Damaged> {
+    fn find_record(&mut self) -> Result<(u32, Record), RingError> {
         // A message follows at most a link, a pad, and a link; more is a knot.
         for _ in 0..8 {
             let offset = self.memory.offset(self.head.position.wrapping_sub(self.segment.base));
@@ -137,10 +144,10 @@ impl GetSession<'_> {
                 record => return Ok((offset, record)),
             }
         }
-        Err(Damaged("a record that leads nowhere"))
+        Err(Damaged("a record that leads nowhere").into())
     }
 
-    fn follow_link(&mut self) -> Result<(), Damaged> {
+    fn follow_link(&mut self) -> Result<(), RingError> {
         let offset = self.memory.offset(self.head.position.wrapping_sub(self.segment.base));
         match self.memory.record(offset) {
             Some(Record::Link) => self.enter(Segment::from_bits(self.memory.argument(offset))),
@@ -149,14 +156,14 @@ impl GetSession<'_> {
     }
 
     #[cold]
-    fn enter(&mut self, segment: Segment) -> Result<(), Damaged> {
+    fn enter(&mut self, segment: Segment) -> Result<(), RingError> {
         let descriptor = self.ring.descriptor(segment.block)?;
         let is_segment = matches!(descriptor.state(), Some((BlockState::Segment, _)));
         if !is_segment || segment.block == self.segment.block {
-            return Err(Damaged("a segment"));
+            return Err(Damaged("a segment").into());
         }
         if segment.base != self.head.position {
-            return Err(Damaged("a segment's place"));
+            return Err(Damaged("a segment's place").into());
         }
         let memory = self.ring.segment_memory(&self.ring.get_segment, segment.block)?;
         // The head first, past a pad if there was one: it must lie in the segment that the next store names.
@@ -165,7 +172,7 @@ impl GetSession<'_> {
         let old = self.segment.block;
         self.segment = segment;
         self.memory = memory;
-        self.ring.free(old)
+        Ok(self.ring.free(old)?)
     }
 
     #[inline(always)]
@@ -216,18 +223,18 @@ impl GetSession<'_> {
         Ok(())
     }
 
-    fn take_block(&mut self, offset: u32, take: Take) -> Result<Taken, Damaged> {
+    fn take_block(&mut self, offset: u32, take: Take) -> Result<Taken, RingError> {
         let block = u32::try_from(self.memory.argument(offset)).map_err(|_| Damaged("a message's block"))?;
         let descriptor = self.ring.descriptor(block)?;
         if descriptor.seq.load(Relaxed) != self.head.count {
-            return Err(Damaged("a message's block"));
+            return Err(Damaged("a message's block").into());
         }
         // A consumer may have died after marking the block and before taking the message.
         if matches!(descriptor.state(), Some((BlockState::Free | BlockState::Segment, _)) | None) {
-            return Err(Damaged("a message's block"));
+            return Err(Damaged("a message's block").into());
         }
         // What cannot be mapped is not taken.
-        self.ring.block_memory(descriptor, descriptor.len.load(Relaxed))?;
+        self.map_message(descriptor)?;
         match take {
             Take::Plain => descriptor.set_state(BlockState::Taken, Some(Identity::current())),
             Take::Delivery => self.hold(descriptor, BlockState::Held)?,
@@ -236,9 +243,17 @@ impl GetSession<'_> {
         Ok(Taken::Block(block))
     }
 
+    /// Maps the message in a block, if that may be so long.
+    fn map_message(&self, descriptor: &Descriptor) -> Result<(), RingError> {
+        let len = descriptor.len.load(Relaxed);
+        self.ring.check_length(len)?;
+        self.ring.map_block(descriptor, len)?;
+        Ok(())
+    }
+
     /// Takes the oldest delivery that its consumer left, if there is one.
     #[inline(always)]
-    fn take_returned(&mut self, take: Take, out: &mut Vec<u8>) -> Result<Option<Taken>, Damaged> {
+    fn take_returned(&mut self, take: Take, out: &mut Vec<u8>) -> Result<Option<Taken>, RingError> {
         if self.ring.control().memory.returned.load(Acquire) == 0 {
             return Ok(None);
         }
@@ -246,11 +261,11 @@ impl GetSession<'_> {
     }
 
     #[cold]
-    fn find_returned(&mut self, take: Take, out: &mut Vec<u8>) -> Result<Option<Taken>, Damaged> {
+    fn find_returned(&mut self, take: Take, out: &mut Vec<u8>) -> Result<Option<Taken>, RingError> {
         let memory = &self.ring.control().memory;
         let _guard = self.ring.lock_memory()?;
         let mut oldest: Option<(u32, u32)> = None;
-        for block in 0..self.ring.descriptor_count() {
+        for block in self.ring.blocks()? {
             let descriptor = self.ring.descriptor(block)?;
             if !matches!(descriptor.state(), Some((BlockState::Returned, _))) {
                 continue;
@@ -268,7 +283,7 @@ impl GetSession<'_> {
         let descriptor = self.ring.descriptor(block)?;
         let (state, taken) = match take {
             Take::Delivery => {
-                self.ring.block_memory(descriptor, descriptor.len.load(Relaxed))?;
+                self.map_message(descriptor)?;
                 (BlockState::Held, Taken::Block(block))
             }
             Take::Plain => {

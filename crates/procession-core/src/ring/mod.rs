@@ -35,6 +35,9 @@ use crate::shm::windows::{self, Windows};
 use crate::shm::{CreateError, Header, Kind, ObjectId, OpenError};
 use crate::sync::atomic::Ordering;
 
+/// So many bytes are no burden, whoever says that a message has them.
+const PLAUSIBLE: u64 = 1 << 20;
+
 /// The shared memory contradicts itself: something else wrote to it. The object is of no more use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the queue's shared memory is damaged: {0}")]
@@ -235,13 +238,34 @@ impl Ring {
                 at
             }
         };
-        let offset = at + u64::from(index) * size_of::<Descriptor>() as u64;
+        // No table is so large that this overflows, wherever it is said to begin.
+        let offset = at.saturating_add(u64::from(index) * size_of::<Descriptor>() as u64);
         let place = self
             .windows
             .at(offset, size_of::<Descriptor>() as u64)
             .map_err(|_| Damaged("table of blocks"))?;
         // SAFETY: mapped as long as `self`, aligned to 64 since the table is to a page, and all atomics.
         Ok(unsafe { place.cast::<Descriptor>().as_ref() })
+    }
+
+    /// The numbers of all blocks, for who looks at each. What a death or a peer leaves may say anything; a table that has
+    /// no memory was made by nobody, and looking through it would take time, and memory, without end.
+    pub(crate) fn blocks(&self) -> Result<std::ops::Range<u32>, Damaged> {
+        let count = self.descriptor_count();
+        if count > FIRST_TABLE && !self.has_memory_for(u64::from(count) * size_of::<Descriptor>() as u64) {
+            return Err(Damaged("the number of blocks"));
+        }
+        Ok(0..count)
+    }
+
+    /// Whether the file has so many bytes of memory: a number that says how much lies in it cannot be right otherwise.
+    pub(crate) fn has_memory_for(&self, bytes: u64) -> bool {
+        memory::allocated(self.fd()).is_ok_and(|allocated| bytes <= allocated)
+    }
+
+    /// Whether a message, or whatever is to be read at once, may be so long.
+    pub(crate) fn check_length(&self, len: u64) -> Result<(), Damaged> {
+        if len <= PLAUSIBLE || self.has_memory_for(len) { Ok(()) } else { Err(Damaged("a message's length")) }
     }
 
     /// The descriptor of an existing block.
@@ -252,26 +276,25 @@ impl Ring {
         self.descriptor_slot(block)
     }
 
-    /// Where the first `len` bytes of a block are mapped.
+    /// Where the first `len` bytes of a block are mapped, which they were before.
     pub(crate) fn block_memory(&self, descriptor: &Descriptor, len: u64) -> Result<NonNull<u8>, Damaged> {
-        let offset = self.block_offset(descriptor, len)?;
-        self.windows
-            .at(offset, len.max(1))
-            .map_err(|_| Damaged("a block's place, or there is no room to map it"))
+        self.map_block(descriptor, len).map_err(|error| match error {
+            RingError::Damaged(damaged) => damaged,
+            _ => Damaged("a block's place, or there is no room to map it"),
+        })
     }
 
     /// Maps the first `len` bytes of a block, so that [`Ring::block_memory`] cannot fail for them afterwards.
-    pub(crate) fn map_block(&self, descriptor: &Descriptor, len: u64) -> Result<(), RingError> {
+    pub(crate) fn map_block(&self, descriptor: &Descriptor, len: u64) -> Result<NonNull<u8>, RingError> {
         let offset = self.block_offset(descriptor, len)?;
-        match self.windows.at(offset, len.max(1)) {
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                Err(Damaged("a block's place").into())
-            }
-            Err(error) => Err(RingError::System(error)),
-        }
+        self.windows.at(offset, len.max(1)).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => Damaged("a block's place").into(),
+            _ => RingError::System(error),
+        })
     }
 
+    /// Where a block lies in the file. It has `len` bytes there, and the caller uses this number: the descriptor may say
+    /// something else the next time.
     fn block_offset(&self, descriptor: &Descriptor, len: u64) -> Result<u64, Damaged> {
         let class = descriptor.class.load(Ordering::Relaxed);
         let offset = descriptor.offset.load(Ordering::Relaxed);
@@ -284,7 +307,7 @@ impl Ring {
 
     /// A segment's memory, through the cache of one side.
     #[inline(always)]
-    fn segment_memory(&self, cache: &SegmentCache, block: u32) -> Result<SegmentMemory, Damaged> {
+    fn segment_memory(&self, cache: &SegmentCache, block: u32) -> Result<SegmentMemory, RingError> {
         match cache.get(block) {
             Some(memory) => Ok(memory),
             None => self.find_segment(cache, block),
@@ -292,13 +315,13 @@ impl Ring {
     }
 
     #[cold]
-    fn find_segment(&self, cache: &SegmentCache, block: u32) -> Result<SegmentMemory, Damaged> {
+    fn find_segment(&self, cache: &SegmentCache, block: u32) -> Result<SegmentMemory, RingError> {
         let descriptor = self.descriptor(block)?;
         let class = descriptor.class.load(Ordering::Relaxed);
         if !(layout::SMALLEST_CLASS..=30).contains(&class) {
-            return Err(Damaged("a segment's size"));
+            return Err(Damaged("a segment's size").into());
         }
-        let start = self.block_memory(descriptor, 1 << class)?;
+        let start = self.map_block(descriptor, 1 << class)?;
         // SAFETY: the block's 2^class bytes are mapped as long as `self` and aligned to a page.
         let memory = unsafe { SegmentMemory::new(start, ((1u64 << class) / UNIT) as u32) };
         cache.set(block, memory);
@@ -317,16 +340,34 @@ impl Ring {
 
     /// Messages that are put and not taken, at one instant.
     pub(crate) fn len(&self) -> u64 {
+        /// Consumers at full speed are met again some ten times. Who never lets go of it does not take messages.
+        const TRIES: u32 = 100_000;
+        let mut tries = 0;
         loop {
             let head = self.head();
             let tail = self.tail();
             let queued = u64::from(tail.messages_since(head));
             let returned = self.control().memory.returned.load(Ordering::Acquire);
             // With both ends where they were, the third number was right for both.
-            if self.head() == head && (!self.settings.joinable || self.tail() == tail) {
+            let same = self.head() == head && (!self.settings.joinable || self.tail() == tail);
+            if same || tries == TRIES {
                 return queued.saturating_add(returned);
             }
+            tries += 1;
         }
+    }
+
+    /// How many messages wait, if as many can lie in the memory that the queue has, and where the last one ends.
+    pub(crate) fn plausible_backlog(&self, head: Cursor) -> Result<(u32, Cursor), Damaged> {
+        let tail = self.tail();
+        let count = tail.messages_since(head);
+        let units = u64::from(tail.position.wrapping_sub(head.position));
+        // Half: what is skipped at a segment's end counts too, and may have no memory.
+        let much = units * UNIT > PLAUSIBLE;
+        if u64::from(count) > units || much && !self.has_memory_for(units * UNIT / 2) {
+            return Err(Damaged("the count of messages"));
+        }
+        Ok((count, tail))
     }
 
     /// Whether a consumer would find a message.
@@ -351,12 +392,18 @@ impl Ring {
     /// About how many messages a consumer would find.
     #[inline]
     pub(crate) fn available(&self) -> u32 {
-        let returned = if self.settings.joinable {
-            self.control().memory.returned.load(Ordering::Relaxed) as u32
+        self.tail().messages_since(self.head()).saturating_add(self.returned())
+    }
+
+    /// How many deliveries are to be handed out again.
+    #[inline]
+    pub(crate) fn returned(&self) -> u32 {
+        if self.settings.joinable {
+            // Each has a block.
+            (self.control().memory.returned.load(Ordering::Relaxed) as u32).min(self.descriptor_count())
         } else {
             0
-        };
-        self.tail().messages_since(self.head()).saturating_add(returned)
+        }
     }
 
     /// Whether as many messages wait as the queue may hold.

@@ -1,7 +1,8 @@
 //! The producers' side.
 
 use super::layout::{
-    BlockState, Cursor, LARGEST_SEGMENT, MAX_MESSAGES, MAX_UNITS, RECORD_HEADER, Record, Segment, UNIT, units,
+    BlockState, Cursor, INLINE_MAX, LARGEST_SEGMENT, MAX_MESSAGES, MAX_UNITS, RECORD_HEADER, Record, Segment,
+    UNIT, units,
 };
 use super::segment::SegmentMemory;
 use super::{Damaged, Ring, RingError};
@@ -15,6 +16,9 @@ const STEADY_UNITS: u32 = ((1 << 20) / UNIT) as u32;
 /// How far ahead of the tail, in units, the ring is claimed from the core that read it last. The lock's exchange
 /// waits for all stores before it, and would wait for each line to come over.
 const AHEAD: u32 = 16;
+
+/// How many bytes behind the memory that a segment has the next record may end.
+const FARTHEST: u64 = 4 * INLINE_MAX as u64;
 
 /// A message on its way into the queue.
 #[derive(Clone, Copy)]
@@ -48,13 +52,16 @@ pub(crate) struct PutSession<'a> {
 
 impl Ring {
     #[inline(always)]
-    pub(crate) fn put_session(&self) -> Result<PutSession<'_>, Damaged> {
+    pub(crate) fn put_session(&self) -> Result<PutSession<'_>, RingError> {
         let guard = self.lock_put()?;
         self.put_session_under(guard)
     }
 
     #[inline(always)]
-    pub(super) fn put_session_under<'a>(&'a self, guard: RobustGuard<'a>) -> Result<PutSession<'a>, Damaged> {
+    pub(super) fn put_session_under<'a>(
+        &'a self,
+        guard: RobustGuard<'a>,
+    ) -> Result<PutSession<'a>, RingError> {
         let put = &self.control().put;
         let segment = Segment::from_bits(put.segment.load(Relaxed));
         let memory = self.segment_memory(&self.put_segment, segment.block)?;
@@ -75,11 +82,13 @@ impl PutSession<'_> {
             Content::Inline(message) => units(message.len()),
             Content::Block(_) => units(size_of::<u64>()),
         };
-        let offset = loop {
-            match self.room(need) {
-                Some(offset) => break offset,
-                None if patient && self.memory.units() >= STEADY_UNITS => return Ok(Pushed::Crowded),
-                None => self.grow(need)?,
+        let offset = match self.room(need) {
+            Some(offset) => offset,
+            None if patient && self.memory.units() >= STEADY_UNITS => return Ok(Pushed::Crowded),
+            None => {
+                self.grow(need)?;
+                // Once: a new segment has room.
+                self.room(need).ok_or(Damaged("the space in use"))?
             }
         };
         self.reserve(offset + need)?;
@@ -176,6 +185,11 @@ impl PutSession<'_> {
     #[cold]
     fn reserve_more(&mut self, end: u64, size: u64) -> Result<(), RingError> {
         let put = &self.ring.control().put;
+        // Segments fill from the front, so that little is ever asked for at a time: what is skipped at the end, and a record.
+        let have = self.ring.descriptor(self.segment.block)?.reserved.load(Relaxed);
+        if end.min(size) > have.saturating_add(FARTHEST) {
+            return Err(Damaged("the end of the messages").into());
+        }
         let step = (size / 8).clamp(16 << 10, 1 << 20);
         let want = put.reserved.load(Relaxed).saturating_add(step).max(end).min(size);
         // Rather less than a step ahead when the limit is near.
@@ -224,7 +238,7 @@ impl PutSession<'_> {
     }
 
     /// Leads the stream from the tail on into `segment`, which begins there.
-    fn enter(&mut self, segment: Segment) -> Result<(), Damaged> {
+    fn enter(&mut self, segment: Segment) -> Result<(), RingError> {
         let put = &self.ring.control().put;
         let offset = self.memory.offset(self.tail.position.wrapping_sub(self.segment.base));
         self.memory.write_record(offset, Record::Link, segment.to_bits());

@@ -1,17 +1,17 @@
 //! Taking a lock whose holder died, and finding what nobody has any more.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::layout::{BlockState, Segment};
 use super::put::PutSession;
-use super::{Damaged, Ring};
+use super::{Damaged, Ring, RingError};
 use crate::os::identity::Identity;
 use crate::sync::RobustGuard;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 
 impl Ring {
     #[inline(always)]
-    pub(super) fn lock_put(&self) -> Result<RobustGuard<'_>, Damaged> {
+    pub(crate) fn lock_put(&self) -> Result<RobustGuard<'_>, Damaged> {
         let guard = self.control().put.lock.lock(|holder| self.may_hold(holder));
         if guard.recovered() {
             self.recover_put()?;
@@ -47,7 +47,7 @@ impl Ring {
     }
 
     /// The put lock if no producer has it.
-    pub(super) fn try_put_session(&self) -> Result<Option<PutSession<'_>>, Damaged> {
+    pub(super) fn try_put_session(&self) -> Result<Option<PutSession<'_>>, RingError> {
         match self.control().put.lock.try_lock() {
             None => Ok(None),
             Some(guard) => Ok(Some(self.put_session_under(guard)?)),
@@ -123,8 +123,9 @@ impl Ring {
         };
         // Also one that has become another program amid a get.
         let has_left = |owner: Option<Identity>| owner.is_some_and(|id| !self.may_hold(id));
+        let blocks = self.blocks()?;
         let chain = self.segments_in_use()?;
-        for block in 0..self.descriptor_count() {
+        for block in blocks {
             let descriptor = self.descriptor(block)?;
             let (state, owner) = descriptor.state().ok_or(Damaged("a block's state"))?;
             let seq = descriptor.seq.load(Relaxed);
@@ -167,18 +168,17 @@ impl Ring {
     }
 
     /// The blocks from the consumers' segment to the producers'.
-    fn segments_in_use(&self) -> Result<Vec<u32>, Damaged> {
+    fn segments_in_use(&self) -> Result<HashSet<u32>, Damaged> {
         let control = self.control();
         let last = Segment::from_bits(control.put.segment.load(Relaxed)).block;
         let mut block = Segment::from_bits(control.get.segment.load(Relaxed)).block;
-        let mut chain = vec![block];
+        let mut chain = HashSet::from([block]);
         while block != last {
             let successor = self.descriptor(block)?.successor.load(Relaxed);
             block = successor.checked_sub(1).ok_or(Damaged("the chain of segments"))?;
-            if chain.len() as u32 >= self.descriptor_count() {
+            if !chain.insert(block) {
                 return Err(Damaged("the chain of segments"));
             }
-            chain.push(block);
         }
         Ok(chain)
     }

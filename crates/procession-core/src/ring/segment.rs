@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 
 use super::layout::{RECORD_HEADER, Record, UNIT, units};
-use crate::sync::atomic::step;
+use crate::sync::atomic::{AtomicU64, step};
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 /// A mapped segment of a power of two of units.
@@ -19,7 +19,7 @@ pub(crate) struct SegmentMemory {
 
 impl SegmentMemory {
     /// # Safety
-    /// `units` (a power of two) times [`UNIT`] bytes from `start`, which is aligned to 16, are mapped for reading and
+    /// `units` (a power of two) times [`UNIT`] bytes from `start`, which is aligned to a page, are mapped for reading and
     /// writing for as long as the value is used.
     pub(crate) unsafe fn new(start: NonNull<u8>, units: u32) -> Self {
         SegmentMemory { start, units }
@@ -43,17 +43,23 @@ impl SegmentMemory {
     }
 
     #[inline]
-    fn word(self, offset: u32, index: usize) -> *mut u64 {
-        let offset = self.offset(offset);
-        debug_assert!(index < (UNIT / 8) as usize);
-        // SAFETY: the offset is below `units`, and a unit is two words.
-        unsafe { self.start.as_ptr().add(offset as usize * UNIT as usize).cast::<u64>().add(index) }
+    fn place(self, offset: u32) -> *mut u8 {
+        // SAFETY: the offset is taken to below `units`.
+        unsafe { self.start.as_ptr().add(self.offset(offset) as usize * UNIT as usize) }
+    }
+
+    /// The unit at `offset`. Each word is read once and checked as it was read: it may have changed by the next time.
+    #[inline]
+    fn unit<'a>(self, offset: u32) -> &'a [AtomicU64; (UNIT / 8) as usize] {
+        // SAFETY: a unit inside the segment, mapped for as long as this value is used and aligned to 16; atomics may
+        // be shared.
+        unsafe { &*self.place(offset).cast() }
     }
 
     /// Asks for the line at `offset` (which may lie past the end, and wraps) to be this core's to write.
     #[inline(always)]
     pub(crate) fn prefetch_to_write(self, offset: u32) {
-        let word = self.word(offset, 0);
+        let word = self.place(offset);
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a prefetch of a mapped address; it changes nothing and cannot fault.
         unsafe {
@@ -67,9 +73,7 @@ impl SegmentMemory {
     /// Asks for the line at `offset`, which may have no memory yet.
     #[inline(always)]
     pub(crate) fn prefetch_to_read(self, offset: u32) {
-        // Without the lock the start and the size may be those of two segments: an address like any other to a prefetch.
-        let offset = offset & self.units.wrapping_sub(1);
-        let word = self.start.as_ptr().wrapping_add(offset as usize * UNIT as usize);
+        let word = self.place(offset);
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a prefetch changes nothing and cannot fault, wherever it leads.
         unsafe {
@@ -82,25 +86,20 @@ impl SegmentMemory {
 
     #[inline]
     pub(crate) fn record(self, offset: u32) -> Option<Record> {
-        // SAFETY: `word` points to 8 aligned, mapped bytes.
-        Record::from_bits(unsafe { self.word(offset, 0).read() })
+        Record::from_bits(self.unit(offset)[0].load(Ordering::Relaxed))
     }
 
     /// The word after a record's header.
     #[inline]
     pub(crate) fn argument(self, offset: u32) -> u64 {
-        // SAFETY: `word` points to 8 aligned, mapped bytes.
-        unsafe { self.word(offset, 1).read() }
+        self.unit(offset)[1].load(Ordering::Relaxed)
     }
 
     #[inline]
     pub(crate) fn write_record(self, offset: u32, record: Record, argument: u64) {
-        step();
-        // SAFETY: `word` points to 8 aligned, mapped bytes.
-        unsafe {
-            self.word(offset, 0).write(record.to_bits());
-            self.word(offset, 1).write(argument);
-        }
+        let [header, word] = self.unit(offset);
+        header.store(record.to_bits(), Ordering::Relaxed);
+        word.store(argument, Ordering::Relaxed);
     }
 
     /// Writes the record that leads nowhere but to the segment's end.
@@ -117,13 +116,11 @@ impl SegmentMemory {
             "record within its segment"
         );
         let half = half_where_steps_count(message.len());
-        let header = self.word(offset, 0);
-        step();
-        // SAFETY: the record's units, checked above, are mapped; the header is 8 of their bytes. `message` is
+        self.unit(offset)[0].store(Record::Inline(message.len() as u32).to_bits(), Ordering::Relaxed);
+        // SAFETY: the record's units, checked above, are mapped; the payload begins 8 bytes into them. `message` is
         // memory of the caller, which this process alone knows, so that the two cannot overlap.
         unsafe {
-            header.write(Record::Inline(message.len() as u32).to_bits());
-            let payload = header.cast::<u8>().add(RECORD_HEADER as usize);
+            let payload = self.place(offset).add(RECORD_HEADER as usize);
             copy(message.as_ptr(), payload, half);
             step();
             copy(message.as_ptr().add(half), payload.add(half), message.len() - half);
@@ -140,7 +137,7 @@ impl SegmentMemory {
         // SAFETY: the record's units, checked above, are mapped; `out` has room for `len` more bytes, which
         // the copy initialises before they count.
         unsafe {
-            let payload = self.word(offset, 0).cast::<u8>().add(RECORD_HEADER as usize);
+            let payload = self.place(offset).add(RECORD_HEADER as usize);
             copy(payload, out.as_mut_ptr().add(out.len()), len);
             out.set_len(out.len() + len);
         }
@@ -180,20 +177,20 @@ unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
 
 /// The segment that this process used last, so that finding it again is one comparison.
 ///
-/// Used under the lock of its side only, but for what is only prefetched.
+/// Used under the lock of its side, but for what is only prefetched. That lock is in shared memory: a peer that spoils
+/// it may let two threads in at once, which must not pair one segment's place with another's size.
 pub(crate) struct SegmentCache {
     block: AtomicU32,
-    units: AtomicU32,
-    start: AtomicPtr<u8>,
+    /// Where the segment begins, a multiple of a page, and in the low bits the logarithm of its size in units.
+    place: AtomicPtr<u8>,
 }
+
+/// The bits of an address that a page leaves free.
+const LOW_BITS: usize = 4095;
 
 impl SegmentCache {
     pub(crate) const fn new() -> Self {
-        SegmentCache {
-            block: AtomicU32::new(u32::MAX),
-            units: AtomicU32::new(0),
-            start: AtomicPtr::new(std::ptr::null_mut()),
-        }
+        SegmentCache { block: AtomicU32::new(u32::MAX), place: AtomicPtr::new(std::ptr::null_mut()) }
     }
 
     #[inline]
@@ -201,16 +198,17 @@ impl SegmentCache {
         if self.block.load(Ordering::Relaxed) != block {
             return None;
         }
-        let start = NonNull::new(self.start.load(Ordering::Relaxed))?;
-        // SAFETY: `set` stored what was a mapped segment; a block's place and size never change, and mappings stay
-        // for as long as the ring that this cache is part of.
-        Some(unsafe { SegmentMemory::new(start, self.units.load(Ordering::Relaxed)) })
+        let place = self.place.load(Ordering::Relaxed);
+        let start = NonNull::new(place.map_addr(|address| address & !LOW_BITS))?;
+        // SAFETY: `set` stored place and size of one mapped segment in one word, and mappings stay for as long as the
+        // ring that this cache is part of.
+        Some(unsafe { SegmentMemory::new(start, 1 << (place.addr() & LOW_BITS)) })
     }
 
     pub(crate) fn set(&self, block: u32, memory: SegmentMemory) {
+        let place = memory.start.as_ptr().map_addr(|address| address | memory.units.ilog2() as usize);
         self.block.store(u32::MAX, Ordering::Relaxed);
-        self.start.store(memory.start.as_ptr(), Ordering::Relaxed);
-        self.units.store(memory.units, Ordering::Relaxed);
+        self.place.store(place, Ordering::Relaxed);
         self.block.store(block, Ordering::Relaxed);
     }
 }

@@ -50,7 +50,7 @@ struct Chunk {
 struct ChunkHead {
     header: Header,
     /// The chunk's size in bytes, this head included.
-    size: u64,
+    size: AtomicU64,
 }
 
 const HEAD: usize = size_of::<ChunkHead>();
@@ -95,7 +95,7 @@ impl Chunk {
         let head = mapping.start().cast::<ChunkHead>();
         // SAFETY: the mapping is new, ours alone, page-aligned and at least a head long.
         unsafe {
-            head.write(ChunkHead { header, size: size as u64 });
+            head.write(ChunkHead { header, size: AtomicU64::new(size as u64) });
             head.as_ref().header.publish();
         }
         Ok(Arc::new(Chunk { mapping, fd, id }))
@@ -112,6 +112,10 @@ impl Chunk {
         if size < HEAD {
             return Err(OpenError::NotAnObject("too small for a header"));
         }
+        // What its maker did not pay for would be paid for by whoever copies an array from it.
+        if memory::allocated(&fd).map_err(OpenError::system("reading its size"))? < size as u64 {
+            return Err(OpenError::Damaged("it has no memory for all of its size"));
+        }
         let mapping = Mapping::new(&fd, 0, size).map_err(OpenError::system("mapping it"))?;
         // SAFETY: the mapping is page-aligned and at least a head long; any bytes are a valid head, and
         // the file cannot shrink.
@@ -119,7 +123,7 @@ impl Chunk {
         if head.header.check(Kind::Arena)? != id {
             return Err(OpenError::NotAnObject("the descriptor belongs to another object by now"));
         }
-        if head.size != size as u64 {
+        if head.size.load(Ordering::Relaxed) != size as u64 {
             return Err(OpenError::Damaged("its size differs from what it records"));
         }
         Ok(Arc::new(Chunk { mapping, fd, id }))

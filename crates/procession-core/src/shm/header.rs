@@ -7,7 +7,7 @@ use rustix::fd::BorrowedFd;
 use super::error::OpenError;
 use super::kind::Kind;
 use crate::os::identity;
-use crate::os::word::{AtomicU64, Ordering};
+use crate::os::word::{AtomicU32, AtomicU64, Ordering};
 
 /// The first bytes of every object.
 pub(super) const MARK: &[u8; 8] = b"PROCESSN";
@@ -38,6 +38,17 @@ impl ObjectId {
         self.0
     }
 
+    /// The id as it stands in a header.
+    fn words(self) -> [u64; 2] {
+        let (low, high) = self.0.split_at(8);
+        [low, high].map(|half| half.try_into().map_or(0, u64::from_ne_bytes))
+    }
+
+    fn from_words(words: [u64; 2]) -> Self {
+        let bytes = words.map(u64::to_ne_bytes);
+        ObjectId(std::array::from_fn(|i| bytes[i / 8][i % 8]))
+    }
+
     /// Reads an id back.
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         ObjectId(bytes)
@@ -54,14 +65,14 @@ impl fmt::Debug for ObjectId {
 ///
 /// Its creator writes every other field, then `magic` with Release; nothing but `sent` and `opened` changes afterwards. Who finds
 /// the magic with Acquire therefore finds a whole object. A creator that dies earlier leaves a mapping without
-/// the magic, which is no object.
+/// the magic, which is no object. All fields are atomics, as a peer may change what never should: each is read once.
 #[repr(C, align(64))]
 pub struct Header {
     magic: AtomicU64,
-    version: u32,
-    kind: u32,
-    id: [u8; 16],
-    pid_namespace: u64,
+    version: AtomicU32,
+    kind: AtomicU32,
+    id: [AtomicU64; 2],
+    pid_namespace: AtomicU64,
     /// How many handles were made that name a descriptor of their sender. Each sender adds one before the handle's bytes exist;
     /// dying in between leaves the sum too high, which keeps descriptors open that could be closed.
     sent: AtomicU64,
@@ -78,10 +89,10 @@ impl Header {
     pub fn new(kind: Kind, id: ObjectId) -> std::io::Result<Self> {
         Ok(Header {
             magic: AtomicU64::new(0),
-            version: VERSION,
-            kind: kind as u32,
-            id: id.0,
-            pid_namespace: identity::pid_namespace()?,
+            version: AtomicU32::new(VERSION),
+            kind: AtomicU32::new(kind as u32),
+            id: id.words().map(AtomicU64::new),
+            pid_namespace: AtomicU64::new(identity::pid_namespace()?),
             sent: AtomicU64::new(0),
             opened: AtomicU64::new(0),
             reserved: 0,
@@ -125,17 +136,19 @@ impl Header {
         if !self.is_published() {
             return Err(OpenError::NotAnObject("it does not begin with this library's mark"));
         }
-        if self.version != VERSION {
-            return Err(OpenError::Version { found: self.version, expected: VERSION });
+        let version = self.version.load(Ordering::Relaxed);
+        if version != VERSION {
+            return Err(OpenError::Version { found: version, expected: VERSION });
         }
-        let found = Kind::from_raw(self.kind).ok_or(OpenError::Damaged("unknown kind of object"))?;
+        let found = Kind::from_raw(self.kind.load(Ordering::Relaxed))
+            .ok_or(OpenError::Damaged("unknown kind of object"))?;
         if found != kind {
             return Err(OpenError::Kind { found, expected: kind });
         }
         let namespace = identity::pid_namespace().map_err(OpenError::system("reading the pid namespace"))?;
-        if self.pid_namespace != namespace {
+        if self.pid_namespace.load(Ordering::Relaxed) != namespace {
             return Err(OpenError::PidNamespace);
         }
-        Ok(ObjectId(self.id))
+        Ok(ObjectId::from_words(std::array::from_fn(|i| self.id[i].load(Ordering::Relaxed))))
     }
 }

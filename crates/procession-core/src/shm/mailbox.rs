@@ -341,9 +341,11 @@ fn serve(mailbox: &'static Mailbox, listener: &OwnedFd) {
     }
 }
 
-/// Accepts connections of the same user.
+/// Accepts connections of the same user, some at a time: who connects without end does not keep the others from being
+/// served.
 fn admit(listener: &OwnedFd, presenters: &mut Vec<Presenter>) -> io::Result<()> {
-    while let Some((socket, _)) = socket::accept(listener)? {
+    for _ in 0..PRESENTERS {
+        let Some((socket, _)) = socket::accept(listener)? else { break };
         if socket::peer_credentials(&socket)?.uid != socket::effective_user() {
             tracing::warn!("refused to hand a socket to another user");
             continue;

@@ -4,6 +4,8 @@ pub mod arena;
 mod error;
 pub(crate) mod handed_out;
 mod header;
+#[cfg(test)]
+mod hostile;
 mod kind;
 pub mod mailbox;
 pub mod named;

@@ -19,6 +19,7 @@ use super::kind::Kind;
 use crate::os::clock::{Deadline, now_ms};
 use crate::os::file_lock::{FileLock, try_lock};
 
+const SOMETHING_ELSE: &str = "the file in /dev/shm holds something else";
 const DIRECTORY: &str = "/dev/shm";
 const PREFIX: &str = "procession.";
 /// The longest name in bytes.
@@ -72,7 +73,7 @@ impl Name {
         // What the dead left is worth nothing; what never was ours is not ours to clear.
         let fresh = is_ours(&fd).and_then(|ours| {
             if !ours {
-                return Err(Refusal::Unusable("the file in /dev/shm holds something else"));
+                return Err(Refusal::Unusable(SOMETHING_ELSE));
             }
             rustix::fs::ftruncate(&fd, 0).map_err(system("clearing a stale object"))
         });
@@ -205,12 +206,14 @@ fn path_of(name: &str) -> Result<PathBuf, Refusal> {
 fn enter(path: &PathBuf, create: OFlags) -> Result<OwnedFd, Refusal> {
     let deadline = Deadline::after(PATIENCE);
     loop {
-        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | create;
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | create;
         let fd = match open(path, flags, Mode::RUSR | Mode::WUSR) {
             Ok(fd) => fd,
             Err(Errno::NOENT) => return Err(Refusal::NotFound),
             Err(Errno::ACCESS) => return Err(Refusal::Unusable("it belongs to another user")),
             Err(Errno::LOOP) => return Err(Refusal::Unusable("the file in /dev/shm is a link")),
+            // A directory; a socket.
+            Err(Errno::ISDIR | Errno::NXIO) => return Err(Refusal::Unusable(SOMETHING_ELSE)),
             Err(error) => return Err(system("opening a name")(error)),
         };
         let about = fstat(&fd).map_err(system("looking at a name"))?;
@@ -218,7 +221,14 @@ fn enter(path: &PathBuf, create: OFlags) -> Result<OwnedFd, Refusal> {
             return Err(Refusal::Unusable("it belongs to another user"));
         }
         if FileType::from_raw_mode(about.st_mode) != FileType::RegularFile {
-            return Err(Refusal::Unusable("the file in /dev/shm holds something else"));
+            return Err(Refusal::Unusable(SOMETHING_ELSE));
+        }
+        if !Mode::from_raw_mode(about.st_mode).intersection(Mode::RWXG | Mode::RWXO).is_empty() {
+            let problem = match is_ours(&fd)? {
+                true => "others than its owner may use the file in /dev/shm",
+                false => SOMETHING_ELSE,
+            };
+            return Err(Refusal::Unusable(problem));
         }
         if try_lock(&fd, GATE, FileLock::Exclusive).map_err(system("locking a name"))? {
             if is_at(&fd, path) {

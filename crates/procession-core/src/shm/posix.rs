@@ -55,6 +55,14 @@ pub enum SharedMemoryError {
         /// What was asked for.
         name: String,
     },
+    /// What has the name is no memory.
+    #[error(
+        "what is named {name:?} in /dev/shm is a directory, a link, a pipe or a socket, not shared memory"
+    )]
+    NotMemory {
+        /// What was asked for.
+        name: String,
+    },
     /// It exists, but has no bytes yet: its creator is about to set the size, or died before.
     #[error("shared memory named {name:?} is empty: its creator has not set its size yet")]
     Empty {
@@ -83,6 +91,7 @@ impl From<SharedMemoryError> for OpenError {
             }
             SharedMemoryError::InvalidName { name } => OpenError::Name { name, problem: "it is no name" },
             SharedMemoryError::Taken { name } => OpenError::Name { name, problem: "it is taken" },
+            SharedMemoryError::NotMemory { .. } => OpenError::NotAnObject("a directory, a link or a pipe"),
             SharedMemoryError::Empty { .. } => OpenError::NotAnObject("it has no size yet"),
             SharedMemoryError::InvalidSize { .. } => OpenError::NotAnObject("its size is impossible"),
             SharedMemoryError::System { action, source, .. } => OpenError::System { action, source },
@@ -151,6 +160,9 @@ impl SharedMemory {
         };
         if posix_shm::owner(&fd).map_err(system("looking at it"))? != posix_shm::user() {
             return Err(SharedMemoryError::OtherOwner { name });
+        }
+        if !posix_shm::is_regular(&fd).map_err(system("looking at it"))? {
+            return Err(SharedMemoryError::NotMemory { name });
         }
         let size = memory::file_size(&fd).map_err(system("looking at it"))?;
         let size = usize::try_from(size).map_err(|_| SharedMemoryError::InvalidSize { size: usize::MAX })?;
@@ -251,6 +263,7 @@ fn explain(name: String, action: &'static str, source: io::Error) -> SharedMemor
     match source.kind() {
         io::ErrorKind::NotFound => SharedMemoryError::NotFound { name },
         io::ErrorKind::PermissionDenied => SharedMemoryError::OtherOwner { name },
+        _ if posix_shm::is_of_another_kind(&source) => SharedMemoryError::NotMemory { name },
         _ => SharedMemoryError::System { name, action, source },
     }
 }

@@ -228,9 +228,11 @@ pub fn receive(transit: Transit) -> Result<OwnedFd, OpenError> {
         return Err(OpenError::Gone { pid });
     }
     let path = format!("/proc/{pid}/fd/{fd}");
-    // A damaged handle may name anything; opening a device or a pipe could do something.
+    // A damaged handle may name anything; opening a device or a pipe could do something. NONBLOCK: nor does a lease that
+    // its holder took make this process wait.
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
     let opened = stat(&path).and_then(|about| match FileType::from_raw_mode(about.st_mode) {
-        FileType::RegularFile => open(&path, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty()),
+        FileType::RegularFile => open(&path, flags, Mode::empty()),
         _ => Err(Errno::NXIO),
     });
     match opened {

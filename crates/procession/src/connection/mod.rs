@@ -41,6 +41,8 @@ mod auth;
 mod channel;
 mod client;
 mod error;
+#[cfg(test)]
+mod hostile;
 mod listener;
 mod pipe;
 mod socket_file;

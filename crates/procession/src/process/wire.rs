@@ -160,3 +160,41 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> std::io::Result<(T, &
         .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))?;
     Ok((value, rest))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::hostile::target;
+
+    /// Numbers as postcard writes them, large ones among them, and bytes.
+    fn bytes() -> impl Strategy<Value = Vec<u8>> {
+        let part = prop_oneof![
+            any::<u64>().prop_map(|n| postcard::to_stdvec(&n).unwrap_or_default()),
+            (0..64u32).prop_map(|bits| postcard::to_stdvec(&(1u64 << bits)).unwrap_or_default()),
+            (0..8u8).prop_map(|number| vec![number]),
+            vec(any::<u8>(), 0..40),
+        ];
+        vec(part, 0..8).prop_map(|parts| parts.concat())
+    }
+
+    #[test]
+    fn reports_of_any_bytes() {
+        target((0..9u8, bytes(), any::<bool>()), |(number, bytes, with_descriptor)| {
+            let null = std::fs::File::open("/dev/null").expect("/dev/null");
+            let descriptors = if with_descriptor { vec![null.into()] } else { Vec::new() };
+            let _ = Report::read(Message { body: [&[number], &bytes[..]].concat(), descriptors });
+        });
+        assert!(Report::read(Message { body: Vec::new(), descriptors: Vec::new() }).is_none());
+    }
+
+    #[test]
+    fn orders_of_any_bytes() {
+        target((0..4u8, bytes()), |(number, bytes)| {
+            let _ = decode::<Order>(&bytes).map(drop);
+            let _ = decode::<Order>(&[&[number], &bytes[..]].concat()).map(drop);
+        });
+    }
+}
