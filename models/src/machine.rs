@@ -59,6 +59,7 @@ pub trait Protocol: Sync + Send + 'static {
 pub struct Words<W> {
     /// A bit for each process.
     living: u16,
+    deaths: u8,
     fault: Option<&'static str>,
     words: W,
 }
@@ -66,12 +67,17 @@ pub struct Words<W> {
 impl<W> Words<W> {
     /// Words of `processes` processes, all alive.
     pub fn new(processes: usize, words: W) -> Self {
-        Words { living: (1 << processes) - 1, fault: None, words }
+        Words { living: (1 << processes) - 1, deaths: 0, fault: None, words }
     }
 
     /// Whether the process with this number lives. Numbers in shared words are one more, for 0 means nobody.
     pub fn is_alive(&self, id: u8) -> bool {
         id != 0 && self.living & 1 << (id - 1) != 0
+    }
+
+    /// How many processes have died.
+    pub fn deaths(&self) -> u8 {
+        self.deaths
     }
 
     /// Notes that something has gone wrong, unless `right`.
@@ -402,6 +408,7 @@ impl<P: Protocol> Model for Machine<P> {
                 let mut after = state.clone();
                 after.processes[usize::from(me)] = Process::Dead;
                 after.words.living &= !(1 << me);
+                after.words.deaths += 1;
                 after.deaths_left -= 1;
                 Some(after)
             }
