@@ -205,7 +205,9 @@ fn undo_takes(tasks: &Tasks, m: &mut Mem<'_>) -> Step<()> {
     for block in 0..m.guarded(|w| w.descriptors) {
         let state = m.guarded(|w| w.blocks[usize::from(block)].state);
         let queued = m.guarded(|w| w.is_queued(block));
-        let (BlockState::Taken(owner) | BlockState::Held(owner) | BlockState::HeldCopy(owner)) = state else { continue };
+        let (BlockState::Taken(owner) | BlockState::Held(owner) | BlockState::HeldCopy(owner)) = state else {
+            continue;
+        };
         if queued && m.step("looks whether a block's owner lives", |w| !w.is_alive(owner))? {
             m.step("puts a block back that was not taken after all", |w| match state {
                 BlockState::HeldCopy(_) => w.make_free(block),

@@ -44,11 +44,13 @@ impl fmt::Display for Counterexample {
 /// Looks at all states; stops at the first that must not be.
 pub fn check<P: Protocol>(machine: Machine<P>, threads: usize) -> Outcome {
     let start = Instant::now();
-    let checker = machine.checker().threads(threads).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
+    let checker =
+        machine.checker().threads(threads).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
     let machine = checker.model();
     let counterexample = [SAFE, ENDS_WELL].into_iter().find_map(|property| {
         let path = checker.discovery(property)?.into_vec();
-        let steps = path.iter().filter_map(|(state, action)| Some(machine.describe(state, (*action)?))).collect();
+        let steps =
+            path.iter().filter_map(|(state, action)| Some(machine.describe(state, (*action)?))).collect();
         let last = path.last().map(|(state, _)| state)?;
         let wrong = if property == SAFE { machine.wrong(last) } else { machine.wrong_at_the_end(last) };
         Some(Counterexample { what: wrong.unwrap_or(property).to_owned(), steps })
@@ -118,7 +120,13 @@ struct Graph<S> {
 
 impl<S> Default for Graph<S> {
     fn default() -> Self {
-        Graph { numbers: HashMap::new(), reached: Vec::new(), edges: Vec::new(), pending: Vec::new(), depth: 0 }
+        Graph {
+            numbers: HashMap::new(),
+            reached: Vec::new(),
+            edges: Vec::new(),
+            pending: Vec::new(),
+            depth: 0,
+        }
     }
 }
 

@@ -15,8 +15,8 @@
 //! (space in the ring), [`crate::wait`] has (sleeping), and shutdown.
 
 use crate::blocks::{
-    Account, Block, BlockState, Fate, GET, IN_BLOCK, MEMORY, Mem, PUT, Queue, allocate, free, free_locked, lock, mend,
-    sweep, unlock,
+    Account, Block, BlockState, Fate, GET, IN_BLOCK, MEMORY, Mem, PUT, Queue, allocate, free, free_locked,
+    lock, mend, sweep, unlock,
 };
 use crate::machine::{Protocol, Step, Words};
 
@@ -258,7 +258,8 @@ impl Tasks {
         // The oldest: blocks pass the head in the order of their seq.
         let oldest = m.guarded(|w| {
             let returned = |block: &u8| w.blocks[usize::from(*block)].state == BlockState::Returned;
-            let found = (0..w.descriptors).filter(returned).min_by_key(|block| w.blocks[usize::from(*block)].seq);
+            let found =
+                (0..w.descriptors).filter(returned).min_by_key(|block| w.blocks[usize::from(*block)].seq);
             found.map_or(0, |block| block + 1)
         });
         let Some(block) = oldest.checked_sub(1) else {
@@ -328,7 +329,9 @@ impl Tasks {
         mend(self, m)?;
         lock(self, m, MEMORY)?;
         if self.unfinished(m)? <= 0 {
-            m.step("is told that nothing is unfinished", |w| w.must(false, "a task could not be declared done"))?;
+            m.step("is told that nothing is unfinished", |w| {
+                w.must(false, "a task could not be declared done")
+            })?;
             return unlock(m, MEMORY);
         }
         let done = move |w: &mut Words<Queue>| {
@@ -564,12 +567,17 @@ impl Words<Queue> {
         self.note();
     }
 
-    /// A message that a dead process took for good, and that lies in no block.
+    /// A message that a dead process took for good, and that is in an account.
     fn lost_in_accounts(&self) -> u8 {
-        let in_block = |message: u8| self.blocks.iter().any(|block| block.words.0 == message);
+        let owed = |block: &Block| matches!(block.state, BlockState::Owed(_));
+        let in_block = |message: u8| self.blocks.iter().any(|block| owed(block) && block.words.0 == message);
         let lost = |message: &u8| {
             let fate = self.fates[usize::from(*message) - 1];
-            fate.published && !fate.done && fate.taken != 0 && !self.is_alive(fate.taken) && !in_block(*message)
+            fate.published
+                && !fate.done
+                && fate.taken != 0
+                && !self.is_alive(fate.taken)
+                && !in_block(*message)
         };
         (1..=self.fates.len() as u8).find(lost).unwrap_or(0)
     }
@@ -707,7 +715,8 @@ impl Protocol for Tasks {
         if w.fates.iter().any(|fate| fate.put && !fate.published) {
             return Some("a put returned without a message");
         }
-        let quiet = !w.sweep_wanted && !w.somebody_died_with_a_delivery() && (0..3).all(|lock| !w.is_orphaned(lock));
+        let quiet =
+            !w.sweep_wanted && !w.somebody_died_with_a_delivery() && (0..3).all(|lock| !w.is_orphaned(lock));
         let unfinished = w.fates.iter().filter(|fate| fate.published && !fate.done).count();
         if self.joinable && quiet && usize::try_from(w.sum()) != Ok(unfinished) {
             return Some("the sums do not tell how many tasks are unfinished");

@@ -6,6 +6,8 @@
 pub mod blocks;
 pub mod check;
 pub mod delivery;
+pub mod lock;
 pub mod machine;
 pub mod ring;
+pub mod suite;
 pub mod wait;

@@ -419,9 +419,10 @@ impl<P: Protocol> Model for Machine<P> {
         vec![
             Property::always(SAFE, |machine: &Self, state: &Self::State| machine.wrong(state).is_none()),
             Property::always(ENDS_WELL, |machine: &Self, state: &Self::State| {
-                machine.wrong(state).is_some() || machine.goes_on(state) || machine.wrong_at_the_end(state).is_none()
+                machine.wrong(state).is_some()
+                    || machine.goes_on(state)
+                    || machine.wrong_at_the_end(state).is_none()
             }),
         ]
     }
 }
-

@@ -1,17 +1,39 @@
-//! Explores the models.
-use procession_models::{check::*, machine::*, delivery::*};
-fn main() {
-    let a: Vec<String> = std::env::args().skip(1).collect();
-    let deaths = a[0].parse().unwrap();
-    let producers = a[1].split(',').map(|p| p.bytes().map(|b| b == b'L').collect()).collect();
-    let consumers = a[2].bytes().map(|b| match b { b'P' => Use::Plain, b'D' => Use::Done, b'G' => Use::GiveBack, _ => Use::Own }).collect();
-    let base = Tasks { producers, consumers, joinable: a[3] != "n", joiner: a[3] == "j", mutant: None };
-    let o = check(Machine { protocol: base.clone(), deaths }, 2);
-    println!("states {} depth {} {:?}", o.states, o.depth, o.time);
-    if let Some(c) = o.counterexample { println!("{c}"); return; }
-    if a.len() > 4 { return }
-    for mu in [Mutant::QueuedAfterTail, Mutant::SeqAfterQueued, Mutant::TakenAfterHead, Mutant::UnpublishedTakesCount, Mutant::FreedBeforeRead, Mutant::NotRebuilt, Mutant::HeldAfterHead, Mutant::ChargedAfterHead, Mutant::ChargeNotUndone, Mutant::SweepNotAnnounced, Mutant::TakesNotUndone, Mutant::ReturnedBeforeCounted, Mutant::TailNotLookedAtAgain] {
-        let o = check(Machine { protocol: Tasks { mutant: Some(mu), ..base.clone() }, deaths }, 2);
-        println!("{mu:?} states {} depth {} {:?} {}", o.states, o.depth, o.time, o.counterexample.map_or("NOT FOUND".into(), |c| c.what));
+//! Explores the models, and prints how many states each has. Ends with an error when one does not hold, after the way to the state
+//! that must not be.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use procession_models::suite;
+
+fn main() -> ExitCode {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let start = Instant::now();
+    let mut states = 0;
+    println!("{:<9} {:<82} {:>9} {:>6} {:>8}", "model", "bounds", "states", "depth", "time");
+    for entry in suite::entries() {
+        let outcome = entry.explore(threads);
+        let result = if outcome.counterexample.is_some() { "FAILS" } else { "holds" };
+        let (model, bounds, time) = (entry.model, &entry.bounds, seconds(outcome.time));
+        println!("{model:<9} {bounds:<82} {:>9} {:>6} {time:>8} {result}", outcome.states, outcome.depth);
+        if let Some(counterexample) = outcome.counterexample {
+            println!("\n{counterexample}");
+            return ExitCode::FAILURE;
+        }
+        states += outcome.states;
     }
+    let mutants = suite::mutants();
+    for (name, explore) in &mutants {
+        if explore(threads).counterexample.is_none() {
+            println!("\n{name}: made on purpose, and not found: the model cannot see it");
+            return ExitCode::FAILURE;
+        }
+    }
+    let (mistakes, time) = (mutants.len(), seconds(start.elapsed()));
+    println!("{states} states; {mistakes} mistakes made on purpose, all found; {time}");
+    ExitCode::SUCCESS
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f64())
 }

@@ -229,11 +229,12 @@ impl Ring {
         self.lock(m, Lock::Put)?;
         self.lock(m, Lock::Memory)?;
         for block in 0..4u8 {
-            let free = m.step("looks whether a block is anybody's", |w| match w.states[usize::from(block)] {
-                BlockState::Free => false,
-                BlockState::Writing(owner) => !w.is_alive(owner),
-                BlockState::Segment => !w.is_in_use(block),
-            })?;
+            let free =
+                m.step("looks whether a block is anybody's", |w| match w.states[usize::from(block)] {
+                    BlockState::Free => false,
+                    BlockState::Writing(owner) => !w.is_alive(owner),
+                    BlockState::Segment => !w.is_in_use(block),
+                })?;
             if free {
                 m.step("frees a block that nobody has", |w| w.make_free(block))?;
             }
@@ -702,7 +703,8 @@ impl Protocol for Ring {
                 let batch = self.batch(me, put);
                 let rest = &batch[usize::from(from)..];
                 let count = self.put(m, rest)?;
-                let returned = rest[..usize::from(count)].iter().fold(0, |mask, (message, _)| mask | 1 << message);
+                let returned =
+                    rest[..usize::from(count)].iter().fold(0, |mask, (message, _)| mask | 1 << message);
                 m.step("returns from the put", |w| w.put |= returned)?;
                 match rest.len() - usize::from(count) {
                     0 => At::Put(put + 1, 0),
@@ -711,11 +713,7 @@ impl Protocol for Ring {
             }
             At::WaitForRoom(put, from) => {
                 let bound = self.bound;
-                m.step_when(
-                    "finds that there is room",
-                    |w| w.tail.0.wrapping_sub(w.head.0) < bound,
-                    |_| (),
-                )?;
+                m.step_when("finds that there is room", |w| w.tail.0.wrapping_sub(w.head.0) < bound, |_| ())?;
                 At::Put(put, from)
             }
             At::Get => match self.get(m)? {

@@ -78,6 +78,11 @@ impl Waiters {
         of(self.woken) + of(self.waking)
     }
 
+    /// How many have arrived.
+    pub fn arrivals(&self) -> u8 {
+        self.arrivals
+    }
+
     /// Whether this process sleeps.
     pub fn sleeps(&self, id: u8) -> bool {
         self.asleep & bit(id) != 0
@@ -330,7 +335,9 @@ impl Protocol for Waiting {
         let mut roles = vec![Role::Waiter; self.waiters];
         roles.resize(self.waiters + self.wakers, Role::Waker);
         if self.wake != Wake::AfterSeqCst {
-            roles.extend((self.waiters..self.waiters + self.wakers).map(|waker| Role::Buffer(waker as u8 + 1)));
+            roles.extend(
+                (self.waiters..self.waiters + self.wakers).map(|waker| Role::Buffer(waker as u8 + 1)),
+            );
         }
         let things = Things { things: 0, buffered: 0, waiters: Waiters::default() };
         (Words::new(roles.len(), things), roles)
@@ -373,7 +380,9 @@ impl Protocol for Waiting {
 
     fn may_stay(&self, w: &Words<Things>, running: &[(usize, &Role)]) -> bool {
         let waits = |(_, role): &(usize, &Role)| **role == Role::Waiter;
-        w.things == 0 && w.buffered == 0 && running.iter().all(|process| waits(process) || self.is_unused(process))
+        w.things == 0
+            && w.buffered == 0
+            && running.iter().all(|process| waits(process) || self.is_unused(process))
     }
 
     fn wrong_at_the_end(&self, w: &Words<Things>, stuck: &[(usize, &Role)]) -> Option<&'static str> {

@@ -1,4 +1,4 @@
-//! The project's build tool: `cargo xtask demo | test | bench | ci`.
+//! The project's build tool: `cargo xtask demo | test | bench | models | ci`.
 
 mod steps;
 mod test;
@@ -44,7 +44,9 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-    /// All that a change has to pass: format, lints, documentation, tests, the demo under kills
+    /// Explore the models of the protocols, in which processes die at any step
+    Models,
+    /// All that a change has to pass: format, lints, documentation, tests, models, the demo under kills
     Ci,
 }
 
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Command::Demo { dir, chaos, workers } => demo(dir, chaos, workers),
         Command::Test { filter } => test::run(filter),
         Command::Bench { arguments } => cargo("run", BENCHES).args(["--release", "--"]).args(arguments).run(),
+        Command::Models => steps::models(),
         Command::Ci => steps::ci(),
     };
     match outcome {

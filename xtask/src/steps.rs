@@ -100,7 +100,13 @@ pub(crate) fn ci() -> Result<(), Failure> {
         cargo("doc", ROOT).args(["--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings").run()
     })?;
     step("tests", || test::run(None))?;
+    step("models", models)?;
     step("demo under kills", demo_under_kills)
+}
+
+/// Explores the models, and prints their states.
+pub(crate) fn models() -> Result<(), Failure> {
+    cargo("run", ROOT).args(["--release", "--package", "procession-models"]).run()
 }
 
 /// The demo on real input, its workers being killed; its output against that of `sha256sum`.
