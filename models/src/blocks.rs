@@ -293,9 +293,7 @@ pub(crate) fn sweep(tasks: &Tasks, m: &mut Mem<'_>) -> Step<()> {
             BlockState::Writing(_) => dead,
             BlockState::Queued => !queued,
             BlockState::HeldCopy(_) if queued && dead => true,
-            BlockState::Taken(_) | BlockState::Held(_)
-                if queued && dead && !tasks.is(Mutant::UnpublishedTakesCount) =>
-            {
+            BlockState::Taken(_) | BlockState::Held(_) if queued && dead => {
                 m.step("puts a block back that was not taken after all", |w| {
                     w.block(block).state = BlockState::Queued;
                 })?;

@@ -25,12 +25,8 @@ use crate::machine::{Protocol, Step, Words};
 pub enum Mutant {
     /// A block becomes `Queued` after the tail was stored.
     QueuedAfterTail,
-    /// A block's `seq` is stored after it became `Queued`.
-    SeqAfterQueued,
     /// A consumer marks its block after it has stored the head.
     TakenAfterHead,
-    /// A sweep takes what a dead consumer had marked, but not taken, for taken.
-    UnpublishedTakesCount,
     /// A consumer frees a block before it has read it.
     FreedBeforeRead,
     /// Who takes the memory lock from the dead does not build the stack and the sums anew.
@@ -135,11 +131,6 @@ impl Tasks {
                 seq(m, block)?;
                 publish(m)?;
                 queued(m, block)?;
-            }
-            Some(block) if self.is(Mutant::SeqAfterQueued) => {
-                queued(m, block)?;
-                seq(m, block)?;
-                publish(m)?;
             }
             Some(block) => {
                 seq(m, block)?;

@@ -32,6 +32,8 @@ pub enum Mutant {
     NoSecondLook,
     /// Who releases looks for sleepers first.
     LookBeforeRelease,
+    /// See [`crate::wait::Mutant::ResetsNotCounted`].
+    ResetsNotCounted,
 }
 
 /// Which lock.
@@ -183,7 +185,8 @@ impl Locks {
         }
         if !late && m.step("looks whether somebody may sleep", |w| w.waiters.arrivals() != 0)? {
             m.step_when("its store buffer is empty", |w| w.buffered != me, |_| ())?;
-            crate::wait::wake_sleepers(m, waiters, None, false)?;
+            let mutant = self.is(Mutant::ResetsNotCounted).then_some(crate::wait::Mutant::ResetsNotCounted);
+            crate::wait::wake_sleepers(m, waiters, mutant, false)?;
         }
         m.step("has woken whom it had to", |w| w.waiters.waking &= !bit(me))
     }

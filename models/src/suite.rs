@@ -7,6 +7,9 @@ use crate::machine::{Machine, Protocol};
 use crate::ring::{self, Ring};
 use crate::wait::{self, Waiting, Wake};
 
+/// Looks at all states, with so many threads.
+pub type Explore = Box<dyn Fn(usize) -> Outcome>;
+
 /// A model with its bounds.
 pub struct Entry {
     /// The module.
@@ -15,7 +18,7 @@ pub struct Entry {
     pub bounds: String,
     /// Small enough for every test run.
     pub small: bool,
-    explore: Box<dyn Fn(usize) -> Outcome>,
+    explore: Explore,
 }
 
 impl Entry {
@@ -177,6 +180,10 @@ fn locked(kind: Kind, rounds: &[u8], slices: bool) -> Locks {
     Locks { kind, rounds: rounds.to_vec(), release_by_other: false, slices, mutant: None }
 }
 
+fn by_other() -> Locks {
+    Locks { release_by_other: true, ..locked(Kind::Plain, &[1, 0, 2, 1], false) }
+}
+
 fn locks() -> Vec<Entry> {
     let mut entries = Vec::new();
     for (kind, name) in [(Kind::Internal, "Robust"), (Kind::Plain, "Lock"), (Kind::Recursive, "RLock")] {
@@ -185,7 +192,7 @@ fn locks() -> Vec<Entry> {
         let bounds = format!("{name}, 2 processes, one twice, slices");
         entries.push(Entry::with_loops("lock", &bounds, true, 1, locked(kind, &[2, 1], true)));
     }
-    let by_other = Locks { release_by_other: true, ..locked(Kind::Plain, &[1, 0, 2, 1], false) };
+    let by_other = by_other();
     entries.push(Entry::new(
         "lock",
         "Lock released by another process, 4 processes, no slices",
@@ -197,16 +204,16 @@ fn locks() -> Vec<Entry> {
 }
 
 /// Each mistake with a model in which it must be found.
-pub fn mutants() -> Vec<(String, Box<dyn Fn(usize) -> Outcome>)> {
-    let mut found: Vec<(String, Box<dyn Fn(usize) -> Outcome>)> = Vec::new();
-    let mut add = |name: String, explore: Box<dyn Fn(usize) -> Outcome>| found.push((name, explore));
+pub fn mutants() -> Vec<(String, Explore)> {
+    let mut found: Vec<(String, Explore)> = Vec::new();
+    let mut add = |name: String, explore: Explore| found.push((name, explore));
 
     use ring::Mutant as R;
     for (mutant, deaths, base) in [
         (R::TailBeforeRecord, 0, ring(&[&[&[2]]], 1, 0)),
         (R::NoOwnerRecovery, 1, ring(&[&[&[1]], &[&[1]]], 1, 0)),
         (R::FreeBeforeLeaving, 0, ring(&[&[&[2], &[1], &[2]]], 1, 0)),
-        (R::SegmentBeforeLink, 1, ring(&[&[&[1, 2]], &[&[1]]], 1, 0)),
+        (R::SegmentBeforeLink, 1, ring(&[&[&[1, 2], &[2]], &[&[1]]], 1, 0)),
         (R::NoRoomForLink, 0, ring(&[&[&[1, 1, 1, 1], &[1]]], 1, 0)),
         (R::GrowWithoutPublishing, 1, ring(&[&[&[2, 2]], &[&[1]]], 1, 0)),
         (R::HeadBeforeRead, 0, ring(&[&[&[2]]], 1, 0)),
@@ -223,15 +230,13 @@ pub fn mutants() -> Vec<(String, Box<dyn Fn(usize) -> Outcome>)> {
     use delivery::Mutant as D;
     for (mutant, deaths, base) in [
         (D::QueuedAfterTail, 0, queue(false, false, &["LL"], &[Plain])),
-        (D::SeqAfterQueued, 1, queue(false, false, &["L", "L"], &[Plain, Plain])),
         (D::TakenAfterHead, 1, queue(true, false, &["L"], &[GiveBack, Done])),
-        (D::UnpublishedTakesCount, 1, queue(true, false, &["L"], &[GiveBack, Done])),
         (D::FreedBeforeRead, 0, queue(false, false, &["L"], &[Plain])),
-        (D::NotRebuilt, 1, queue(false, false, &["L", "L"], &[Plain, Plain])),
+        (D::NotRebuilt, 1, queue(false, false, &["LL", "L"], &[Plain])),
         (D::HeldAfterHead, 1, queue(true, false, &["S"], &[Done, Done])),
         (D::ChargedAfterHead, 0, queue(true, true, &["S"], &[Plain])),
         (D::ChargeNotUndone, 1, queue(true, true, &["S"], &[Plain, Plain])),
-        (D::TakesNotUndone, 1, queue(true, false, &["S"], &[Done, Done])),
+        (D::TakesNotUndone, 2, queue(true, false, &["S"], &[Done, Done])),
         (D::SweepNotAnnounced, 2, queue(true, false, &["S"], &[Done, Done, Done])),
         (D::ReturnedBeforeCounted, 1, queue(true, false, &["S"], &[GiveBack, Done])),
         (D::TailNotLookedAtAgain, 0, queue(true, true, &["SS"], &[Done])),
@@ -258,6 +263,8 @@ pub fn mutants() -> Vec<(String, Box<dyn Fn(usize) -> Outcome>)> {
     }
 
     use lock::Mutant as L;
+    let protocol = Locks { mutant: Some(L::ResetsNotCounted), ..by_other() };
+    add("wait: ResetsNotCounted".to_owned(), Entry::new("lock", "", true, 0, protocol).explore);
     for (mutant, slices) in [
         (L::NoOwnerRecovery, true),
         (L::OwnerNotLookedAt, true),

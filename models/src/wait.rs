@@ -20,7 +20,7 @@
 //! `wake_settled` relies on one thing that no rule of the language gives: a store leaves the processor's buffer within the settling
 //! time. [`Mutant::SettlesTooShort`] shows a wake-up lost without that; with slices it is late by one slice.
 //!
-//! Counters wrap at 8 instead of 2^32. Left out: several threads of a process, deadlines, spurious ends of a futex wait (they are as
+//! Counters wrap at 8 instead of 2^32 (the arrivals, at 8 with 4 resets instead of 2^16 each). Left out: several threads of a process, deadlines, spurious ends of a futex wait (they are as
 //! a slice's end, which [`Waiting::slices`] allows at any moment).
 
 use crate::machine::{Memory, Protocol, Step, Words};
@@ -34,6 +34,8 @@ pub enum Mutant {
     TicketAfterArrival,
     /// A waker that found no sleeper stores 0, whoever has arrived since.
     ArrivalsStored,
+    /// The arrivals do not tell how often they were reset: after another waker's reset and another arrival they look as before.
+    ResetsNotCounted,
     /// A waker does not change the epoch.
     NoEpoch,
     /// A waker looks for sleepers before it makes its change.
@@ -68,7 +70,9 @@ pub struct Waiters {
     pub waking: u16,
 }
 
+/// How many arrivals, and epochs, are told apart; and how many resets of the arrivals.
 const WRAP: u8 = 8;
+const RESETS: u8 = 4;
 
 impl Waiters {
     /// Noted: for how many wake-ups the dead are to blame.
@@ -78,9 +82,9 @@ impl Waiters {
         of(self.woken) + of(self.waking)
     }
 
-    /// How many have arrived.
+    /// How many have arrived since the last reset.
     pub fn arrivals(&self) -> u8 {
-        self.arrivals
+        self.arrivals % WRAP
     }
 
     /// Whether this process sleeps.
@@ -105,9 +109,9 @@ pub fn prepare<P: Protocol>(
     if !late {
         ticket = m.step("takes a ticket: the epoch", |w| waiters(w).epoch)?;
     }
-    let wrapped = m.step("adds itself to the arrivals", |w| add(&mut waiters(w).arrivals))?;
+    let wrapped = m.step("adds itself to the arrivals", |w| arrive(&mut waiters(w).arrivals))?;
     if wrapped {
-        m.step("adds itself once more, for the arrivals wrapped", |w| add(&mut waiters(w).arrivals))?;
+        m.step("adds itself once more, for the arrivals wrapped", |w| arrive(&mut waiters(w).arrivals))?;
     }
     if late {
         ticket = m.step("takes a ticket: the epoch", |w| waiters(w).epoch)?;
@@ -118,6 +122,12 @@ pub fn prepare<P: Protocol>(
 fn add(counter: &mut u8) -> bool {
     *counter = (*counter + 1) % WRAP;
     *counter == 0
+}
+
+/// Adds to the arrivals, whose upper half the last carry goes to; whether their count is 0 now.
+fn arrive(arrivals: &mut u8) -> bool {
+    *arrivals = (*arrivals + 1) % (WRAP * RESETS);
+    arrivals.is_multiple_of(WRAP)
 }
 
 /// Sleeps until a wake after the ticket was taken, or with `slices` at most for one; whether the slice ended it.
@@ -159,7 +169,7 @@ pub fn look_and_wake<P: Protocol>(
     waiters: fn(&mut P::Words) -> &mut Waiters,
     mutant: Option<Mutant>,
 ) -> Step<()> {
-    if m.step("looks whether somebody may sleep", |w| waiters(w).arrivals != 0)? {
+    if m.step("looks whether somebody may sleep", |w| waiters(w).arrivals() != 0)? {
         wake_sleepers(m, waiters, mutant, false)?;
     }
     Ok(())
@@ -198,10 +208,11 @@ pub fn wake_sleepers<P: Protocol>(
         },
     )?;
     if !woken {
-        m.step("puts the arrivals back to 0 if nobody came", |w| {
+        m.step("puts the arrivals back to none if nobody came", |w| {
             let waiters = waiters(w);
             if waiters.arrivals == arrivals || mutant == Some(Mutant::ArrivalsStored) {
-                waiters.arrivals = 0;
+                let resets = if mutant == Some(Mutant::ResetsNotCounted) { 0 } else { arrivals / WRAP + 1 };
+                waiters.arrivals = resets % RESETS * WRAP;
             }
         })?;
     }
@@ -276,8 +287,8 @@ impl Waiting {
         let under_way = if self.wake == Wake::Settled && self.mutant != Some(Mutant::SettlesTooShort) {
             let ticket = m.step("takes a ticket: the epoch", |w| w.waiters.epoch)?;
             let buffered = m.step("adds itself to the arrivals", |w| {
-                if add(&mut w.waiters.arrivals) {
-                    w.waiters.arrivals = 1;
+                if arrive(&mut w.waiters.arrivals) {
+                    arrive(&mut w.waiters.arrivals);
                 }
                 w.buffered as u8
             })?;
@@ -298,7 +309,7 @@ impl Waiting {
         let late = self.mutant == Some(Mutant::LookBeforeChange);
         let mut sleepers = false;
         if late {
-            sleepers = m.step("looks whether somebody may sleep", |w| w.waiters.arrivals != 0)?;
+            sleepers = m.step("looks whether somebody may sleep", |w| w.waiters.arrivals() != 0)?;
         }
         match self.wake {
             Wake::AfterSeqCst => m.step("brings a thing", |w| {
@@ -316,7 +327,7 @@ impl Waiting {
             }
         }
         if !late {
-            sleepers = m.step("looks whether somebody may sleep", |w| w.waiters.arrivals != 0)?;
+            sleepers = m.step("looks whether somebody may sleep", |w| w.waiters.arrivals() != 0)?;
         }
         if sleepers {
             // An addition to a shared word empties the buffer.
