@@ -1,14 +1,14 @@
-//! Blocks of memory, their stack, and what finds those that the dead have: for [`crate::delivery`], which puts messages into them.
+//! Blocks of memory, their stack, and what finds those that the dead have: for `crate::delivery`, which puts messages into them.
 //!
 //! | here | in `procession-core/src/ring` |
 //! | --- | --- |
-//! | [`lock`] | `recovery.rs`: `lock_get` with `recover_get`, `lock_put` with `recover_put` (whose caches [`crate::ring`] has), `lock_memory` |
-//! | [`undo_charges`] | `accounts.rs`: `undo_charges` |
-//! | [`undo_takes`] | `recovery.rs`: `undo_takes` |
-//! | [`allocate`] | `blocks.rs`: `allocate_reserved`, `pop_free`, `carve` |
-//! | [`free`], [`free_locked`] | `blocks.rs`: `free`, `free_locked`, `push_free` |
-//! | [`sweep`] | `recovery.rs`: `sweep`, all states but `Segment` |
-//! | [`rebuild`] | `blocks.rs`: `rebuild`, without the sums of bytes |
+//! | `lock` | `recovery.rs`: `lock_get` with `recover_get`, `lock_put` with `recover_put` (whose caches `crate::ring` has), `lock_memory` |
+//! | `undo_charges` | `accounts.rs`: `undo_charges` |
+//! | `undo_takes` | `recovery.rs`: `undo_takes` |
+//! | `allocate` | `blocks.rs`: `allocate_reserved`, `pop_free`, `carve` |
+//! | `free`, `free_locked` | `blocks.rs`: `free`, `free_locked`, `push_free` |
+//! | `sweep` | `recovery.rs`: `sweep`, all states but `Segment` |
+//! | `rebuild` | `blocks.rs`: `rebuild`, without the sums of bytes |
 //!
 //! Left out: sizes of blocks (all are of one class), what they count for against `max_bytes`, and giving memory back.
 

@@ -3,16 +3,16 @@
 //!
 //! | here | in `procession-core/src` |
 //! | --- | --- |
-//! | [`Tasks::put`] | `queue/message.rs`: `Reservation::new`, `commit`; `ring/put.rs`: `push`, of a block: the record, `seq`, `Queued`; then the tail |
-//! | [`Tasks::get`] | `queue/get.rs`: `Shared::try_get`; `ring/get.rs`: `next`, `take_inline`, `take_block`, `publish` |
+//! | `Tasks::put` | `queue/message.rs`: `Reservation::new`, `commit`; `ring/put.rs`: `push`, of a block: the record, `seq`, `Queued`; then the tail |
+//! | `Tasks::get` | `queue/get.rs`: `Shared::try_get`; `ring/get.rs`: `next`, `take_inline`, `take_block`, `publish` |
 //! | `take_returned`, `hold`, `copy_to_block` | `ring/get.rs`: the methods of these names (the first with `find_returned`) |
 //! | `my_account`, `charge` | `ring/accounts.rs`: `my_account`, `open_account`, `charge` |
 //! | `unfinished`, `task_done`, `settle`, `give_back`, `owe`, `collect_losses` | `ring/accounts.rs`: the methods of these names |
-//! | [`At::Wait`] | `queue/get.rs`: `wait_for_message` and `look_around`; one step, which may happen when one of their looks finds something |
-//! | [`At::Join`], [`At::JoinWait`] | `queue/join.rs`: `Queue::join`, `done`, `look` |
+//! | `At::Wait` | `queue/get.rs`: `wait_for_message` and `look_around`; one step, which may happen when one of their looks finds something |
+//! | `At::Join`, `At::JoinWait` | `queue/join.rs`: `Queue::join`, `done`, `look` |
 //!
-//! The two words of a message stand for its bytes. Blocks, locks and the sweep: [`crate::blocks`]. Left out: what [`crate::ring`] has
-//! (space in the ring), [`crate::wait`] has (sleeping), and shutdown.
+//! The two words of a message stand for its bytes. Blocks, locks and the sweep: `crate::blocks`. Left out: what `crate::ring` has
+//! (space in the ring), `crate::wait` has (sleeping), and shutdown.
 
 use crate::blocks::{
     Account, Block, BlockState, Fate, GET, IN_BLOCK, MEMORY, Mem, PUT, Queue, allocate, free, free_locked,

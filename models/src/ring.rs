@@ -2,22 +2,22 @@
 //!
 //! | here | in `procession-core/src` |
 //! | --- | --- |
-//! | [`Ring::lock`] | `ring/recovery.rs`: `lock_put`, `lock_get`, `lock_memory`, `recover_put`, `recover_get`; the lock itself is one step, which [`crate::wait`] takes apart |
-//! | [`Ring::sweep`] | `ring/recovery.rs`: `Ring::sweep`, `segments_in_use`, as far as they concern segments |
-//! | [`Ring::put`] | `queue/put.rs`: `Shared::try_put` with one message, `put_batch` with several |
-//! | [`Put::push`], `room`, `fits`, `look_at_consumers`, `may_hold_one_more` | `ring/put.rs`: the methods of `PutSession` of these names |
-//! | [`Put::publish`] | `PutSession::publish`: the store of `tail` |
-//! | [`Put::grow`], [`Put::enter`] | `PutSession::grow`, `shrink` and `enter`, store by store |
-//! | [`Ring::get`] | `queue/get.rs`: `Shared::try_get` |
-//! | [`Get::next`], `find_record`, `enter`, `shrink` | `ring/get.rs`: the methods of `GetSession` of these names |
-//! | [`Ring::allocate`], [`Ring::free`] | `ring/blocks.rs`: `allocate_reserved` and `free`: the change of the block's state under the memory lock |
+//! | `Ring::lock` | `ring/recovery.rs`: `lock_put`, `lock_get`, `lock_memory`, `recover_put`, `recover_get`; the lock itself is one step, which `crate::wait` takes apart |
+//! | `Ring::sweep` | `ring/recovery.rs`: `Ring::sweep`, `segments_in_use`, as far as they concern segments |
+//! | `Ring::put` | `queue/put.rs`: `Shared::try_put` with one message, `put_batch` with several |
+//! | `Put::push`, `room`, `fits`, `look_at_consumers`, `may_hold_one_more` | `ring/put.rs`: the methods of `PutSession` of these names |
+//! | `Put::publish` | `PutSession::publish`: the store of `tail` |
+//! | `Put::grow`, `Put::enter` | `PutSession::grow`, `shrink` and `enter`, store by store |
+//! | `Ring::get` | `queue/get.rs`: `Shared::try_get` |
+//! | `Get::next`, `find_record`, `enter`, `shrink` | `ring/get.rs`: the methods of `GetSession` of these names |
+//! | `Ring::allocate`, `Ring::free` | `ring/blocks.rs`: `allocate_reserved` and `free`: the change of the block's state under the memory lock |
 //!
 //! Positions and counts begin just below where they wrap. A segment has 4 units or 8, a message takes one or two. What was
 //! freed or taken is scrambled at once, so that whoever still reads it is found out.
 //!
-//! Left out: the order in which other processors see stores ([`crate::wait`] and the tests of memory orders); reserving memory, which
-//! may fail before anything is published; stacks of free blocks and large messages ([`crate::blocks`]); the wait of a producer for
-//! consumers to make room in a large ring; sleeping ([`crate::wait`]): who waits for a message or for room goes on when it is there.
+//! Left out: the order in which other processors see stores (`crate::wait` and the tests of memory orders); reserving memory, which
+//! may fail before anything is published; stacks of free blocks and large messages (`crate::blocks`); the wait of a producer for
+//! consumers to make room in a large ring; sleeping (`crate::wait`): who waits for a message or for room goes on when it is there.
 
 use crate::machine::{Memory, Protocol, Step, Words};
 

@@ -2,12 +2,12 @@
 //!
 //! | here | in `procession-core/src/sync/wait.rs` |
 //! | --- | --- |
-//! | [`prepare`] | `WaitQueue::prepare`: the load of `epoch`, the addition to `arrivals`, its second where it wraps |
-//! | [`sleep`] | `WaitQueue::sleep_for`: one futex wait, which compares the epoch and falls asleep in one, then ends by a wake or by its slice |
-//! | [`wake_sleepers`] | `WaitQueue::wake_sleepers`: the load of `arrivals`, the addition to `epoch`, the futex wake, the exchange |
-//! | [`Wake::Fenced`] | `WaitQueue::wake`: the barrier waits for the change to leave the store buffer |
-//! | [`Wake::AfterSeqCst`] | `WaitQueue::wake_after_seqcst`: the change was one exchange, which no buffer holds |
-//! | [`Wake::Settled`] | `WaitQueue::wake_settled`: no barrier; the sleeper's last look ([`WaitQueue::settle`](Waiters)) comes after each store that was under way when it arrived has left its buffer |
+//! | `prepare` | `WaitQueue::prepare`: the load of `epoch`, the addition to `arrivals`, its second where it wraps |
+//! | `sleep` | `WaitQueue::sleep_for`: one futex wait, which compares the epoch and falls asleep in one, then ends by a wake or by its slice |
+//! | `wake_sleepers` | `WaitQueue::wake_sleepers`: the load of `arrivals`, the addition to `epoch`, the futex wake, the exchange |
+//! | `Wake::Fenced` | `WaitQueue::wake`: the barrier waits for the change to leave the store buffer |
+//! | `Wake::AfterSeqCst` | `WaitQueue::wake_after_seqcst`: the change was one exchange, which no buffer holds |
+//! | `Wake::Settled` | `WaitQueue::wake_settled`: no barrier; the sleeper's last look (`WaitQueue::settle`) comes after each store that was under way when it arrived has left its buffer |
 //! | a waiter | `objects/mod.rs`: `wait_for`; `sync/robust.rs`: `lock_slow`; `queue/mod.rs`: `wait_until`: prepare, look, sleep, look |
 //!
 //! A processor's store buffer is a process of its own, which does not die: what is in it arrives, also after a death. A wake picks
@@ -18,10 +18,10 @@
 //! (between its change and its wake) or was woken in its place (and died before it acted). So the slice is needed for deaths only.
 //!
 //! `wake_settled` relies on one thing that no rule of the language gives: a store leaves the processor's buffer within the settling
-//! time. [`Mutant::SettlesTooShort`] shows a wake-up lost without that; with slices it is late by one slice.
+//! time. `Mutant::SettlesTooShort` shows a wake-up lost without that; with slices it is late by one slice.
 //!
 //! Counters wrap at 8 instead of 2^32 (the arrivals, at 8 with 4 resets instead of 2^16 each). Left out: several threads of a process, deadlines, spurious ends of a futex wait (they are as
-//! a slice's end, which [`Waiting::slices`] allows at any moment).
+//! a slice's end, which `Waiting::slices` allows at any moment).
 
 use crate::machine::{Memory, Protocol, Step, Words};
 
