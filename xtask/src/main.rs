@@ -1,4 +1,4 @@
-//! The project's build tool: `cargo xtask demo | test | steps | storm | sanitize | bench | ci`.
+//! The project's build tool: `cargo xtask demo | test | models | steps | storm | sanitize | bench | ci`.
 
 mod sanitize;
 mod steps;
@@ -45,6 +45,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Explore the models of the protocols, in which processes die at any step
+    Models,
     /// Kill a process at every step that changes shared memory, in turn
     Steps {
         /// Also a second one at every step of repairing what the first left, of which otherwise some are tried. Takes hours
@@ -66,7 +68,7 @@ enum Command {
         /// Which one [default: all]
         which: Option<sanitize::Sanitizer>,
     },
-    /// All that a change has to pass: format, lints, documentation, tests, the storm, the demo under kills
+    /// All that a change has to pass: format, lints, documentation, tests, models, deaths, the storm, the demo under kills
     Ci,
 }
 
@@ -78,6 +80,7 @@ fn main() -> ExitCode {
         Command::Steps { pairs, only } => steps::every_death(pairs, only.as_deref()),
         Command::Storm { arguments } => steps::storm().args(arguments).run(),
         Command::Sanitize { which } => sanitize::run(which),
+        Command::Models => steps::models(),
         Command::Ci => steps::ci(),
     };
     match outcome {

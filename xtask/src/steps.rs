@@ -113,9 +113,15 @@ pub(crate) fn ci() -> Result<(), Failure> {
         cargo("doc", ROOT).args(["--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings").run()
     })?;
     step("tests", || test::run(None))?;
+    step("models", models)?;
     step("every death", || every_death(false, None))?;
     step("storm", || storm().args(["--seconds", "60"]).run())?;
     step("demo under kills", demo_under_kills)
+}
+
+/// Explores the models, and prints their states.
+pub(crate) fn models() -> Result<(), Failure> {
+    cargo("run", ROOT).args(["--release", "--package", "procession-models"]).run()
 }
 
 /// The test that has a process die at each step, see `crates/procession-core/tests/steps`.

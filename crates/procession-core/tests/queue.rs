@@ -512,3 +512,18 @@ fn what_was_sent_and_opened_is_let_go() {
     assert!(kept < 100, "{kept} of 500 queues are kept that nobody wants");
     assert!(held.contains(&waiting), "somebody may still open it");
 }
+
+#[test]
+fn nothing_is_left_after_a_batch_took_all() {
+    let queue = Queue::create(&QueueOptions::new()).unwrap();
+    for round in 0..3u8 {
+        for i in 0..100 {
+            queue.put(&[round, i], Deadline::Now).unwrap();
+            if i == 10 {
+                assert_eq!(*queue.get_message(Deadline::Now).unwrap(), [round, 0]);
+            }
+        }
+        assert_eq!(queue.get_many(1000, Deadline::Now).unwrap().len(), 99);
+        assert!(matches!(queue.get_message(Deadline::Now), Err(GetError::Empty)));
+    }
+}

@@ -10,12 +10,18 @@ use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 impl Ring {
     /// Puts that are not declared done: what waits, what is held, and what was taken for good and is owed.
     pub(crate) fn unfinished(&self) -> i64 {
-        // In this order: a message moves from the first sum to one of the others and is counted there before
-        // it leaves, so that none is missed on the way.
-        let (head, tail) = (self.head(), self.tail());
-        let queued = i64::from(tail.messages_since(head));
-        let held = self.control().memory.held.load(Acquire) as i64;
-        queued.saturating_add(held).saturating_add(self.balance_sum())
+        loop {
+            // In this order: a message moves from the first sum to one of the others and is counted there before
+            // it leaves, so that none is missed on the way.
+            let (head, tail) = (self.head(), self.tail());
+            let queued = i64::from(tail.messages_since(head));
+            let held = self.control().memory.held.load(Acquire) as i64;
+            let sum = queued.saturating_add(held).saturating_add(self.balance_sum());
+            // But what was put since the look at the tail is not in it, and may be why something else was done.
+            if sum > 0 || self.tail() == tail {
+                return sum;
+            }
+        }
     }
 
     /// Taken for good less declared done, over all processes.
@@ -135,8 +141,10 @@ impl Ring {
         }
         let descriptor = self.descriptor(block)?;
         descriptor.attempts.store(descriptor.attempts.load(Relaxed).saturating_add(1), Relaxed);
-        descriptor.set_state(BlockState::Returned, None);
+        // The sum first: it brings consumers here, who find this lock's holder dead if it dies before the next store. A
+        // returned delivery that is not counted, nobody would look for.
         memory.returned.store(memory.returned.load(Relaxed).wrapping_add(1), Release);
+        descriptor.set_state(BlockState::Returned, None);
         drop(guard);
         Ok(())
     }

@@ -70,8 +70,7 @@ impl GetSession<'_> {
             return Ok(Some(taken));
         }
         if self.head.count == self.known_tail.count {
-            self.known_tail = self.ring.tail();
-            self.ring.control().get.known_tail.store(self.known_tail.to_bits(), Relaxed);
+            self.learn_tail(self.ring.tail());
             if self.head.count == self.known_tail.count {
                 return Ok(None);
             }
@@ -93,10 +92,17 @@ impl GetSession<'_> {
         Ok(Some(taken))
     }
 
+    /// Notes how far producers have come, for the next consumer too: the head must not pass what that finds.
+    #[inline(always)]
+    fn learn_tail(&mut self, tail: Cursor) {
+        self.known_tail = tail;
+        self.ring.control().get.known_tail.store(tail.to_bits(), Relaxed);
+    }
+
     /// How many messages wait, learnt anew.
     pub(crate) fn backlog(&mut self) -> Result<u32, Damaged> {
         let (count, tail) = self.ring.plausible_backlog(self.head)?;
-        self.known_tail = tail;
+        self.learn_tail(tail);
         Ok(count)
     }
 

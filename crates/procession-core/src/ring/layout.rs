@@ -114,7 +114,7 @@ pub(crate) struct Settings {
     /// they see; a process that dies right after the store leaves sleepers that find it within a slice.
     pub(crate) shutdown: AtomicU32,
     /// Not 0 when a lock's holder died: somebody is to look for blocks that nobody has (`Ring::sweep`). Set by who
-    /// recovers a lock, cleared at the end of a sweep.
+    /// recovers a lock and by who begins a sweep, cleared at the end of one.
     pub(crate) sweep_wanted: AtomicU32,
 }
 

@@ -23,7 +23,7 @@ impl Ring {
     pub(super) fn lock_get(&self) -> Result<RobustGuard<'_>, Damaged> {
         let guard = self.control().get.lock.lock(|holder| self.may_hold(holder));
         if guard.recovered() {
-            self.recover_get(&guard)?;
+            self.recover_get()?;
         }
         Ok(guard)
     }
@@ -79,7 +79,7 @@ impl Ring {
     /// is put: that will have such a block's number.
     fn free_unpublished(&self) -> Result<(), Damaged> {
         let tail = self.tail();
-        for block in 0..self.descriptor_count() {
+        for block in self.blocks()? {
             let descriptor = self.descriptor(block)?;
             let is_ahead = descriptor.seq.load(Relaxed).wrapping_sub(tail.count) < 1 << 31;
             if is_ahead && matches!(descriptor.state(), Some((BlockState::Queued, _))) {
@@ -91,14 +91,34 @@ impl Ring {
 
     /// A consumer died. What it did not publish is still in the queue.
     #[cold]
-    fn recover_get(&self, get: &RobustGuard<'_>) -> Result<(), Damaged> {
+    fn recover_get(&self) -> Result<(), Damaged> {
         let control = self.control();
         control.settings.sweep_wanted.store(1, SeqCst);
         control.get.known_tail.store(self.head().to_bits(), Relaxed);
         self.undo_charges();
-        // Before anything is taken: what the dead had of a message that is still queued must not count once that is taken by
-        // another, and what it had taken comes first.
-        self.sweep_under(get)
+        self.undo_takes()
+    }
+
+    /// Takes blocks back that the dead had marked as theirs before they moved the head. Under the get lock, and before
+    /// anybody else moves the head: later nothing would tell them from what was taken.
+    fn undo_takes(&self) -> Result<(), Damaged> {
+        let guard = self.lock_memory()?;
+        let (head, tail) = (self.head(), self.tail());
+        for block in self.blocks()? {
+            let descriptor = self.descriptor(block)?;
+            let queued = descriptor.seq.load(Relaxed).wrapping_sub(head.count) < tail.messages_since(head);
+            let Some((state @ (BlockState::Taken | BlockState::Held | BlockState::HeldCopy), Some(owner))) =
+                descriptor.state()
+            else {
+                continue;
+            };
+            // What the living have is theirs, also when so many messages have passed that its number comes again.
+            if queued && !self.may_hold(owner) {
+                let back = if state == BlockState::HeldCopy { BlockState::Free } else { BlockState::Queued };
+                descriptor.set_state(back, None);
+            }
+        }
+        self.rebuild(&guard)
     }
 
     /// Frees blocks that only dead processes have, and hands out their deliveries again.
@@ -106,13 +126,10 @@ impl Ring {
     /// Takes all three locks, so that no living process is half-way in anything that it looks at.
     #[cold]
     pub(crate) fn sweep(&self) -> Result<(), Damaged> {
-        let get = self.lock_get()?;
-        self.sweep_under(&get)
-    }
-
-    /// [`Ring::sweep`] with the get lock held already.
-    fn sweep_under(&self, _get: &RobustGuard<'_>) -> Result<(), Damaged> {
-        let put = self.lock_put()?;
+        // Should this process die over it, the next one is to begin again.
+        self.control().settings.sweep_wanted.store(1, SeqCst);
+        let _get = self.lock_get()?;
+        let _put = self.lock_put()?;
         let memory_guard = self.lock_memory()?;
         let memory = &self.control().memory;
         let (head, tail) = (self.head(), self.tail());
@@ -160,7 +177,7 @@ impl Ring {
         self.rebuild(&memory_guard)?;
         self.control().settings.sweep_wanted.store(0, SeqCst);
         let returned = memory.returned.load(Relaxed);
-        drop((memory_guard, put));
+        drop((memory_guard, _put, _get));
         if returned != 0 {
             self.control().waiting.not_empty.wake(u32::MAX);
         }
@@ -181,5 +198,138 @@ impl Ring {
             }
         }
         Ok(chain)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering::{Relaxed, Release};
+    use std::time::Duration;
+
+    use crate::os::clock::Deadline;
+    use crate::os::identity::Identity;
+    use crate::os::memory;
+    use crate::ring::layout::BlockState;
+    use crate::ring::{Content, Ring, Settings, Take, Taken};
+    use crate::shm::windows;
+
+    fn ring_of_tasks() -> Ring {
+        let fd = memory::create(c"test", windows::FIRST).unwrap();
+        Ring::create(fd, Settings { max_messages: 0, max_bytes: 1 << 30, joinable: true }).unwrap()
+    }
+
+    /// Lets a forked child do something, and die before it has cleaned up.
+    fn in_a_child_that_dies<R>(work: impl FnOnce() -> R) {
+        // SAFETY: the child calls nothing that a lock of another thread could block, and ends by `_exit`.
+        let pid = unsafe { libc::fork() };
+        assert!(pid >= 0);
+        if pid == 0 {
+            std::mem::forget(work());
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(0) };
+        }
+        let mut status = 0;
+        // SAFETY: waits for the child; `status` is a word to write to.
+        assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+        assert_eq!(status, 0);
+    }
+
+    fn put(ring: &Ring, message: &[u8]) {
+        let mut session = ring.put_session().unwrap();
+        session.push(Content::Inline(message), false).unwrap();
+        session.publish();
+    }
+
+    fn take(ring: &Ring) -> Option<u32> {
+        let mut session = ring.get_session().unwrap();
+        let taken = session.next(Take::Delivery, &mut Vec::new()).unwrap()?;
+        session.publish();
+        let Taken::Block(block) = taken else { panic!("a delivery outside a block") };
+        Some(block)
+    }
+
+    fn take_for_good(ring: &Ring) {
+        let mut session = ring.get_session().unwrap();
+        assert_eq!(session.next(Take::Plain, &mut Vec::new()).unwrap(), Some(Taken::Copied));
+        session.publish();
+    }
+
+    #[test]
+    fn a_copy_of_a_task_that_was_not_taken_is_not_handed_out() {
+        let ring = ring_of_tasks();
+        put(&ring, b"task");
+        in_a_child_that_dies(|| {
+            let mut session = ring.get_session().unwrap();
+            (session.next(Take::Delivery, &mut Vec::new()).unwrap(), session)
+        });
+        let block = take(&ring).expect("the task");
+        ring.acknowledge(block).unwrap();
+        ring.sweep().unwrap();
+        assert_eq!((ring.unfinished(), ring.len(), take(&ring)), (0, 0, None));
+    }
+
+    #[test]
+    fn a_task_is_found_whose_consumer_died_as_it_gave_it_back() {
+        let ring = ring_of_tasks();
+        put(&ring, b"task");
+        in_a_child_that_dies(|| {
+            take(&ring).unwrap();
+            let guard = ring.lock_memory().unwrap();
+            ring.control().memory.returned.store(1, Release);
+            guard
+        });
+        assert!(ring.has_message());
+        assert_eq!(take(&ring), None);
+        assert_ne!(ring.control().settings.sweep_wanted.load(Relaxed), 0);
+        ring.sweep().unwrap();
+        assert!(take(&ring).is_some());
+    }
+
+    #[test]
+    fn a_sweep_that_died_is_begun_again() {
+        let ring = ring_of_tasks();
+        put(&ring, b"task");
+        in_a_child_that_dies(|| take(&ring).unwrap());
+        in_a_child_that_dies(|| {
+            ring.control().settings.sweep_wanted.store(1, Relaxed);
+            let guards = (ring.lock_get(), ring.lock_put(), ring.lock_memory());
+            ring.descriptor(1).unwrap().set_state(BlockState::Returned, None);
+            guards
+        });
+        ring.sweep().unwrap();
+        assert_eq!(ring.control().settings.sweep_wanted.load(Relaxed), 0);
+        assert!(take(&ring).is_some());
+    }
+
+    #[test]
+    fn tasks_are_unfinished_while_the_next_is_put_before_one_is_done() {
+        let ring = ring_of_tasks();
+        // All accounts but the last are somebody's who lives, so that it takes time to look through them.
+        let init = Identity::of_pid(rustix::process::Pid::INIT).expect("the first process");
+        for account in ring.accounts().split_last().unwrap().1 {
+            account.owner.store(init.to_bits(), Relaxed);
+        }
+        put(&ring, b"first");
+        take_for_good(&ring);
+        let deadline = Deadline::after(Duration::from_secs(1));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !deadline.passed() {
+                    put(&ring, b"second");
+                    let second = take(&ring).expect("the second");
+                    assert!(ring.task_done().unwrap());
+                    put(&ring, b"first");
+                    take_for_good(&ring);
+                    ring.acknowledge(second).unwrap();
+                }
+            });
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !deadline.passed() {
+                        assert!(ring.unfinished() > 0);
+                    }
+                });
+            }
+        });
     }
 }

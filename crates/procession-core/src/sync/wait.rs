@@ -29,12 +29,16 @@ const SETTLE: Duration = Duration::from_nanos(250);
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct WaitQueue {
-    /// 0 when nobody sleeps for sure. Each waiter adds 1 before it sleeps; nobody takes away: a waker
-    /// whose wake found no sleeper puts 0 back, if no one arrived since it looked.
+    /// In the lower half ([`COUNT`]) 0 when nobody sleeps for sure. Each waiter adds 1 before it sleeps; nobody takes away: a
+    /// waker whose wake found no sleeper puts 0 back there, if no one arrived since it looked, and adds 1 to the upper half: so
+    /// that another waker, which looked before as well, does not take who arrives next for one it has seen.
     arrivals: AtomicU32,
     /// The futex. Each waker adds 1 before its wake, so that who prepared earlier does not fall asleep.
     epoch: AtomicU32,
 }
+
+/// The lower half of the arrivals.
+const COUNT: u32 = 0xffff;
 
 /// What [`WaitQueue::prepare`] saw.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +69,7 @@ impl WaitQueue {
     /// Announces a sleeper. The caller looks at its condition after this and before [`WaitQueue::sleep`].
     pub fn prepare(&self) -> Ticket {
         let ticket = Ticket(self.epoch.load(Ordering::SeqCst));
-        if self.arrivals.fetch_add(1, Ordering::SeqCst) == u32::MAX {
+        if self.arrivals.fetch_add(1, Ordering::SeqCst) & COUNT == COUNT {
             self.arrivals.fetch_add(1, Ordering::SeqCst);
         }
         // The fetch_add orders against the waker's barrier: it sees the arrival or we see its change.
@@ -92,7 +96,7 @@ impl WaitQueue {
     #[inline]
     pub fn wake(&self, count: u32) {
         store_load_barrier();
-        if self.arrivals.load(Ordering::Relaxed) != 0 {
+        if self.arrivals.load(Ordering::Relaxed) & COUNT != 0 {
             self.wake_sleepers(count);
         }
     }
@@ -106,7 +110,7 @@ impl WaitQueue {
     #[inline]
     pub fn wake_settled(&self, count: u32) {
         compiler_fence(Ordering::SeqCst);
-        if self.arrivals.load(Ordering::Relaxed) != 0 {
+        if self.arrivals.load(Ordering::Relaxed) & COUNT != 0 {
             self.wake_sleepers(count);
         }
     }
@@ -115,7 +119,7 @@ impl WaitQueue {
     /// consistency orders that before the load here, and the sleeper's arrival before its second look.
     #[inline]
     pub fn wake_after_seqcst(&self, count: u32) {
-        if self.arrivals.load(Ordering::SeqCst) != 0 {
+        if self.arrivals.load(Ordering::SeqCst) & COUNT != 0 {
             self.wake_sleepers(count);
         }
     }
@@ -142,7 +146,8 @@ impl WaitQueue {
         if futex::wake(&self.epoch, count) == 0 {
             // All who had arrived by then are awake or will find the epoch changed. Somebody who arrived
             // since makes the exchange fail and is left to the next wake.
-            let _ = self.arrivals.compare_exchange(arrivals, 0, Ordering::SeqCst, Ordering::Relaxed);
+            let none = (arrivals | COUNT).wrapping_add(1);
+            let _ = self.arrivals.compare_exchange(arrivals, none, Ordering::SeqCst, Ordering::Relaxed);
         }
     }
 }
@@ -280,5 +285,26 @@ fn nanos_since(start: Instant) -> u32 {
 impl Default for Spinner {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_arrives_after_a_reset_is_not_taken_for_who_came_before() {
+        let queue = WaitQueue::new();
+        queue.prepare();
+        let seen = queue.arrivals.load(Ordering::Relaxed);
+        // Finds no sleeper.
+        queue.wake(1);
+        assert_eq!(queue.arrivals.load(Ordering::Relaxed) & COUNT, 0);
+        queue.prepare();
+        assert_ne!(queue.arrivals.load(Ordering::Relaxed), seen);
+        // Nor is there nobody when the count wraps.
+        queue.arrivals.store(COUNT, Ordering::Relaxed);
+        queue.prepare();
+        assert_ne!(queue.arrivals.load(Ordering::Relaxed) & COUNT, 0);
     }
 }

@@ -170,8 +170,10 @@ impl Visit<'_> for Steps {
     }
 
     fn visit_impl_item_fn(&mut self, function: &syn::ImplItemFn) {
-        self.function = function.sig.ident.to_string();
-        visit::visit_impl_item_fn(self, function);
+        if !is_for_tests(&function.attrs) {
+            self.function = function.sig.ident.to_string();
+            visit::visit_impl_item_fn(self, function);
+        }
     }
 
     fn visit_expr_method_call(&mut self, call: &syn::ExprMethodCall) {
