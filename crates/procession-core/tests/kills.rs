@@ -211,6 +211,39 @@ fn what_cannot_be_mapped_stays() {
     delivery.done().unwrap();
 }
 
+/// After a shutdown a consumer stays for as long as another may die with a task; one that holds a task itself does not.
+fn the_end_waits_for_what_may_come_back() {
+    let queue = Queue::create(&QueueOptions::new().joinable(true)).unwrap();
+    queue.put(b"first", Deadline::Now).unwrap();
+    queue.put(b"second", Deadline::Now).unwrap();
+    let (shut_down, sees_the_end) = (Mark::new(), Mark::new());
+    let mut holder = fork(|mark| {
+        let _delivery = queue.get_delivery(Deadline::Never).unwrap();
+        mark.set();
+        shut_down.wait();
+        assert!(matches!(queue.get_delivery(Deadline::Never), Err(GetError::ShutDown)));
+        sees_the_end.set();
+        std::thread::sleep(Duration::from_secs(1000));
+    });
+    holder.mark.wait();
+    let mut heir = fork(|mark| {
+        queue.get_delivery(Deadline::Never).unwrap().done().unwrap();
+        mark.set();
+        let delivery = queue.get_delivery(Deadline::Never).unwrap();
+        assert_eq!((&*delivery, delivery.earlier_attempts()), (&b"first"[..], 1));
+        delivery.done().unwrap();
+        assert!(matches!(queue.get_delivery(Deadline::Never), Err(GetError::ShutDown)));
+    });
+    heir.mark.wait();
+    queue.shutdown(false).unwrap();
+    shut_down.set();
+    sees_the_end.wait();
+    assert!(matches!(queue.get_delivery(Deadline::Now), Err(GetError::Empty)));
+    holder.kill();
+    heir.wait();
+    queue.join(Deadline::Never).unwrap();
+}
+
 fn main() {
     // A hung test ends here, and says so by its signal.
     // SAFETY: the default action of SIGALRM ends the program.
@@ -218,6 +251,7 @@ fn main() {
     lost_tasks_are_reported();
     children_do_not_own_what_their_parent_has();
     the_dead_are_found_without_a_wait();
+    the_end_waits_for_what_may_come_back();
     what_cannot_be_mapped_stays();
     println!("test kills ... ok");
 }

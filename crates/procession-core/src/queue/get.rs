@@ -186,7 +186,12 @@ impl Shared {
     #[cold]
     fn wait_for_message(&self, deadline: Deadline) -> Result<(), GetError> {
         let ring = &self.ring;
-        let ready = || ring.look_for_message().max(ring.shutdown_state());
+        // Not over while somebody may die with a task that is then to be done here.
+        let is_over = || match ring.shutdown_state() {
+            1 => !ring.may_inherit_a_delivery().is_ok_and(|may| may),
+            state => state != 0,
+        };
+        let ready = || ring.look_for_message().max(is_over().into());
         let queue = &ring.control().waiting.not_empty;
         if deadline == Deadline::Now && ring.deliveries_are_held() {
             // Whoever only asks and never sleeps finds the dead here.
@@ -195,7 +200,7 @@ impl Shared {
         let found = wait_until(queue, &self.get_spinner, deadline, ready, || self.look_around().map(drop))?;
         if ring.has_message() {
             Ok(())
-        } else if ring.shutdown_state() != 0 {
+        } else if is_over() {
             Err(GetError::ShutDown)
         } else if found {
             // Another consumer was faster.

@@ -229,6 +229,7 @@ impl Delivery {
         let shared = &self.block.shared;
         shared.ring.acknowledge(self.block.number)?;
         shared.ring.control().waiting.all_done.wake(u32::MAX);
+        shared.tell_of_the_end();
         Ok(())
     }
 
@@ -242,6 +243,7 @@ impl Delivery {
         let bytes = self.block.bytes().to_vec();
         self.block.shared.ring.owe(self.block.number)?;
         self.settled = true;
+        self.block.shared.tell_of_the_end();
         Ok(bytes)
     }
 }

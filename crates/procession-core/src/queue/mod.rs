@@ -252,7 +252,8 @@ impl Queue {
         self.shared.ring.trim()
     }
 
-    /// Ends the queue for all processes: further puts fail, gets take what is there and then fail. With
+    /// Ends the queue for all processes: further puts fail, gets take what is there and then fail; a delivery that another process
+    /// holds counts as there, unless the caller's holds one too. With
     /// `immediate`, gets fail at once and what is queued is discarded; its tasks count as done. Sleepers wake.
     ///
     /// A process killed here has either shut the queue down or not; what one killed while it discards leaves is discarded
@@ -321,6 +322,13 @@ impl Drop for Shared {
 impl Shared {
     fn new(ring: Ring, name: Option<Name>) -> Self {
         Shared { ring, name, put_spinner: Spinner::new(), get_spinner: Spinner::new() }
+    }
+
+    /// Wakes the consumers of a queue that has been shut down: this may have been the last delivery that they could inherit.
+    fn tell_of_the_end(&self) {
+        if self.ring.shutdown_state() != 0 {
+            self.ring.control().waiting.not_empty.wake(u32::MAX);
+        }
     }
 
     /// Looks for what a death left behind, if somebody noticed one. No lock may be held.

@@ -204,6 +204,25 @@ impl Ring {
         Ok(false)
     }
 
+    /// Whether other processes hold deliveries, which are to be handed out again should they die, and this one holds none. Who
+    /// holds one does not wait for others, which may wait for it.
+    pub(crate) fn may_inherit_a_delivery(&self) -> Result<bool, Damaged> {
+        if !self.deliveries_are_held() {
+            return Ok(false);
+        }
+        let me = Some(Identity::current());
+        let mut may = false;
+        for block in self.blocks()? {
+            if let Some((BlockState::Held | BlockState::HeldCopy, owner)) = self.descriptor(block)?.state() {
+                if owner == me {
+                    return Ok(false);
+                }
+                may = true;
+            }
+        }
+        Ok(may)
+    }
+
     /// If all unfinished tasks were taken for good by processes that died: how many, and the pids. Forgets them, so
     /// that the queue goes on.
     pub(crate) fn collect_losses(&self) -> Result<Option<(u64, Vec<i32>)>, Damaged> {
