@@ -48,7 +48,7 @@
 //!
 //! Each type says what a death leaves behind. Where others have to know, it is an error of theirs: [`sync::LockError::OwnerDied`],
 //! [`process::JoinError::Killed`], [`queue::JoinError::DeliveryLost`], [`connection::RecvError::Closed`],
-//! [`sync::BarrierError::Broken`]. Waiting processes notice a death within about 100 ms. A process that is only stopped
+//! [`sync::BarrierError::Broken`]. Waiting processes notice a death within a quarter of a second. A process that is only stopped
 //! (SIGSTOP) counts as alive; what it holds stays held.
 //!
 //! # Where it runs

@@ -30,7 +30,7 @@ use crate::os::identity::Identity;
 use crate::shm::arena::{SlotHead, SlotKind, Words};
 use crate::shm::{CreateError, OpenError};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::sync::{Lookout, SLICE};
+use crate::sync::{Lookout, SLICE, Slices};
 
 /// The words of a condition; [`Condition::PLACES`] places of two words each lie behind them.
 #[repr(C)]
@@ -412,11 +412,14 @@ impl Occupied<'_> {
             let asleep = self.me | ASLEEP;
             let _ = place.compare_exchange(self.me | WAITING, asleep, Ordering::Release, Ordering::Relaxed);
             let mut looked = Instant::now();
-            while let Some(time) = deadline.slice(SLICE) {
+            let mut slices = Slices::default();
+            while let Some(time) = deadline.slice(slices.next()) {
                 if notified() {
                     return Some(self.index);
                 }
-                futex::wait(upper_half(place), (asleep >> 32) as u32, time);
+                if futex::wait(upper_half(place), (asleep >> 32) as u32, time) {
+                    slices.undisturbed();
+                }
                 if looked.elapsed() >= SLICE {
                     if let Some(inherited) = self.take_over() {
                         return Some(inherited);

@@ -30,7 +30,7 @@ unsafe impl Words for LockWords {
 
 /// A lock as Python's `multiprocessing.Lock`: not recursive, and any process or thread may release it.
 ///
-/// When its owner's process dies, the next to ask gets it, within two of [`crate::sync::SLICE`], and is told.
+/// When its owner's process dies, the next to ask gets it, within half a second, and is told.
 #[derive(Clone, Debug)]
 pub struct Lock(Arc<Object<LockWords>>);
 

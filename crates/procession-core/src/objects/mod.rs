@@ -2,7 +2,7 @@
 //!
 //! A value of one of these types is a handle on the shared object; cloning it costs a reference count in this process. Each has
 //! `send` (a [`Handle`] for another process) and `open` (the way back). Deadlines are the caller's; no
-//! function sleeps past a [`crate::sync::SLICE`] without looking whether whom it waits for still lives.
+//! function sleeps for longer than [`crate::sync::Slices`] without looking whether whom it waits for still lives.
 
 mod barrier;
 mod block;
@@ -34,7 +34,8 @@ use crate::os::clock::Deadline;
 use crate::shm::arena::{Slot, Words};
 use crate::shm::{CreateError, OpenError};
 use crate::sync::atomic::{AtomicU32, Ordering};
-use crate::sync::{SLICE, Spinner, WaitQueue};
+use crate::sync::wait::Slept;
+use crate::sync::{SLICE, Slices, Spinner, WaitQueue};
 
 /// A slot known to hold a `W`, and what this process learnt about waiting for it.
 #[derive(Debug)]
@@ -112,13 +113,18 @@ fn wait_for<R>(
     if spinner.spin(looking) {
         return found;
     }
+    let mut slices = Slices::default();
     let mut recovered = Instant::now();
     loop {
         let ticket = waiters.prepare();
         if let Some(result) = attempt() {
             return Some(result);
         }
-        let in_time = waiters.sleep(ticket, deadline);
+        let slept = waiters.sleep_for(slices.next(), ticket, deadline);
+        if slept == Slept::Undisturbed {
+            slices.undisturbed();
+        }
+        let in_time = slept != Slept::PastDeadline;
         if let Some(result) = attempt() {
             return Some(result);
         }

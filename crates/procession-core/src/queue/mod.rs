@@ -26,8 +26,8 @@ use crate::shm::registry::Registry;
 use crate::shm::transfer::{self, Transit};
 use crate::shm::{CreateError, Header, Kind, ObjectId, OpenError, windows};
 use crate::sync::atomic::Ordering;
-use crate::sync::wait::{LONG_SLICE, SLICE, Slept};
-use crate::sync::{Spinner, WaitQueue};
+use crate::sync::wait::Slept;
+use crate::sync::{Slices, Spinner, WaitQueue};
 
 /// What a new queue is to be like.
 #[derive(Clone, Copy, Debug, Default)]
@@ -358,9 +358,7 @@ fn wait_until<E>(
     if spinner.spin_for(&there) {
         return Ok(true);
     }
-    /// Slices slept without a wake, after which one is idle.
-    const IDLE: u32 = 5;
-    let mut undisturbed = 0;
+    let mut slices = Slices::default();
     loop {
         let ticket = queue.prepare();
         if WaitQueue::settle(&ready) {
@@ -368,15 +366,14 @@ fn wait_until<E>(
             return Ok(true);
         }
         loop {
-            let slice = if undisturbed < IDLE { SLICE } else { LONG_SLICE };
-            let slept = queue.sleep_for(slice, ticket, deadline);
+            let slept = queue.sleep_for(slices.next(), ticket, deadline);
             if ready() {
                 return Ok(true);
             }
             match slept {
                 Slept::Woken => break,
                 Slept::Undisturbed => {
-                    undisturbed = undisturbed.saturating_add(1);
+                    slices.undisturbed();
                     each_slice()?;
                 }
                 Slept::PastDeadline => return Ok(false),

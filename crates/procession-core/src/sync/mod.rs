@@ -5,4 +5,4 @@ pub mod robust;
 pub mod wait;
 
 pub use robust::{Robust, RobustGuard};
-pub use wait::{Lookout, SLICE, Spinner, WaitQueue};
+pub use wait::{Lookout, SLICE, Slices, Spinner, WaitQueue};

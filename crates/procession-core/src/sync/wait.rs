@@ -11,9 +11,8 @@ use crate::os::{cpu, futex};
 /// meant for, or that should have sent it.
 pub const SLICE: Duration = Duration::from_millis(100);
 
-/// Instead of a [`SLICE`], for who has slept undisturbed for many of them: a hundred idle processes that look ten times
-/// a second are a burden.
-pub const LONG_SLICE: Duration = Duration::from_millis(250);
+/// Instead of a [`SLICE`], for who has slept undisturbed for some of them.
+const LONG_SLICE: Duration = Duration::from_millis(250);
 
 /// Several times what a store takes to become visible to other processors, and little beside a sleep.
 const SETTLE: Duration = Duration::from_nanos(250);
@@ -149,6 +148,25 @@ impl WaitQueue {
             let none = (arrivals | COUNT).wrapping_add(1);
             let _ = self.arrivals.compare_exchange(arrivals, none, Ordering::SeqCst, Ordering::Relaxed);
         }
+    }
+}
+
+/// How long to sleep at a time in one wait: a [`SLICE`] at first, and longer for who has slept undisturbed for half a second: a
+/// hundred idle processes that look ten times a second are a burden.
+#[derive(Debug, Default)]
+pub struct Slices {
+    undisturbed: u32,
+}
+
+impl Slices {
+    /// How long the next sleep may be.
+    pub fn next(&self) -> Duration {
+        if self.undisturbed < 5 { SLICE } else { LONG_SLICE }
+    }
+
+    /// Learns that a sleep lasted for its whole slice.
+    pub fn undisturbed(&mut self) {
+        self.undisturbed = self.undisturbed.saturating_add(1);
     }
 }
 

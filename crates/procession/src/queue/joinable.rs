@@ -217,7 +217,7 @@ impl<T: Serialize> JoinableQueue<T> {
 
 impl<T: DeserializeOwned> JoinableQueue<T> {
     /// Takes a task to work on and acknowledge, waiting for one as long as it takes. One that a dead consumer left
-    /// comes first; whoever waits here notices a death within about 100 ms.
+    /// comes first; whoever waits here notices a death within a quarter of a second.
     ///
     /// # Errors
     /// [`GetError`]: the queue has been shut down and is empty, the task cannot be read (it counts as done then), or there

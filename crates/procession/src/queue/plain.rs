@@ -127,7 +127,7 @@ impl<T> Queue<T> {
     /// Ends the queue for all processes: puts fail from now on, gets take what is left and then fail. With
     /// `immediate`, gets fail at once and what is queued is discarded. Whoever waits is woken.
     ///
-    /// A process that is killed in here has either shut the queue down or not; its sleepers find out within 100 ms.
+    /// A process that is killed in here has either shut the queue down or not; its sleepers find out within a quarter of a second.
     ///
     /// # Errors
     /// [`super::MemoryError`]: the queue's memory is damaged.

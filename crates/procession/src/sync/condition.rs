@@ -18,7 +18,7 @@ use crate::handle::travels;
 ///
 /// It goes with a lock, its own (recursive) or a given one. Up to 512 processes and threads can wait. A
 /// notification reaches somebody who lives: should the one that it woke die before its `wait` returns, another that waited
-/// at the time gets it, within 100 ms.
+/// at the time gets it, within half a second.
 ///
 /// ```no_run
 /// # let (condition, ready) = (procession::sync::Condition::new()?, || true);

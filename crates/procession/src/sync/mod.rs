@@ -4,7 +4,7 @@
 //! process, refer to the same object; it is gone with the last of them, however the processes ended.
 //!
 //! Blocking calls spin briefly and then sleep. Whoever waits for a lock, a permit of a robust semaphore, or the other
-//! parties of a barrier looks every 100 ms whether they still live, so that no death makes it wait for longer. Nobody owns
+//! parties of a barrier looks at least every 250 ms whether they still live, so that no death makes it wait for longer. Nobody owns
 //! an event or a permit of a plain semaphore: should the process die that would have set the one or released the other, only
 //! a timeout ends the wait.
 

@@ -90,7 +90,7 @@ impl Semaphore {
     }
 
     /// A semaphore of `permits` permits, 1 to 65,536 and never more, that knows who holds them. Those of dead
-    /// processes come back when somebody waits, within 100 ms. A process can only release what it holds.
+    /// processes come back when somebody waits, within half a second. A process can only release what it holds.
     ///
     /// # Errors
     /// An impossible number; out of memory, of descriptors or of mappings.
