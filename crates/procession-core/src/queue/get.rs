@@ -29,24 +29,6 @@ impl Queue {
         Ok(())
     }
 
-    /// Takes the next message and lets `read` read it where it lies if it is large, else in `buffer` (which is empty). Waits
-    /// for one until `deadline`.
-    ///
-    /// # Errors
-    /// As [`Queue::get`].
-    #[inline]
-    pub fn get_with<R>(
-        &self,
-        buffer: &mut Vec<u8>,
-        deadline: Deadline,
-        read: impl FnOnce(&[u8]) -> R,
-    ) -> Result<R, GetError> {
-        match self.shared.get(Take::Plain, buffer, deadline)? {
-            Taken::Copied => Ok(read(buffer)),
-            Taken::Block(block) => Ok(read(&Message::in_block(Arc::clone(&self.shared), block)?)),
-        }
-    }
-
     /// Takes the next message, left where it lies if it is large, waiting for one until `deadline`.
     ///
     /// # Errors

@@ -295,9 +295,8 @@ fn act(queue: &Queue, messages: &mut Vec<Message>, deliveries: &mut Vec<Delivery
             space.fill(size);
             space.commit(soon)
         })),
-        6 | 7 => drop(queue.get(&mut Vec::new(), soon)),
+        6 | 7 | 11 => drop(queue.get(&mut Vec::new(), soon)),
         8..=10 => messages.extend(queue.get_message(soon)),
-        11 => drop(queue.get_with(&mut Vec::new(), soon, sum)),
         12 => messages.extend(queue.get_many(len, soon).unwrap_or_default()),
         13 => drop(queue.get_many(usize::MAX, soon)),
         14 | 15 if queue.is_joinable() => deliveries.extend(queue.get_delivery(soon)),

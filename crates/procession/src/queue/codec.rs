@@ -98,7 +98,8 @@ pub(super) fn put_many<'a, T: Serialize + 'a>(
     }
 }
 
-/// Reads a message, all of it.
+/// Reads a message, all of it. The bytes must be this process's own: what lies in shared memory a faulty peer may change between
+/// a check (that a text is UTF-8, say) and its use.
 #[inline]
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, GetError> {
     transfer::failure();

@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::builder::sealed::Sealed;
 use super::builder::{Builder, Kind, checked};
-use super::codec::{decode, put_encoded, put_many};
+use super::codec::{decode, put_encoded, put_many, with_buffer};
 use super::{GetError, JoinError, MemoryError, PutError, TaskDoneError};
 use crate::handle;
 
@@ -244,7 +244,10 @@ impl<T: DeserializeOwned> JoinableQueue<T> {
 
     fn get_until(&self, deadline: Deadline) -> Result<Delivery<T>, GetError> {
         let delivery = self.core.get_delivery(deadline)?;
-        let (decoded, handles) = transfer::to_be_read_again(|| decode(&delivery));
+        let (decoded, handles) = with_buffer(|buffer| {
+            buffer.extend_from_slice(&delivery);
+            transfer::to_be_read_again(|| decode(buffer))
+        });
         match decoded {
             Ok(task) => Ok(Delivery { task, core: delivery, handles }),
             Err(error) => {

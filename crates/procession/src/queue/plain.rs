@@ -286,7 +286,7 @@ impl<T: DeserializeOwned> Queue<T> {
 
     fn get_many_until(&self, max: usize, deadline: Deadline) -> Result<Vec<Result<T, GetError>>, GetError> {
         let messages = self.core.get_many(max, deadline)?;
-        Ok(messages.iter().map(|message| decode(message)).collect())
+        Ok(messages.into_iter().map(|message| decode(&message.into_vec())).collect())
     }
 
     /// The messages, one get after another, until the queue is shut down and empty. Any other failure of a get is an
@@ -297,7 +297,10 @@ impl<T: DeserializeOwned> Queue<T> {
 
     #[inline]
     fn get_until(&self, deadline: Deadline) -> Result<T, GetError> {
-        with_buffer(|buffer| self.core.get_with(buffer, deadline, decode)?)
+        with_buffer(|buffer| {
+            self.core.get(buffer, deadline)?;
+            decode(buffer)
+        })
     }
 }
 
