@@ -125,6 +125,21 @@ impl Child {
         assert_eq!(self.wait(), End::Killed);
     }
 
+    /// # Panics
+    /// When it has not ended by then, or not well. Then it is killed.
+    pub(crate) fn ends_by(self, deadline: Instant) {
+        let mut status = 0;
+        // SAFETY: looks whether our child has ended.
+        while unsafe { libc::waitpid(self.0, &raw mut status, libc::WNOHANG) } != self.0 {
+            if Instant::now() > deadline {
+                self.kill();
+                panic!("nobody woke it");
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        assert_eq!(status, 0, "how it ended");
+    }
+
     /// Waits until the process sleeps, or has ended.
     pub(crate) fn until_asleep(&self) {
         let path = format!("/proc/{}/stat", self.0);
