@@ -209,7 +209,7 @@ mod tests {
     use crate::os::clock::Deadline;
     use crate::os::identity::Identity;
     use crate::os::memory;
-    use crate::ring::layout::BlockState;
+    use crate::ring::layout::{BlockState, Segment};
     use crate::ring::{Content, Ring, Settings, Take, Taken};
     use crate::shm::windows;
 
@@ -266,6 +266,54 @@ mod tests {
         ring.acknowledge(block).unwrap();
         ring.sweep().unwrap();
         assert_eq!((ring.unfinished(), ring.len(), take(&ring)), (0, 0, None));
+    }
+
+    #[test]
+    fn who_died_before_it_took_a_task_does_not_owe_it() {
+        let ring = ring_of_tasks();
+        put(&ring, b"task");
+        in_a_child_that_dies(|| {
+            let mut session = ring.get_session().unwrap();
+            (session.next(Take::Plain, &mut Vec::new()).unwrap(), session)
+        });
+        take_for_good(&ring);
+        assert!(ring.task_done().unwrap());
+        assert_eq!((ring.unfinished(), ring.collect_losses().unwrap()), (0, None));
+    }
+
+    #[test]
+    fn a_block_that_was_not_published_is_free_before_another_message_has_its_number() {
+        let fd = memory::create(c"test", windows::FIRST).unwrap();
+        let ring =
+            Ring::create(fd, Settings { max_messages: 0, max_bytes: 1 << 30, joinable: false }).unwrap();
+        in_a_child_that_dies(|| {
+            let block = ring.allocate(1 << 20).unwrap();
+            let mut session = ring.put_session().unwrap();
+            session.push(Content::Block(block), false).unwrap();
+            session
+        });
+        put(&ring, b"another");
+        let of_the_dead = ring.blocks().unwrap().filter(|block| {
+            matches!(ring.descriptor(*block).unwrap().state(), Some((BlockState::Queued, _)))
+        });
+        assert_eq!(of_the_dead.count(), 0);
+    }
+
+    /// What a dead producer says of the memory of its segment may be another segment's.
+    #[test]
+    fn how_much_memory_a_segment_has_is_looked_up_after_a_death() {
+        let ring = ring_of_tasks();
+        in_a_child_that_dies(|| {
+            let session = ring.put_session().unwrap();
+            ring.control().put.reserved.store(1 << 30, Relaxed);
+            ring.control().put.in_use_from.store(u32::MAX, Relaxed);
+            session
+        });
+        put(&ring, b"task");
+        let put = &ring.control().put;
+        let segment = Segment::from_bits(put.segment.load(Relaxed));
+        let reserved = ring.descriptor(segment.block).unwrap().reserved.load(Relaxed);
+        assert_eq!((put.reserved.load(Relaxed), put.in_use_from.load(Relaxed)), (reserved, segment.base));
     }
 
     #[test]

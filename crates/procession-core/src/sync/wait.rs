@@ -311,6 +311,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_wake_between_the_last_look_and_the_sleep_is_not_lost() {
+        let queue = WaitQueue::new();
+        let ticket = queue.prepare();
+        // Finds no sleeper, for this one looks for the last time.
+        queue.wake(1);
+        assert_eq!(queue.sleep_for(SLICE, ticket, Deadline::Never), Slept::Woken);
+        let ticket = queue.prepare();
+        assert_eq!(queue.sleep_for(Duration::from_millis(1), ticket, Deadline::Never), Slept::Undisturbed);
+    }
+
+    #[test]
     fn who_arrives_after_a_reset_is_not_taken_for_who_came_before() {
         let queue = WaitQueue::new();
         queue.prepare();

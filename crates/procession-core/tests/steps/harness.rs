@@ -64,8 +64,9 @@ pub(crate) struct Situation<S> {
     pub(crate) survivor: fn(&S, bool),
 }
 
-fn shared<T>(count: usize) -> &'static [T] {
-    // SAFETY: a new shared mapping, zeroed, never unmapped; `T` is an atomic, valid as zero.
+/// So many of what is valid as zero, and may be shared.
+pub(crate) fn shared<T: Sync>(count: usize) -> &'static [T] {
+    // SAFETY: a new shared mapping, zeroed, never unmapped; `T` is made of atomics, valid as zero.
     unsafe {
         let start = libc::mmap(
             std::ptr::null_mut(),

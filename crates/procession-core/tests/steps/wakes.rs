@@ -7,10 +7,12 @@ use procession_core::objects::{
     Barrier, BarrierError, Condition, ConditionLock, Event, Lock, RLock, Semaphore,
 };
 use procession_core::os::clock::Deadline;
+use procession_core::os::identity::Identity;
 use procession_core::queue::{Delivery, GetError, PutError, Queue, QueueOptions};
+use procession_core::sync::Robust;
 use procession_core::sync::wait::rely_on_wakes;
 
-use crate::harness::{Child, LONG, Run, Situation, fork};
+use crate::harness::{Child, LONG, Run, Situation, fork, shared};
 
 /// Processes that sleep until they are served.
 struct Sleepers(Vec<Child>);
@@ -54,6 +56,7 @@ pub(crate) fn situations(run: &mut Run) {
         joins();
     }));
     run.each_death(nobody_dies("wakes: locks", |(), _| {
+        internal_locks();
         locks();
         semaphores();
     }));
@@ -165,6 +168,14 @@ fn joins() {
     sleepers.are_served();
 }
 
+fn internal_locks() {
+    let lock: &Robust = &shared(1)[0];
+    let held = lock.lock(Identity::is_alive);
+    let sleepers = asleep(2, || drop(lock.lock(Identity::is_alive)));
+    drop(held);
+    sleepers.are_served();
+}
+
 fn locks() {
     let lock = Lock::new(true).expect("a lock");
     let acquire = || assert!(lock.acquire(NEVER).is_held());
@@ -180,7 +191,7 @@ fn locks() {
         acquire();
         lock.release().expect("locked");
     });
-    assert!(lock.release_if_taken_by(procession_core::os::identity::Identity::current()));
+    assert!(lock.release_if_taken_by(Identity::current()));
     sleepers.are_served();
     let lock = RLock::new(true).expect("a lock");
     assert!(lock.acquire(NEVER).is_held());
