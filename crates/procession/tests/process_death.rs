@@ -148,7 +148,12 @@ fn a_parent_that_is_killed_in_start_leaves_no_complaint() {
 fn a_daemon_outlives_the_thread_that_started_it() {
     let _watchdog = watchdog("a_daemon_outlives_the_thread_that_started_it");
     for method in METHODS {
-        let start = move || Process::builder(sleep_for_ever, ()).daemon(true).start_method(method).start();
+        let start = move || {
+            let daemon = Process::builder(sleep_for_ever, ()).daemon(true).start_method(method).start();
+            // So long that the daemon has begun, and whatever it does then is done, before the thread ends.
+            std::thread::sleep(Duration::from_millis(300));
+            daemon
+        };
         let daemon = std::thread::spawn(start).join().unwrap().unwrap();
         assert!(daemon.join_timeout(Duration::from_millis(300)).unwrap().is_none(), "{method:?}");
         daemon.terminate().unwrap();

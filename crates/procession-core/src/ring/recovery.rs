@@ -269,6 +269,39 @@ mod tests {
     }
 
     #[test]
+    fn a_lock_whose_holder_runs_another_program_is_free() {
+        let ring = ring_of_tasks();
+        // SAFETY: the child calls nothing that a lock of another thread could block, and runs another program.
+        let pid = unsafe { libc::fork() };
+        assert!(pid >= 0);
+        if pid == 0 {
+            std::mem::forget(ring.put_session());
+            // SAFETY: C strings, and a null after the last argument; ends the process should it fail.
+            unsafe {
+                libc::execlp(
+                    c"sleep".as_ptr(),
+                    c"sleep".as_ptr(),
+                    c"60".as_ptr(),
+                    std::ptr::null::<libc::c_char>(),
+                );
+                libc::_exit(1)
+            }
+        }
+        while ring.control().put.lock.state().0 == 0 {
+            std::thread::yield_now();
+        }
+        put(&ring, b"task");
+        let mut status = 0;
+        // SAFETY: looks whether the child has ended, then ends it; it is not waited for yet, so that the pid is its own.
+        unsafe {
+            assert_eq!(libc::waitpid(pid, &mut status, libc::WNOHANG), 0, "its holder lives");
+            libc::kill(pid, libc::SIGKILL);
+            assert_eq!(libc::waitpid(pid, &mut status, 0), pid);
+        }
+        assert!(take(&ring).is_some());
+    }
+
+    #[test]
     fn who_died_before_it_took_a_task_does_not_owe_it() {
         let ring = ring_of_tasks();
         put(&ring, b"task");
