@@ -153,7 +153,10 @@ fn messages(board: &Board, tally: &mut Tally) -> std::io::Result<()> {
     for (number, slot) in slots(board) {
         let (acknowledged, _) = slot.puts();
         tally.acknowledged += acknowledged;
-        let seen = &puts.0[number as usize][..acknowledged as usize];
+        let all = &puts.0[number as usize];
+        // Of a batch under way there is a beginning in the queue: what is before one that was seen was put.
+        let put = all.iter().rposition(|count| *count != 0).map_or(0, |last| last + 1);
+        let seen = &all[..put.max(acknowledged as usize)];
         tally.lost += seen.iter().filter(|count| **count == 0).count() as u64;
         // What one get takes of a producer's messages are neighbours.
         let runs = seen.chunk_by(|a, b| (*a == 0) == (*b == 0)).filter(|run| run[0] == 0).count() as u64;

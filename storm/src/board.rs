@@ -58,7 +58,7 @@ pub(crate) struct Slot {
     pub(crate) entries: AtomicU64,
     /// Above 16 bits, how many of its puts returned; below, how many more are under way.
     pub(crate) put: AtomicU64,
-    /// How many messages the get that is under way may take.
+    /// How many messages the get that is under way may still take, or has taken and not noted.
     pub(crate) taking: AtomicU64,
     /// The task, as its id plus 1, that it is about to declare done; 0 for none.
     pub(crate) finishing: AtomicU64,

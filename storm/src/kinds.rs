@@ -34,8 +34,10 @@ pub(crate) struct Game {
     pub(crate) seats: Vec<Seat>,
     /// Whether all users are gone, to the process that ends the queue.
     pub(crate) closer: Option<Box<dyn Fn(bool) -> Role>>,
-    /// The state of the shared objects in plain words.
+    /// The state of the shared objects in plain words: also tells who holds something that others wait for.
     pub(crate) describe: Box<dyn Fn() -> String>,
+    /// Whether everybody needs everybody else to get on, whoever holds what.
+    pub(crate) all_needed: bool,
 }
 
 impl Kind {
@@ -143,7 +145,7 @@ fn seats(
 }
 
 fn game(describe: impl Fn() -> String + 'static, seats: impl IntoIterator<Item = Seat>) -> Game {
-    Game { seats: seats.into_iter().collect(), closer: None, describe: Box::new(describe) }
+    Game { seats: seats.into_iter().collect(), closer: None, describe: Box::new(describe), all_needed: false }
 }
 
 fn debug(object: impl Debug + 'static) -> impl Fn() -> String + 'static {
@@ -294,6 +296,7 @@ fn barrier() -> Result<Game, String> {
     let describe = move || format!("{}the menders' {}", shown.describe(), lock.describe());
     let party = move || Role::Party(Party { barrier: barrier.clone(), mender: mender.clone() });
     let mut game = game(describe, seats(2, false, party.clone()).chain(seats(2, true, party)));
+    game.all_needed = true;
     game.closer = Some(Box::new(move |last| {
         Role::Closer(Closer { queue: Closed::Barrier(ended.clone()), losses: false, last })
     }));
@@ -307,5 +310,5 @@ fn pipes() -> Result<Game, String> {
         .chain(seats(1, false, mixed))
         .chain(seats(1, true, small))
         .chain(seats(1, true, mixed));
-    Ok(game(|| "pipes have no shared state".into(), seats))
+    Ok(Game { all_needed: true, ..game(|| "pipes have no shared state".into(), seats) })
 }

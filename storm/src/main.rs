@@ -15,8 +15,9 @@ mod roles;
 mod turn;
 mod watch;
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -52,6 +53,9 @@ const SHORTEST: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if std::env::var_os(leaks::MARK).is_none() {
+        return marked();
+    }
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..));
     println!("seed {seed}");
     match storm(&arguments, seed) {
@@ -64,6 +68,17 @@ fn main() -> ExitCode {
     }
 }
 
+/// Begins again with a mark in the environment, which all processes of the storm inherit and by which they are found.
+fn marked() -> ExitCode {
+    let mark = format!("{}-{:x}", std::process::id(), fastrand::u64(..));
+    let error = match std::env::current_exe() {
+        Ok(program) => Command::new(program).args(std::env::args_os().skip(1)).env(leaks::MARK, mark).exec(),
+        Err(error) => error,
+    };
+    eprintln!("error: the storm cannot run itself again: {error}");
+    ExitCode::FAILURE
+}
+
 /// Whether all was as promised.
 fn storm(arguments: &Arguments, seed: u64) -> Result<bool, String> {
     let mut random = fastrand::Rng::with_seed(seed);
@@ -73,17 +88,21 @@ fn storm(arguments: &Arguments, seed: u64) -> Result<bool, String> {
         .collect();
     let time =
         Duration::try_from_secs_f64(arguments.seconds).map_err(|error| format!("--seconds: {error}"))?;
-    let turn_time = (time / chosen.len() as u32).clamp(SHORTEST, LONGEST);
     let work = Work::new()?;
     let mut report = Report::new(seed, &chosen);
     let (start, mut before) = (Instant::now(), None);
+    let mut played = Duration::ZERO;
     for (number, kind) in chosen.iter().cycle().enumerate() {
         let left = time.saturating_sub(start.elapsed());
-        // Every kind once, then until the time is up.
+        // Every kind once, so long that all have their turn in the time, as far as can be told from those that had; then until
+        // the time is up.
+        let turns_left = chosen.len().saturating_sub(number).max(1) as u32;
         if number >= chosen.len() && left < SHORTEST {
             break;
         }
-        let turn_time = if number < chosen.len() { turn_time } else { turn_time.min(left) };
+        let endings = start.elapsed().saturating_sub(played) / (number as u32).max(1);
+        let turn_time = (left / turns_left).saturating_sub(endings).clamp(SHORTEST, LONGEST);
+        played += turn_time;
         let mut record = work.turn(kind, number, turn_time, random.u64(..), arguments.r#break)?;
         let holdings = leaks::Holdings::now().map_err(|error| error.to_string())?;
         // The first turn starts the fork server and the library's own thread.
@@ -135,6 +154,7 @@ impl Work {
         std::fs::create_dir(&folder).map_err(|error| format!("making {}: {error}", folder.display()))?;
         let board = Board::open(&folder).map_err(|error| format!("the board: {error}"))?;
         let game = kind.set_up(&tag)?;
+        let before = leaks::marked().map_err(|error| format!("looking at the processes: {error}"))?;
         let turn = Turn::new(&board, &game, kind, seed, fault, &self.pulse);
         let mut record = turn.run(time, |wrong| {
             leave_state(&folder, wrong, &format!("{}\n{}", (game.describe)(), board.describe()))
@@ -147,6 +167,9 @@ impl Work {
             );
         }
         drop((game, board));
+        if let Some(left) = leaks::processes_left(&before) {
+            record.tally.faults.push(left);
+        }
         match leaks::named(&tag) {
             Ok(left) if left.is_empty() => {}
             Ok(left) => record.tally.faults.push(format!("left in /dev/shm: {left:?}")),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use procession::StartMethod;
 
 use crate::kinds::Kind;
+use crate::roles::DOINGS;
 use crate::turn::Record;
 use crate::watch::Stall;
 
@@ -63,11 +64,21 @@ impl Report {
             .collect();
         println!("longest stalls: {}", stalls.join(", "));
         println!(
-            "excused: {:.1} s in which somebody was stopped, {:.1} s in which the machine ran others; {:.1} s in all",
+            "excused: {:.1} s in which somebody was stopped who had what others wait for, {:.1} s in which the machine ran others; {:.1} s in all",
             total.progress.stopped as f64 / 1e6,
             total.progress.late as f64 / 1e6,
             time.as_secs_f64()
         );
+        let amid: Vec<String> = DOINGS
+            .iter()
+            .zip(total.amid)
+            .filter(|(_, kills)| *kills != 0)
+            .map(|(doing, kills)| format!("{kills} {doing}"))
+            .collect();
+        println!("killed, or ended with who was killed: {}", amid.join(", "));
+        let ran: Vec<String> =
+            self.rows.iter().map(|(name, record)| format!("{name} {}", record.turns)).collect();
+        println!("turns: {}", ran.join(", "));
         println!("seed {}", self.seed);
     }
 

@@ -39,7 +39,7 @@ impl Stall {
 pub(crate) struct Progress {
     /// For each role.
     pub(crate) stalls: BTreeMap<&'static str, Stall>,
-    /// µs during which a process was stopped, so that others may have waited for it.
+    /// µs during which a process was stopped that had something which others may have waited for.
     pub(crate) stopped: u64,
     /// µs by which sleeps were too long.
     pub(crate) late: u64,
@@ -78,15 +78,15 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Sleeps a millisecond, and notes by how much it was longer, and whether somebody was stopped meanwhile.
-    pub(crate) fn tick(&mut self, somebody_is_stopped: bool) {
+    /// Sleeps a millisecond, and notes by how much it was longer, and whether somebody may wait for a stopped process meanwhile.
+    pub(crate) fn tick(&mut self, held_up: bool) {
         let before = now();
         std::thread::sleep(Duration::from_millis(1));
         let after = now();
         let since = if self.last_look == 0 { before } else { self.last_look };
         self.last_look = after;
         let late = (after - before).saturating_sub(1_000);
-        if somebody_is_stopped {
+        if held_up {
             self.progress.stopped += after - since;
             self.excused += after - since;
         } else if late > LATE {

@@ -512,3 +512,27 @@ fn queues_in_queues_in_queues() {
     middle.put(&inner).unwrap();
     process.join().unwrap();
 }
+
+/// Nobody else has the objects while they are on their way, and their sender makes others meanwhile.
+#[test]
+fn what_is_on_its_way_is_kept_and_its_place_is_not_used_again() {
+    let _watchdog = watchdog("what_is_on_its_way_is_kept_and_its_place_is_not_used_again");
+    let road = Queue::<(Queue<u32>, Lock)>::unbounded().unwrap();
+    let (queue, lock) = (Queue::unbounded().unwrap(), Lock::new().unwrap());
+    queue.put(&7).unwrap();
+    assert_eq!(lock.acquire(None), Acquisition::Acquired);
+    road.put(&(queue.clone(), lock.clone())).unwrap();
+    drop((queue, lock));
+    let others: Vec<Lock> = (0..10).map(|_| Lock::new().unwrap()).collect();
+    let receiver = Process::spawn(
+        |road: Queue<(Queue<u32>, Lock)>| {
+            let (queue, lock) = road.get().unwrap();
+            (queue.get().unwrap(), lock.release().is_ok())
+        },
+        road,
+    );
+    assert_eq!(receiver.unwrap().join().unwrap(), (7, true));
+    for other in others {
+        assert!(other.release().is_err(), "it was never locked");
+    }
+}

@@ -112,11 +112,48 @@ fn a_daemon_whose_parent_died_before_it_began_ends() {
     }
 }
 
+/// Who is killed while it starts its fork server, or a worker in it, wants nothing any more: that is no complaint.
+#[test]
+fn a_parent_that_is_killed_in_start_leaves_no_complaint() {
+    let _watchdog = watchdog("a_parent_that_is_killed_in_start_leaves_no_complaint");
+    let pipe = std::env::temp_dir().join(format!("procession-complaints-{}", std::process::id()));
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let path = pipe.to_str().unwrap().to_string();
+    for delay in 0..60 {
+        let parent = Process::spawn(
+            |(path, delay): (String, u64)| {
+                rustix::stdio::dup2_stderr(fs::OpenOptions::new().write(true).open(path).unwrap()).unwrap();
+                std::thread::spawn(move || {
+                    std::thread::sleep(Duration::from_micros(delay * 100));
+                    // SAFETY: a signal to this very process.
+                    unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+                });
+                let child = Process::builder(sleep_for_ever, ()).daemon(true);
+                drop(child.start_method(StartMethod::ForkServer).start());
+                sleep_for_ever(());
+            },
+            (path.clone(), delay),
+        )
+        .unwrap();
+        // To the end: all that the parent has started is gone.
+        let complaints = fs::read_to_string(&pipe).unwrap();
+        assert!(matches!(parent.join(), Err(JoinError::Killed { signal: 9, .. })));
+        assert_eq!(complaints, "");
+    }
+    fs::remove_file(pipe).unwrap();
+}
+
 #[test]
 fn a_daemon_outlives_the_thread_that_started_it() {
     let _watchdog = watchdog("a_daemon_outlives_the_thread_that_started_it");
     for method in METHODS {
-        let start = move || Process::builder(sleep_for_ever, ()).daemon(true).start_method(method).start();
+        let start = move || {
+            let daemon = Process::builder(sleep_for_ever, ()).daemon(true).start_method(method).start();
+            // So long that the daemon has begun, and whatever it does then is done, before the thread ends.
+            std::thread::sleep(Duration::from_millis(300));
+            daemon
+        };
         let daemon = std::thread::spawn(start).join().unwrap().unwrap();
         assert!(daemon.join_timeout(Duration::from_millis(300)).unwrap().is_none(), "{method:?}");
         daemon.terminate().unwrap();

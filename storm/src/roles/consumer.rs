@@ -1,6 +1,6 @@
 //! Takes messages by each kind of get, and writes down which.
 
-use std::sync::atomic::Ordering::Release;
+use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::time::Duration;
 
 use procession::Queue;
@@ -103,6 +103,9 @@ fn note(bytes: &[u8], sizes: Sizes, station: &mut Station) -> Outcome {
         return Ok(());
     }
     station.log(id);
+    // A death can no longer lose this one.
+    let taking = &station.slot.taking;
+    taking.store(taking.load(Relaxed).saturating_sub(1), Release);
     if station.is_to(Fault::Repeat) {
         station.log(id);
     }

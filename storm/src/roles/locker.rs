@@ -138,7 +138,7 @@ pub(super) fn enter(died: Option<Identity>, station: &mut Station) -> Outcome {
         }
         other if died.is_none() => {
             return Err(format!(
-                "{me} found what {other} left that was killed, and was not told (slots plus 1)"
+                "{me} found in the section what {other} left that was killed, and was not told (slots plus 1)"
             ));
         }
         _ => {}

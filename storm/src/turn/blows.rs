@@ -9,6 +9,7 @@ use rustix::process::{Pid, Signal, pidfd_send_signal};
 
 use super::Turn;
 use crate::board::now;
+use crate::roles::Doing;
 
 /// The longest stop (µs).
 const LONGEST_STOP: u64 = 300_000;
@@ -136,6 +137,21 @@ impl Turn<'_> {
         self.children.iter().position(|child| child.as_ref().is_some_and(|child| child.slot == slot))
     }
 
+    /// Whether a process that is stopped has something that others wait for: then they may wait.
+    pub(super) fn somebody_is_held_up(&self) -> bool {
+        if self.stopped.is_empty() || self.game.all_needed {
+            return !self.stopped.is_empty();
+        }
+        let state = (self.game.describe)();
+        self.stopped.iter().any(|stopped| {
+            let doing = self.board.slot(stopped.slot).doing.load(Acquire);
+            // A start is a matter between two processes, whatever objects there are.
+            doing == Doing::Beginning as u64
+                || doing == Doing::Starting as u64
+                || holds_something(&state, stopped.identity.pid())
+        })
+    }
+
     /// Lets those go on, or kills them, whose time is up; all of them if told.
     pub(super) fn continue_stopped(&mut self, all: bool) {
         let due = |stopped: &Stopped| all || now() >= stopped.until;
@@ -177,6 +193,12 @@ impl Turn<'_> {
             }
         }
     }
+}
+
+/// Whether the description of an object names the process otherwise than as one that waits. One that was cut may have named it.
+fn holds_something(state: &str, pid: Pid) -> bool {
+    let name = format!("pid {}, ", pid.as_raw_nonzero());
+    state.lines().any(|line| line.trim() == "…" || line.contains(&name) && !line.ends_with("sleeps"))
 }
 
 /// Field 4 of `/proc/PID/stat`.

@@ -15,7 +15,7 @@ use crate::account::{Tally, audit};
 use crate::board::{Board, now};
 use crate::kinds::{Game, Kind};
 use crate::pulse::Pulse;
-use crate::roles::{Fault, Order, Outcome, Role};
+use crate::roles::{DOINGS, Fault, Order, Outcome, Role};
 use crate::watch::{Progress, Watch};
 
 /// How long anything may take in the end (µs).
@@ -30,6 +30,8 @@ pub(crate) struct Record {
     pub(crate) blows: Blows,
     pub(crate) tally: Tally,
     pub(crate) progress: Progress,
+    /// Of the kills, how many hit a process in the middle of what: by [`Doing`].
+    pub(crate) amid: [u64; DOINGS.len()],
 }
 
 impl Record {
@@ -38,6 +40,9 @@ impl Record {
         self.blows += other.blows;
         self.tally.add(&other.tally);
         self.progress.add(&other.progress);
+        for (sum, kills) in self.amid.iter_mut().zip(other.amid) {
+            *sum += kills;
+        }
     }
 }
 
@@ -127,6 +132,16 @@ impl<'a> Turn<'a> {
         self.record.blows.nested_starts = (0..self.board.count())
             .filter(|slot| self.board.slot(*slot).parent.load(Acquire) != 0)
             .count() as u64;
+        // The dead say no more: what they did last is what they were killed in.
+        for slot in (0..self.board.count()).map(|slot| self.board.slot(slot)) {
+            if slot.killed.load(Acquire) != 0
+                && slot.ended.load(Acquire) == 0
+                && slot.identity.load(Acquire) != 0
+                && let Some(kills) = self.record.amid.get_mut(slot.doing.load(Acquire) as usize)
+            {
+                *kills += 1;
+            }
+        }
         match self.wrong.take() {
             Some(wrong) => self.record.tally.faults.push(wrong),
             None => match audit(self.board, self.kind.book) {
@@ -145,7 +160,8 @@ impl<'a> Turn<'a> {
     /// Lets a millisecond pass, and does what is due: replaces who is gone, lets the stopped go on, looks who hangs.
     fn look_after(&mut self, replace: bool) {
         self.pulse.beat();
-        self.watch.tick(!self.stopped.is_empty());
+        let excused = self.somebody_is_held_up();
+        self.watch.tick(excused);
         self.continue_stopped(false);
         for seat in 0..self.children.len() {
             let ended = self.children[seat].as_ref().is_some_and(|child| !child.process.is_alive());

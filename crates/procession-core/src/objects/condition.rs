@@ -30,6 +30,7 @@ use crate::os::identity::Identity;
 use crate::shm::arena::{SlotHead, SlotKind, Words};
 use crate::shm::{CreateError, OpenError};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::wait::at_most;
 use crate::sync::{Lookout, SLICE, Slices};
 
 /// The words of a condition; [`Condition::PLACES`] places of two words each lie behind them.
@@ -413,7 +414,7 @@ impl Occupied<'_> {
             let _ = place.compare_exchange(self.me | WAITING, asleep, Ordering::Release, Ordering::Relaxed);
             let mut looked = Instant::now();
             let mut slices = Slices::default();
-            while let Some(time) = deadline.slice(slices.next()) {
+            while let Some(time) = deadline.slice(at_most(slices.next())) {
                 if notified() {
                     return Some(self.index);
                 }

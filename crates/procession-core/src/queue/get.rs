@@ -310,6 +310,25 @@ mod tests {
         assert!(idle.memory_used() < 1 << 20);
     }
 
+    /// A consumer died between the two words that say that its task is done. Nobody gets, puts or takes a lock after that.
+    #[test]
+    fn a_join_finds_that_the_dead_had_done_the_last_task() {
+        let mut dead = std::process::Command::new("true").spawn().unwrap();
+        let id = Identity::of_pid(rustix::process::Pid::from_child(&dead)).unwrap();
+        dead.wait().unwrap();
+        let queue = Queue::create(&QueueOptions::new().joinable(true)).unwrap();
+        queue.put(b"one", Deadline::Now).unwrap();
+        let ring = &queue.shared.ring;
+        let Taken::Block(block) = queue.shared.get(Take::Delivery, &mut Vec::new(), Deadline::Now).unwrap()
+        else {
+            panic!("a delivery lies in a block");
+        };
+        ring.descriptor(block).unwrap().set_state(BlockState::Free, None);
+        ring.control().memory.lock.abandon(id);
+        assert_eq!(queue.unfinished(), 1);
+        queue.join(Deadline::after(Duration::from_secs(60))).unwrap();
+    }
+
     /// A consumer that died between its copy of a message and the store that takes it has not had it; whoever finds the
     /// lock has the message, and nobody else does.
     #[test]

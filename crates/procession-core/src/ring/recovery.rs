@@ -209,7 +209,7 @@ mod tests {
     use crate::os::clock::Deadline;
     use crate::os::identity::Identity;
     use crate::os::memory;
-    use crate::ring::layout::BlockState;
+    use crate::ring::layout::{BlockState, Segment};
     use crate::ring::{Content, Ring, Settings, Take, Taken};
     use crate::shm::windows;
 
@@ -266,6 +266,87 @@ mod tests {
         ring.acknowledge(block).unwrap();
         ring.sweep().unwrap();
         assert_eq!((ring.unfinished(), ring.len(), take(&ring)), (0, 0, None));
+    }
+
+    #[test]
+    fn a_lock_whose_holder_runs_another_program_is_free() {
+        let ring = ring_of_tasks();
+        // SAFETY: the child calls nothing that a lock of another thread could block, and runs another program.
+        let pid = unsafe { libc::fork() };
+        assert!(pid >= 0);
+        if pid == 0 {
+            std::mem::forget(ring.put_session());
+            // SAFETY: C strings, and a null after the last argument; ends the process should it fail.
+            unsafe {
+                libc::execlp(
+                    c"sleep".as_ptr(),
+                    c"sleep".as_ptr(),
+                    c"60".as_ptr(),
+                    std::ptr::null::<libc::c_char>(),
+                );
+                libc::_exit(1)
+            }
+        }
+        while ring.control().put.lock.state().0 == 0 {
+            std::thread::yield_now();
+        }
+        put(&ring, b"task");
+        let mut status = 0;
+        // SAFETY: looks whether the child has ended, then ends it; it is not waited for yet, so that the pid is its own.
+        unsafe {
+            assert_eq!(libc::waitpid(pid, &mut status, libc::WNOHANG), 0, "its holder lives");
+            libc::kill(pid, libc::SIGKILL);
+            assert_eq!(libc::waitpid(pid, &mut status, 0), pid);
+        }
+        assert!(take(&ring).is_some());
+    }
+
+    #[test]
+    fn who_died_before_it_took_a_task_does_not_owe_it() {
+        let ring = ring_of_tasks();
+        put(&ring, b"task");
+        in_a_child_that_dies(|| {
+            let mut session = ring.get_session().unwrap();
+            (session.next(Take::Plain, &mut Vec::new()).unwrap(), session)
+        });
+        take_for_good(&ring);
+        assert!(ring.task_done().unwrap());
+        assert_eq!((ring.unfinished(), ring.collect_losses().unwrap()), (0, None));
+    }
+
+    #[test]
+    fn a_block_that_was_not_published_is_free_before_another_message_has_its_number() {
+        let fd = memory::create(c"test", windows::FIRST).unwrap();
+        let ring =
+            Ring::create(fd, Settings { max_messages: 0, max_bytes: 1 << 30, joinable: false }).unwrap();
+        in_a_child_that_dies(|| {
+            let block = ring.allocate(1 << 20).unwrap();
+            let mut session = ring.put_session().unwrap();
+            session.push(Content::Block(block), false).unwrap();
+            session
+        });
+        put(&ring, b"another");
+        let of_the_dead = ring.blocks().unwrap().filter(|block| {
+            matches!(ring.descriptor(*block).unwrap().state(), Some((BlockState::Queued, _)))
+        });
+        assert_eq!(of_the_dead.count(), 0);
+    }
+
+    /// What a dead producer says of the memory of its segment may be another segment's.
+    #[test]
+    fn how_much_memory_a_segment_has_is_looked_up_after_a_death() {
+        let ring = ring_of_tasks();
+        in_a_child_that_dies(|| {
+            let session = ring.put_session().unwrap();
+            ring.control().put.reserved.store(1 << 30, Relaxed);
+            ring.control().put.in_use_from.store(u32::MAX, Relaxed);
+            session
+        });
+        put(&ring, b"task");
+        let put = &ring.control().put;
+        let segment = Segment::from_bits(put.segment.load(Relaxed));
+        let reserved = ring.descriptor(segment.block).unwrap().reserved.load(Relaxed);
+        assert_eq!((put.reserved.load(Relaxed), put.in_use_from.load(Relaxed)), (reserved, segment.base));
     }
 
     #[test]

@@ -14,6 +14,24 @@ pub const SLICE: Duration = Duration::from_millis(100);
 /// Instead of a [`SLICE`], for who has slept undisturbed for some of them.
 const LONG_SLICE: Duration = Duration::from_millis(250);
 
+/// For tests: from now on nobody in this process looks again while it sleeps, so that only a wake ends a sleep.
+#[cfg(feature = "steps")]
+pub fn rely_on_wakes() {
+    RELIES_ON_WAKES.store(true, Ordering::Relaxed);
+}
+
+#[cfg(feature = "steps")]
+static RELIES_ON_WAKES: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+/// The time itself, but where only wakes are to end a sleep.
+pub(crate) fn at_most(time: Duration) -> Duration {
+    #[cfg(feature = "steps")]
+    if RELIES_ON_WAKES.load(Ordering::Relaxed) {
+        return Duration::from_secs(3600);
+    }
+    time
+}
+
 /// Several times what a store takes to become visible to other processors, and little beside a sleep.
 const SETTLE: Duration = Duration::from_nanos(250);
 
@@ -84,7 +102,7 @@ impl WaitQueue {
 
     /// [`WaitQueue::sleep`] for another time than a [`SLICE`], telling how it ended.
     pub fn sleep_for(&self, slice: Duration, ticket: Ticket, deadline: Deadline) -> Slept {
-        match deadline.slice(slice) {
+        match deadline.slice(at_most(slice)) {
             None => Slept::PastDeadline,
             Some(time) if futex::wait(&self.epoch, ticket.0, time) => Slept::Undisturbed,
             Some(_) => Slept::Woken,
@@ -309,6 +327,17 @@ impl Default for Spinner {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wake_between_the_last_look_and_the_sleep_is_not_lost() {
+        let queue = WaitQueue::new();
+        let ticket = queue.prepare();
+        // Finds no sleeper, for this one looks for the last time.
+        queue.wake(1);
+        assert_eq!(queue.sleep_for(SLICE, ticket, Deadline::Never), Slept::Woken);
+        let ticket = queue.prepare();
+        assert_eq!(queue.sleep_for(Duration::from_millis(1), ticket, Deadline::Never), Slept::Undisturbed);
+    }
 
     #[test]
     fn who_arrives_after_a_reset_is_not_taken_for_who_came_before() {

@@ -64,8 +64,9 @@ pub(crate) struct Situation<S> {
     pub(crate) survivor: fn(&S, bool),
 }
 
-fn shared<T>(count: usize) -> &'static [T] {
-    // SAFETY: a new shared mapping, zeroed, never unmapped; `T` is an atomic, valid as zero.
+/// So many of what is valid as zero, and may be shared.
+pub(crate) fn shared<T: Sync>(count: usize) -> &'static [T] {
+    // SAFETY: a new shared mapping, zeroed, never unmapped; `T` is made of atomics, valid as zero.
     unsafe {
         let start = libc::mmap(
             std::ptr::null_mut(),
@@ -123,6 +124,21 @@ impl Child {
         // SAFETY: the child is not waited for yet, so that the pid is its own.
         unsafe { libc::kill(self.0, libc::SIGKILL) };
         assert_eq!(self.wait(), End::Killed);
+    }
+
+    /// # Panics
+    /// When it has not ended by then, or not well. Then it is killed.
+    pub(crate) fn ends_by(self, deadline: Instant) {
+        let mut status = 0;
+        // SAFETY: looks whether our child has ended.
+        while unsafe { libc::waitpid(self.0, &raw mut status, libc::WNOHANG) } != self.0 {
+            if Instant::now() > deadline {
+                self.kill();
+                panic!("nobody woke it");
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        assert_eq!(status, 0, "how it ended");
     }
 
     /// Waits until the process sleeps, or has ended.

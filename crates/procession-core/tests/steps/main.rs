@@ -4,6 +4,8 @@
 //! A [`harness::Situation`] is run once for each step of its victim. Which steps there are is read off the sources, and
 //! those that no situation came to fail the test ([`sites`]).
 //!
+//! Beside that, [`wakes`]: nobody dies, and nobody looks again while it sleeps.
+//!
 //! Has a `main` of its own: its processes come from plain forks, which want a program without other threads.
 //!
 //! `ONLY=` runs the situations whose name contains it; `PAIRS=all` also those of all two deaths in a row, the second in whoever repairs what
@@ -14,6 +16,7 @@ mod objects;
 mod queue;
 mod sites;
 mod tasks;
+mod wakes;
 
 use harness::Run;
 
@@ -22,6 +25,7 @@ fn main() {
     queue::situations(&mut run);
     tasks::situations(&mut run);
     objects::situations(&mut run);
+    wakes::situations(&mut run);
     run.report();
     if run.is_whole() {
         sites::check(&run.visited());

@@ -163,8 +163,11 @@ fn detach(channel: &Channel) {
 }
 
 fn fail(channel: &Channel, message: String) -> ! {
-    if Report::Begin(message.clone()).send(channel).is_err() {
-        complain(&message);
+    match Report::Begin(message.clone()).send(channel) {
+        Ok(()) => {}
+        // The starter is gone, which may be what failed: nobody waits for this process.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+        Err(_) => complain(&message),
     }
     process::exit_now(FAILURE_CODE)
 }

@@ -75,6 +75,21 @@ pub(super) fn situations(run: &mut Run) {
         survivor: |line, died| left(line, died, &[&[5], &[1, 2, 3, 4, 5]]),
     });
     run.each_death(Situation {
+        name: "get_many: into a larger ring",
+        prepare: || line_with(&[MIDDLE; 8]),
+        victim: |line| {
+            let taken = line.queue.get_many(8, soon()).expect("messages");
+            assert_eq!(
+                taken.iter().map(|message| id_of(message)).collect::<Vec<_>>(),
+                [1, 2, 3, 4, 5, 6, 7, 8]
+            );
+        },
+        meanwhile: None,
+        second: Some(repair),
+        // What lies before the larger ring is taken when that is entered.
+        survivor: |line, died| left(line, died, &[&[], &[1, 2, 3, 4, 5, 6, 7, 8], &[7, 8]]),
+    });
+    run.each_death(Situation {
         name: "get: the last of a large ring",
         prepare: || {
             let line = line_with(&[]);
