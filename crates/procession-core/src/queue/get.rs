@@ -139,20 +139,29 @@ impl Queue {
 impl Shared {
     #[inline]
     fn get(&self, take: Take, out: &mut Vec<u8>, deadline: Deadline) -> Result<Taken, GetError> {
+        self.mend()?;
+        match self.try_get(take, out)? {
+            Some(taken) => Ok(taken),
+            None => self.wait_and_get(take, out, deadline),
+        }
+    }
+
+    /// [`Shared::get`] after the first attempt, which found nothing.
+    #[cold]
+    fn wait_and_get(&self, take: Take, out: &mut Vec<u8>, deadline: Deadline) -> Result<Taken, GetError> {
         let mut last = false;
         loop {
+            last = self.wait_once_more(deadline, last)?;
             self.mend()?;
             if let Some(taken) = self.try_get(take, out)? {
                 return Ok(taken);
             }
-            last = self.wait_once_more(deadline, last)?;
         }
     }
 
     /// [`Shared::wait_for_message`], unless the attempt after it was the `last`; whether the next is, as the deadline has
     /// passed. Others may take each message that this process sees, or words that contradict each other show one where
     /// there is none.
-    #[cold]
     fn wait_once_more(&self, deadline: Deadline, last: bool) -> Result<bool, GetError> {
         if last {
             return Err(GetError::Empty);
