@@ -10,18 +10,22 @@
 //! the first has left, of which otherwise some are tried.
 
 mod harness;
+mod meetings;
 mod objects;
 mod queue;
 mod sites;
 mod tasks;
+mod waits;
 
 use harness::Run;
 
 fn main() {
     let mut run = Run::new();
     queue::situations(&mut run);
+    waits::situations(&mut run);
     tasks::situations(&mut run);
     objects::situations(&mut run);
+    meetings::situations(&mut run);
     run.report();
     if run.is_whole() {
         sites::check(&run.visited());
