@@ -96,6 +96,11 @@ impl Sanitizer {
         }
     }
 
+    /// Whether the standard library has to be instrumented too: otherwise its own locks and channels would look like races.
+    fn needs_std(self) -> bool {
+        self == Sanitizer::Thread
+    }
+
     /// The variable of its options, and those that the tests need.
     fn options(self) -> (&'static str, &'static str) {
         match self {
@@ -117,10 +122,12 @@ struct Outcome {
 
 /// Runs the tests of the libraries under each of them, or under the one that is named, and says what was run.
 pub(crate) fn run(which: Option<Sanitizer>) -> Result<(), Failure> {
-    let host = host()?;
     let all = [Sanitizer::Thread, Sanitizer::Address];
+    let chosen: Vec<_> =
+        all.into_iter().filter(|sanitizer| which.is_none_or(|which| which == *sanitizer)).collect();
+    let host = host(chosen.iter().any(|sanitizer| sanitizer.needs_std()))?;
     let mut outcomes = Vec::new();
-    for sanitizer in all.into_iter().filter(|sanitizer| which.is_none_or(|which| which == *sanitizer)) {
+    for sanitizer in chosen {
         eprintln!("== tests under the {} sanitizer", sanitizer.name());
         outcomes.push(test(sanitizer, &host)?);
     }
@@ -165,8 +172,11 @@ fn test(sanitizer: Sanitizer, host: &str) -> Result<Outcome, Failure> {
     tool.0.arg("test").arg("--manifest-path").arg(manifest(""));
     // A folder of its own: other flags build everything anew.
     tool.0.arg("--target-dir").arg(root().join("target").join(format!("sanitize-{}", sanitizer.name())));
-    // Without an instrumented standard library its own locks and channels would look like races.
-    let mut tool = tool.args(["-Zbuild-std", "--target", host, "--no-fail-fast", "--lib"]);
+    // With a target, build scripts and macros are not instrumented.
+    let mut tool = tool.args(["--target", host, "--no-fail-fast", "--lib"]);
+    if sanitizer.needs_std() {
+        tool = tool.args(["-Zbuild-std"]);
+    }
     let (mut skipped, mut left_out) = (Vec::new(), Vec::new());
     for Exclusion { what, .. } in exclusions(sanitizer) {
         match what {
@@ -219,7 +229,7 @@ fn nightly(tool: &str) -> Tool {
 }
 
 /// The target to build for, after a look at whether the toolchain has all that is needed.
-fn host() -> Result<String, Failure> {
+fn host(needs_std: bool) -> Result<String, Failure> {
     let missing = |what: &str, how: &str| {
         Failure::new(format!("sanitizers need {what}: install it with `rustup {how}`"))
     };
@@ -232,7 +242,7 @@ fn host() -> Result<String, Failure> {
     let sysroot = nightly("rustc").args(["--print", "sysroot"]).output(Stdio::inherit())?;
     let sysroot = String::from_utf8_lossy(&sysroot);
     let library = Path::new(sysroot.trim_end()).join("lib/rustlib/src/rust/library/Cargo.toml");
-    if !library.exists() {
+    if needs_std && !library.exists() {
         return Err(missing("the standard library's source", "component add rust-src --toolchain nightly"));
     }
     host.map(str::to_owned).ok_or_else(|| Failure::new("rustc does not say what it builds for"))
