@@ -7,7 +7,8 @@
 //! | `undo_takes` | `recovery.rs`: `undo_takes` |
 //! | `allocate` | `blocks.rs`: `allocate_reserved`, `pop_free`, `carve` |
 //! | `free`, `free_locked` | `blocks.rs`: `free`, `free_locked`, `push_free` |
-//! | `sweep` | `recovery.rs`: `sweep`, all states but `Segment` |
+//! | `mend` | `queue/mod.rs`: `Shared::mend`, with `sweep_if_wanted` |
+//! | `sweep` | `recovery.rs`: `sweep`, `sweep_under`, all states but `Segment` |
 //! | `rebuild` | `blocks.rs`: `rebuild`, without the sums of bytes |
 //!
 //! Left out: sizes of blocks (all are of one class), what they count for against `max_bytes`, and giving memory back.
@@ -270,14 +271,28 @@ fn push_free(m: &mut Mem<'_>, block: u8) -> Step<()> {
 }
 
 pub(crate) fn mend(tasks: &Tasks, m: &mut Mem<'_>) -> Step<()> {
-    if m.step("looks whether a sweep is wanted", |w| w.sweep_wanted)? { sweep(tasks, m) } else { Ok(()) }
+    if !m.step("looks whether a sweep is wanted", |w| w.sweep_wanted)? {
+        return Ok(());
+    }
+    lock(tasks, m, GET)?;
+    if m.step("looks whether it is wanted still", |w| w.sweep_wanted)? {
+        sweep_under(tasks, m)
+    } else {
+        unlock(m, GET)
+    }
 }
 
 pub(crate) fn sweep(tasks: &Tasks, m: &mut Mem<'_>) -> Step<()> {
+    lock(tasks, m, GET)?;
+    sweep_under(tasks, m)
+}
+
+/// With the get lock, which it releases.
+fn sweep_under(tasks: &Tasks, m: &mut Mem<'_>) -> Step<()> {
     if !tasks.is(Mutant::SweepNotAnnounced) {
         m.step("asks for a sweep, should it die over its own", |w| w.sweep_wanted = true)?;
     }
-    for each in [GET, PUT, MEMORY] {
+    for each in [PUT, MEMORY] {
         lock(tasks, m, each)?;
     }
     for block in 0..m.guarded(|w| w.descriptors) {

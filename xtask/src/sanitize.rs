@@ -2,10 +2,12 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 
 use crate::steps::{Failure, Tool, manifest, root};
+use crate::test::{Total, run_counting};
 
 /// What to look for
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -33,9 +35,20 @@ enum What {
 
 const EXCLUSIONS: &[Exclusion] = &[
     Exclusion {
+        under: &[Sanitizer::Thread, Sanitizer::Address],
+        what: What::Programs(&["steps"]),
+        reason: "a build of its own for thousands of processes with one thread, each of which kills itself",
+    },
+    Exclusion {
         under: &[Sanitizer::Thread],
         what: What::Programs(&["kills", "killed_trees"]),
         reason: "processes with one thread, whose races it cannot see",
+    },
+    Exclusion {
+        under: &[Sanitizer::Address],
+        what: What::Programs(&["killed_trees"]),
+        reason: "hundreds of processes, each of which takes long to start with the sanitizer and is killed; their work is \
+                 that of the other tests",
     },
     Exclusion {
         under: &[Sanitizer::Thread, Sanitizer::Address],
@@ -47,6 +60,11 @@ const EXCLUSIONS: &[Exclusion] = &[
         what: What::Programs(&["handles", "process", "process_death", "process_posix"]),
         reason: "they start programs by the hundred, each of which takes long with the sanitizer, and fork, which the \
                  sanitizer's own thread forbids",
+    },
+    Exclusion {
+        under: &[Sanitizer::Thread],
+        what: What::Tests(&["hostile::"]),
+        reason: "a peer that writes over a lock lets two threads in, whose race is meant; the others have one thread",
     },
     Exclusion {
         under: &[Sanitizer::Thread],
@@ -78,28 +96,73 @@ impl Sanitizer {
         }
     }
 
+    /// Whether the standard library has to be instrumented too: otherwise its own locks and channels would look like races.
+    fn needs_std(self) -> bool {
+        self == Sanitizer::Thread
+    }
+
     /// The variable of its options, and those that the tests need.
     fn options(self) -> (&'static str, &'static str) {
         match self {
             // A child that is forked among threads may start some of its own.
             Sanitizer::Thread => ("TSAN_OPTIONS", "die_after_fork=0"),
-            Sanitizer::Address => ("ASAN_OPTIONS", "detect_leaks=1"),
+            // Running out of memory is an error that the library returns.
+            Sanitizer::Address => ("ASAN_OPTIONS", "detect_leaks=1:allocator_may_return_null=1"),
         }
     }
 }
 
-/// Runs the tests of the libraries under each of them, or under the one that is named.
-pub(crate) fn run(which: Option<Sanitizer>) -> Result<(), Failure> {
-    let host = host()?;
-    let all = [Sanitizer::Thread, Sanitizer::Address];
-    for sanitizer in all.into_iter().filter(|sanitizer| which.is_none_or(|which| which == *sanitizer)) {
-        eprintln!("== tests under the {} sanitizer", sanitizer.name());
-        test(sanitizer, &host)?;
-    }
-    Ok(())
+/// What has been run under one of them.
+struct Outcome {
+    sanitizer: Sanitizer,
+    total: Total,
+    passed: bool,
+    took: Duration,
 }
 
-fn test(sanitizer: Sanitizer, host: &str) -> Result<(), Failure> {
+/// Runs the tests of the libraries under each of them, or under the one that is named, and says what was run.
+pub(crate) fn run(which: Option<Sanitizer>) -> Result<(), Failure> {
+    let all = [Sanitizer::Thread, Sanitizer::Address];
+    let chosen: Vec<_> =
+        all.into_iter().filter(|sanitizer| which.is_none_or(|which| which == *sanitizer)).collect();
+    let host = host(chosen.iter().any(|sanitizer| sanitizer.needs_std()))?;
+    let mut outcomes = Vec::new();
+    for sanitizer in chosen {
+        eprintln!("== tests under the {} sanitizer", sanitizer.name());
+        outcomes.push(test(sanitizer, &host)?);
+    }
+    outcomes.iter().for_each(Outcome::tell);
+    match outcomes.iter().all(|outcome| outcome.passed) {
+        true => Ok(()),
+        false => Err(Failure { message: None, status: 1 }),
+    }
+}
+
+impl Outcome {
+    fn tell(&self) {
+        let Outcome { sanitizer, total, passed, took } = self;
+        let verdict = if *passed { "passed" } else { "FAILED" };
+        println!(
+            "\n== tests under the {} sanitizer {verdict} in {:.0} s: {total}",
+            sanitizer.name(),
+            took.as_secs_f64()
+        );
+        for Exclusion { what, reason, .. } in exclusions(*sanitizer) {
+            let (kind, names) = match what {
+                What::Programs(names) => ("test programs", names),
+                What::Tests(names) => ("tests", names),
+            };
+            println!("without the {kind} {}: {reason}", names.join(", "));
+        }
+    }
+}
+
+fn exclusions(sanitizer: Sanitizer) -> impl Iterator<Item = &'static Exclusion> {
+    EXCLUSIONS.iter().filter(move |exclusion| exclusion.under.contains(&sanitizer))
+}
+
+fn test(sanitizer: Sanitizer, host: &str) -> Result<Outcome, Failure> {
+    let start = Instant::now();
     let (variable, needed) = sanitizer.options();
     let options = match std::env::var(variable) {
         Ok(given) => format!("{needed}:{given}"),
@@ -109,34 +172,37 @@ fn test(sanitizer: Sanitizer, host: &str) -> Result<(), Failure> {
     tool.0.arg("test").arg("--manifest-path").arg(manifest(""));
     // A folder of its own: other flags build everything anew.
     tool.0.arg("--target-dir").arg(root().join("target").join(format!("sanitize-{}", sanitizer.name())));
-    // Without an instrumented standard library its own locks and channels would look like races.
-    let mut tool = tool.args(["-Zbuild-std", "--target", host, "--no-fail-fast", "--lib"]);
-    let mut skipped = Vec::new();
-    let mut programs_excluded = Vec::new();
-    for Exclusion { what, reason, .. } in EXCLUSIONS.iter().filter(|it| it.under.contains(&sanitizer)) {
-        let (kind, names) = match what {
-            What::Programs(names) => ("test programs", names),
-            What::Tests(names) => ("tests", names),
-        };
-        eprintln!("without the {kind} {}: {reason}", names.join(", "));
+    // With a target, build scripts and macros are not instrumented.
+    let mut tool = tool.args(["--target", host, "--no-fail-fast", "--lib"]);
+    if sanitizer.needs_std() {
+        tool = tool.args(["-Zbuild-std"]);
+    }
+    let (mut skipped, mut left_out) = (Vec::new(), Vec::new());
+    for Exclusion { what, .. } in exclusions(sanitizer) {
         match what {
-            What::Programs(names) => programs_excluded.extend(*names),
+            What::Programs(names) => left_out.extend(*names),
             What::Tests(names) => skipped.extend(names.iter().flat_map(|name| ["--skip", name])),
         }
     }
     for package in ["procession-core", "procession"] {
         tool = tool.args(["--package", package]);
-        for program in
-            test_programs(package)?.iter().filter(|name| !programs_excluded.contains(&name.as_str()))
-        {
+        for program in test_programs(package)?.iter().filter(|name| !left_out.contains(&name.as_str())) {
             tool = tool.args(["--test", program]);
         }
     }
-    tool.args(["--", "--test-threads=2"])
+    let tool = tool
+        .args(["--", "--test-threads=2"])
         .args(skipped)
         .env("RUSTFLAGS", &format!("-Zsanitizer={} -Cunsafe-allow-abi-mismatch=sanitizer", sanitizer.name()))
-        .env(variable, &options)
-        .run()
+        // What is instrumented runs several times as long without optimisation; reports need no more than lines.
+        .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1")
+        .env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only")
+        .env("CARGO_INCREMENTAL", "0")
+        .env(variable, &options);
+    // Each case of hostile memory is a process of its own.
+    let tool = if std::env::var_os("CASES").is_some() { tool } else { tool.env("CASES", "50") };
+    let (total, passed) = run_counting(tool)?;
+    Ok(Outcome { sanitizer, total, passed, took: start.elapsed() })
 }
 
 /// The names of a package's test programs.
@@ -146,7 +212,8 @@ fn test_programs(package: &str) -> Result<Vec<String>, Failure> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(&folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        if path.extension().is_some_and(|extension| extension == "rs") {
+        // `kills.rs`, `steps/main.rs`, but no module that several of them share.
+        if path.extension().is_some_and(|extension| extension == "rs") || path.join("main.rs").exists() {
             names.extend(path.file_stem().map(|name| name.to_string_lossy().into_owned()));
         }
     }
@@ -162,7 +229,7 @@ fn nightly(tool: &str) -> Tool {
 }
 
 /// The target to build for, after a look at whether the toolchain has all that is needed.
-fn host() -> Result<String, Failure> {
+fn host(needs_std: bool) -> Result<String, Failure> {
     let missing = |what: &str, how: &str| {
         Failure::new(format!("sanitizers need {what}: install it with `rustup {how}`"))
     };
@@ -175,7 +242,7 @@ fn host() -> Result<String, Failure> {
     let sysroot = nightly("rustc").args(["--print", "sysroot"]).output(Stdio::inherit())?;
     let sysroot = String::from_utf8_lossy(&sysroot);
     let library = Path::new(sysroot.trim_end()).join("lib/rustlib/src/rust/library/Cargo.toml");
-    if !library.exists() {
+    if needs_std && !library.exists() {
         return Err(missing("the standard library's source", "component add rust-src --toolchain nightly"));
     }
     host.map(str::to_owned).ok_or_else(|| Failure::new("rustc does not say what it builds for"))

@@ -1,14 +1,22 @@
 //! Running the tests, with one total over all of cargo's test programs.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 
-use crate::steps::{Failure, ROOT, cargo};
+use crate::steps::{Failure, ROOT, Tool, cargo};
 
 /// Runs all tests, those of the documentation and the examples too, and prints how many passed and failed.
 pub(crate) fn run(filter: Option<OsString>) -> Result<(), Failure> {
-    let mut tool = cargo("test", ROOT).args(["--workspace", "--no-fail-fast"]).args(filter);
+    let tool = cargo("test", ROOT).args(["--workspace", "--no-fail-fast"]).args(filter);
+    let (total, passed) = run_counting(tool)?;
+    println!("\n{total}");
+    if passed { Ok(()) } else { Err(Failure { message: None, status: 1 }) }
+}
+
+/// Runs a `cargo test`, showing what it prints; its total, and whether all of it passed.
+pub(crate) fn run_counting(mut tool: Tool) -> Result<(Total, bool), Failure> {
     tool.0.stdout(Stdio::piped());
     let mut child = tool.0.spawn().map_err(|error| tool.not_started(&error))?;
     let total = match child.stdout.take() {
@@ -18,17 +26,21 @@ pub(crate) fn run(filter: Option<OsString>) -> Result<(), Failure> {
     let status = child.wait();
     let lost = |error| Failure::new(format!("lost sight of the tests: {error}"));
     let (total, status) = (total.map_err(lost)?, status.map_err(lost)?);
-    println!("\n{} passed, {} failed", total.passed, total.failed);
-    match status.success() {
-        true if total.failed == 0 => Ok(()),
-        _ => Err(Failure { message: None, status: 1 }),
-    }
+    let passed = status.success() && total.failed == 0;
+    Ok((total, passed))
 }
 
+/// How many tests of all programs passed and failed.
 #[derive(Debug, Default, PartialEq)]
-struct Total {
+pub(crate) struct Total {
     passed: u64,
     failed: u64,
+}
+
+impl fmt::Display for Total {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed", self.passed, self.failed)
+    }
 }
 
 fn copy_and_count(mut output: impl BufRead, mut to: impl Write) -> std::io::Result<Total> {

@@ -247,7 +247,7 @@ fn the_end_waits_for_what_may_come_back() {
 fn main() {
     // A hung test ends here, and says so by its signal.
     // SAFETY: the default action of SIGALRM ends the program.
-    unsafe { libc::alarm(60) };
+    unsafe { libc::alarm(300) };
     lost_tasks_are_reported();
     children_do_not_own_what_their_parent_has();
     the_dead_are_found_without_a_wait();

@@ -19,7 +19,7 @@ use procession::{
     Array, Barrier, Condition, Event, JoinableQueue, Lock, Pipe, Process, Queue, RLock, Receiver, Semaphore,
     SharedMemory, SimpleQueue, StartMethod, Value, process,
 };
-use resources::{descendants, memfds, processes};
+use resources::{descendants, memfds, own_dev_shm, processes};
 use serde::{Deserialize, Serialize};
 
 /// What all members of a tree have.
@@ -223,28 +223,6 @@ fn names_in(directory: &Path) -> BTreeSet<String> {
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-/// A `/dev/shm` of the calling process's own, where the system allows that; whether it does.
-fn own_dev_shm() -> bool {
-    // SAFETY: C strings and null; only the view that this process and its children have of the file system changes.
-    unsafe {
-        libc::unshare(libc::CLONE_NEWNS) == 0
-            && libc::mount(
-                c"none".as_ptr(),
-                c"/".as_ptr(),
-                std::ptr::null(),
-                libc::MS_REC | libc::MS_PRIVATE,
-                std::ptr::null(),
-            ) == 0
-            && libc::mount(
-                c"tmpfs".as_ptr(),
-                c"/dev/shm".as_ptr(),
-                c"tmpfs".as_ptr(),
-                0,
-                c"mode=1777".as_ptr().cast(),
-            ) == 0
-    }
-}
-
 struct Figures {
     trees: u32,
     processes: usize,
@@ -255,7 +233,7 @@ struct Figures {
 
 fn supervise((trees, seed, directory): (u32, u64, PathBuf)) {
     let me = process::getpid();
-    let alone = own_dev_shm();
+    let alone = own_dev_shm(None);
     println!("/dev/shm is {}", if alone { "this test's own" } else { "shared with other programs" });
     // SAFETY: plain numbers; this process has one thread, so nobody reads the environment meanwhile.
     unsafe {

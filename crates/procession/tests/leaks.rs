@@ -25,7 +25,7 @@ fn comes_back(what: &str, count: usize, descriptors: usize, mut work: impl FnMut
     (0..count).for_each(|_| work());
     let mut after = Resources::now();
     // Something may just be ending: a thread, or what another process has received.
-    let until = Instant::now() + Duration::from_secs(10);
+    let until = Instant::now() + Duration::from_secs(60);
     while !after.is_back(before, descriptors, RESIDENT) && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(10));
         after = Resources::now();

@@ -17,7 +17,7 @@ use procession::sync::{Acquisition, Identity};
 use procession::{
     Error, Event, Lock, Pipe, Process, Queue, Receiver, Sender, SharedMemory, StartMethod, Value, process,
 };
-use resources::Resources;
+use resources::{Group, Resources, own_dev_shm};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Runs a test in a program of its own.
@@ -71,7 +71,7 @@ const NO_DESCRIPTOR: &[&str] = &["os error 24", "escriptor"];
 
 /// Waits until the process has again what it had.
 fn back(before: Resources, what: &str) {
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + Duration::from_secs(60);
     loop {
         let now = Resources::now();
         if now.is_back(before, 0, 8 << 10) {
@@ -412,25 +412,12 @@ fn with_little_address_space_left() {
     });
 }
 
-/// A `/dev/shm` of the calling process's own of so many bytes, where the system allows that; whether it does.
-fn own_dev_shm(bytes: u64) -> bool {
-    let options = std::ffi::CString::new(format!("mode=1777,size={bytes}")).unwrap();
-    let (root, shm, tmpfs) = (c"/".as_ptr(), c"/dev/shm".as_ptr(), c"tmpfs".as_ptr());
-    let null = std::ptr::null();
-    // SAFETY: C strings and null; only the view that this process and its children have of the file system changes.
-    unsafe {
-        libc::unshare(libc::CLONE_NEWNS) == 0
-            && libc::mount(tmpfs, root, null, libc::MS_REC | libc::MS_PRIVATE, std::ptr::null()) == 0
-            && libc::mount(tmpfs, shm, tmpfs, 0, options.as_ptr().cast()) == 0
-    }
-}
-
 const NO_SPACE: &[&str] = &["os error 28"];
 
 #[test]
 fn a_full_dev_shm() {
     alone("a_full_dev_shm", |()| {
-        if !own_dev_shm(2 << 20) {
+        if !own_dev_shm(Some(2 << 20)) {
             println!("skipped: no file system can be mounted here");
             return;
         }
@@ -468,34 +455,6 @@ fn a_full_dev_shm() {
     });
 }
 
-/// A group of processes with a limit of memory, removed when dropped.
-struct Group(std::path::PathBuf);
-
-impl Group {
-    fn new(bytes: u64) -> Result<Group, String> {
-        let (one, two) = ("/sys/fs/cgroup/memory", "/sys/fs/cgroup");
-        let (root, file) = match std::path::Path::new(one).exists() {
-            true => (one, "memory.limit_in_bytes"),
-            false => (two, "memory.max"),
-        };
-        let path = std::path::Path::new(root).join(format!("procession-scarcity-{}", std::process::id()));
-        std::fs::create_dir(&path).map_err(|error| format!("making a cgroup: {error}"))?;
-        let group = Group(path);
-        std::fs::write(group.0.join(file), bytes.to_string())
-            .map_err(|error| format!("limiting it: {error}"))?;
-        Ok(group)
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        let until = Instant::now() + Duration::from_secs(10);
-        while std::fs::remove_dir(&self.0).is_err() && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-}
-
 #[test]
 fn in_a_group_with_a_limit_of_memory() {
     let _watchdog = watchdog("in_a_group_with_a_limit_of_memory");
@@ -526,7 +485,7 @@ fn in_a_group_with_a_limit_of_memory() {
         start(StartMethod::Spawn).unwrap();
         put
     };
-    let member = Process::spawn(member, group.0.join("cgroup.procs")).unwrap();
+    let member = Process::spawn(member, group.members()).unwrap();
     let put = member.join().unwrap_or_else(|error| panic!("{error}"));
     // Half of the group's memory.
     assert!((20..=32).contains(&put), "{put} messages of a MiB");

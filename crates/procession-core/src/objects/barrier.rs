@@ -177,8 +177,8 @@ impl Barrier {
         !matches!(self.object.phase.load(Ordering::Acquire), FILLING | ACTING)
     }
 
-    /// The barrier's phase, who has arrived, and who has its internal lock, in plain words: for who has to find out why a program does not go on. Takes no lock, and
-    /// works whatever state the object is in.
+    /// The barrier's phase, who has arrived, and who has its internal lock, in plain words: for who has to find out
+    /// why a program does not go on. Takes no lock, and works whatever state the object is in.
     pub fn describe(&self) -> impl fmt::Display + '_ {
         Description(|f: &mut fmt::Formatter<'_>| {
             let words: &BarrierWords = &self.object;
@@ -409,14 +409,11 @@ fn is_dead(word: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hostile::dead;
 
     /// The last party arrived, gave some their verdict and died before it had given it to all. Nobody comes any more.
     #[test]
     fn a_death_amid_the_release_does_not_hang_those_not_yet_released() {
-        let mut dead = std::process::Command::new("true").spawn().expect("true");
-        let pid = rustix::process::Pid::from_child(&dead);
-        let id = Identity::of_pid(pid).expect("its identity");
-        dead.wait().expect("wait");
         let barrier = Barrier::new(2).expect("a barrier");
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| barrier.wait(Deadline::Never, None, &mut || false));
@@ -426,7 +423,7 @@ mod tests {
             let held = barrier.object.mutex.lock(Identity::is_alive);
             std::mem::forget(held);
             barrier.object.arrived.store(0, Ordering::Relaxed);
-            barrier.object.mutex.abandon(id);
+            barrier.object.mutex.abandon(dead());
             assert_eq!(waiter.join().expect("no panic"), Err(BarrierError::Broken));
         });
         assert!(barrier.is_broken());

@@ -101,8 +101,8 @@ impl Block {
         self.0.slot.send()
     }
 
-    /// Who holds the lock and how many wait, in plain words: for who has to find out why a program does not go on. Takes no
-    /// lock, and works whatever state the object is in.
+    /// Who holds the lock and how many wait, in plain words: for who has to find out why a program does not go on.
+    /// Takes no lock, and works whatever state the object is in.
     pub fn describe(&self) -> impl fmt::Display + '_ {
         Description(|f: &mut fmt::Formatter<'_>| {
             write!(f, "{} elements of {} bytes", self.len(), self.element())?;

@@ -144,8 +144,8 @@ impl Condition {
         &self.lock
     }
 
-    /// Who has the lock, and who waits in which state, in plain words: for who has to find out why a program does not go on. Takes no lock, and
-    /// works whatever state the object is in.
+    /// Who has the lock, and who waits in which state, in plain words: for who has to find out why a program does not
+    /// go on. Takes no lock, and works whatever state the object is in.
     pub fn describe(&self) -> impl fmt::Display + '_ {
         Description(|f: &mut fmt::Formatter<'_>| {
             match &self.lock {

@@ -285,8 +285,8 @@ fn handles_of_any_bytes() {
     });
 }
 
-/// What the cases above found, and what reading did.
-mod found {
+/// Cases of their own, of what random ones come to now and then.
+mod single {
     use super::*;
 
     fn spoil(handle: Handle, at: u64, new: u64) {

@@ -98,8 +98,8 @@ impl Lock {
         self.0.owned.word() == Identity::current().to_bits()
     }
 
-    /// Who holds the lock and how many wait, in plain words: for who has to find out why a program does not go on. Takes no lock, and
-    /// works whatever state the object is in.
+    /// Who holds the lock and how many wait, in plain words: for who has to find out why a program does not go on.
+    /// Takes no lock, and works whatever state the object is in.
     pub fn describe(&self) -> impl fmt::Display + '_ {
         Description(|f: &mut fmt::Formatter<'_>| {
             let words: &LockWords = &self.0;

@@ -107,8 +107,8 @@ impl RLock {
         self.0.lock.depth()
     }
 
-    /// Who holds the lock and how many wait, in plain words: for who has to find out why a program does not go on. Takes no lock, and
-    /// works whatever state the object is in.
+    /// Who holds the lock and how many wait, in plain words: for who has to find out why a program does not go on.
+    /// Takes no lock, and works whatever state the object is in.
     pub fn describe(&self) -> impl fmt::Display + '_ {
         Description(|f: &mut fmt::Formatter<'_>| {
             let robust = if self.robust() { "" } else { ", not robust" };

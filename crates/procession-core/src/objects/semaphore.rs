@@ -163,8 +163,8 @@ impl Semaphore {
         self.0.permits.load(Ordering::Relaxed) != 0
     }
 
-    /// How many permits are free, who holds the others if that is known, and how many wait, in plain words: for who has to find out why a program does not go on. Takes no lock, and
-    /// works whatever state the object is in.
+    /// How many permits are free, who holds the others if that is known, and how many wait, in plain words: for who
+    /// has to find out why a program does not go on. Takes no lock, and works whatever state the object is in.
     pub fn describe(&self) -> impl fmt::Display + '_ {
         Description(|f: &mut fmt::Formatter<'_>| {
             let arrived = self.0.waiters.arrivals();

@@ -110,7 +110,7 @@ impl Channel {
     }
 
     fn body_file(&self, body: &[u8]) -> io::Result<OwnedFd> {
-        super::memory::check_file_size(body.len() as u64)?;
+        memory::check_file_size(body.len() as u64)?;
         let mut file = File::from(memfd_create(c"procession-message", MemfdFlags::CLOEXEC)?);
         file.write_all(body)?;
         file.rewind()?;

@@ -15,9 +15,9 @@ use crate::sync::atomic::Ordering::Relaxed;
 const LISTED: usize = 40;
 
 impl Queue {
-    /// The queue's state in plain words: settings, how many messages wait and where, who holds each internal lock and whether
-    /// that process lives, who has messages and owes tasks, how much memory is in use for what. For who has to find out
-    /// why a program does not go on.
+    /// The queue's state in plain words: settings, how many messages wait and where, who holds each internal lock and
+    /// whether that process lives, who has messages and owes tasks, how much memory is in use for what. For who has
+    /// to find out why a program does not go on.
     ///
     /// Takes no lock, changes nothing and does not wait, so that it can be had of a queue that is wedged or damaged. While others use the
     /// queue, its lines are of slightly different moments.
@@ -116,9 +116,12 @@ fn blocks(ring: &Ring, f: &mut Formatter<'_>) -> fmt::Result {
     let (used, cached) = (memory.used.load(Relaxed), memory.cached.load(Relaxed));
     let count = ring.descriptor_count();
     writeln!(f, "  memory: {used} bytes in use, of which {cached} are kept for later; {count} blocks")?;
+    let Ok(blocks) = ring.blocks() else {
+        return writeln!(f, "    more blocks than there is MEMORY for");
+    };
     let mut groups: BTreeMap<(u8, u64), Group> = BTreeMap::new();
     let mut odd = 0;
-    for block in 0..count {
+    for block in blocks {
         let Ok(descriptor) = ring.descriptor(block) else {
             writeln!(f, "    block {block} and those after it CANNOT be found")?;
             break;

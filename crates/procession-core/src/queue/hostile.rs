@@ -1,6 +1,6 @@
 //! Queues whose memory a peer wrote to.
 
-mod found;
+mod single;
 
 use std::fs::File;
 use std::mem::offset_of;

@@ -337,7 +337,7 @@ impl Shared {
         if self.ring.control().settings.sweep_wanted.load(Ordering::Relaxed) == 0 {
             Ok(())
         } else {
-            self.ring.sweep()
+            self.ring.sweep_if_wanted()
         }
     }
 }

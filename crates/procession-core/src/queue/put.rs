@@ -93,13 +93,27 @@ impl Queue {
 impl Shared {
     #[inline]
     pub(super) fn put(&self, content: Content<'_>, deadline: Deadline) -> Result<(), PutError> {
+        match self.try_put(content, true) {
+            Ok(Pushed::Yes) => Ok(()),
+            otherwise => self.put_after(otherwise, content, deadline),
+        }
+    }
+
+    /// [`Shared::put`] after the first attempt, of which this came.
+    #[cold]
+    fn put_after(
+        &self,
+        mut attempt: Result<Pushed, PutError>,
+        content: Content<'_>,
+        deadline: Deadline,
+    ) -> Result<(), PutError> {
         /// How often consumers may have made room that is gone by the time the lock is taken.
         const PATIENCE: u32 = 64;
         let mut patience = PATIENCE;
         let mut swept = false;
         let mut last = false;
         loop {
-            match self.try_put(content, patience != 0) {
+            match attempt {
                 Ok(Pushed::Yes) => return Ok(()),
                 Ok(Pushed::Crowded) if self.consumers_make_room() => patience -= 1,
                 Ok(Pushed::Crowded) => patience = 0,
@@ -116,6 +130,7 @@ impl Shared {
                 }
                 Err(error) => return Err(error),
             }
+            attempt = self.try_put(content, patience != 0);
         }
     }
 

@@ -323,6 +323,7 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hostile::dead;
     use crate::ring::Settings;
     use crate::ring::layout::ACCOUNTS_AT;
 
@@ -336,29 +337,20 @@ mod tests {
         Ring::create(fd, Settings { max_messages: 0, max_bytes: 1 << 30, joinable: true }).unwrap()
     }
 
-    /// An identity that no process has any more.
-    fn dead() -> Identity {
-        let mut child = std::process::Command::new("true").spawn().unwrap();
-        let id = Identity::of_pid(rustix::process::Pid::from_child(&child)).unwrap();
-        child.wait().unwrap();
-        id
-    }
-
-    fn pages_in(ring: &Ring) -> u64 {
-        rustix::fs::fstat(ring.fd()).unwrap().st_blocks as u64 * 512
-    }
-
     #[test]
     fn what_the_dead_reserved_and_did_not_note_is_given_back() {
         let ring = ring(1 << 30);
-        let (used, pages) = (ring.control().memory.used.load(Relaxed), pages_in(&ring));
+        let (used, pages) = (ring.control().memory.used.load(Relaxed), memory::allocated(ring.fd()).unwrap());
         let block = ring.allocate(1 << 20).unwrap();
         let descriptor = ring.descriptor(block).unwrap();
         // As if killed between getting the memory and noting it.
         descriptor.reserved.store(0, Relaxed);
         descriptor.set_state(BlockState::Writing, Some(dead()));
         ring.sweep().unwrap();
-        assert_eq!((ring.control().memory.used.load(Relaxed), pages_in(&ring)), (used, pages));
+        assert_eq!(
+            (ring.control().memory.used.load(Relaxed), memory::allocated(ring.fd()).unwrap()),
+            (used, pages)
+        );
     }
 
     #[test]

@@ -114,7 +114,8 @@ pub(crate) struct Settings {
     /// they see; a process that dies right after the store leaves sleepers that find it within a slice.
     pub(crate) shutdown: AtomicU32,
     /// Not 0 when a lock's holder died: somebody is to look for blocks that nobody has (`Ring::sweep`). Set by who
-    /// recovers a lock and by who begins a sweep, cleared at the end of one.
+    /// recovers a lock and, under the get lock, by who begins a sweep, before it changes anything; cleared under all three
+    /// locks at its end. So one whose sweeper died is begun again.
     pub(crate) sweep_wanted: AtomicU32,
 }
 
@@ -173,7 +174,8 @@ pub(crate) struct Memory {
     pub(crate) cached: AtomicU64,
     /// Deliveries not acknowledged: blocks in the states `Held`, `HeldCopy`, `Returned` and `Owed`. Derived again after a death.
     pub(crate) held: AtomicU64,
-    /// Of these, the ones to be handed out again. Derived again after a death.
+    /// Of these, the ones to be handed out again. Stored before the state `Returned` of the one that is added: who dies in
+    /// between leaves one too many, and the memory lock, which brings a consumer to mend both. Derived again after a death.
     pub(crate) returned: AtomicU64,
     /// Of the held ones, those in the state `Owed`. Derived again after a death.
     pub(crate) owed: AtomicU64,
@@ -205,14 +207,16 @@ pub(crate) enum BlockState {
     Free = 0,
     /// A producer fills it. Goes with the producer.
     Writing = 1,
-    /// A message in the ring, when its `seq` is before the tail; otherwise its producer died on the way.
+    /// A message in the ring, when its `seq` is before the tail; otherwise its producer is about to store the tail, under
+    /// the put lock, or died before: then who recovers that lock frees the block.
     Queued = 2,
-    /// A message that a consumer reads where it lies. Goes with the consumer; still queued when its `seq` is not
-    /// before the head, for the consumer died before it took the message.
+    /// A message that a consumer reads where it lies. Goes with the consumer. When its `seq` is not before the head, the
+    /// consumer is about to store the head, under the get lock, or died before: then who recovers that lock makes it `Queued`.
     Taken = 3,
     /// A delivery to be acknowledged. Handed out again when the consumer dies; otherwise as `Taken`.
     Held = 4,
-    /// As `Held`, of a message that lay in the ring itself: a copy until the head has passed it.
+    /// As `Held`, of a message that lay in the ring itself: a copy until the head has passed it, freed by who recovers the
+    /// get lock if its consumer died before.
     HeldCopy = 5,
     /// A delivery whose consumer died or gave it back.
     Returned = 6,

@@ -126,10 +126,25 @@ impl Ring {
     /// Takes all three locks, so that no living process is half-way in anything that it looks at.
     #[cold]
     pub(crate) fn sweep(&self) -> Result<(), Damaged> {
+        let get = self.lock_get()?;
+        self.sweep_under(get)
+    }
+
+    /// [`Ring::sweep`], unless somebody else has done it by the time this process has the lock: many may find at once that one
+    /// is wanted.
+    #[cold]
+    pub(crate) fn sweep_if_wanted(&self) -> Result<(), Damaged> {
+        let get = self.lock_get()?;
+        match self.control().settings.sweep_wanted.load(SeqCst) {
+            0 => Ok(()),
+            _ => self.sweep_under(get),
+        }
+    }
+
+    fn sweep_under(&self, get: RobustGuard<'_>) -> Result<(), Damaged> {
         // Should this process die over it, the next one is to begin again.
         self.control().settings.sweep_wanted.store(1, SeqCst);
-        let _get = self.lock_get()?;
-        let _put = self.lock_put()?;
+        let put = self.lock_put()?;
         let memory_guard = self.lock_memory()?;
         let memory = &self.control().memory;
         let (head, tail) = (self.head(), self.tail());
@@ -177,7 +192,7 @@ impl Ring {
         self.rebuild(&memory_guard)?;
         self.control().settings.sweep_wanted.store(0, SeqCst);
         let returned = memory.returned.load(Relaxed);
-        drop((memory_guard, _put, _get));
+        drop((memory_guard, put, get));
         if returned != 0 {
             self.control().waiting.not_empty.wake(u32::MAX);
         }
@@ -206,6 +221,7 @@ mod tests {
     use std::sync::atomic::Ordering::{Relaxed, Release};
     use std::time::Duration;
 
+    use crate::hostile::dead;
     use crate::os::clock::Deadline;
     use crate::os::identity::Identity;
     use crate::os::memory;
@@ -263,6 +279,7 @@ mod tests {
             (session.next(Take::Delivery, &mut Vec::new()).unwrap(), session)
         });
         let block = take(&ring).expect("the task");
+        assert_eq!(ring.descriptor(block).unwrap().attempts.load(Relaxed), 0);
         ring.acknowledge(block).unwrap();
         ring.sweep().unwrap();
         assert_eq!((ring.unfinished(), ring.len(), take(&ring)), (0, 0, None));
@@ -380,6 +397,19 @@ mod tests {
         ring.sweep().unwrap();
         assert_eq!(ring.control().settings.sweep_wanted.load(Relaxed), 0);
         assert!(take(&ring).is_some());
+    }
+
+    #[test]
+    fn a_sweep_that_somebody_else_has_done_is_not_done_again() {
+        let ring = ring_of_tasks();
+        let block = ring.allocate(100).unwrap();
+        let descriptor = ring.descriptor(block).unwrap();
+        descriptor.set_state(BlockState::Writing, Some(dead()));
+        ring.sweep_if_wanted().unwrap();
+        assert_eq!(descriptor.state(), Some((BlockState::Writing, Some(dead()))));
+        ring.control().settings.sweep_wanted.store(1, Relaxed);
+        ring.sweep_if_wanted().unwrap();
+        assert_eq!(descriptor.state(), Some((BlockState::Free, None)));
     }
 
     #[test]

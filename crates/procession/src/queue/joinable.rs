@@ -139,8 +139,9 @@ impl<T> JoinableQueue<T> {
         self.core.join(Deadline::after(timeout))
     }
 
-    /// The queue's state in plain words: what waits, who holds its internal locks and whether that process lives, who has
-    /// messages, what the memory is used for. Takes no lock and does not wait, so that it tells why a queue does not go on.
+    /// The queue's state in plain words: what waits, who holds its internal locks and whether that process lives, who
+    /// has messages, what the memory is used for. Takes no lock and does not wait, so that it tells why a queue does
+    /// not go on.
     ///
     /// ```
     /// let queue = procession::JoinableQueue::<u32>::bounded(5)?;

@@ -102,8 +102,8 @@ impl<T: Pod> Value<T> {
         ValueGuard::take(&self.block, Deadline::after(timeout))
     }
 
-    /// Who holds the lock and how many wait, in plain words. Takes no lock and does not wait, so that it tells why a program does
-    /// not go on.
+    /// Who holds the lock and how many wait, in plain words. Takes no lock and does not wait, so that it tells why a
+    /// program does not go on.
     pub fn describe(&self) -> impl fmt::Display + '_ {
         self.block.describe()
     }

@@ -80,7 +80,8 @@ impl Barrier {
         self.0.is_broken()
     }
 
-    /// The barrier's phase and who has arrived, in plain words. Takes no lock and does not wait, so that it tells why a program does not go on.
+    /// The barrier's phase and who has arrived, in plain words. Takes no lock and does not wait, so that it tells why
+    /// a program does not go on.
     pub fn describe(&self) -> impl fmt::Display + '_ {
         self.0.describe()
     }

@@ -153,7 +153,8 @@ impl Condition {
         self.0.notify_all().map_err(explain)
     }
 
-    /// Who has the lock, and who waits in which state, in plain words. Takes no lock and does not wait, so that it tells why a program does not go on.
+    /// Who has the lock, and who waits in which state, in plain words. Takes no lock and does not wait, so that it
+    /// tells why a program does not go on.
     pub fn describe(&self) -> impl fmt::Display + '_ {
         self.0.describe()
     }

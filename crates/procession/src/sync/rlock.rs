@@ -86,7 +86,8 @@ impl RLock {
         self.0.is_locked()
     }
 
-    /// Who holds the lock and how many wait, in plain words. Takes no lock and does not wait, so that it tells why a program does not go on.
+    /// Who holds the lock and how many wait, in plain words. Takes no lock and does not wait, so that it tells why a
+    /// program does not go on.
     pub fn describe(&self) -> impl fmt::Display + '_ {
         self.0.describe()
     }

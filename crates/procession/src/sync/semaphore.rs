@@ -57,7 +57,8 @@ macro_rules! semaphore {
                 self.acquire(timeout).then(|| SemaphoreGuard::new(&self.0))
             }
 
-            /// How many permits are free, who holds the others if that is known, and how many wait, in plain words. Takes no lock and does not wait, so that it tells why a program does not go on.
+            /// How many permits are free, who holds the others if that is known, and how many wait, in plain words.
+            /// Takes no lock and does not wait, so that it tells why a program does not go on.
             pub fn describe(&self) -> impl fmt::Display + '_ {
                 self.0.describe()
             }

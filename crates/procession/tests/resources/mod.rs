@@ -1,10 +1,13 @@
-//! What a process has of the system, and which processes there are.
+//! What a process has of the system, which processes there are, and surroundings of a test's own.
 #![allow(dead_code, reason = "each test program uses a part")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CString;
 use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// What a process has, and has to give back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -119,4 +122,51 @@ pub(crate) fn memfds(pid: u32) -> BTreeSet<u64> {
         }
     }
     found
+}
+
+/// A `/dev/shm` of the calling process's own, of so many bytes or as large as usual, where the system allows that;
+/// whether it does.
+pub(crate) fn own_dev_shm(bytes: Option<u64>) -> bool {
+    let size = bytes.map(|bytes| format!(",size={bytes}")).unwrap_or_default();
+    let options = CString::new(format!("mode=1777{size}")).unwrap();
+    let (root, shm, tmpfs) = (c"/".as_ptr(), c"/dev/shm".as_ptr(), c"tmpfs".as_ptr());
+    let null = std::ptr::null();
+    // SAFETY: C strings and null; only the view that this process and its children have of the file system changes.
+    unsafe {
+        libc::unshare(libc::CLONE_NEWNS) == 0
+            && libc::mount(tmpfs, root, null, libc::MS_REC | libc::MS_PRIVATE, std::ptr::null()) == 0
+            && libc::mount(tmpfs, shm, tmpfs, 0, options.as_ptr().cast()) == 0
+    }
+}
+
+/// A group of processes with a limit of memory, removed when dropped.
+pub(crate) struct Group(PathBuf);
+
+impl Group {
+    pub(crate) fn new(bytes: u64) -> Result<Group, String> {
+        let (one, two) = ("/sys/fs/cgroup/memory", "/sys/fs/cgroup");
+        let (root, file) = match Path::new(one).exists() {
+            true => (one, "memory.limit_in_bytes"),
+            false => (two, "memory.max"),
+        };
+        let path = Path::new(root).join(format!("procession-scarcity-{}", std::process::id()));
+        fs::create_dir(&path).map_err(|error| format!("making a cgroup: {error}"))?;
+        let group = Group(path);
+        fs::write(group.0.join(file), bytes.to_string()).map_err(|error| format!("limiting it: {error}"))?;
+        Ok(group)
+    }
+
+    /// The file that a process writes its number to, or 0 for itself, to become a member.
+    pub(crate) fn members(&self) -> PathBuf {
+        self.0.join("cgroup.procs")
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let until = Instant::now() + Duration::from_secs(10);
+        while fs::remove_dir(&self.0).is_err() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
 }

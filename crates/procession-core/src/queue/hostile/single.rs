@@ -1,4 +1,4 @@
-//! What the cases found, and what reading did: each a case of its own.
+//! Cases of their own, of what random ones come to now and then.
 
 use super::*;
 use crate::ring::RingError;
