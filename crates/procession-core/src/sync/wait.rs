@@ -1,10 +1,10 @@
 //! Sleeping until another process changes something, without trusting it to live.
 
 use std::sync::atomic::{AtomicU32 as LocalAtomicU32, compiler_fence};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::atomic::{AtomicU32, Ordering, store_load_barrier};
-use crate::os::clock::{Deadline, now_ms};
+use crate::os::clock::{Deadline, Instant, now_ms};
 use crate::os::{cpu, futex};
 
 /// Nobody sleeps longer at a time without looking again: a wake can be lost with the process that it was
