@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `lock` | `recovery.rs`: `lock_get` with `recover_get`, `lock_put` with `recover_put` (whose caches `crate::ring` has), `lock_memory` |
 //! | `undo_charges` | `accounts.rs`: `undo_charges` |
-//! | `undo_takes` | `recovery.rs`: `undo_takes` |
+//! | `free_unpublished`, `undo_takes` | `recovery.rs`: the methods of these names |
 //! | `allocate` | `blocks.rs`: `allocate_reserved`, `pop_free`, `carve` |
 //! | `free`, `free_locked` | `blocks.rs`: `free`, `free_locked`, `push_free` |
 //! | `mend` | `queue/mod.rs`: `Shared::mend`, with `sweep_if_wanted` |
@@ -137,6 +137,16 @@ impl Answer for BlockState {
 }
 
 impl Queue {
+    /// Whether each block that is marked as queued is the one of a message in the ring.
+    pub(crate) fn queued_blocks_are_in_the_ring(&self) -> bool {
+        (0..self.descriptors)
+            .filter(|block| self.blocks[usize::from(*block)].state == BlockState::Queued)
+            .all(|block| {
+                let seq = self.blocks[usize::from(block)].seq;
+                self.is_queued(block) && self.records[usize::from(seq)] == IN_BLOCK + block
+            })
+    }
+
     pub(crate) fn block(&mut self, block: u8) -> &mut Block {
         &mut self.blocks[usize::from(block)]
     }
@@ -172,6 +182,10 @@ pub(crate) fn lock(tasks: &Tasks, m: &mut Mem<'_>, lock: usize) -> Step<()> {
     if !recovered {
         return Ok(());
     }
+    m.step("asks for a sweep", |w| w.sweep_wanted = true)?;
+    if lock == PUT && !tasks.is(Mutant::UnpublishedKept) {
+        free_unpublished(tasks, m)?;
+    }
     if lock == GET {
         if !tasks.is(Mutant::ChargeNotUndone) {
             undo_charges(m)?;
@@ -180,7 +194,6 @@ pub(crate) fn lock(tasks: &Tasks, m: &mut Mem<'_>, lock: usize) -> Step<()> {
             undo_takes(tasks, m)?;
         }
     }
-    m.step("asks for a sweep", |w| w.sweep_wanted = true)?;
     if lock == MEMORY && !tasks.is(Mutant::NotRebuilt) { rebuild(m) } else { Ok(()) }
 }
 
@@ -196,6 +209,19 @@ fn undo_charges(m: &mut Mem<'_>) -> Step<()> {
         let (taken, count) = m.guarded(|w| w.accounts[account].taken);
         if count == next {
             m.step("takes back a charge", |w| w.accounts[account].taken = (taken - 1, 0))?;
+        }
+    }
+    Ok(())
+}
+
+/// Under the put lock.
+fn free_unpublished(tasks: &Tasks, m: &mut Mem<'_>) -> Step<()> {
+    let tail = m.guarded(|w| w.tail);
+    for block in 0..m.step("looks how many blocks there are", |w| w.descriptors)? {
+        let seq = m.step("looks at a block's seq", |w| w.blocks[usize::from(block)].seq)?;
+        let queued = |w: &mut Words<Queue>| w.blocks[usize::from(block)].state == BlockState::Queued;
+        if seq >= tail && m.step("looks whether a block is queued", queued)? {
+            free(tasks, m, block)?;
         }
     }
     Ok(())

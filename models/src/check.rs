@@ -63,7 +63,7 @@ pub fn check<P: Protocol>(machine: Machine<P>, threads: usize) -> Outcome {
     }
 }
 
-/// Whether from every state one can be reached in which nothing more has to happen. For a protocol with loops (who sleeps looks again,
+/// As [`check`], and whether from every state one can be reached in which nothing more has to happen. For a protocol with loops (who sleeps looks again,
 /// and again), where [`check`] alone would not see that some never end.
 pub fn check_that_all_ends<P: Protocol>(machine: &Machine<P>) -> Outcome {
     let start = Instant::now();
@@ -88,6 +88,13 @@ pub fn check_that_all_ends<P: Protocol>(machine: &Machine<P>) -> Outcome {
                     graph.pending.push((next_number, next));
                 }
             }
+            let wrong = machine.wrong(&state);
+            let wrong = wrong.or_else(|| if goes_on { None } else { machine.wrong_at_the_end(&state) });
+            if let Some(what) = wrong {
+                let steps = graph.way_to(machine, number);
+                let counterexample = Some(Counterexample { what: what.to_owned(), steps });
+                return graph.outcome(start, counterexample);
+            }
             if !goes_on || machine.may_stay(&state) {
                 ends.push(number);
             }
@@ -98,7 +105,7 @@ pub fn check_that_all_ends<P: Protocol>(machine: &Machine<P>) -> Outcome {
         what: "somebody who has to go on never does".to_owned(),
         steps: graph.way_to(machine, state),
     });
-    Outcome { states: graph.numbers.len(), depth: graph.depth, time: start.elapsed(), counterexample }
+    graph.outcome(start, counterexample)
 }
 
 fn fingerprint(state: &impl Hash) -> u64 {
@@ -138,6 +145,10 @@ impl<S> Graph<S> {
             self.reached.push(from);
         }
         (number, number == new)
+    }
+
+    fn outcome(&self, start: Instant, counterexample: Option<Counterexample>) -> Outcome {
+        Outcome { states: self.numbers.len(), depth: self.depth, time: start.elapsed(), counterexample }
     }
 
     /// A state from which none of `ends` can be reached.

@@ -1,10 +1,13 @@
 //! Which models are explored, with which bounds, and which mistakes must be found in them.
 
+use crate::barrier::{self, Barriers};
 use crate::check::{Outcome, check, check_that_all_ends};
+use crate::condition::{self, Conditions};
 use crate::delivery::{self, Tasks, Use};
 use crate::lock::{self, Kind, Locks};
 use crate::machine::{Machine, Protocol};
 use crate::ring::{self, Ring};
+use crate::semaphore::{self, Semaphores};
 use crate::wait::{self, Waiting, Wake};
 
 /// Looks at all states, with so many threads.
@@ -33,7 +36,7 @@ impl Entry {
         Entry { model, bounds: with_deaths(bounds, deaths), small, explore: Box::new(explore) }
     }
 
-    /// For a protocol with loops: [`check`], and that all comes to an end.
+    /// For a protocol with loops, where it is not enough that nobody is stuck: see [`check_that_all_ends`].
     fn with_loops<P: Protocol + Clone>(
         model: &'static str,
         bounds: &str,
@@ -41,14 +44,7 @@ impl Entry {
         deaths: u8,
         protocol: P,
     ) -> Self {
-        let explore = move |threads| {
-            let ends = check_that_all_ends(&Machine { protocol: protocol.clone(), deaths });
-            if ends.counterexample.is_some() {
-                return ends;
-            }
-            let outcome = check(Machine { protocol: protocol.clone(), deaths }, threads);
-            Outcome { time: outcome.time + ends.time, ..outcome }
-        };
+        let explore = move |_threads| check_that_all_ends(&Machine { protocol: protocol.clone(), deaths });
         Entry { model, bounds: with_deaths(bounds, deaths), small, explore: Box::new(explore) }
     }
 
@@ -71,6 +67,9 @@ pub fn entries() -> Vec<Entry> {
     entries.extend(tasks());
     entries.extend(waits());
     entries.extend(locks());
+    entries.extend(conditions());
+    entries.extend(barriers());
+    entries.extend(semaphores());
     entries
 }
 
@@ -81,7 +80,10 @@ fn ring(producers: &[&[&[u8]]], consumers: usize, bound: u8) -> Ring {
 }
 
 fn rings() -> Vec<Entry> {
-    let entry = |bounds, small, deaths, ring| Entry::new("ring", bounds, small, deaths, ring);
+    let entry = |bounds, small, deaths, ring| match small {
+        true => Entry::with_loops("ring", bounds, small, deaths, ring),
+        false => Entry::new("ring", bounds, small, deaths, ring),
+    };
     vec![
         entry(
             "2 producers, batch and single, 2 consumers, ring grows",
@@ -113,7 +115,10 @@ fn queue(joinable: bool, joiner: bool, producers: &[&str], consumers: &[Use]) ->
 fn tasks() -> Vec<Entry> {
     use Use::{Done, GiveBack, Own, Plain};
     let blocks = |bounds, small, deaths, tasks| Entry::new("blocks", bounds, small, deaths, tasks);
-    let entry = |bounds, small, deaths, tasks| Entry::new("delivery", bounds, small, deaths, tasks);
+    let entry = |bounds, small, deaths, tasks| match small {
+        true => Entry::with_loops("delivery", bounds, small, deaths, tasks),
+        false => Entry::new("delivery", bounds, small, deaths, tasks),
+    };
     vec![
         blocks("1 producer of 2 large, 2 consumers", true, 1, queue(false, false, &["LL"], &[Plain, Plain])),
         blocks(
@@ -203,6 +208,53 @@ fn locks() -> Vec<Entry> {
     entries
 }
 
+fn condition(waiters: &[bool], notifiers: &[u8], places: u8) -> Conditions {
+    let (waiters, notifiers) = (waiters.to_vec(), notifiers.to_vec());
+    Conditions { waiters, notifiers, waiting: 0, places, mutant: None }
+}
+
+fn conditions() -> Vec<Entry> {
+    let entry =
+        |bounds, small, deaths, protocol| Entry::with_loops("condition", bounds, small, deaths, protocol);
+    vec![
+        entry("2 waiters, 1 notified", true, 1, condition(&[false, false], &[1], 2)),
+        entry("2 waiters, both notified", false, 1, condition(&[false, false], &[2], 2)),
+        entry("2 waiters, one with a deadline, 1 notified", false, 1, condition(&[true, false], &[1], 2)),
+        entry("2 waiters, 1 place, 1 notified", true, 1, condition(&[false, true], &[1], 1)),
+    ]
+}
+
+fn barrier(rounds: &[u8], acts: bool, aborter: bool, resetter: bool) -> Barriers {
+    let parties = rounds.len() as u8;
+    Barriers { rounds: rounds.to_vec(), parties, acts, deadline: false, aborter, resetter, mutant: None }
+}
+
+fn barriers() -> Vec<Entry> {
+    let entry = |bounds, small, deaths, protocol| Entry::new("barrier", bounds, small, deaths, protocol);
+    let late = Barriers { deadline: true, ..barrier(&[1, 1], true, false, false) };
+    vec![
+        entry("2 parties, 2 rounds", true, 1, barrier(&[2, 2], false, false, false)),
+        entry("2 parties, 2 rounds, action", true, 1, barrier(&[2, 2], true, false, false)),
+        entry("2 parties, action, one with a deadline", true, 2, late),
+        entry("2 parties, abort, resets", true, 1, barrier(&[1, 1], false, true, true)),
+        entry("2 parties, action, abort, resets", false, 1, barrier(&[1, 1], true, true, true)),
+        entry("3 parties", false, 2, barrier(&[1, 1, 1], false, false, false)),
+    ]
+}
+
+fn semaphore(permits: u8, processes: &[(u8, u8)]) -> Semaphores {
+    Semaphores { permits, processes: processes.to_vec(), mutant: None }
+}
+
+fn semaphores() -> Vec<Entry> {
+    let entry = |bounds, small, deaths, protocol| Entry::new("semaphore", bounds, small, deaths, protocol);
+    vec![
+        entry("1 permit, 3 processes", true, 2, semaphore(1, &[(1, 1), (1, 1), (1, 1)])),
+        entry("2 permits, 3 processes", true, 1, semaphore(2, &[(1, 1), (1, 1), (1, 1)])),
+        entry("3 permits, 2 processes, one takes two", true, 1, semaphore(3, &[(2, 1), (1, 2)])),
+    ]
+}
+
 /// Each mistake with a model in which it must be found.
 pub fn mutants() -> Vec<(String, Explore)> {
     let mut found: Vec<(String, Explore)> = Vec::new();
@@ -232,6 +284,7 @@ pub fn mutants() -> Vec<(String, Explore)> {
         (D::QueuedAfterTail, 0, queue(false, false, &["LL"], &[Plain])),
         (D::TakenAfterHead, 1, queue(true, false, &["L"], &[GiveBack, Done])),
         (D::FreedBeforeRead, 0, queue(false, false, &["L"], &[Plain])),
+        (D::UnpublishedKept, 1, queue(false, false, &["L", "L"], &[Plain])),
         (D::NotRebuilt, 1, queue(false, false, &["LL", "L"], &[Plain])),
         (D::HeldAfterHead, 1, queue(true, false, &["S"], &[Done, Done])),
         (D::ChargedAfterHead, 0, queue(true, true, &["S"], &[Plain])),
@@ -282,5 +335,50 @@ pub fn mutants() -> Vec<(String, Explore)> {
             add(format!("lock: {mutant:?} of {kind:?}"), entry.explore);
         }
     }
+    add_mutants_of_objects(&mut add);
     found
+}
+
+fn add_mutants_of_objects(add: &mut impl FnMut(String, Explore)) {
+    use condition::Mutant as C;
+    let two = condition(&[false, false], &[1], 2);
+    for (mutant, deaths, base) in [
+        (C::NotTakenOver, 1, two.clone()),
+        (C::AnyInherits, 1, two.clone()),
+        (C::FreedWithHeirs, 1, two.clone()),
+        (C::FreedBeforeLock, 1, two),
+        (C::GivenUpByStore, 0, condition(&[true, false], &[1], 2)),
+        (C::AsleepByStore, 0, condition(&[false], &[1], 1)),
+    ] {
+        let protocol = Conditions { mutant: Some(mutant), ..base };
+        add(
+            format!("condition: {mutant:?}"),
+            Entry::with_loops("condition", "", true, deaths, protocol).explore,
+        );
+    }
+
+    use barrier::Mutant as B;
+    for (mutant, deaths, base) in [
+        (B::NoOwnerRecovery, 1, barrier(&[1, 1], false, false, false)),
+        (B::NotBroken, 1, Barriers { parties: 2, ..barrier(&[2, 2, 1], false, false, false) }),
+        (B::DeadNotLookedFor, 1, barrier(&[1, 1], true, false, false)),
+        (B::HolderNotLookedFor, 1, barrier(&[1, 1], false, false, false)),
+        (B::ActionNotJudged, 0, barrier(&[1, 1], true, true, true)),
+        (B::PlaceKept, 2, Barriers { parties: 1, ..barrier(&[1, 1, 1], false, false, false) }),
+        (B::BrokenAtDeadline, 0, Barriers { deadline: true, ..barrier(&[1, 1], false, false, false) }),
+    ] {
+        let protocol = Barriers { mutant: Some(mutant), ..base };
+        add(format!("barrier: {mutant:?}"), Entry::new("barrier", "", true, deaths, protocol).explore);
+    }
+
+    use semaphore::Mutant as S;
+    for (mutant, deaths, base) in [
+        (S::TakenByStore, 0, semaphore(1, &[(1, 1), (1, 1)])),
+        (S::FreedByStore, 1, semaphore(1, &[(1, 1), (1, 1), (1, 1)])),
+        (S::DeadKeep, 1, semaphore(1, &[(1, 1), (1, 1)])),
+        (S::LivingFreed, 0, semaphore(1, &[(1, 1), (1, 1)])),
+    ] {
+        let protocol = Semaphores { mutant: Some(mutant), ..base };
+        add(format!("semaphore: {mutant:?}"), Entry::new("semaphore", "", true, deaths, protocol).explore);
+    }
 }

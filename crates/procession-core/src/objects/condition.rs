@@ -30,7 +30,6 @@ use crate::os::identity::Identity;
 use crate::shm::arena::{SlotHead, SlotKind, Words};
 use crate::shm::{CreateError, OpenError};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::sync::wait::at_most;
 use crate::sync::{Lookout, SLICE, Slices};
 
 /// The words of a condition; [`Condition::PLACES`] places of two words each lie behind them.
@@ -414,7 +413,7 @@ impl Occupied<'_> {
             let _ = place.compare_exchange(self.me | WAITING, asleep, Ordering::Release, Ordering::Relaxed);
             let mut looked = Instant::now();
             let mut slices = Slices::default();
-            while let Some(time) = deadline.slice(at_most(slices.next())) {
+            while let Some(time) = deadline.slice(slices.next()) {
                 if notified() {
                     return Some(self.index);
                 }
@@ -451,23 +450,23 @@ impl Occupied<'_> {
         if condition.object.lookout.take_turn() {
             condition.free_dead();
         }
-        let inherited = (0..condition.used()).find(|&index| {
+        let (inherited, word) = (0..condition.used()).find_map(|index| {
             let place = condition.place(index);
             let word = place.load(Ordering::Acquire);
-            word & STATE == NOTIFIED
+            let taken = word & STATE == NOTIFIED
                 && index != self.index
                 && condition.may_inherit(self.index, index)
                 && is_dead(word)
                 && place
                     .compare_exchange(word, self.me | NOTIFIED, Ordering::AcqRel, Ordering::Relaxed)
-                    .is_ok()
+                    .is_ok();
+            taken.then_some((index, word))
         })?;
         if self.give_up() {
             return Some(inherited);
         }
-        // Notified as well, so one notification too many: the next in line gets it before it is given up.
-        condition.notify_oldest(1);
-        condition.place(inherited).store(0, Ordering::Release);
+        // Notified as well. The dead one has its notification again, for another who waited before it was made.
+        condition.place(inherited).store(word, Ordering::Release);
         Some(self.index)
     }
 }
@@ -476,8 +475,8 @@ impl Drop for Occupied<'_> {
     fn drop(&mut self) {
         if !self.gone && !self.give_up() {
             // Unwinding with a notification: as if this waiter had died with it.
-            self.condition.place(self.index).store(0, Ordering::Release);
-            self.condition.notify_oldest(1);
+            let nobody = Identity::NOBODY.to_bits() | NOTIFIED;
+            self.condition.place(self.index).store(nobody, Ordering::Release);
         }
     }
 }
@@ -496,4 +495,51 @@ fn upper_half(place: &AtomicU64) -> &AtomicU32 {
     // SAFETY: within the eight aligned bytes of the word; it is only handed to the kernel, and has the lifetime
     // of the whole.
     unsafe { &*std::ptr::from_ref(place).cast::<AtomicU32>().add(1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dead() -> Identity {
+        let mut child = std::process::Command::new("true").spawn().expect("true");
+        let id = Identity::of_pid(rustix::process::Pid::from_child(&child)).expect("its identity");
+        child.wait().expect("wait");
+        id
+    }
+
+    /// A waiter and somebody dead were notified, and another came to wait since.
+    fn with_a_notification_left() -> (Condition, usize, usize, usize) {
+        let condition = Condition::new(ConditionLock::Own, true).expect("a condition");
+        assert!(condition.acquire(Deadline::Never).is_held());
+        let waiter = condition.register(Identity::current()).expect("a place");
+        let left = condition.register(dead()).expect("a place");
+        condition.notify(2).expect("held");
+        let late = condition.register(Identity::current()).expect("a place");
+        // Nobody is to free the place meanwhile, which has no heir.
+        condition.object.lookout.take_turn();
+        (condition, waiter, left, late)
+    }
+
+    #[test]
+    fn what_was_notified_before_somebody_came_does_not_reach_him() {
+        let (condition, waiter, left, late) = with_a_notification_left();
+        let me = Identity::current().to_bits();
+        let mut place = Occupied { condition: &condition, index: waiter, me, gone: false };
+        assert_eq!(place.take_over(), Some(waiter));
+        std::mem::forget(place);
+        assert!(is_waiting(condition.place(late).load(Ordering::Relaxed)));
+        let word = condition.place(left).load(Ordering::Relaxed);
+        assert!(word & STATE == NOTIFIED && is_dead(word));
+    }
+
+    #[test]
+    fn who_unwinds_leaves_its_notification_to_those_who_waited_before_it() {
+        let (condition, waiter, _, late) = with_a_notification_left();
+        let me = Identity::current().to_bits();
+        drop(Occupied { condition: &condition, index: waiter, me, gone: false });
+        let word = condition.place(waiter).load(Ordering::Relaxed);
+        assert!(word & STATE == NOTIFIED && is_dead(word));
+        assert!(is_waiting(condition.place(late).load(Ordering::Relaxed)));
+    }
 }

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::hostile::{dead, elsewhere, scribble, target, value, word};
+use crate::os::clock::Deadline;
 use crate::os::identity::Identity;
 
 /// One of each kind. What goes with locks of others shares their slots.

@@ -14,10 +14,10 @@ mod lock;
 mod owned;
 mod rlock;
 mod semaphore;
+mod wait_for;
 
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::time::Instant;
 
 pub use barrier::{Action, Barrier, BarrierError};
 pub use block::Block;
@@ -30,12 +30,11 @@ pub use semaphore::{ReleaseError, Semaphore};
 
 pub use crate::shm::arena::Handle;
 
-use crate::os::clock::Deadline;
+use self::wait_for::wait_for;
 use crate::shm::arena::{Slot, Words};
 use crate::shm::{CreateError, OpenError};
+use crate::sync::Spinner;
 use crate::sync::atomic::{AtomicU32, Ordering};
-use crate::sync::wait::Slept;
-use crate::sync::{SLICE, Slices, Spinner, WaitQueue};
 
 /// A slot known to hold a `W`, and what this process learnt about waiting for it.
 #[derive(Debug)]
@@ -89,53 +88,5 @@ impl<W: Words> Deref for Object<W> {
     #[inline]
     fn deref(&self) -> &W {
         self.slot.words()
-    }
-}
-
-/// Waits until `attempt` succeeds, looking for what the dead left behind with `recover` after each full slice
-/// and before giving up (so also when the deadline is [`Deadline::Now`]), and not more often: it asks the
-/// system. `None` when the deadline has passed.
-fn wait_for<R>(
-    waiters: &WaitQueue,
-    spinner: &Spinner,
-    deadline: Deadline,
-    mut attempt: impl FnMut() -> Option<R>,
-    mut recover: impl FnMut() -> Option<R>,
-) -> Option<R> {
-    if deadline == Deadline::Now {
-        return attempt().or_else(recover);
-    }
-    let mut found = None;
-    let looking = || {
-        found = attempt();
-        found.is_some()
-    };
-    if spinner.spin(looking) {
-        return found;
-    }
-    let mut slices = Slices::default();
-    let mut recovered = Instant::now();
-    loop {
-        let ticket = waiters.prepare();
-        if let Some(result) = attempt() {
-            return Some(result);
-        }
-        let slept = waiters.sleep_for(slices.next(), ticket, deadline);
-        if slept == Slept::Undisturbed {
-            slices.undisturbed();
-        }
-        let in_time = slept != Slept::PastDeadline;
-        if let Some(result) = attempt() {
-            return Some(result);
-        }
-        if !in_time || recovered.elapsed() >= SLICE {
-            if let Some(result) = recover() {
-                return Some(result);
-            }
-            if !in_time {
-                return None;
-            }
-            recovered = Instant::now();
-        }
     }
 }

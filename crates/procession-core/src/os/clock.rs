@@ -1,6 +1,8 @@
 //! Deadlines on the monotonic clock.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+pub use std::time::Instant;
 
 /// Until when an operation may block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,6 +2,8 @@
 //!
 //! Always the shared form: the PRIVATE flag would make two processes miss each other.
 
+#[cfg(feature = "steps")]
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -12,6 +14,8 @@ use super::word::{AtomicU32, step};
 /// Sleeps while `word` holds `expected`, at most for `timeout`. Returns on a wake, a changed word, the
 /// timeout or a signal; the caller looks at its condition again in each case. True after the timeout.
 pub fn wait(word: &AtomicU32, expected: u32, timeout: Duration) -> bool {
+    #[cfg(feature = "steps")]
+    let timeout = if RELIES_ON_WAKES.load(Ordering::Relaxed) { Duration::from_secs(3600) } else { timeout };
     let timeout = Timespec {
         tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: timeout.subsec_nanos().into(),
@@ -24,6 +28,15 @@ pub fn wait(word: &AtomicU32, expected: u32, timeout: Duration) -> bool {
         Err(Errno::TIMEDOUT) => true,
         Err(error) => unreachable!("futex wait on a mapped, aligned word: {error}"),
     }
+}
+
+#[cfg(feature = "steps")]
+static RELIES_ON_WAKES: AtomicBool = AtomicBool::new(false);
+
+/// For tests: from now on nobody in this process looks again while it sleeps, so that only a wake ends a sleep.
+#[cfg(feature = "steps")]
+pub fn rely_on_wakes() {
+    RELIES_ON_WAKES.store(true, Ordering::Relaxed);
 }
 
 /// Wakes up to `count` sleepers on `word`; returns how many were woken.

@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use super::atomic::{AtomicU64, Ordering};
-use super::wait::{SLICE, WaitQueue, at_most};
+use super::wait::{SLICE, WaitQueue};
 use crate::os::clock::Deadline;
 use crate::os::cpu;
 use crate::os::identity::Identity;
@@ -77,7 +77,7 @@ impl Robust {
                 return self.guard(false);
             }
         }
-        let mut suspicious = Deadline::after(at_most(SUSPICION));
+        let mut suspicious = Deadline::after(SUSPICION);
         loop {
             let ticket = self.waiting.prepare();
             if WaitQueue::settle(take_free) {
@@ -86,7 +86,7 @@ impl Robust {
             if self.waiting.sleep(ticket, suspicious) && !suspicious.passed() {
                 continue;
             }
-            suspicious = Deadline::after(at_most(SLICE));
+            suspicious = Deadline::after(SLICE);
             let holder = self.word.load(Ordering::Relaxed);
             if is_dead(holder, &may_hold) && self.take(holder) {
                 return self.guard(true);

@@ -1,10 +1,10 @@
 //! Sleeping until another process changes something, without trusting it to live.
 
 use std::sync::atomic::{AtomicU32 as LocalAtomicU32, compiler_fence};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::atomic::{AtomicU32, Ordering, store_load_barrier};
-use crate::os::clock::{Deadline, now_ms};
+use crate::os::clock::{Deadline, Instant, now_ms};
 use crate::os::{cpu, futex};
 
 /// Nobody sleeps longer at a time without looking again: a wake can be lost with the process that it was
@@ -13,24 +13,6 @@ pub const SLICE: Duration = Duration::from_millis(100);
 
 /// Instead of a [`SLICE`], for who has slept undisturbed for some of them.
 const LONG_SLICE: Duration = Duration::from_millis(250);
-
-/// For tests: from now on nobody in this process looks again while it sleeps, so that only a wake ends a sleep.
-#[cfg(feature = "steps")]
-pub fn rely_on_wakes() {
-    RELIES_ON_WAKES.store(true, Ordering::Relaxed);
-}
-
-#[cfg(feature = "steps")]
-static RELIES_ON_WAKES: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
-
-/// The time itself, but where only wakes are to end a sleep.
-pub(crate) fn at_most(time: Duration) -> Duration {
-    #[cfg(feature = "steps")]
-    if RELIES_ON_WAKES.load(Ordering::Relaxed) {
-        return Duration::from_secs(3600);
-    }
-    time
-}
 
 /// Several times what a store takes to become visible to other processors, and little beside a sleep.
 const SETTLE: Duration = Duration::from_nanos(250);
@@ -102,7 +84,7 @@ impl WaitQueue {
 
     /// [`WaitQueue::sleep`] for another time than a [`SLICE`], telling how it ended.
     pub fn sleep_for(&self, slice: Duration, ticket: Ticket, deadline: Deadline) -> Slept {
-        match deadline.slice(at_most(slice)) {
+        match deadline.slice(slice) {
             None => Slept::PastDeadline,
             Some(time) if futex::wait(&self.epoch, ticket.0, time) => Slept::Undisturbed,
             Some(_) => Slept::Woken,

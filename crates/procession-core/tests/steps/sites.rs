@@ -30,7 +30,7 @@ const NO_CONTROL: &[(&str, &str)] = &[
     ("ring/accounts.rs", "self . account"),
     ("sync/wait.rs", "self . budget"),
     ("sync/wait.rs", "self . delay"),
-    ("sync/wait.rs", "RELIES_ON_WAKES"),
+    ("os/futex.rs", "RELIES_ON_WAKES"),
     ("shm/arena.rs", "self . sent"),
     ("objects/owned.rs", "LAST"),
     ("objects/block.rs", "w"),

@@ -7,10 +7,10 @@ use procession_core::objects::{
     Barrier, BarrierError, Condition, ConditionLock, Event, Lock, RLock, Semaphore,
 };
 use procession_core::os::clock::Deadline;
+use procession_core::os::futex::rely_on_wakes;
 use procession_core::os::identity::Identity;
 use procession_core::queue::{Delivery, GetError, PutError, Queue, QueueOptions};
 use procession_core::sync::Robust;
-use procession_core::sync::wait::rely_on_wakes;
 
 use crate::harness::{Child, LONG, Run, Situation, fork, shared};
 

@@ -14,9 +14,12 @@
 //! The two words of a message stand for its bytes. Blocks, locks and the sweep: `crate::blocks`. Left out: what `crate::ring` has
 //! (space in the ring), `crate::wait` has (sleeping), and shutdown.
 
+mod accounts;
+mod judge;
+
 use crate::blocks::{
-    Account, Block, BlockState, Fate, GET, IN_BLOCK, MEMORY, Mem, PUT, Queue, allocate, free, free_locked,
-    lock, mend, sweep, unlock,
+    Account, Block, BlockState, Fate, GET, IN_BLOCK, MEMORY, Mem, PUT, Queue, allocate, free, lock, mend,
+    sweep, unlock,
 };
 use crate::machine::{Protocol, Step, Words};
 
@@ -29,6 +32,8 @@ pub enum Mutant {
     TakenAfterHead,
     /// A consumer frees a block before it has read it.
     FreedBeforeRead,
+    /// Who takes the put lock from the dead leaves blocks queued that were not published.
+    UnpublishedKept,
     /// Who takes the memory lock from the dead does not build the stack and the sums anew.
     NotRebuilt,
     /// A delivery is copied to its block after the head was stored.
@@ -273,186 +278,6 @@ impl Tasks {
         Ok(Some((message, if delivery { block + 1 } else { 0 })))
     }
 
-    fn my_account(&self, m: &mut Mem<'_>) -> Step<u8> {
-        let me = m.me();
-        let find = |w: &Queue, owner: u8| w.accounts.iter().position(|account| account.owner == owner);
-        let found = m.guarded(|w| find(w, me).or_else(|| find(w, 0)).map_or(0, |index| index as u8 + 1));
-        let index = match found.checked_sub(1) {
-            Some(index) => index,
-            None => m.step("looks for a dead process's account", |w| {
-                let dead = (0..w.accounts.len()).find(|index| !w.is_alive(w.accounts[*index].owner));
-                w.must(dead.is_some(), "there are not enough accounts");
-                dead.unwrap_or(0) as u8
-            })?,
-        };
-        let at = usize::from(index);
-        if m.guarded(|w| w.accounts[at].owner) != me {
-            m.step("notes the debt of the account's dead owner", |w| {
-                w.accounts[at].lost = w.accounts[at].taken.0.wrapping_sub(w.accounts[at].done);
-            })?;
-            m.step("takes the account", |w| w.accounts[at].owner = me)?;
-        }
-        Ok(index)
-    }
-
-    /// A signed number: an account may be ahead.
-    fn unfinished(&self, m: &mut Mem<'_>) -> Step<i8> {
-        loop {
-            let head = m.step("looks at the head", |w| w.head)?;
-            let tail = m.step("looks at the tail", |w| w.tail)?;
-            let mut sum = (tail - head) as i8 + m.step("looks at the sum of held ones", |w| w.held)? as i8;
-            for account in 0..m.guarded(|w| w.accounts.len() as u8) {
-                let at = usize::from(account);
-                sum += m.step("looks at an account's taken ones", |w| w.accounts[at].taken.0)? as i8;
-                sum -= m.step("looks at an account's done ones", |w| w.accounts[at].done)? as i8;
-            }
-            if sum > 0 || self.is(Mutant::TailNotLookedAtAgain) {
-                return Ok(sum);
-            }
-            if m.step("looks whether the tail is where it was", |w| w.tail)? == tail {
-                return Ok(sum);
-            }
-        }
-    }
-
-    fn task_done(&self, m: &mut Mem<'_>, message: u8) -> Step<()> {
-        let me = m.me();
-        mend(self, m)?;
-        lock(self, m, MEMORY)?;
-        if self.unfinished(m)? <= 0 {
-            m.step("is told that nothing is unfinished", |w| {
-                w.must(false, "a task could not be declared done")
-            })?;
-            return unlock(m, MEMORY);
-        }
-        let done = move |w: &mut Words<Queue>| {
-            w.fate(message).done = true;
-            w.note();
-        };
-        let mine = m.guarded(|w| {
-            let owed = |block: &u8| w.blocks[usize::from(*block)].state == BlockState::Owed(me);
-            if w.owed == 0 { 0 } else { (0..w.descriptors).find(owed).map_or(0, |block| block + 1) }
-        });
-        if let Some(block) = mine.checked_sub(1) {
-            self.settle(m, block, true, done)?;
-        } else {
-            let index = m.guarded(|w| {
-                let balance = |account: &Account| account.taken.0.wrapping_sub(account.done) as i8;
-                let mine = w.accounts.iter().position(|account| account.owner == me);
-                let owing = |index: &usize| balance(&w.accounts[*index]) > 0;
-                let any = mine.filter(owing).or_else(|| (0..w.accounts.len()).find(owing));
-                any.or(mine).unwrap_or(0) as u8
-            });
-            m.step("counts one as done", |w| {
-                w.accounts[usize::from(index)].done += 1;
-                done(w);
-            })?;
-        }
-        unlock(m, MEMORY)
-    }
-
-    fn settle(
-        &self,
-        m: &mut Mem<'_>,
-        block: u8,
-        owed: bool,
-        note: impl FnOnce(&mut Words<Queue>),
-    ) -> Step<()> {
-        if owed {
-            m.step("counts one less as owed", |w| w.owed = w.owed.saturating_sub(1))?;
-        }
-        free_locked(m, block, note)?;
-        m.step("counts one less as held", |w| w.held = w.held.saturating_sub(1))
-    }
-
-    fn give_back(&self, m: &mut Mem<'_>, block: u8) -> Step<()> {
-        lock(self, m, MEMORY)?;
-        let early = self.is(Mutant::ReturnedBeforeCounted);
-        let mark = |m: &mut Mem<'_>| {
-            m.step("marks the delivery as returned", |w| w.block(block).state = BlockState::Returned)
-        };
-        if early {
-            mark(m)?;
-        }
-        m.step("counts one more as returned", |w| w.returned += 1)?;
-        if !early {
-            mark(m)?;
-        }
-        unlock(m, MEMORY)
-    }
-
-    fn owe(&self, m: &mut Mem<'_>, block: u8, message: u8) -> Step<()> {
-        let me = m.me();
-        lock(self, m, MEMORY)?;
-        m.step("marks the delivery as owed", |w| {
-            w.block(block).state = BlockState::Owed(me);
-            w.fate(message).taken = me;
-        })?;
-        m.step("counts one more as owed", |w| w.owed += 1)?;
-        unlock(m, MEMORY)
-    }
-
-    /// Whether all that is unfinished was taken for good by the dead, and is now forgotten.
-    fn collect_losses(&self, m: &mut Mem<'_>) -> Step<bool> {
-        lock(self, m, GET)?;
-        lock(self, m, MEMORY)?;
-        let unfinished = self.unfinished(m)?;
-        let mut blocks = Vec::new();
-        for block in 0..m.guarded(|w| w.descriptors) {
-            if let BlockState::Owed(owner) = m.guarded(|w| w.blocks[usize::from(block)].state)
-                && m.step("looks whether a debtor lives", |w| !w.is_alive(owner))?
-            {
-                blocks.push(block);
-            }
-        }
-        let mut debts = Vec::new();
-        let mut living = m.guarded(|w| w.held) as usize != blocks.len();
-        for index in 0..m.guarded(|w| w.accounts.len() as u8) {
-            let at = usize::from(index);
-            let owner = m.guarded(|w| w.accounts[at].owner);
-            if owner == 0 {
-                continue;
-            }
-            let balance = m.guarded(|w| w.accounts[at].taken.0.wrapping_sub(w.accounts[at].done)) as i8;
-            let lost = m.guarded(|w| w.accounts[at].lost) as i8;
-            let alive = m.step("looks whether a debtor lives", |w| w.is_alive(owner))?;
-            let debt = if alive { balance.max(0).min(lost) } else { balance.max(0) };
-            living |= debt < balance.max(0);
-            if debt > 0 {
-                debts.push((at, debt));
-            }
-        }
-        let head = m.guarded(|w| w.head);
-        let nothing = blocks.is_empty() && debts.is_empty() || unfinished <= 0 || living;
-        if nothing || m.step("looks at the tail", |w| w.tail)? != head {
-            unlock(m, MEMORY)?;
-            unlock(m, GET)?;
-            return Ok(false);
-        }
-        let mut left = unfinished;
-        m.step("finds that only the dead owe tasks", |w| w.must_be_lost())?;
-        for block in blocks {
-            let message = m.guarded(|w| w.blocks[usize::from(block)].words.0);
-            self.settle(m, block, true, |w| w.forget(message))?;
-            left -= 1;
-        }
-        for (at, debt) in debts {
-            let forgotten = debt.min(left.max(0));
-            left -= forgotten;
-            m.step("forgets a debt", |w| {
-                w.accounts[at].done += forgotten as u8;
-                for _ in 0..forgotten {
-                    let lost = w.lost_in_accounts();
-                    w.forget(lost);
-                }
-            })?;
-            m.step("forgets whose it was", |w| w.accounts[at].lost = 0)?;
-        }
-        unlock(m, MEMORY)?;
-        unlock(m, GET)?;
-        Ok(true)
-    }
-
     /// What a process does after a slice in vain.
     fn look_around(&self, m: &mut Mem<'_>) -> Step<()> {
         mend(self, m)?;
@@ -518,65 +343,6 @@ impl Tasks {
 fn fill(m: &mut Mem<'_>, block: u8, message: u8) -> Step<()> {
     m.step("writes the first part of the message", |w| w.block(block).words.0 = message)?;
     m.step("writes the second part of the message", |w| w.block(block).words.1 = message)
-}
-
-impl Words<Queue> {
-    fn somebody_died_with_a_delivery(&self) -> bool {
-        let dead = |block: &Block| match block.state {
-            BlockState::Held(owner) | BlockState::HeldCopy(owner) => !self.is_alive(owner),
-            _ => false,
-        };
-        self.held != self.returned && self.blocks[..self.descriptors.into()].iter().any(dead)
-    }
-
-    fn has_message(&self) -> bool {
-        self.tail != self.head || self.returned != 0
-    }
-
-    fn is_orphaned(&self, lock: usize) -> bool {
-        self.locks[lock] != 0 && !self.is_alive(self.locks[lock])
-    }
-
-    /// Published, not done, and not taken for good by somebody who died.
-    fn is_open(&self, fate: &Fate) -> bool {
-        fate.published && !fate.done && (fate.taken == 0 || self.is_alive(fate.taken))
-    }
-
-    fn must_be_lost(&mut self) {
-        let held = self.blocks.iter().any(|block| {
-            matches!(block.state, BlockState::Held(_) | BlockState::HeldCopy(_) | BlockState::Returned)
-        });
-        let taken_by_the_living = |fate: &Fate| fate.taken != 0 && self.is_open(fate);
-        let right = !held && !self.fates.iter().any(taken_by_the_living);
-        self.must(right, "a task is taken for lost that somebody has");
-    }
-
-    fn forget(&mut self, message: u8) {
-        if message != 0 {
-            self.fate(message).done = true;
-        }
-        self.note();
-    }
-
-    /// A message that a dead process took for good, and that is in an account.
-    fn lost_in_accounts(&self) -> u8 {
-        let owed = |block: &Block| matches!(block.state, BlockState::Owed(_));
-        let in_block = |message: u8| self.blocks.iter().any(|block| owed(block) && block.words.0 == message);
-        let lost = |message: &u8| {
-            let fate = self.fates[usize::from(*message) - 1];
-            fate.published
-                && !fate.done
-                && fate.taken != 0
-                && !self.is_alive(fate.taken)
-                && !in_block(*message)
-        };
-        (1..=self.fates.len() as u8).find(lost).unwrap_or(0)
-    }
-
-    fn sum(&self) -> i8 {
-        let balance = |account: &Account| account.taken.0.wrapping_sub(account.done) as i8;
-        (self.tail - self.head + self.held) as i8 + self.accounts.iter().map(balance).sum::<i8>()
-    }
 }
 
 impl Protocol for Tasks {
@@ -708,6 +474,9 @@ impl Protocol for Tasks {
         }
         let quiet =
             !w.sweep_wanted && !w.somebody_died_with_a_delivery() && (0..3).all(|lock| !w.is_orphaned(lock));
+        if quiet && !w.queued_blocks_are_in_the_ring() {
+            return Some("a block is lost");
+        }
         let unfinished = w.fates.iter().filter(|fate| fate.published && !fate.done).count();
         if self.joinable && quiet && usize::try_from(w.sum()) != Ok(unfinished) {
             return Some("the sums do not tell how many tasks are unfinished");

@@ -1,0 +1,30 @@
+//! The memory orders are strong enough, and of each it is known whether it is needed.
+
+use procession_models::orders;
+
+#[test]
+fn orders_are_strong_enough() {
+    for check in orders::checks() {
+        let outcome = check.explore();
+        assert!(outcome.failure.is_none(), "{}: {}", check.name, outcome.failure.unwrap_or_default());
+    }
+}
+
+#[test]
+fn orders_are_needed_or_excused() {
+    let orders = orders::orders();
+    let wrong: Vec<_> = orders.iter().filter(|order| order.found == order.reason.is_some()).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    // Each excuse is for an order that there is.
+    for (file, text, _) in orders::NOT_FELT {
+        let used = |order: &&orders::Order| order.place.starts_with(file) && order.place.contains(text);
+        assert!(orders.iter().any(|order| used(&order)), "{file}: {text}");
+    }
+}
+
+#[test]
+fn what_the_dead_did_is_seen_through_the_kernel() {
+    for check in orders::checks().iter().filter(|check| check.name.contains("dies")) {
+        assert!(check.needs_the_kernel(), "{}", check.name);
+    }
+}
