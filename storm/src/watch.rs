@@ -60,6 +60,12 @@ impl Progress {
     }
 }
 
+/// How many processes and threads of the whole machine run or could run now.
+fn runnable() -> u64 {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    load.split([' ', '/']).nth(3).and_then(|running| running.parse().ok()).unwrap_or(0)
+}
+
 /// What is known of one process's progress.
 #[derive(Clone, Copy, Default)]
 struct Seen {
@@ -74,11 +80,14 @@ pub(crate) struct Watch {
     seen: Vec<Seen>,
     excused: u64,
     last_look: u64,
+    /// Processes of the turn that lived at the last look.
+    alive: u64,
     pub(crate) progress: Progress,
 }
 
 impl Watch {
-    /// Sleeps a millisecond, and notes by how much it was longer, and whether somebody may wait for a stopped process meanwhile.
+    /// Sleeps a millisecond, and notes by how much it was longer, what the machine spent on others than the processes of
+    /// the turn, and whether somebody may wait for a stopped process meanwhile.
     pub(crate) fn tick(&mut self, held_up: bool) {
         let before = now();
         std::thread::sleep(Duration::from_millis(1));
@@ -89,16 +98,22 @@ impl Watch {
         if held_up {
             self.progress.stopped += after - since;
             self.excused += after - since;
-        } else if late > LATE {
-            self.progress.late += late;
-            self.excused += late;
+            return;
         }
+        let late = if late > LATE { late } else { 0 };
+        // As if all of the turn's, and this one, were running: others get at least so much.
+        let own = self.alive + 1;
+        let others = runnable().saturating_sub(own);
+        let spent = (after - since) * others / (others + own);
+        self.progress.late += late.max(spent);
+        self.excused += late.max(spent);
     }
 
     /// Looks at every process that lives; says who hangs.
     pub(crate) fn look(&mut self, board: &Board) -> Option<(u64, String)> {
         let mut hangs = None;
         self.seen.resize(board.count() as usize, Seen::default());
+        let mut alive = 0;
         for (number, seen) in self.seen.iter_mut().enumerate() {
             let slot = board.slot(number as u64);
             let over = slot.identity.load(Acquire) == 0
@@ -107,6 +122,7 @@ impl Watch {
             if over {
                 continue;
             }
+            alive += 1;
             let beat = slot.beat.load(Acquire);
             if beat != seen.beat {
                 *seen = Seen { beat, excused: self.excused };
@@ -132,6 +148,7 @@ impl Watch {
                 hangs = Some((number as u64, fault));
             }
         }
+        self.alive = alive;
         hangs
     }
 }
