@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Acquire;
 use std::time::Duration;
 
 use crate::board::{Board, now};
-use crate::roles::{DOINGS, NAMES};
+use crate::roles::{DOINGS, Doing, NAMES};
 
 /// No survivor may be without progress for so long (µs), less what is excused.
 const LIMIT: u64 = 1_000_000;
@@ -82,6 +82,9 @@ pub(crate) struct Watch {
     last_look: u64,
     /// Processes of the turn that lived at the last look.
     alive: u64,
+    /// How much all processes had logged when that last grew, and when.
+    logged: u64,
+    served: Seen,
     pub(crate) progress: Progress,
 }
 
@@ -114,6 +117,11 @@ impl Watch {
         let mut hangs = None;
         self.seen.resize(board.count() as usize, Seen::default());
         let mut alive = 0;
+        let logged = (0..board.count()).map(|number| board.slot(number).entries.load(Acquire)).sum();
+        if logged != self.logged {
+            self.logged = logged;
+            self.served = Seen { beat: now(), excused: self.excused };
+        }
         for (number, seen) in self.seen.iter_mut().enumerate() {
             let slot = board.slot(number as u64);
             let over = slot.identity.load(Acquire) == 0
@@ -128,8 +136,11 @@ impl Watch {
                 *seen = Seen { beat, excused: self.excused };
             }
             let raw = now().saturating_sub(beat);
-            let net = raw.saturating_sub(self.excused - seen.excused);
             let doing = slot.doing.load(Acquire);
+            // Who waits for all tasks gets on as long as some are worked on.
+            let served = doing == Doing::Joining as u64 && self.served.beat > beat;
+            let last = if served { self.served } else { *seen };
+            let net = now().saturating_sub(last.beat).saturating_sub(self.excused - last.excused);
             // Its beat may have come meanwhile.
             if slot.beat.load(Acquire) != beat || slot.ended.load(Acquire) != 0 {
                 continue;
