@@ -30,7 +30,7 @@ pub(crate) struct Record {
     pub(crate) blows: Blows,
     pub(crate) tally: Tally,
     pub(crate) progress: Progress,
-    /// Of the kills, how many hit a process in the middle of what: by [`Doing`].
+    /// Of the kills, how many hit a process in the middle of what: by [`crate::roles::Doing`].
     pub(crate) amid: [u64; DOINGS.len()],
 }
 

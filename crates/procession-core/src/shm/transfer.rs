@@ -161,7 +161,7 @@ pub fn failure() -> Option<OpenError> {
 }
 
 /// How the handle of a shared object is to refer to its descriptor: attached inside [`collect`], else held open by this
-/// process, see [`handed_out`]. An object that is sent several times in one message has one descriptor there.
+/// process. An object that is sent several times in one message has one descriptor there.
 ///
 /// # Errors
 /// Out of descriptors.
