@@ -77,6 +77,11 @@ const EXCLUSIONS: &[Exclusion] = &[
         reason: "one thread, and minutes of it",
     },
     Exclusion {
+        under: &[Sanitizer::Address],
+        what: What::Tests(&["a_panic_is_an_error_with_its_message_and_place"]),
+        reason: "it asks for the exit status of a process that panicked, which is the sanitizer's where memory was left",
+    },
+    Exclusion {
         under: &[Sanitizer::Thread, Sanitizer::Address],
         what: What::Tests(&["own_code_has_an_offset_and_a_library_has_none"]),
         reason: "functions of the C library are the sanitizer's own, in the program itself",
