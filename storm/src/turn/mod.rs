@@ -12,7 +12,7 @@ use procession_core::os::identity::Identity;
 
 use self::blows::{Blows, Stopped};
 use crate::account::{Tally, audit};
-use crate::board::{Board, now};
+use crate::board::{Board, Log, now};
 use crate::kinds::{Game, Kind};
 use crate::pulse::Pulse;
 use crate::roles::{DOINGS, Fault, Order, Outcome, Role};
@@ -165,10 +165,13 @@ impl<'a> Turn<'a> {
         self.continue_stopped(false);
         for seat in 0..self.children.len() {
             let ended = self.children[seat].as_ref().is_some_and(|child| !child.process.is_alive());
+            let mut is_full = false;
             if ended && let Some(child) = self.children[seat].take() {
+                is_full = Log::is_nearly_full(self.board.slot(child.slot));
                 self.see_off(&child);
             }
-            if replace && self.children[seat].is_none() && self.wrong.is_none() {
+            // One that had no room to log more has left what it was to take.
+            if (replace || is_full) && self.children[seat].is_none() && self.wrong.is_none() {
                 self.fill(seat);
             }
         }
