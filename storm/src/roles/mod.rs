@@ -315,6 +315,9 @@ fn work(folder: &std::path::Path, number: u64, order: Order) -> Result<(), (Path
     std::panic::set_hook(Box::new(move |panic| leave_fault(&hook.0, hook.1, &format!("{panic}"))));
     let wrong = |fault: String| (folder.to_owned(), number, fault);
     let system = |error: std::io::Error| wrong(format!("its board or log: {error}"));
+    // Should the storm end while this process is stopped, nobody else would let it go on, and so end.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::CONT))
+        .map_err(|error| wrong(format!("prctl(PR_SET_PDEATHSIG): {error}")))?;
     let board = Board::open(folder).map_err(system)?;
     let slot = board.slot(number);
     let log = Log::open(&board, number).map_err(system)?;
