@@ -3,7 +3,7 @@
 //! | here | in `procession-core/src` |
 //! | --- | --- |
 //! | `Kind::Internal` | `sync/robust.rs`: `try_lock`, `lock_slow` and the guard's drop: the store of 0, then `wake_settled` |
-//! | `Kind::Plain` | `objects/owned.rs`: `Owned::take`, `take_slow`, `take_from_dead`, `give` (one exchange, then `wake_after_seqcst`); `objects/mod.rs`: `wait_for` |
+//! | `Kind::Plain` | `objects/owned.rs`: `Owned::take`, `take_slow`, `take_from_dead`, `give` (one exchange, then `wake_after_seqcst`); `objects/wait_for.rs`: `wait_for` |
 //! | `Kind::Recursive` | the same and `Recursive::acquire`, `acquire_at`, `taken`, `mark`, `release`, `release_all`; each process takes the lock twice |
 //! | `Locks::release_by_other` | `objects/lock.rs`: `Lock::release`, by another process than the one that took it |
 //! | sleeping and waking | `crate::wait`, with the store buffer of whoever releases the internal lock |

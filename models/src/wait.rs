@@ -2,13 +2,13 @@
 //!
 //! | here | in `procession-core/src/sync/wait.rs` |
 //! | --- | --- |
-//! | `prepare` | `WaitQueue::prepare`: the load of `epoch`, the addition to `arrivals`, its second where it wraps |
+//! | `prepare` | `WaitQueue::prepare`: the load of `epoch`, the addition to `arrivals` |
 //! | `sleep` | `WaitQueue::sleep_for`: one futex wait, which compares the epoch and falls asleep in one, then ends by a wake or by its slice |
 //! | `wake_sleepers` | `WaitQueue::wake_sleepers`: the load of `arrivals`, the addition to `epoch`, the futex wake, the exchange |
 //! | `Wake::Fenced` | `WaitQueue::wake`: the barrier waits for the change to leave the store buffer |
 //! | `Wake::AfterSeqCst` | `WaitQueue::wake_after_seqcst`: the change was one exchange, which no buffer holds |
 //! | `Wake::Settled` | `WaitQueue::wake_settled`: no barrier; the sleeper's last look (`WaitQueue::settle`) comes after each store that was under way when it arrived has left its buffer |
-//! | a waiter | `objects/mod.rs`: `wait_for`; `sync/robust.rs`: `lock_slow`; `queue/mod.rs`: `wait_until`: prepare, look, sleep, look |
+//! | a waiter | `objects/wait_for.rs`: `wait_for`; `sync/robust.rs`: `lock_slow`; `queue/mod.rs`: `wait_until`: prepare, look, sleep, look |
 //!
 //! A processor's store buffer is a process of its own, which does not die: what is in it arrives, also after a death. A wake picks
 //! any sleeper, also one that was killed and is not out of the kernel's list yet.
@@ -109,10 +109,7 @@ pub fn prepare<P: Protocol>(
     if !late {
         ticket = m.step("takes a ticket: the epoch", |w| waiters(w).epoch)?;
     }
-    let wrapped = m.step("adds itself to the arrivals", |w| arrive(&mut waiters(w).arrivals))?;
-    if wrapped {
-        m.step("adds itself once more, for the arrivals wrapped", |w| arrive(&mut waiters(w).arrivals))?;
-    }
+    m.step("adds itself to the arrivals", |w| arrive(&mut waiters(w).arrivals))?;
     if late {
         ticket = m.step("takes a ticket: the epoch", |w| waiters(w).epoch)?;
     }
@@ -124,10 +121,10 @@ fn add(counter: &mut u8) -> bool {
     *counter == 0
 }
 
-/// Adds to the arrivals, whose upper half the last carry goes to; whether their count is 0 now.
-fn arrive(arrivals: &mut u8) -> bool {
-    *arrivals = (*arrivals + 1) % (WRAP * RESETS);
-    arrivals.is_multiple_of(WRAP)
+/// Adds to the arrivals: their count goes on from its highest to 1, and what is above them counts on.
+fn arrive(arrivals: &mut u8) {
+    let more = if *arrivals % WRAP == WRAP - 1 { 2 } else { 1 };
+    *arrivals = (*arrivals + more) % (WRAP * RESETS);
 }
 
 /// Sleeps until a wake after the ticket was taken, or with `slices` at most for one; whether the slice ended it.
@@ -287,9 +284,7 @@ impl Waiting {
         let under_way = if self.wake == Wake::Settled && self.mutant != Some(Mutant::SettlesTooShort) {
             let ticket = m.step("takes a ticket: the epoch", |w| w.waiters.epoch)?;
             let buffered = m.step("adds itself to the arrivals", |w| {
-                if arrive(&mut w.waiters.arrivals) {
-                    arrive(&mut w.waiters.arrivals);
-                }
+                arrive(&mut w.waiters.arrivals);
                 w.buffered as u8
             })?;
             m.step_when("has settled", |w| w.buffered & u16::from(buffered) == 0, |_| ())?;

@@ -215,11 +215,7 @@ pub const NOT_FELT: &[(&str, &str, &str)] = &[
         "let ticket = Ticket(",
         "an old epoch ends the sleep at once; a new one was stored after its waker's barrier or SeqCst change, which the sleeper's barrier comes after then",
     ),
-    (
-        "wait.rs",
-        "self.arrivals.fetch_add(1, Ordering::SeqCst) & COUNT == COUNT",
-        "the barrier after it orders as much",
-    ),
+    ("wait.rs", "self.arrivals.fetch_update(Ordering::SeqCst", "the barrier after it orders as much"),
     (
         "wait.rs",
         "let arrivals = self.arrivals.load(Ordering::SeqCst)",

@@ -153,6 +153,18 @@ macro_rules! word {
                 }
                 exchanged
             }
+
+            #[track_caller]
+            pub(crate) fn fetch_update(
+                &self,
+                success: Ordering,
+                failure: Ordering,
+                change: impl FnMut($integer) -> Option<$integer>,
+            ) -> Result<$integer, $integer> {
+                let success = at_site(success, AcqRel);
+                keep_order(success);
+                self.word().fetch_update(success, failure, change)
+            }
         }
     };
 }

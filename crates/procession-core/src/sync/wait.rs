@@ -36,7 +36,7 @@ pub struct WaitQueue {
     epoch: AtomicU32,
 }
 
-/// The lower half of the arrivals.
+/// The lower half of the arrivals. After its highest value comes 1, with the upper half counted on.
 const COUNT: u32 = 0xffff;
 
 /// What [`WaitQueue::prepare`] saw.
@@ -68,10 +68,13 @@ impl WaitQueue {
     /// Announces a sleeper. The caller looks at its condition after this and before [`WaitQueue::sleep`].
     pub fn prepare(&self) -> Ticket {
         let ticket = Ticket(self.epoch.load(Ordering::SeqCst));
-        if self.arrivals.fetch_add(1, Ordering::SeqCst) & COUNT == COUNT {
-            self.arrivals.fetch_add(1, Ordering::SeqCst);
-        }
-        // The fetch_add orders against the waker's barrier: it sees the arrival or we see its change.
+        // In one change: a count of 0 in between, or left by a death, would hide all who sleep already.
+        let one_more = |arrivals: u32| match arrivals & COUNT {
+            COUNT => Some(arrivals.wrapping_add(2)),
+            _ => Some(arrivals + 1),
+        };
+        let _ = self.arrivals.fetch_update(Ordering::SeqCst, Ordering::Relaxed, one_more);
+        // The addition orders against the waker's barrier: it sees the arrival or we see its change.
         store_load_barrier();
         ticket
     }

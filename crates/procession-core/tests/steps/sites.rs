@@ -38,7 +38,6 @@ const NO_CONTROL: &[(&str, &str)] = &[
 
 /// Steps that no situation comes to, and why not.
 const UNREACHED: &[(&str, &str, &str)] = &[
-    ("sync/wait.rs", "prepare", "one of them skips 0 when 2^16 sleepers have arrived without a wake in vain"),
     (
         "ring/get.rs",
         "find_returned",
