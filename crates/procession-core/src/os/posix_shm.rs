@@ -46,14 +46,6 @@ pub fn unlink(name: &CStr) -> io::Result<()> {
     Ok(shm::unlink(name)?)
 }
 
-/// Sets the size in bytes.
-///
-/// # Errors
-/// What the system reported.
-pub fn resize(fd: impl AsFd, size: u64) -> io::Result<()> {
-    super::memory::resize(fd, size)
-}
-
 /// The user id of the file's owner.
 ///
 /// # Errors

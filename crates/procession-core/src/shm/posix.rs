@@ -116,7 +116,7 @@ impl SharedMemory {
                 return Err(("reserving its memory", io::ErrorKind::OutOfMemory.into()));
             }
             let fd = posix_shm::create().map_err(|error| ("creating it", error))?;
-            posix_shm::resize(&fd, size as u64).map_err(|error| ("setting its size", error))?;
+            memory::resize(&fd, size as u64).map_err(|error| ("setting its size", error))?;
             memory::reserve(&fd, 0, size as u64).map_err(|error| ("reserving its memory", error))?;
             let mapping = Mapping::new(&fd, 0, size).map_err(|error| ("mapping it", error))?;
             Ok((fd, mapping))
