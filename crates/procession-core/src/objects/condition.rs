@@ -10,11 +10,13 @@
 //! | ASLEEP | the waiter, from WAITING | sleeps on the word's upper half; may be notified |
 //! | NOTIFIED | a notifier, from WAITING or ASLEEP | on its way to return from `wait` |
 //!
-//! All changes of a published place are exchanges of the whole word, so that a time-out and a notification cannot both win. A
+//! A place in which somebody waits is changed by exchanges of the whole word, so that a time-out and a notification cannot both win. A
 //! place goes from NOTIFIED to 0 only when its waiter has the lock again. So a waiter that dies with a
 //! notification leaves NOTIFIED with a dead identity: each waiter that sleeps looks for this after a slice and takes the place over
 //! (an exchange to its own identity, still NOTIFIED: should it die too, the same happens again). It may only if it waited already when
-//! the notification was made: every notification records the turn that comes next.
+//! the notification was made: every notification records the turn that comes next. One that was notified itself by then stores the
+//! dead one's word again, and a waiter that unwinds with a notification stores that of nobody, for another to take over; dying
+//! before that store leaves a dead identity as well.
 
 use std::fmt;
 use std::io;
@@ -500,13 +502,7 @@ fn upper_half(place: &AtomicU64) -> &AtomicU32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn dead() -> Identity {
-        let mut child = std::process::Command::new("true").spawn().expect("true");
-        let id = Identity::of_pid(rustix::process::Pid::from_child(&child)).expect("its identity");
-        child.wait().expect("wait");
-        id
-    }
+    use crate::hostile::dead;
 
     /// A waiter and somebody dead were notified, and another came to wait since.
     fn with_a_notification_left() -> (Condition, usize, usize, usize) {

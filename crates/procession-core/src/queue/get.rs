@@ -290,7 +290,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::os::identity::Identity;
+    use crate::hostile::dead;
     use crate::queue::QueueOptions;
     use crate::ring::layout::BlockState;
 
@@ -325,9 +325,6 @@ mod tests {
     /// A consumer died between the two words that say that its task is done. Nobody gets, puts or takes a lock after that.
     #[test]
     fn a_join_finds_that_the_dead_had_done_the_last_task() {
-        let mut dead = std::process::Command::new("true").spawn().unwrap();
-        let id = Identity::of_pid(rustix::process::Pid::from_child(&dead)).unwrap();
-        dead.wait().unwrap();
         let queue = Queue::create(&QueueOptions::new().joinable(true)).unwrap();
         queue.put(b"one", Deadline::Now).unwrap();
         let ring = &queue.shared.ring;
@@ -336,7 +333,7 @@ mod tests {
             panic!("a delivery lies in a block");
         };
         ring.descriptor(block).unwrap().set_state(BlockState::Free, None);
-        ring.control().memory.lock.abandon(id);
+        ring.control().memory.lock.abandon(dead());
         assert_eq!(queue.unfinished(), 1);
         queue.join(Deadline::after(Duration::from_secs(60))).unwrap();
     }

@@ -253,7 +253,7 @@ impl Queue {
     }
 
     /// Ends the queue for all processes: further puts fail, gets take what is there and then fail; a delivery that another process
-    /// holds counts as there, unless the caller's holds one too. With
+    /// holds counts as there, unless the caller's process holds one too. With
     /// `immediate`, gets fail at once and what is queued is discarded; its tasks count as done. Sleepers wake.
     ///
     /// A process killed here has either shut the queue down or not; what one killed while it discards leaves is discarded

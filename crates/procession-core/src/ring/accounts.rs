@@ -189,42 +189,31 @@ impl Ring {
         memory.held.load(Relaxed) != memory.returned.load(Relaxed)
     }
 
-    /// Whether a process that holds a delivery has died, so that a sweep will hand it out again.
-    pub(crate) fn somebody_died_with_a_delivery(&self) -> Result<bool, Damaged> {
-        if !self.deliveries_are_held() {
-            return Ok(false);
-        }
-        let mut seen = HashSet::new();
-        for block in self.blocks()? {
-            let Some((BlockState::Held | BlockState::HeldCopy, Some(owner))) =
-                self.descriptor(block)?.state()
-            else {
-                continue;
-            };
-            if seen.insert(owner) && !owner.is_alive() {
-                return Ok(true);
+    /// The processes, dead or alive, that hold deliveries.
+    fn holders(&self) -> Result<HashSet<Identity>, Damaged> {
+        let mut holders = HashSet::new();
+        if self.deliveries_are_held() {
+            for block in self.blocks()? {
+                if let Some((BlockState::Held | BlockState::HeldCopy, Some(owner))) =
+                    self.descriptor(block)?.state()
+                {
+                    holders.insert(owner);
+                }
             }
         }
-        Ok(false)
+        Ok(holders)
+    }
+
+    /// Whether a process that holds a delivery has died, so that a sweep will hand it out again.
+    pub(crate) fn somebody_died_with_a_delivery(&self) -> Result<bool, Damaged> {
+        Ok(!self.holders()?.into_iter().all(Identity::is_alive))
     }
 
     /// Whether other processes hold deliveries, which are to be handed out again should they die, and this one holds none. Who
     /// holds one does not wait for others, which may wait for it.
     pub(crate) fn may_inherit_a_delivery(&self) -> Result<bool, Damaged> {
-        if !self.deliveries_are_held() {
-            return Ok(false);
-        }
-        let me = Some(Identity::current());
-        let mut may = false;
-        for block in self.blocks()? {
-            if let Some((BlockState::Held | BlockState::HeldCopy, owner)) = self.descriptor(block)?.state() {
-                if owner == me {
-                    return Ok(false);
-                }
-                may = true;
-            }
-        }
-        Ok(may)
+        let holders = self.holders()?;
+        Ok(!holders.is_empty() && !holders.contains(&Identity::current()))
     }
 
     /// If all unfinished tasks were taken for good by processes that died: how many, and the pids. Forgets them, so

@@ -2,19 +2,22 @@
 
 use super::*;
 
+/// An empty queue, for which another process waits. That notes what it gets.
+fn with_a_sleeping_consumer() -> Line {
+    let line = line(QueueOptions::new());
+    let other = fork(|| {
+        let id = id_of(&line.queue.get_message(soon()).expect("a message"));
+        line.note.store(id, Ordering::Relaxed);
+    });
+    other.until_asleep();
+    line.other.set(Some(other));
+    line
+}
+
 pub(super) fn situations(run: &mut Run) {
     run.each_death(Situation {
         name: "get: waiting, another waits too",
-        prepare: || {
-            let line = line(QueueOptions::new());
-            let other = fork(|| {
-                let id = id_of(&line.queue.get_message(soon()).expect("a message"));
-                line.note.store(id, Ordering::Relaxed);
-            });
-            other.until_asleep();
-            line.other.set(Some(other));
-            line
-        },
+        prepare: with_a_sleeping_consumer,
         victim: |line| {
             let _ = id_of(&line.queue.get_message(soon()).expect("a message"));
         },
@@ -38,16 +41,7 @@ pub(super) fn situations(run: &mut Run) {
     });
     run.each_death(Situation {
         name: "get: waiting, one message for two",
-        prepare: || {
-            let line = line(QueueOptions::new());
-            let other = fork(|| {
-                let id = id_of(&line.queue.get_message(soon()).expect("a message"));
-                line.note.store(id, Ordering::Relaxed);
-            });
-            other.until_asleep();
-            line.other.set(Some(other));
-            line
-        },
+        prepare: with_a_sleeping_consumer,
         victim: |line| match line.queue.get_message(Deadline::after(Duration::from_millis(150))) {
             Ok(message) => assert!([1, 2].contains(&id_of(&message))),
             Err(error) => assert!(matches!(error, GetError::Empty), "{error}"),
@@ -105,16 +99,7 @@ pub(super) fn situations(run: &mut Run) {
     });
     run.each_death(Situation {
         name: "put: while a consumer sleeps",
-        prepare: || {
-            let line = line(QueueOptions::new());
-            let other = fork(|| {
-                let id = id_of(&line.queue.get_message(soon()).expect("a message"));
-                line.note.store(id, Ordering::Relaxed);
-            });
-            other.until_asleep();
-            line.other.set(Some(other));
-            line
-        },
+        prepare: with_a_sleeping_consumer,
         victim: |line| put(&line.queue, 1, 8),
         meanwhile: None,
         second: None,
