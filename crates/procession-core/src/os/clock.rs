@@ -4,6 +4,8 @@ use std::time::Duration;
 
 pub use std::time::Instant;
 
+use super::host;
+
 /// Until when an operation may block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deadline {
@@ -25,8 +27,11 @@ impl Deadline {
         Instant::now().checked_add(timeout).map_or(Deadline::Never, Deadline::At)
     }
 
-    /// The time left, at most `slice`; `None` when the deadline has passed.
+    /// The time left, at most `slice`; `None` when the deadline has passed, or the [host](super::host) ends the operation.
     pub fn slice(self, slice: Duration) -> Option<Duration> {
+        if host::is_interrupted() {
+            return None;
+        }
         match self {
             Deadline::Now => None,
             Deadline::Never => Some(slice),
@@ -37,9 +42,10 @@ impl Deadline {
         }
     }
 
-    /// Whether the deadline has passed.
+    /// Whether the deadline has passed, or the [host](super::host) ends the operation.
     pub fn passed(self) -> bool {
         match self {
+            _ if host::is_interrupted() => true,
             Deadline::Now => true,
             Deadline::Never => false,
             Deadline::At(at) => Instant::now() >= at,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::thread::futex::{self, Flags, Timespec};
 
+use super::host;
 use super::word::{AtomicU32, step};
 
 /// Sleeps while `word` holds `expected`, at most for `timeout`. Returns on a wake, a changed word, the
@@ -21,7 +22,11 @@ pub fn wait(word: &AtomicU32, expected: u32, timeout: Duration) -> bool {
         tv_nsec: timeout.subsec_nanos().into(),
     };
     step();
-    let waited = futex::wait(plain(word), Flags::empty(), expected, Some(&timeout));
+    let mut waited = Ok(());
+    host::around(|| {
+        waited = futex::wait(plain(word), Flags::empty(), expected, Some(&timeout));
+        waited == Err(Errno::INTR)
+    });
     step();
     match waited {
         Ok(()) | Err(Errno::AGAIN | Errno::INTR) => false,

@@ -7,6 +7,7 @@ pub mod cpu;
 pub mod file_lock;
 pub mod fork;
 pub mod futex;
+pub mod host;
 #[cfg(test)]
 mod hostile;
 pub mod identity;

@@ -10,6 +10,7 @@ use super::atomic::{AtomicU64, Ordering};
 use super::wait::{SLICE, WaitQueue};
 use crate::os::clock::Deadline;
 use crate::os::cpu;
+use crate::os::host;
 use crate::os::identity::Identity;
 
 /// A critical section takes well under a microsecond. After so long the holder is looked at.
@@ -51,7 +52,7 @@ impl Robust {
     pub fn lock(&self, may_hold: impl Fn(Identity) -> bool) -> RobustGuard<'_> {
         match self.try_lock() {
             Some(guard) => guard,
-            None => self.lock_slow(may_hold),
+            None => host::to_the_end(|| self.lock_slow(may_hold)),
         }
     }
 

@@ -1,0 +1,106 @@
+//! What a host language wants done around a thread's sleeps: to release its lock meanwhile, and to end a wait for a signal.
+
+use std::cell::Cell;
+
+/// The runtime of a host language, as the core needs to know it.
+pub trait Host: Sync {
+    /// Calls `sleep`, which blocks the thread for a quarter of a second at most and tells whether a signal ended it, with
+    /// the host's own lock released. Whether the operation is to end now, as if its deadline had passed.
+    fn around(&self, sleep: &mut (dyn FnMut() -> bool + Send)) -> bool;
+}
+
+#[derive(Clone, Copy)]
+struct Hosted {
+    host: Option<&'static dyn Host>,
+    /// Whether deadlines count as passed.
+    interrupted: bool,
+}
+
+const ALONE: Hosted = Hosted { host: None, interrupted: false };
+
+thread_local! {
+    static HOSTED: Cell<Hosted> = const { Cell::new(ALONE) };
+}
+
+/// Restores what was before, also when what runs in between panics.
+struct Restore(Hosted);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        HOSTED.set(self.0);
+    }
+}
+
+/// Runs an operation whose sleeps the host surrounds. Also whether the host ended it: then it has done nothing, as after
+/// its deadline, and may be called again with the same one.
+pub fn hosted<R>(host: &'static dyn Host, operation: impl FnOnce() -> R) -> (R, bool) {
+    let _restore = Restore(HOSTED.replace(Hosted { host: Some(host), interrupted: false }));
+    let result = operation();
+    (result, HOSTED.get().interrupted)
+}
+
+/// Runs what has to come to its end whatever the host says: taking an internal lock, whose holder does not keep it for long.
+pub(crate) fn to_the_end<R>(operation: impl FnOnce() -> R) -> R {
+    let before = HOSTED.get();
+    HOSTED.set(Hosted { interrupted: false, ..before });
+    let _restore = Restore(before);
+    operation()
+}
+
+/// Whether the host ends the operation that this thread is in.
+pub(crate) fn is_interrupted() -> bool {
+    HOSTED.get().interrupted
+}
+
+/// Every sleep goes through here. `sleep` returns whether a signal ended it.
+pub(super) fn around(mut sleep: impl FnMut() -> bool + Send) {
+    let hosted = HOSTED.get();
+    match hosted.host {
+        None => {
+            sleep();
+        }
+        Some(host) => {
+            // While the host runs other code in this thread, that code's operations are not this one's.
+            HOSTED.set(ALONE);
+            let restore = Restore(hosted);
+            let interrupted = host.around(&mut sleep);
+            drop(restore);
+            HOSTED.set(Hosted { interrupted: hosted.interrupted || interrupted, ..hosted });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::os::clock::Deadline;
+    use crate::os::{futex, word};
+
+    struct Third(AtomicU32);
+
+    impl Host for Third {
+        fn around(&self, sleep: &mut (dyn FnMut() -> bool + Send)) -> bool {
+            sleep();
+            self.0.fetch_add(1, Ordering::Relaxed) == 2
+        }
+    }
+
+    #[test]
+    fn a_host_ends_a_wait() {
+        static HOST: Third = Third(AtomicU32::new(0));
+        let word = word::AtomicU32::new(0);
+        let ((), interrupted) = hosted(&HOST, || {
+            while let Some(time) = Deadline::Never.slice(Duration::from_millis(1)) {
+                futex::wait(&word, 0, time);
+            }
+            to_the_end(|| assert!(!Deadline::Never.passed()));
+            assert!(Deadline::Never.passed());
+        });
+        assert!(interrupted);
+        assert_eq!(HOST.0.load(Ordering::Relaxed), 3);
+        assert!(!Deadline::Never.passed());
+    }
+}
