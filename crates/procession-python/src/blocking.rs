@@ -1,0 +1,53 @@
+//! Waiting in the core on behalf of Python: the interpreter's lock is released while a thread sleeps, and a signal's handler runs soon.
+
+use std::time::Duration;
+
+use procession_core::os::clock::Deadline;
+use procession_core::os::host::{Host, hosted};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+/// Only threads that hold the interpreter's lock call [`hosted`] with it.
+struct Interpreter;
+
+impl Host for Interpreter {
+    fn around(&self, sleep: &mut (dyn FnMut() -> bool + Send)) -> bool {
+        // Only the main thread runs handlers, but which one that is is not worth asking: the kernel gives signals to it, and
+        // a thread that looks in vain goes on.
+        Python::attach(|py| py.detach(sleep))
+    }
+}
+
+/// Calls `attempt` until it comes to an end, with signal handlers run in between. It holds the interpreter's lock but for its sleeps,
+/// and returns `None` when the deadline that it is given has passed.
+///
+/// # Errors
+/// What a signal handler raised: `attempt` has done nothing then.
+pub(crate) fn block<R>(
+    py: Python<'_>,
+    deadline: Deadline,
+    mut attempt: impl FnMut(Deadline) -> Option<R>,
+) -> PyResult<Option<R>> {
+    loop {
+        match hosted(&Interpreter, || attempt(deadline)) {
+            (Some(result), _) => return Ok(Some(result)),
+            (None, false) => return Ok(None),
+            (None, true) => py.check_signals()?,
+        }
+    }
+}
+
+/// The deadline of `block=True, timeout=None`, where a timeout below 0 is one of 0, as everywhere in `multiprocessing`.
+///
+/// # Errors
+/// `ValueError` for a timeout that is no number.
+pub(crate) fn deadline(block: bool, timeout: Option<f64>) -> PyResult<Deadline> {
+    match timeout {
+        _ if !block => Ok(Deadline::Now),
+        None => Ok(Deadline::Never),
+        Some(timeout) if timeout.is_nan() => Err(PyValueError::new_err("the timeout is not a number")),
+        Some(timeout) => {
+            Ok(Duration::try_from_secs_f64(timeout.max(0.0)).map_or(Deadline::Never, Deadline::after))
+        }
+    }
+}

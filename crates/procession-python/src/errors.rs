@@ -1,0 +1,51 @@
+//! Exceptions.
+
+use procession_core::shm::{CreateError, OpenError};
+use pyo3::exceptions::{PyMemoryError, PyOSError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::{create_exception, exceptions};
+
+create_exception!(
+    procession,
+    OwnerDied,
+    exceptions::PyRuntimeError,
+    "The process that held the lock died with it. The caller holds the lock now; what it guards may be half changed."
+);
+create_exception!(
+    procession,
+    OwnerDiedWarning,
+    exceptions::PyRuntimeWarning,
+    "The process that held the lock died with it. The caller holds the lock now; what it guards may be half changed."
+);
+
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = module.py();
+    module.add("OwnerDied", py.get_type::<OwnerDied>())?;
+    module.add("OwnerDiedWarning", py.get_type::<OwnerDiedWarning>())?;
+    Ok(())
+}
+
+/// What making an object raises.
+pub(crate) fn create(error: CreateError) -> PyErr {
+    // The system's own number where there is one, so that `errno` says it.
+    match std::error::Error::source(&error).and_then(|source| source.downcast_ref::<std::io::Error>()) {
+        Some(source) => match source.raw_os_error() {
+            Some(number) => PyOSError::new_err((number, error.to_string())),
+            None => PyOSError::new_err(error.to_string()),
+        },
+        None => PyValueError::new_err(error.to_string()),
+    }
+}
+
+/// What opening an object raises that another process has sent.
+pub(crate) fn open(error: OpenError) -> PyErr {
+    PyOSError::new_err(error.to_string())
+}
+
+/// Out of descriptors, most likely.
+pub(crate) fn send(error: std::io::Error) -> PyErr {
+    match error.kind() {
+        std::io::ErrorKind::OutOfMemory => PyMemoryError::new_err(error.to_string()),
+        _ => error.into(),
+    }
+}
