@@ -4,10 +4,12 @@
 //! ([`blocking`]). What is written in Python (contexts, managers, the names that programs import) is in `python/procession`.
 
 mod blocking;
+mod codec;
 mod errors;
 mod handle;
 mod lock;
 mod owner;
+mod queue;
 
 use pyo3::prelude::*;
 
@@ -15,5 +17,6 @@ use pyo3::prelude::*;
 fn _procession(module: &Bound<'_, PyModule>) -> PyResult<()> {
     errors::register(module)?;
     module.add_class::<lock::Lock>()?;
+    queue::register(module)?;
     Ok(())
 }

@@ -6,6 +6,7 @@ mod get;
 #[cfg(test)]
 mod hostile;
 mod join;
+mod mapping;
 mod message;
 mod put;
 
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use rustix::fd::{AsFd, BorrowedFd};
 
 pub use self::error::{GetError, JoinError, PutError, TaskDoneError};
+pub use self::mapping::MessageMapping;
 pub use self::message::{Delivery, Message, Reservation};
 pub use crate::ring::{Damaged, INLINE_MAX, MAX_MESSAGES, RingError};
 

@@ -30,7 +30,7 @@ use self::layout::{
     FIRST_TABLE, Segment, UNIT,
 };
 use self::segment::{SegmentCache, SegmentMemory};
-use crate::os::memory;
+use crate::os::memory::{self, Mapping};
 use crate::shm::windows::{self, Windows};
 use crate::shm::{CreateError, Header, Kind, ObjectId, OpenError};
 use crate::sync::atomic::Ordering;
@@ -291,6 +291,26 @@ impl Ring {
             io::ErrorKind::InvalidData => Damaged("a block's place").into(),
             _ => RingError::System(error),
         })
+    }
+
+    /// Maps a message of `len` bytes, which the caller has in a block mapped from `start` on, a second time.
+    pub(crate) fn map_apart(&self, block: u32, start: NonNull<u8>, len: usize) -> io::Result<Mapping> {
+        let damaged = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        let page = memory::page_size();
+        let offset = self
+            .descriptor(block)
+            .and_then(|descriptor| self.block_offset(descriptor, len as u64))
+            .map_err(damaged)?;
+        if !offset.is_multiple_of(page as u64) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let len = len.next_multiple_of(page);
+        // The descriptor may say something else by now; only where the block was when the caller came to have it is it the
+        // caller's, and inside the file.
+        if self.windows.at(offset, len as u64)? != start {
+            return Err(damaged(Damaged("a block's place")));
+        }
+        Mapping::populated(self.fd(), offset, len)
     }
 
     /// Where a block lies in the file. It has `len` bytes there, and the caller uses this number: the descriptor may say
