@@ -45,11 +45,11 @@ def install():
 
 
 def _patch_process():
-    from . import process
+    """Gives CPython's own process classes what those of this package have."""
+    from .process import BaseProcess
 
-    base = multiprocessing.process.BaseProcess
-    if not hasattr(base, "interrupt"):
-        base.interrupt = process._interrupt
+    for name in ("start", "_bootstrap", "interrupt"):
+        setattr(multiprocessing.process.BaseProcess, name, vars(BaseProcess)[name])
 
 
 def _reach_children():

@@ -1,23 +1,57 @@
 """Processes: CPython's, whose daemons end with their parent however that ends."""
 
+import os
 import signal
+import sys
+import threading
+import traceback
 from multiprocessing import process as _stdlib
 from multiprocessing.process import active_children, current_process, parent_process
 
 __all__ = ["BaseProcess", "active_children", "current_process", "parent_process"]
 
-
-def _interrupt(self):
-    """Interrupt the process: it gets SIGINT, as by Ctrl-C."""
-    self._check_closed()
-    self._popen._send_signal(signal.SIGINT)
+_start = _stdlib.BaseProcess.start
+_bootstrap = _stdlib.BaseProcess._bootstrap
 
 
 class BaseProcess(_stdlib.BaseProcess):
-    """A function that runs in a process of its own, like `threading.Thread` in a thread."""
+    """A function that runs in a process of its own, as `threading.Thread` runs one in a thread.
 
-    if not hasattr(_stdlib.BaseProcess, "interrupt"):
-        interrupt = _interrupt
+    A daemon ends with its parent: when that exits it gets SIGTERM, as with `multiprocessing`, and when that is killed, or ends
+    without Python's clean-up, SIGKILL.
+    """
+
+    def start(self):
+        """Start the process. Can be called once."""
+        if self.daemon:
+            from ._procession import _this_process
+
+            # Whether the thread that starts it is the one whose end is the end of the process.
+            is_first = threading.get_native_id() == os.getpid()
+            self._ends_with = (_this_process(), is_first)
+        _start(self)
+
+    def _bootstrap(self, *args, **kwargs):
+        ends_with = self.__dict__.pop("_ends_with", None)
+        if ends_with is not None:
+            from ._procession import _end_with
+
+            process, is_first = ends_with
+            try:
+                # A forkserver is the parent only for the kernel.
+                _end_with(process, is_first and os.getppid() == self._parent_pid)
+            except OSError:
+                # The caller ends the process without a word.
+                print(f"Process {self.name} cannot watch its parent:", file=sys.stderr)
+                traceback.print_exc()
+                sys.stderr.flush()
+                return 1
+        return _bootstrap(self, *args, **kwargs)
+
+    def interrupt(self):
+        """Interrupt the process: send it SIGINT, as Ctrl-C does."""
+        self._check_closed()
+        self._popen._send_signal(signal.SIGINT)
 
 
 def __getattr__(name):
