@@ -24,22 +24,14 @@ class BaseProcess(_stdlib.BaseProcess):
     def start(self):
         """Start the process. Can be called once."""
         if self.daemon:
-            from ._procession import _this_process
-
-            # Whether the thread that starts it is the one whose end is the end of the process.
-            is_first = threading.get_native_id() == os.getpid()
-            self._ends_with = (_this_process(), is_first)
+            self._daemon_of = _starter()
         _start(self)
 
     def _bootstrap(self, *args, **kwargs):
-        ends_with = self.__dict__.pop("_ends_with", None)
-        if ends_with is not None:
-            from ._procession import _end_with
-
-            process, is_first = ends_with
+        starter = self.__dict__.pop("_daemon_of", None)
+        if starter is not None:
             try:
-                # A forkserver is the parent only for the kernel.
-                _end_with(process, is_first and os.getppid() == self._parent_pid)
+                _end_with_starter(starter)
             except OSError:
                 # The caller ends the process without a word.
                 print(f"Process {self.name} cannot watch its parent:", file=sys.stderr)
@@ -52,6 +44,24 @@ class BaseProcess(_stdlib.BaseProcess):
         """Interrupt the process: send it SIGINT, as Ctrl-C does."""
         self._check_closed()
         self._popen._send_signal(signal.SIGINT)
+
+
+def _starter():
+    """What a process needs of this one to end with it."""
+    from ._procession import _this_process
+
+    pid = os.getpid()
+    # Whether the thread that starts it is the one whose end is the end of the process.
+    return _this_process(), pid, threading.get_native_id() == pid
+
+
+def _end_with_starter(starter):
+    """From now on this process is killed when the one that called `_starter` ends; at once if it has ended."""
+    from ._procession import _end_with
+
+    process, pid, is_first = starter
+    # For the kernel, a forkserver is the parent.
+    _end_with(process, is_first and os.getppid() == pid)
 
 
 def __getattr__(name):
