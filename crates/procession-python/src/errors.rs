@@ -17,11 +17,20 @@ create_exception!(
     exceptions::PyRuntimeWarning,
     "The process that held the lock died with it. The caller holds the lock now; what it guards may be half changed."
 );
+create_exception!(
+    procession,
+    DeliveryLost,
+    exceptions::PyRuntimeError,
+    "Tasks were taken by processes that died without declaring them done. They are forgotten now."
+);
+create_exception!(procession, ShutDown, exceptions::PyException, "The queue has been shut down.");
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
     module.add("OwnerDied", py.get_type::<OwnerDied>())?;
     module.add("OwnerDiedWarning", py.get_type::<OwnerDiedWarning>())?;
+    module.add("DeliveryLost", py.get_type::<DeliveryLost>())?;
+    module.add("ShutDown", crate::queue::shut_down_class(py)?)?;
     Ok(())
 }
 

@@ -7,6 +7,7 @@ mod arguments;
 mod barrier;
 mod block;
 mod blocking;
+mod codec;
 mod condition;
 mod errors;
 mod event;
@@ -14,6 +15,7 @@ mod handle;
 mod lock;
 mod made;
 mod owner;
+mod queue;
 mod rlock;
 mod semaphore;
 mod semlock;
@@ -35,5 +37,6 @@ fn _procession(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<block::Block>()?;
     module.add_class::<value::SynchronizedBase>()?;
     module.add_class::<value::Synchronized>()?;
+    queue::register(module)?;
     Ok(())
 }

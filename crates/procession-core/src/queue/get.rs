@@ -41,6 +41,19 @@ impl Queue {
         }
     }
 
+    /// Takes the next message, waiting for one until `deadline`: appended to `out` and `None`, or left where it lies if it is
+    /// large. For who takes many and keeps one buffer for the small ones.
+    ///
+    /// # Errors
+    /// As [`Queue::get`].
+    #[inline]
+    pub fn get_into(&self, out: &mut Vec<u8>, deadline: Deadline) -> Result<Option<Message>, GetError> {
+        match self.shared.get(Take::Plain, out, deadline)? {
+            Taken::Copied => Ok(None),
+            Taken::Block(block) => Ok(Some(Message::in_block(Arc::clone(&self.shared), block)?)),
+        }
+    }
+
     /// Takes the next message as a delivery to be acknowledged, waiting for one until `deadline`. What an earlier
     /// consumer left comes first.
     ///
