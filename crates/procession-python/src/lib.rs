@@ -27,6 +27,7 @@ use pyo3::prelude::*;
 fn _procession(module: &Bound<'_, PyModule>) -> PyResult<()> {
     errors::register(module)?;
     module.add_class::<lock::Lock>()?;
+    queue::register(module)?;
     module.add_class::<rlock::RLock>()?;
     module.add_class::<semaphore::Semaphore>()?;
     module.add_class::<semaphore::BoundedSemaphore>()?;
@@ -37,6 +38,5 @@ fn _procession(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<block::Block>()?;
     module.add_class::<value::SynchronizedBase>()?;
     module.add_class::<value::Synchronized>()?;
-    queue::register(module)?;
     Ok(())
 }
