@@ -31,17 +31,17 @@ class BaseContext(_stdlib.BaseContext):
         manager.start()
         return manager
 
-    def Lock(self):
+    def Lock(self, *, robust=True):
         """Return a lock, which need not be released by the process or thread that took it."""
         from .synchronize import Lock
 
-        return Lock(ctx=self.get_context())
+        return Lock(ctx=self.get_context(), robust=robust)
 
-    def RLock(self):
+    def RLock(self, *, robust=True):
         """Return a lock that its owner may take again."""
         from .synchronize import RLock
 
-        return RLock(ctx=self.get_context())
+        return RLock(ctx=self.get_context(), robust=robust)
 
     def Condition(self, lock=None):
         """Return a condition variable over `lock`, by default an `RLock` of its own."""
@@ -49,17 +49,17 @@ class BaseContext(_stdlib.BaseContext):
 
         return Condition(lock, ctx=self.get_context())
 
-    def Semaphore(self, value=1):
+    def Semaphore(self, value=1, *, robust=False):
         """Return a semaphore of `value` permits."""
         from .synchronize import Semaphore
 
-        return Semaphore(value, ctx=self.get_context())
+        return Semaphore(value, ctx=self.get_context(), robust=robust)
 
-    def BoundedSemaphore(self, value=1):
+    def BoundedSemaphore(self, value=1, *, robust=False):
         """Return a semaphore that never has more permits than the `value` it started with."""
         from .synchronize import BoundedSemaphore
 
-        return BoundedSemaphore(value, ctx=self.get_context())
+        return BoundedSemaphore(value, ctx=self.get_context(), robust=robust)
 
     def Event(self):
         """Return an event, which is not set."""
@@ -73,17 +73,23 @@ class BaseContext(_stdlib.BaseContext):
 
         return Barrier(parties, action, timeout, ctx=self.get_context())
 
-    def Queue(self, maxsize=0):
-        """Return a queue of at most `maxsize` objects, or without a bound if that is 0 or less."""
+    def Queue(self, maxsize=0, **options):
+        """Return a queue of at most `maxsize` objects, or without a bound if that is 0 or less.
+
+        The options are those of `procession.queues.Queue`.
+        """
         from .queues import Queue
 
-        return Queue(maxsize, ctx=self.get_context())
+        return Queue(maxsize, ctx=self.get_context(), **options)
 
-    def JoinableQueue(self, maxsize=0):
-        """Return a queue that knows how many of its objects are still worked on."""
+    def JoinableQueue(self, maxsize=0, **options):
+        """Return a queue that knows how many of its objects are still worked on.
+
+        The options are those of `procession.queues.JoinableQueue`.
+        """
         from .queues import JoinableQueue
 
-        return JoinableQueue(maxsize, ctx=self.get_context())
+        return JoinableQueue(maxsize, ctx=self.get_context(), **options)
 
     def SimpleQueue(self):
         """Return a queue with `put`, `get`, `empty` and `close` only."""
