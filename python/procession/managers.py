@@ -33,6 +33,20 @@ class _Kept:
         # The manager's process has made it, not received it.
         return super().__getstate__() if self._kept is None else self._kept
 
+    def __repr__(self):
+        return _repr(self)
+
+    def __str__(self):
+        return super().__repr__()
+
+
+def _repr(kept):
+    """What CPython's proxy of such an object has."""
+    typeid = next(typeid for typeid, cls in _KEPT.items() if isinstance(kept, cls))
+    proxy = _stdlib.SyncManager._registry[typeid][-1]
+    name = f"AutoProxy[{typeid}]" if proxy is _stdlib.AutoProxy else proxy.__name__
+    return f"<{name} object, typeid {typeid!r} at {id(kept):#x}>"
+
 
 def _acquire(self, blocking=True, timeout=None):
     """Acquire it, as the classes of `threading` do: wait if `blocking`, `timeout` seconds at most if that is not None or -1.
@@ -137,7 +151,7 @@ class _Memory:
         self._attach(typecode, format, block, kept)
 
     def __repr__(self):
-        return f"<{type(self).__name__} {self} at {id(self):#x}>"
+        return _repr(self)
 
 
 class ManagedValue(_Memory):
