@@ -11,6 +11,7 @@ from multiprocessing.managers import BaseManager, BaseProxy, MakeProxyType, Serv
 
 from . import _procession, queues, synchronize
 from .context import _default_context
+from .pool import Pool
 from .process import _end_with_starter, _starter
 
 __all__ = ["BaseManager", "BaseProxy", "SharedMemoryManager", "SyncManager", "Token"]
@@ -362,6 +363,8 @@ class SyncManager(_Started, _stdlib.SyncManager):
             return self._keep("Array", typecode, array(typecode, sequence))
         return super().Array(typecode, sequence, lock)
 
+
+SyncManager.register("Pool", Pool, _stdlib.PoolProxy)
 
 if "set" not in SyncManager._registry:
     _operators = ("and", "or", "sub", "xor")

@@ -32,8 +32,7 @@ class Pool(_Pool):
 
     def __init__(self, processes=None, initializer=None, initargs=(), maxtasksperchild=None, context=None):
         context = _PipeContext(context or _default_context.get_context())
-        # Not super(): with this class in the place of CPython's, its ThreadPool calls this method as its own base's.
-        _Pool.__init__(self, processes, initializer, initargs, maxtasksperchild, context)
+        super().__init__(processes, initializer, initargs, maxtasksperchild, context)
 
 
 def __getattr__(name):
