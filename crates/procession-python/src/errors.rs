@@ -21,7 +21,7 @@ create_exception!(
     procession,
     DeliveryLost,
     exceptions::PyRuntimeError,
-    "Tasks were taken by processes that died without declaring them done. They are forgotten now."
+    "Tasks were taken by processes that died without declaring them done: count of them, by the processes in pids. They are forgotten now."
 );
 create_exception!(procession, ShutDown, exceptions::PyException, "The queue has been shut down.");
 

@@ -55,18 +55,20 @@ pub(crate) enum Encoded {
     InParts(Parts),
 }
 
-/// Encodes a message into the empty `buffer`, or into parts where that saves a copy. Runs the object's own code when it has
+/// Appends a message to `buffer`, or makes parts where that saves a copy; then, and after
+/// an error, the buffer is as before. Runs the object's own code when it has
 /// to be pickled.
 ///
 /// # Errors
 /// What pickling raised.
 #[inline]
 pub(crate) fn encode(object: &Bound<'_, PyAny>, buffer: &mut Vec<u8>) -> PyResult<Encoded> {
+    let start = buffer.len();
     match plain::encode(object, buffer) {
         plain::Outcome::Encoded => Ok(Encoded::InBuffer),
-        plain::Outcome::Large(tag) => Parts::of_one(object, tag, buffer).map(Encoded::InParts),
+        plain::Outcome::Large(tag) => Parts::of_one(object, tag).map(Encoded::InParts),
         plain::Outcome::NotPlain => {
-            buffer.clear();
+            buffer.truncate(start);
             pickle::encode(object, buffer)
         }
     }

@@ -26,9 +26,8 @@ enum Part {
 }
 
 impl Parts {
-    /// A message of a tag and the content of a `str` or `bytes`; `buffer` is for memory.
-    pub(super) fn of_one(object: &Bound<'_, PyAny>, tag: u8, buffer: &mut Vec<u8>) -> PyResult<Self> {
-        buffer.clear();
+    /// A message of a tag and the content of a `str` or `bytes`.
+    pub(super) fn of_one(object: &Bound<'_, PyAny>, tag: u8) -> PyResult<Self> {
         let mut parts = Parts::default();
         parts.own(vec![tag]);
         match object.cast::<PyBytes>() {

@@ -87,9 +87,16 @@ pub(super) fn task_done(error: TaskDoneError) -> PyErr {
 }
 
 #[cold]
-pub(super) fn join(error: JoinError) -> PyErr {
+pub(super) fn join(py: Python<'_>, error: JoinError) -> PyErr {
     match error {
-        JoinError::DeliveryLost { .. } => DeliveryLost::new_err(error.to_string()),
+        JoinError::DeliveryLost { count, ref pids } => {
+            let lost = DeliveryLost::new_err(error.to_string());
+            let value = lost.value(py);
+            match value.setattr("count", count).and_then(|()| value.setattr("pids", pids)) {
+                Ok(()) => lost,
+                Err(error) => error,
+            }
+        }
         JoinError::Damaged(error) => PyOSError::new_err(error.to_string()),
         _ => PyValueError::new_err(error.to_string()),
     }
