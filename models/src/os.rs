@@ -117,14 +117,19 @@ pub(crate) mod futex {
     }
 }
 
-/// As `procession_core::os::identity`.
+/// As `procession_core::os::host`.
 pub(crate) mod host {
     /// No host ends anything here.
     pub(crate) fn to_the_end<R>(operation: impl FnOnce() -> R) -> R {
         operation()
     }
+
+    pub(crate) fn take_call() -> bool {
+        false
+    }
 }
 
+/// As `procession_core::os::identity`.
 pub(crate) mod identity {
     use std::cell::Cell;
 

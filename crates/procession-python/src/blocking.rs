@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use procession_core::os::clock::Deadline;
-use procession_core::os::host::{Host, hosted};
+use procession_core::os::host::{Host, hosted, hosted_asking};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -35,6 +35,23 @@ pub(crate) fn block<R>(
             (None, true) => py.check_signals()?,
         }
     }
+}
+
+/// Calls `operation` once, with a closure that runs signal handlers and says whether one raised: for operations that
+/// [`block`] could not repeat without losing something. What was raised first comes back beside the result.
+pub(crate) fn ask<R>(
+    py: Python<'_>,
+    operation: impl FnOnce(&mut dyn FnMut() -> bool) -> R,
+) -> (R, Option<PyErr>) {
+    let mut raised = None;
+    let mut interrupted = || {
+        if let Err(error) = py.check_signals() {
+            raised.get_or_insert(error);
+        }
+        raised.is_some()
+    };
+    let result = hosted_asking(&Interpreter, || operation(&mut interrupted));
+    (result, raised)
 }
 
 /// The deadline of `block=True, timeout=None`, where a timeout below 0 is one of 0, as everywhere in `multiprocessing`.

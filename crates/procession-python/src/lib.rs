@@ -3,13 +3,23 @@
 //! Thin: a class holds a core object, converts arguments, and waits with the interpreter's lock released
 //! ([`blocking`]). What is written in Python (contexts, managers, the names that programs import) is in `python/procession`.
 
+mod arguments;
+mod barrier;
+mod block;
 mod blocking;
 mod codec;
+mod condition;
 mod errors;
+mod event;
 mod handle;
 mod lock;
+mod made;
 mod owner;
 mod queue;
+mod rlock;
+mod semaphore;
+mod semlock;
+mod value;
 
 use pyo3::prelude::*;
 
@@ -18,5 +28,15 @@ fn _procession(module: &Bound<'_, PyModule>) -> PyResult<()> {
     errors::register(module)?;
     module.add_class::<lock::Lock>()?;
     queue::register(module)?;
+    module.add_class::<rlock::RLock>()?;
+    module.add_class::<semaphore::Semaphore>()?;
+    module.add_class::<semaphore::BoundedSemaphore>()?;
+    module.add_class::<semlock::SemLock>()?;
+    module.add_class::<condition::Condition>()?;
+    module.add_class::<event::Event>()?;
+    module.add_class::<barrier::Barrier>()?;
+    module.add_class::<block::Block>()?;
+    module.add_class::<value::SynchronizedBase>()?;
+    module.add_class::<value::Synchronized>()?;
     Ok(())
 }

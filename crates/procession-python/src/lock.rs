@@ -3,68 +3,157 @@
 use procession_core::objects;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyTuple, PyType};
+use pyo3::types::{PyBytes, PyDict, PyTuple};
 
+use crate::arguments::{Context, Truth};
 use crate::blocking::{block as wait, deadline};
-use crate::owner::{Robust, taken};
+use crate::made::{Made, Taker};
+use crate::owner::{Robust, taken, taken_or};
+use crate::semlock::{SemLock, owner_name};
 use crate::{errors, handle};
 
-/// A lock between processes. It need not be released by the process or thread that took it.
-#[pyclass(subclass, frozen, module = "procession._procession")]
-pub(crate) struct Lock {
-    core: objects::Lock,
-    robust: Robust,
+/// A lock between processes, which any process and thread may release. Taking it again in the same thread waits.
+///
+/// When the process that holds it dies, the next to acquire it gets it within a second: with `robust=True` an
+/// `OwnerDiedWarning` says so, with `robust="raise"` the exception `OwnerDied`; with `robust=False` it stays locked for ever.
+///
+/// It can be pickled and sent to any process; the sender has to live until it is unpickled.
+#[pyclass(subclass, weakref, frozen, module = "procession.synchronize")]
+pub(crate) struct Lock(Made<Shared>);
+
+pub(crate) struct Shared {
+    pub(crate) core: objects::Lock,
+    pub(crate) robust: Robust,
+    taker: Taker,
 }
 
-#[pymethods]
-impl Lock {
-    #[new]
-    #[pyo3(signature = (*, robust = Robust::Warn))]
-    fn new(robust: Robust) -> PyResult<Self> {
-        let core = objects::Lock::new(robust.is_robust()).map_err(errors::create)?;
-        Ok(Lock { core, robust })
+impl Shared {
+    fn new(core: objects::Lock, robust: Robust) -> Self {
+        Shared { core, robust, taker: Taker::default() }
     }
 
-    /// Opens the lock that a pickle names.
-    #[classmethod]
-    fn _open(_cls: &Bound<'_, PyType>, handle: &[u8], robust: Robust) -> PyResult<Self> {
-        Ok(Lock { core: objects::Lock::open(handle::parse(handle)?).map_err(errors::open)?, robust })
-    }
-
-    fn __reduce__<'py>(this: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyTuple>)> {
-        let py = this.py();
-        let handle = this.get().core.send().map_err(errors::send)?;
-        let arguments = (PyBytes::new(py, &handle.to_bytes()), this.get().robust.to_python(py)?);
-        Ok((this.get_type().getattr("_open")?, arguments.into_pyobject(py)?))
-    }
-
-    /// Takes the lock, waiting for it if `block`, `timeout` seconds at most; whether it was taken.
-    #[pyo3(signature = (block = true, timeout = None))]
-    fn acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+    #[inline]
+    fn attempt(
+        &self,
+        py: Python<'_>,
+        block: bool,
+        timeout: Option<f64>,
+    ) -> PyResult<Option<objects::Acquisition>> {
         let attempt = |deadline| {
             let acquisition = self.core.acquire(deadline);
             acquisition.is_held().then_some(acquisition)
         };
         let acquisition = wait(py, deadline(block, timeout)?, attempt)?;
-        taken(py, "lock", self.robust, acquisition)
+        if acquisition.is_some() {
+            self.taker.took();
+        }
+        Ok(acquisition)
     }
 
-    /// Releases the lock, whoever took it.
-    fn release(&self) -> PyResult<()> {
+    #[inline]
+    pub(crate) fn acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+        taken(py, "lock", self.robust, self.attempt(py, block, timeout)?)
+    }
+
+    #[inline]
+    pub(crate) fn enter(&self, py: Python<'_>) -> PyResult<bool> {
+        let acquisition = self.attempt(py, true, None)?;
+        taken_or(py, "lock", self.robust, acquisition, || self.release())
+    }
+
+    #[inline]
+    pub(crate) fn release(&self) -> PyResult<()> {
         self.core.release().map_err(|_| PyValueError::new_err("semaphore or lock released too many times"))
     }
 
-    /// Whether somebody has the lock.
-    fn locked(&self) -> bool {
-        self.core.is_locked()
+    pub(crate) fn is_mine(&self) -> bool {
+        self.core.is_mine() && self.taker.is_this_thread()
     }
 
+    /// After the core took the lock again for this thread.
+    pub(crate) fn took(&self) {
+        self.taker.took();
+    }
+}
+
+impl Lock {
+    #[inline]
+    pub(crate) fn shared(&self) -> PyResult<&Shared> {
+        self.0.get()
+    }
+}
+
+#[pymethods]
+impl Lock {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Lock(Made::nothing())
+    }
+
+    #[pyo3(signature = (*, ctx = None, robust = Robust::Warn))]
+    fn __init__(&self, ctx: Option<Context>, robust: Robust) -> PyResult<()> {
+        let _ = ctx;
+        let core = objects::Lock::new(robust.is_robust()).map_err(errors::create)?;
+        self.0.set(Shared::new(core, robust))
+    }
+
+    fn __getstate__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyBytes>, Py<PyAny>)> {
+        let Shared { core, robust, .. } = self.shared()?;
+        Ok((handle::bytes(py, core.send())?, robust.to_python(py)?))
+    }
+
+    fn __setstate__(&self, state: (Bound<'_, PyBytes>, Robust)) -> PyResult<()> {
+        let core = objects::Lock::open(handle::parse(state.0.as_bytes())?).map_err(errors::open)?;
+        self.0.set(Shared::new(core, state.1))
+    }
+
+    /// Takes the lock, waiting for it if `block`, for `timeout` seconds at most (below 0 is 0, `None` no limit). Returns whether
+    /// it was taken.
+    ///
+    /// When the last owner died with it, an `OwnerDiedWarning` is issued, or `OwnerDied` is raised with `robust="raise"`. The
+    /// caller holds the lock then too, also when a filter turns the warning into an exception.
+    #[pyo3(signature = (block = Truth(true), timeout = None))]
+    fn acquire(&self, py: Python<'_>, block: Truth, timeout: Option<f64>) -> PyResult<bool> {
+        self.shared()?.acquire(py, block.0, timeout)
+    }
+
+    /// Releases the lock, whoever took it. `ValueError` if nobody did.
+    fn release(&self) -> PyResult<()> {
+        self.shared()?.release()
+    }
+
+    /// Whether somebody has the lock at this instant.
+    fn locked(&self) -> PyResult<bool> {
+        Ok(self.shared()?.core.is_locked())
+    }
+
+    /// As `acquire()`. If it raises, the lock is released again, since `__exit__` is not called then.
     fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
-        self.acquire(py, true, None)
+        self.shared()?.enter(py)
     }
 
-    #[pyo3(signature = (*_exception))]
-    fn __exit__(&self, _exception: &Bound<'_, PyTuple>) -> PyResult<()> {
-        self.release()
+    #[pyo3(signature = (exc_type = None, exc_value = None, traceback = None, /))]
+    fn __exit__(
+        &self,
+        exc_type: Option<&Bound<'_, PyAny>>,
+        exc_value: Option<&Bound<'_, PyAny>>,
+        traceback: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let _ = (exc_type, exc_value, traceback);
+        self.shared()?.release()
+    }
+
+    /// What CPython's class has under this name, for software that looks there.
+    #[getter]
+    fn _semlock(this: &Bound<'_, Self>) -> SemLock {
+        SemLock::Lock(this.clone().unbind())
+    }
+
+    fn __repr__(this: &Bound<'_, Self>) -> PyResult<String> {
+        let class = this.get_type().name()?;
+        let Some(shared) = this.get().0.peek() else { return Ok(format!("<{class}(owner=unknown)>")) };
+        let owner = owner_name(this.py(), shared.is_mine(), shared.core.owner())?;
+        Ok(format!("<{class}(owner={owner})>"))
     }
 }

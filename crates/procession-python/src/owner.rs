@@ -48,6 +48,7 @@ impl FromPyObject<'_, '_> for Robust {
 }
 
 /// What `acquire` returns or raises when the attempt has ended so.
+#[inline]
 pub(crate) fn taken(
     py: Python<'_>,
     what: &str,
@@ -61,9 +62,27 @@ pub(crate) fn taken(
     }
 }
 
+/// As [`taken`] for `__enter__`, after which nobody would release what was taken if it raised.
+#[inline]
+pub(crate) fn taken_or(
+    py: Python<'_>,
+    what: &str,
+    robust: Robust,
+    acquisition: Option<Acquisition>,
+    release: impl FnOnce() -> PyResult<()>,
+) -> PyResult<bool> {
+    match taken(py, what, robust, acquisition) {
+        Err(error) => {
+            release()?;
+            Err(error)
+        }
+        result => result,
+    }
+}
+
 /// Tells of a dead owner. The caller has the lock, also when this raises.
 #[cold]
-fn report(py: Python<'_>, what: &str, robust: Robust, owner: Identity) -> PyResult<()> {
+pub(crate) fn report(py: Python<'_>, what: &str, robust: Robust, owner: Identity) -> PyResult<()> {
     let pid = owner.pid().as_raw_nonzero();
     let text = format!(
         "the {what} was held by process {pid}, which died with it: it is held by the caller now, and what it guards may be half changed"

@@ -27,8 +27,8 @@ use super::owned::{Acquisition, Recursive};
 use super::{Handle, Lock, Object, RLock};
 use crate::describe::{Description, Holder};
 use crate::os::clock::Deadline;
-use crate::os::futex;
 use crate::os::identity::Identity;
+use crate::os::{futex, host};
 use crate::shm::arena::{SlotHead, SlotKind, Words};
 use crate::shm::{CreateError, OpenError};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -203,7 +203,8 @@ impl Condition {
     }
 
     /// Releases the lock, waits for a notification until `deadline`, and takes the lock again for as long as that may
-    /// take. `interrupted` is asked after every slice, without the lock; when it says so the wait ends as at a deadline.
+    /// take. `interrupted` is asked after every slice, without the lock; when it says so the wait ends as at a deadline. Under
+    /// [`host::hosted_asking`] it is asked after each signal too, also while the lock is taken again, which goes on all the same.
     ///
     /// # Errors
     /// See [`ConditionError`]; the lock is as it was.
@@ -220,7 +221,7 @@ impl Condition {
         let mut place = Occupied { condition: self, index, me: me.to_bits(), gone: false };
         let depth = self.release_all();
         let notification = place.sleep(deadline, interrupted);
-        let acquisition = self.acquire_again(depth);
+        let acquisition = self.acquire_again(depth, interrupted);
         // Only now is the notification used up: had this process died earlier, another would have taken it.
         if let Some(notified) = notification {
             self.place(notified).store(0, Ordering::Release);
@@ -252,6 +253,11 @@ impl Condition {
     /// [`ConditionError::NotHeld`].
     pub fn notify_all(&self) -> Result<(), ConditionError> {
         self.notify(usize::MAX)
+    }
+
+    /// How many wait at this instant and have not been notified. Those that died count until somebody finds them.
+    pub fn waiting(&self) -> usize {
+        (0..self.used()).filter(|&index| is_waiting(self.place(index).load(Ordering::Relaxed))).count()
     }
 
     fn notify_oldest(&self, count: usize) {
@@ -362,12 +368,20 @@ impl Condition {
         }
     }
 
-    fn acquire_again(&self, depth: u64) -> Acquisition {
+    fn acquire_again(&self, depth: u64, interrupted: &mut dyn FnMut() -> bool) -> Acquisition {
         let spinner = &self.object.spinner;
-        match &self.lock {
+        let acquire = || match &self.lock {
             ConditionLock::Own => self.object.lock.acquire_at(depth, self.robust(), spinner, Deadline::Never),
             ConditionLock::RLock(lock) => lock.acquire_at(depth),
             ConditionLock::Lock(lock) => lock.acquire(Deadline::Never),
+        };
+        loop {
+            let acquisition = host::until_called(acquire);
+            if acquisition.is_held() {
+                return acquisition;
+            }
+            // A host ended it. Whatever is said now, the wait returns with the lock.
+            interrupted();
         }
     }
 
@@ -422,7 +436,7 @@ impl Occupied<'_> {
                 if futex::wait(upper_half(place), (asleep >> 32) as u32, time) {
                     slices.undisturbed();
                 }
-                if looked.elapsed() >= SLICE {
+                if host::take_call() || looked.elapsed() >= SLICE {
                     if let Some(inherited) = self.take_over() {
                         return Some(inherited);
                     }

@@ -79,11 +79,18 @@ impl Event {
 
     /// Waits until the flag is set or has been set since the call began; false when `deadline` passed first.
     pub fn wait(&self, deadline: Deadline) -> bool {
+        self.wait_unless(deadline, &mut || false)
+    }
+
+    /// As [`Event::wait`], but false too once `interrupted` says so, which is asked after every slice, and after each signal
+    /// under [`crate::os::host::hosted_asking`].
+    pub fn wait_unless(&self, deadline: Deadline, interrupted: &mut dyn FnMut() -> bool) -> bool {
         let before = self.0.state.load(Ordering::Acquire);
         let set = || {
             let now = self.0.state.load(Ordering::Acquire);
-            (now & SET != 0 || now >> 1 != before >> 1).then_some(())
+            (now & SET != 0 || now >> 1 != before >> 1).then_some(true)
         };
-        wait_for(&self.0.waiters, &self.0.spinner, deadline, set, || None).is_some()
+        let ends = || interrupted().then_some(false);
+        wait_for(&self.0.waiters, &self.0.spinner, deadline, set, ends).unwrap_or(false)
     }
 }

@@ -1,12 +1,13 @@
 //! How a lock and its like are waited for.
 
 use crate::os::clock::{Deadline, Instant};
+use crate::os::host;
 use crate::sync::wait::Slept;
 use crate::sync::{SLICE, Slices, Spinner, WaitQueue};
 
 /// Waits until `attempt` succeeds, looking for what the dead left behind with `recover` after each full slice
-/// and before giving up (so also when the deadline is [`Deadline::Now`]), and not more often: it asks the
-/// system. `None` when the deadline has passed.
+/// and before giving up (so also when the deadline is [`Deadline::Now`]), and not more often, but for a host's call: it asks
+/// the system. `None` when the deadline has passed.
 pub(super) fn wait_for<R>(
     waiters: &WaitQueue,
     spinner: &Spinner,
@@ -40,7 +41,7 @@ pub(super) fn wait_for<R>(
         if let Some(result) = attempt() {
             return Some(result);
         }
-        if !in_time || recovered.elapsed() >= SLICE {
+        if !in_time || host::take_call() || recovered.elapsed() >= SLICE {
             if let Some(result) = recover() {
                 return Some(result);
             }

@@ -12,11 +12,15 @@ pub trait Host: Sync {
 #[derive(Clone, Copy)]
 struct Hosted {
     host: Option<&'static dyn Host>,
+    /// Whether the host's word ends the operation; else it is kept in `called`.
+    ends: bool,
     /// Whether deadlines count as passed.
     interrupted: bool,
+    /// Whether the operation is to ask its caller soon whether to go on.
+    called: bool,
 }
 
-const ALONE: Hosted = Hosted { host: None, interrupted: false };
+const ALONE: Hosted = Hosted { host: None, ends: true, interrupted: false, called: false };
 
 thread_local! {
     static HOSTED: Cell<Hosted> = const { Cell::new(ALONE) };
@@ -35,17 +39,50 @@ impl Drop for Restore {
 /// deadline has passed, it has done nothing and may be called again with the same one; it may also have come to its end
 /// with the last look, so that its result counts first.
 pub fn hosted<R>(host: &'static dyn Host, operation: impl FnOnce() -> R) -> (R, bool) {
-    let _restore = Restore(HOSTED.replace(Hosted { host: Some(host), interrupted: false }));
+    let _restore = Restore(HOSTED.replace(Hosted { host: Some(host), ..ALONE }));
     let result = operation();
     (result, HOSTED.get().interrupted)
+}
+
+/// As [`hosted`] for an operation that must not end early, because it could lose something by that: where the host would
+/// end it, it asks its `interrupted` closure at once.
+pub fn hosted_asking<R>(host: &'static dyn Host, operation: impl FnOnce() -> R) -> R {
+    let _restore = Restore(HOSTED.replace(Hosted { host: Some(host), ends: false, ..ALONE }));
+    operation()
+}
+
+/// Whether the host would have ended the operation since this was asked last. Always false outside of [`hosted_asking`].
+pub(crate) fn take_call() -> bool {
+    let hosted = HOSTED.get();
+    if hosted.called {
+        HOSTED.set(Hosted { called: false, ..hosted });
+    }
+    hosted.called
+}
+
+/// Runs a part of an operation that the host may end, within one that it may not.
+pub(crate) fn until_called<R>(part: impl FnOnce() -> R) -> R {
+    let before = HOSTED.get();
+    let _restore = Restore(before);
+    HOSTED.set(Hosted { ends: true, interrupted: false, ..before });
+    part()
 }
 
 /// Runs what has to come to its end whatever the host says: taking an internal lock, whose holder does not keep it for long.
 pub(crate) fn to_the_end<R>(operation: impl FnOnce() -> R) -> R {
     let before = HOSTED.get();
+    let restore = Restore(before);
     HOSTED.set(Hosted { interrupted: false, ..before });
-    let _restore = Restore(before);
-    operation()
+    let result = operation();
+    let after = HOSTED.get();
+    drop(restore);
+    // What the host said meanwhile holds for the rest of the operation.
+    HOSTED.set(Hosted {
+        interrupted: before.interrupted || after.interrupted,
+        called: before.called || after.called,
+        ..before
+    });
+    result
 }
 
 /// Whether the host ends the operation that this thread is in.
@@ -64,9 +101,13 @@ pub(super) fn around(mut sleep: impl FnMut() -> bool + Send) {
             // While the host runs other code in this thread, that code's operations are not this one's.
             HOSTED.set(ALONE);
             let restore = Restore(hosted);
-            let interrupted = host.around(&mut sleep);
+            let ended = host.around(&mut sleep);
             drop(restore);
-            HOSTED.set(Hosted { interrupted: hosted.interrupted || interrupted, ..hosted });
+            HOSTED.set(Hosted {
+                interrupted: hosted.interrupted || ended && hosted.ends,
+                called: hosted.called || ended && !hosted.ends,
+                ..hosted
+            });
         }
     }
 }
@@ -103,5 +144,42 @@ mod tests {
         assert!(interrupted);
         assert_eq!(HOST.0.load(Ordering::Relaxed), 3);
         assert!(!Deadline::Never.passed());
+    }
+
+    struct Always;
+
+    impl Host for Always {
+        fn around(&self, sleep: &mut (dyn FnMut() -> bool + Send)) -> bool {
+            sleep();
+            true
+        }
+    }
+
+    #[test]
+    fn an_operation_that_must_not_end_early_is_called() {
+        let word = word::AtomicU32::new(0);
+        let sleep = || futex::wait(&word, 0, Duration::from_millis(1));
+        hosted_asking(&Always, || {
+            assert!(!take_call());
+            sleep();
+            assert!(!Deadline::Never.passed());
+            assert!(take_call());
+            assert!(!take_call());
+            to_the_end(sleep);
+            assert!(take_call());
+            until_called(|| {
+                sleep();
+                assert!(Deadline::Never.passed());
+            });
+            assert!(!Deadline::Never.passed());
+        });
+        let ((), interrupted) = hosted(&Always, || {
+            to_the_end(|| {
+                sleep();
+                assert!(Deadline::Never.passed());
+            });
+            assert!(!take_call());
+        });
+        assert!(interrupted);
     }
 }

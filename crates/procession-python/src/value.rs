@@ -1,0 +1,377 @@
+//! The wrappers of shared ctypes objects and their locks; numbers without a detour through ctypes.
+
+use procession_core::objects;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyTuple};
+use pyo3::{ffi, intern};
+
+use crate::block::Block;
+use crate::lock::Lock;
+use crate::made::Made;
+use crate::rlock::RLock;
+
+/// A ctypes object in shared memory together with a lock: what `Value` and `Array` return.
+#[pyclass(subclass, weakref, frozen, module = "procession.sharedctypes")]
+pub(crate) struct SynchronizedBase(Made<Shared>);
+
+struct Shared {
+    object: Py<PyAny>,
+    lock: AnyLock,
+    /// Where the object is a number in a block.
+    number: Option<Number>,
+}
+
+enum AnyLock {
+    /// Of exactly this class, whose methods therefore are those of this crate.
+    RLock(Py<RLock>),
+    Lock(Py<Lock>),
+    Other(Py<PyAny>),
+}
+
+impl AnyLock {
+    fn of(lock: &Bound<'_, PyAny>) -> Self {
+        if let Ok(lock) = lock.cast_exact::<RLock>() {
+            AnyLock::RLock(lock.clone().unbind())
+        } else if let Ok(lock) = lock.cast_exact::<Lock>() {
+            AnyLock::Lock(lock.clone().unbind())
+        } else {
+            AnyLock::Other(lock.clone().unbind())
+        }
+    }
+
+    #[inline]
+    fn object<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        match self {
+            AnyLock::RLock(lock) => lock.bind(py).clone().into_any(),
+            AnyLock::Lock(lock) => lock.bind(py).clone().into_any(),
+            AnyLock::Other(lock) => lock.bind(py).clone(),
+        }
+    }
+
+    /// Runs `access` with the lock held.
+    #[inline]
+    fn held<R>(&self, py: Python<'_>, access: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
+        match self {
+            AnyLock::RLock(lock) => {
+                let lock = lock.get().shared()?;
+                if lock.core.is_mine() {
+                    return access();
+                }
+                lock.enter(py)?;
+                let result = access();
+                lock.release()?;
+                result
+            }
+            AnyLock::Lock(lock) => {
+                let lock = lock.get().shared()?;
+                lock.enter(py)?;
+                let result = access();
+                lock.release()?;
+                result
+            }
+            AnyLock::Other(lock) => {
+                let lock = lock.bind(py);
+                lock.call_method0(intern!(py, "acquire"))?;
+                let result = access();
+                lock.call_method0(intern!(py, "release"))?;
+                result
+            }
+        }
+    }
+}
+
+/// How a number lies in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Layout {
+    Bool,
+    Signed(u8),
+    Unsigned(u8),
+    Float,
+    Double,
+}
+
+struct Number {
+    block: objects::Block,
+    layout: Layout,
+}
+
+impl Number {
+    /// The number that a ctypes object is, if it is one and lies at the beginning of a block.
+    fn of(object: &Bound<'_, PyAny>) -> PyResult<Option<Self>> {
+        let py = object.py();
+        let Some(layout) = layouts(py)?.get_item(object.get_type())? else { return Ok(None) };
+        let Ok(wrapper) = object.getattr(intern!(py, "_wrapper")) else { return Ok(None) };
+        let Ok(block) = wrapper.cast::<Block>() else { return Ok(None) };
+        let block = block.get().core()?.clone();
+        let address: usize =
+            py.import(intern!(py, "ctypes"))?.call_method1("addressof", (object,))?.extract()?;
+        let layout = decode(layout.extract()?);
+        let fits = block.element() == layout.size() && block.len() == 1;
+        Ok((fits && address == block.data().as_ptr().addr()).then_some(Number { block, layout }))
+    }
+
+    #[inline]
+    fn bytes<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.block.read(0, &mut bytes);
+        bytes
+    }
+
+    #[inline]
+    fn get(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        Ok(match self.layout {
+            Layout::Bool => PyBool::new(py, self.bytes::<1>() != [0]).to_owned().into_any().unbind(),
+            Layout::Signed(1) => i8::from_ne_bytes(self.bytes()).into_pyobject(py)?.into_any().unbind(),
+            Layout::Signed(2) => i16::from_ne_bytes(self.bytes()).into_pyobject(py)?.into_any().unbind(),
+            Layout::Signed(4) => i32::from_ne_bytes(self.bytes()).into_pyobject(py)?.into_any().unbind(),
+            Layout::Signed(_) => i64::from_ne_bytes(self.bytes()).into_pyobject(py)?.into_any().unbind(),
+            Layout::Unsigned(1) => u8::from_ne_bytes(self.bytes()).into_pyobject(py)?.into_any().unbind(),
+            Layout::Unsigned(2) => u16::from_ne_bytes(self.bytes()).into_pyobject(py)?.into_any().unbind(),
+            Layout::Unsigned(4) => u32::from_ne_bytes(self.bytes()).into_pyobject(py)?.into_any().unbind(),
+            Layout::Unsigned(_) => u64::from_ne_bytes(self.bytes()).into_pyobject(py)?.into_any().unbind(),
+            Layout::Float => PyFloat::new(py, f32::from_ne_bytes(self.bytes()).into()).into_any().unbind(),
+            Layout::Double => PyFloat::new(py, f64::from_ne_bytes(self.bytes())).into_any().unbind(),
+        })
+    }
+
+    /// Stores what ctypes would store; false, without a change, for values whose conversion is left to ctypes.
+    #[inline]
+    fn set(&self, value: &Bound<'_, PyAny>) -> bool {
+        match self.layout {
+            Layout::Bool => match value.cast_exact::<PyBool>() {
+                Ok(value) => self.block.write(0, &[u8::from(value.is_true())]),
+                Err(_) => return false,
+            },
+            Layout::Signed(size) | Layout::Unsigned(size) => {
+                if value.cast_exact::<PyInt>().is_err() {
+                    return false;
+                }
+                // SAFETY: a Python int, and the interpreter's lock is held. For an int it cannot fail.
+                let bits = unsafe { ffi::PyLong_AsUnsignedLongLongMask(value.as_ptr()) };
+                match size {
+                    1 => self.block.write(0, &(bits as u8).to_ne_bytes()),
+                    2 => self.block.write(0, &(bits as u16).to_ne_bytes()),
+                    4 => self.block.write(0, &(bits as u32).to_ne_bytes()),
+                    _ => self.block.write(0, &bits.to_ne_bytes()),
+                }
+            }
+            Layout::Float | Layout::Double => match value.cast_exact::<PyFloat>() {
+                Ok(value) if self.layout == Layout::Double => {
+                    self.block.write(0, &value.value().to_ne_bytes())
+                }
+                Ok(value) => self.block.write(0, &(value.value() as f32).to_ne_bytes()),
+                Err(_) => return false,
+            },
+        }
+        true
+    }
+}
+
+impl Layout {
+    fn size(self) -> usize {
+        match self {
+            Layout::Bool => 1,
+            Layout::Signed(size) | Layout::Unsigned(size) => size.into(),
+            Layout::Float => 4,
+            Layout::Double => 8,
+        }
+    }
+}
+
+const SIGNED: u8 = 16;
+const UNSIGNED: u8 = 32;
+const REAL: u8 = 64;
+
+fn decode(code: u8) -> Layout {
+    let size = code & 15;
+    match code & !15 {
+        SIGNED => Layout::Signed(size),
+        UNSIGNED => Layout::Unsigned(size),
+        REAL if size == 4 => Layout::Float,
+        REAL => Layout::Double,
+        _ => Layout::Bool,
+    }
+}
+
+/// The ctypes types in the machine's own byte order whose values are numbers, each with its code for [`decode`].
+fn layouts(py: Python<'_>) -> PyResult<&Bound<'_, PyDict>> {
+    static LAYOUTS: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
+    let make = || -> PyResult<Py<PyDict>> {
+        let ctypes = py.import("ctypes")?;
+        let layouts = PyDict::new(py);
+        let kinds = [
+            (SIGNED, &["c_byte", "c_short", "c_int", "c_long", "c_longlong", "c_ssize_t"][..]),
+            (UNSIGNED, &["c_ubyte", "c_ushort", "c_uint", "c_ulong", "c_ulonglong", "c_size_t"][..]),
+            (REAL, &["c_float", "c_double"][..]),
+            (0, &["c_bool"][..]),
+        ];
+        for (kind, names) in kinds {
+            for name in names {
+                let class = ctypes.getattr(name)?;
+                let size: u8 = ctypes.call_method1("sizeof", (&class,))?.extract()?;
+                layouts.set_item(class, kind | size)?;
+            }
+        }
+        Ok(layouts.unbind())
+    };
+    Ok(LAYOUTS.get_or_try_init(py, make)?.bind(py))
+}
+
+impl SynchronizedBase {
+    #[inline]
+    fn shared(&self) -> PyResult<&Shared> {
+        self.0.get()
+    }
+}
+
+#[pymethods]
+impl SynchronizedBase {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        SynchronizedBase(Made::nothing())
+    }
+
+    #[pyo3(signature = (obj, lock = None, ctx = None))]
+    fn __init__(
+        &self,
+        obj: &Bound<'_, PyAny>,
+        lock: Option<&Bound<'_, PyAny>>,
+        ctx: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let py = obj.py();
+        let lock = match (lock, ctx) {
+            (Some(lock), _) if lock.is_truthy()? => AnyLock::of(lock),
+            (_, Some(ctx)) => AnyLock::of(&ctx.call_method0("RLock")?),
+            _ => AnyLock::RLock(RLock::create(py, crate::owner::Robust::Warn)?),
+        };
+        self.0.set(Shared { object: obj.clone().unbind(), lock, number: Number::of(obj)? })
+    }
+
+    fn __reduce__<'py>(this: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyTuple>)> {
+        let py = this.py();
+        let shared = this.get().shared()?;
+        let module = py.import("procession.sharedctypes")?;
+        // Not the ctypes object itself: any pickler but ForkingPickler would copy its value.
+        let (_, place): (Bound<'_, PyAny>, Bound<'_, PyAny>) =
+            module.call_method1("reduce_ctype", (&shared.object,))?.extract()?;
+        let arguments = (place, shared.lock.object(py)).into_pyobject(py)?;
+        Ok((module.getattr("rebuild_synchronized")?, arguments))
+    }
+
+    /// Takes the lock, with the lock's own arguments.
+    #[pyo3(signature = (*args, **kwargs))]
+    fn acquire<'py>(
+        &self,
+        py: Python<'py>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let lock = self.shared()?.lock.object(py);
+        lock.getattr(intern!(py, "acquire"))?.call(args, kwargs)
+    }
+
+    /// Releases the lock.
+    #[pyo3(signature = (*args, **kwargs))]
+    fn release<'py>(
+        &self,
+        py: Python<'py>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let lock = self.shared()?.lock.object(py);
+        lock.getattr(intern!(py, "release"))?.call(args, kwargs)
+    }
+
+    /// The ctypes object.
+    fn get_obj(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        Ok(self.shared()?.object.clone_ref(py))
+    }
+
+    /// The lock.
+    fn get_lock<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        Ok(self.shared()?.lock.object(py))
+    }
+
+    #[getter]
+    fn _obj(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.get_obj(py)
+    }
+
+    #[getter]
+    fn _lock<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.get_lock(py)
+    }
+
+    fn __enter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        match &self.shared()?.lock {
+            AnyLock::RLock(lock) => {
+                Ok(PyBool::new(py, lock.get().shared()?.enter(py)?).to_owned().into_any())
+            }
+            AnyLock::Lock(lock) => Ok(PyBool::new(py, lock.get().shared()?.enter(py)?).to_owned().into_any()),
+            AnyLock::Other(lock) => lock.bind(py).call_method0(intern!(py, "__enter__")),
+        }
+    }
+
+    #[pyo3(signature = (exc_type = None, exc_value = None, traceback = None, /))]
+    fn __exit__<'py>(
+        &self,
+        py: Python<'py>,
+        exc_type: Option<&Bound<'py, PyAny>>,
+        exc_value: Option<&Bound<'py, PyAny>>,
+        traceback: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        match &self.shared()?.lock {
+            AnyLock::RLock(lock) => lock.get().shared()?.release()?,
+            AnyLock::Lock(lock) => lock.get().shared()?.release()?,
+            AnyLock::Other(lock) => {
+                let exception = (exc_type, exc_value, traceback);
+                return lock.bind(py).call_method1(intern!(py, "__exit__"), exception);
+            }
+        }
+        Ok(py.None().into_bound(py))
+    }
+
+    fn __repr__(this: &Bound<'_, Self>) -> PyResult<String> {
+        let class = this.get_type().name()?;
+        match this.get().0.peek() {
+            Some(shared) => Ok(format!("<{class} wrapper for {}>", shared.object.bind(this.py()).str()?)),
+            None => Ok(format!("<{class}>")),
+        }
+    }
+}
+
+/// A number or character in shared memory together with a lock.
+#[pyclass(extends = SynchronizedBase, subclass, frozen, module = "procession.sharedctypes")]
+pub(crate) struct Synchronized;
+
+#[pymethods]
+impl Synchronized {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> PyClassInitializer<Self> {
+        PyClassInitializer::from(SynchronizedBase(Made::nothing())).add_subclass(Synchronized)
+    }
+
+    /// The value, read and written with the lock held, converted as ctypes does.
+    #[getter]
+    fn value(this: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        let py = this.py();
+        let shared = this.as_super().get().shared()?;
+        shared.lock.held(py, || match &shared.number {
+            Some(number) => number.get(py),
+            None => shared.object.getattr(py, intern!(py, "value")),
+        })
+    }
+
+    #[setter]
+    fn set_value(this: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = this.py();
+        let shared = this.as_super().get().shared()?;
+        shared.lock.held(py, || match &shared.number {
+            Some(number) if number.set(value) => Ok(()),
+            _ => shared.object.setattr(py, intern!(py, "value"), value),
+        })
+    }
+}
