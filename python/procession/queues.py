@@ -134,7 +134,8 @@ class Queue(_Base):
     raises MemoryError when what is queued would take more than max_bytes (half of the machine's or cgroup's memory, if
     None). ctx is accepted as by multiprocessing; a queue needs nothing of it.
 
-    With a name, other processes of this user can have the queue by ``Queue.open(name)`` as long as one process uses it.
+    With a name, other processes of this user can have the queue by ``Queue.open(name)`` as long as one process uses it;
+    FileExistsError is raised when the name is in use.
     """
 
     def __init__(self, maxsize=0, *, ctx=None, name=None, max_bytes=None):
@@ -144,7 +145,7 @@ class Queue(_Base):
     def open(cls, name):
         """Open the queue that a process made under this name.
 
-        Raises OSError when no living process uses one, and ValueError when the name is a JoinableQueue's.
+        Raises FileNotFoundError when no living process uses one, and ValueError when the name is a JoinableQueue's.
         """
         self = cls.__new__(cls)
         self._open_named(name, False, False)
@@ -173,8 +174,8 @@ class Queue(_Base):
 class JoinableQueue(Queue):
     """A Queue of tasks, each of which is declared done by task_done; join waits for all of them.
 
-    With redeliver, a task is handed out again, before those that wait, when the process that got it dies before its task_done, or
-    lets go of the queue. So a task may be worked on twice, but none is lost. Then task_done acknowledges a task that
+    With redeliver, a task is handed out again when the process that got it dies before its task_done, or lets go of the queue:
+    before those that wait, once a process that waits or asks has noticed the death. So a task may be worked on twice, but none is lost. Then task_done acknowledges a task that
     the caller's own process has: the oldest one that its thread got, else the oldest.
     """
 
@@ -185,7 +186,7 @@ class JoinableQueue(Queue):
     def open(cls, name, *, redeliver=False):
         """Open the queue that a process made under this name, with or without redelivery of what this process gets.
 
-        Raises OSError when no living process uses one, and ValueError when the name is a Queue's.
+        Raises FileNotFoundError when no living process uses one, and ValueError when the name is a Queue's.
         """
         self = cls.__new__(cls)
         self._open_named(name, True, redeliver)

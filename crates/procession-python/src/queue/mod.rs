@@ -92,14 +92,16 @@ fn closed(this: &Bound<'_, Queue>) -> PyErr {
 
 /// The bound that `maxsize` asks for, if any.
 fn bound(maxsize: &Bound<'_, PyAny>) -> PyResult<Option<u32>> {
-    let size: i64 = maxsize.extract().map_err(|error: PyErr| {
-        if error.is_instance_of::<PyOverflowError>(maxsize.py()) {
-            too_many(maxsize)
-        } else {
-            let class = maxsize.get_type();
-            PyTypeError::new_err(format!("maxsize must be an integer, not {class}"))
+    let size: i64 = match maxsize.extract() {
+        Ok(size) => size,
+        Err(error) if error.is_instance_of::<PyOverflowError>(maxsize.py()) => {
+            return if maxsize.lt(0)? { Ok(None) } else { Err(too_many(maxsize)) };
         }
-    })?;
+        Err(_) => {
+            let class = maxsize.get_type();
+            return Err(PyTypeError::new_err(format!("maxsize must be an integer, not {class}")));
+        }
+    };
     match u32::try_from(size) {
         _ if size <= 0 => Ok(None),
         Ok(size) if size <= MAX_MESSAGES => Ok(Some(size)),
