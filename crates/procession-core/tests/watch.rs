@@ -444,20 +444,19 @@ fn a_waiting_get_finds_the_dead_for_who_polls() {
 /// A queue that is shut down is not over while a task may come back, and then it is.
 #[test]
 fn the_end_comes_with_the_last_delivery() {
-    let (queue, steps) = (joinable(), unbounded());
+    let (queue, held, go) = (joinable(), unbounded(), unbounded());
     put(&queue, b"task");
     let holder = fork(|| {
         let delivery = queue.get_delivery(Deadline::Never).unwrap();
-        put(&steps, b"held");
-        while !queue.is_empty() || queue.put(b"", Deadline::Now).is_ok() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        std::thread::sleep(Duration::from_millis(50));
+        put(&held, b"held");
+        go.get_message(Deadline::Never).unwrap();
         delivery.done().is_ok()
     });
-    steps.get_message(Deadline::Never).unwrap();
+    held.get_message(Deadline::Never).unwrap();
     queue.shutdown(false).unwrap();
     let fd = queue.readable_fd().unwrap();
+    assert!(!is_readable(fd));
+    put(&go, b"go");
     wait(&[fd]);
     holder.wait();
     assert!(is_readable(queue.readable_fd().unwrap()));

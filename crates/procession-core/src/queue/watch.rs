@@ -12,7 +12,8 @@ impl Queue {
     ///
     /// Each call brings the descriptor up to date, and so does each get of this process that finds nothing. Who polls it
     /// level-triggered, and after each time takes a message without waiting or calls this again, neither misses a message nor
-    /// spins. It may be readable when another consumer was faster. Edge-triggered use misses messages.
+    /// spins. A get without waiting then finds the message, unless another consumer was faster or the producer was
+    /// killed. Edge-triggered use misses messages.
     ///
     /// All handles and threads of a process have one descriptor, with the same number for as long as they have a handle. A
     /// forked child has its own once it has called this. At most 64 processes can have one.

@@ -92,6 +92,16 @@ impl Ring {
         }
     }
 
+    /// Who waits by a descriptor, as it stands in the table, and whether that is to be made readable: for descriptions.
+    pub(crate) fn watched_by(&self, side: Side) -> impl Iterator<Item = (u64, bool)> {
+        let armed = self.armed(side).load(Ordering::Relaxed);
+        let owners = self.watchers(side).iter().map(|watcher| watcher.owner.load(Ordering::Relaxed));
+        owners
+            .enumerate()
+            .filter(|(_, owner)| *owner != 0)
+            .map(move |(at, owner)| (owner, armed >> at & 1 != 0))
+    }
+
     #[inline(always)]
     fn armed(&self, side: Side) -> &AtomicU64 {
         match side {
@@ -228,7 +238,7 @@ impl Ring {
     #[inline]
     pub(crate) fn refresh_if_dull(&self, side: Side) -> Result<(), Damaged> {
         let own = &self.watch(side).own;
-        if !own.is_mine() || self.armed(side).load(Ordering::Relaxed) >> own.entry.load(Relaxed) & 1 != 0 {
+        if !own.is_mine() || self.is_armed(side) {
             return Ok(());
         }
         match self.refresh(side) {
@@ -240,6 +250,18 @@ impl Ring {
                 Ok(())
             }
         }
+    }
+
+    /// Whether the next to bring something will tell this process. Not while somebody has the lock, who may have told it
+    /// already: then what it was told of is there when the lock is free.
+    fn is_armed(&self, side: Side) -> bool {
+        let control = self.control();
+        let lock = match side {
+            Side::Messages => &control.put.lock,
+            Side::Room => &control.get.lock,
+        };
+        let bit = self.armed(side).load(Ordering::Relaxed) >> self.watch(side).own.entry.load(Relaxed) & 1;
+        bit != 0 && lock.state().0 == 0
     }
 
     /// Whether there is what the side waits for.
