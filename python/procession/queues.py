@@ -10,10 +10,11 @@ another queue, through a pipe, or in a pool's task. It is gone with the last pro
 
 import os
 import types
+from multiprocessing import connection
 from multiprocessing.reduction import ForkingPickler
 from queue import Empty, Full
 
-from . import _procession
+from . import _asyncio, _procession
 from ._procession import DeliveryLost, ShutDown
 
 __all__ = ['Queue', 'SimpleQueue', 'JoinableQueue', 'Empty', 'Full', 'ShutDown', 'DeliveryLost']
@@ -59,6 +60,23 @@ class _Reader(_End):
     _name = '_reader_closed'
     readable, writable = True, False
 
+    def fileno(self):
+        """A descriptor that is readable while recv has something to return, to be polled and nothing else.
+
+        It is up to date when this returns: poll it at once, and ask again before the next time.
+        """
+        self._check()
+        return self._queue._readable_fd()
+
+    def poll(self, timeout=0.0):
+        """Whether there is an object, waiting for one for so many seconds at most, or without end if timeout is None."""
+        self._check()
+        if not self._queue.empty():
+            return True
+        if timeout is not None and timeout <= 0:
+            return False
+        return bool(connection.wait([self], timeout))
+
     def recv(self):
         """As get."""
         self._check()
@@ -83,6 +101,11 @@ class _Writer(_End):
     _name = '_writer_closed'
     readable, writable = False, True
 
+    def fileno(self):
+        """A descriptor that is readable (not writable) while there is room, as that of _Reader else."""
+        self._check()
+        return self._queue._writable_fd()
+
     def send(self, obj):
         """As put."""
         self._check()
@@ -105,6 +128,31 @@ class _Base(_procession.BaseQueue):
 
     def __setstate__(self, state):
         self._open(*state)
+
+    async def aget(self):
+        """Remove and return an object from the queue; other tasks run until there is one. No thread is used.
+
+        A task that is cancelled while it waits has taken nothing.
+        """
+        while True:
+            try:
+                return self.get_nowait()
+            except Empty:
+                pass
+            await _asyncio.wait(self._readable_fd, self._notices_deaths)
+
+    async def aput(self, obj):
+        """Put obj into the queue; other tasks run until there is room. No thread is used.
+
+        A task that is cancelled while it waits has put nothing. An object that waits for room is pickled anew each time that there may
+        be some.
+        """
+        while True:
+            try:
+                return self.put_nowait(obj)
+            except Full:
+                pass
+            await _asyncio.wait(self._writable_fd, False)
 
     @property
     def _reader(self):

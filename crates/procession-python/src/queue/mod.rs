@@ -6,6 +6,7 @@ mod get;
 mod many;
 mod put;
 
+use std::os::fd::AsRawFd;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -176,6 +177,12 @@ impl Queue {
         self.closed.load(Ordering::Relaxed)
     }
 
+    /// Whether a death alone can make an object available, so that who waits by a descriptor has to look at times.
+    #[getter]
+    fn _notices_deaths(&self) -> PyResult<bool> {
+        Ok(self.opened()?.core.is_joinable())
+    }
+
     /// Whether what this process gets is handed out again when it dies.
     #[getter]
     fn _redelivers(&self) -> PyResult<bool> {
@@ -297,6 +304,17 @@ impl Queue {
     /// used for. Takes no lock and does not wait, so that it tells why a program does not go on.
     fn describe(&self) -> PyResult<String> {
         Ok(self.opened()?.core.describe().to_string())
+    }
+
+    /// A descriptor that polls readable while a get has something to return; up to date after each call and after a get that found
+    /// nothing. To be polled only. The same in all threads for as long as a handle lives; a forked child has its own.
+    fn _readable_fd(&self) -> PyResult<i32> {
+        Ok(self.opened()?.core.readable_fd().map_err(errors::watch)?.as_raw_fd())
+    }
+
+    /// A descriptor that polls readable while a put need not wait. As `_readable_fd` else.
+    fn _writable_fd(&self) -> PyResult<i32> {
+        Ok(self.opened()?.core.writable_fd().map_err(errors::watch)?.as_raw_fd())
     }
 
     /// Puts bytes that are a message already.
