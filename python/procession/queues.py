@@ -83,10 +83,12 @@ class _Reader(_End):
         return _procession.BaseQueue.get(self._queue)
 
     def recv_bytes(self, maxlength=None):
-        """The pickle of the next object."""
+        """The pickle of the next object, or its bytes in the queue's codec."""
         self._check()
         message = self._queue._get_encoded()
-        if message[:1] == _PICKLE:
+        if self._queue._codec is not None:
+            pickled = message
+        elif message[:1] == _PICKLE:
             pickled = message[1:]
         else:
             pickled = bytes(ForkingPickler.dumps(_procession._decode(message)))
@@ -112,10 +114,11 @@ class _Writer(_End):
         _procession.BaseQueue.put(self._queue, obj)
 
     def send_bytes(self, buf, offset=0, size=None):
-        """Put the object of a pickle."""
+        """Put the object of a pickle, or of bytes in the queue's codec."""
         self._check()
         end = None if size is None else offset + size
-        self._queue._put_encoded(_PICKLE + bytes(memoryview(buf).cast('B')[offset:end]))
+        begin = _PICKLE if self._queue._codec is None else b''
+        self._queue._put_encoded(begin + bytes(memoryview(buf).cast('B')[offset:end]))
 
 
 class _Base(_procession.BaseQueue):
@@ -124,7 +127,7 @@ class _Base(_procession.BaseQueue):
     __class_getitem__ = classmethod(types.GenericAlias)
 
     def __getstate__(self):
-        return (self._handle(), self._redelivers)
+        return (self._handle(), self._codec, self._redelivers)
 
     def __setstate__(self, state):
         self._open(*state)
@@ -184,19 +187,23 @@ class Queue(_Base):
 
     With a name, other processes of this user can have the queue by ``Queue.open(name)`` as long as one process uses it;
     FileExistsError is raised when the name is in use.
+
+    codec says how objects become bytes. None: any that can be pickled. "msgpack": None, bool, int of 64 bits, float, str, bytes, and
+    lists (tuples arrive as lists) and dicts of them, as MessagePack. "bytes": any bytes-like object, as it is; get returns bytes.
+    The latter two are for named queues that programs in other languages use, too; all sides of a queue have to agree.
     """
 
-    def __init__(self, maxsize=0, *, ctx=None, name=None, max_bytes=None):
-        self._create(maxsize, name, max_bytes, False, False)
+    def __init__(self, maxsize=0, *, ctx=None, name=None, max_bytes=None, codec=None):
+        self._create(maxsize, name, max_bytes, codec, False, False)
 
     @classmethod
-    def open(cls, name):
-        """Open the queue that a process made under this name.
+    def open(cls, name, *, codec=None):
+        """Open the queue that a process made under this name; codec as it was made.
 
         Raises FileNotFoundError when no living process uses one, and ValueError when the name is a JoinableQueue's.
         """
         self = cls.__new__(cls)
-        self._open_named(name, False, False)
+        self._open_named(name, codec, False, False)
         return self
 
     def close(self):
@@ -227,17 +234,17 @@ class JoinableQueue(Queue):
     the caller's own process has: the oldest one that its thread got, else the oldest.
     """
 
-    def __init__(self, maxsize=0, *, ctx=None, name=None, max_bytes=None, redeliver=False):
-        self._create(maxsize, name, max_bytes, True, redeliver)
+    def __init__(self, maxsize=0, *, ctx=None, name=None, max_bytes=None, codec=None, redeliver=False):
+        self._create(maxsize, name, max_bytes, codec, True, redeliver)
 
     @classmethod
-    def open(cls, name, *, redeliver=False):
+    def open(cls, name, *, codec=None, redeliver=False):
         """Open the queue that a process made under this name, with or without redelivery of what this process gets.
 
         Raises FileNotFoundError when no living process uses one, and ValueError when the name is a Queue's.
         """
         self = cls.__new__(cls)
-        self._open_named(name, True, redeliver)
+        self._open_named(name, codec, True, redeliver)
         return self
 
     def task_done(self):
@@ -261,7 +268,7 @@ class SimpleQueue(_Base):
     """A Queue without a bound, for which put, get, empty and close are all that multiprocessing has."""
 
     def __init__(self, *, ctx=None):
-        self._create(0, None, None, False, False)
+        self._create(0, None, None, None, False, False)
 
     def close(self):
         """Use this queue no more in this process: put and get raise OSError from now on."""

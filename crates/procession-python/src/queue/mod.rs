@@ -18,6 +18,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use self::deliveries::Deliveries;
 pub(crate) use self::errors::shut_down_class;
 use crate::blocking::{block as wait, deadline};
+use crate::codec::Codec;
 use crate::errors::{create, open, send};
 
 /// What all queues of the package are made of: see `procession.queues`.
@@ -33,6 +34,7 @@ pub(crate) struct Queue {
 /// What a queue has once it is made or opened.
 struct Opened {
     core: core::Queue,
+    codec: Codec,
     /// Whether what is taken has to be acknowledged, and what has not been yet.
     deliveries: Option<Deliveries>,
 }
@@ -63,8 +65,8 @@ impl Queue {
         this.get().opened()
     }
 
-    fn set(&self, core: core::Queue, redeliver: bool) -> PyResult<()> {
-        let set = self.opened.set(Opened { core, deliveries: redeliver.then(Deliveries::default) });
+    fn set(&self, core: core::Queue, codec: Codec, redeliver: bool) -> PyResult<()> {
+        let set = self.opened.set(Opened { core, codec, deliveries: redeliver.then(Deliveries::default) });
         set.map_err(|_| PyRuntimeError::new_err("the queue was initialised already"))
     }
 }
@@ -73,7 +75,7 @@ impl Queue {
 #[pyfunction]
 #[pyo3(name = "_decode")]
 fn decode<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    crate::codec::decode(py, message)
+    Codec::Objects.decode(py, message)
 }
 
 #[cold]
@@ -134,6 +136,7 @@ impl Queue {
         maxsize: &Bound<'_, PyAny>,
         name: Option<&str>,
         max_bytes: Option<u64>,
+        codec: Codec,
         joinable: bool,
         redeliver: bool,
     ) -> PyResult<()> {
@@ -148,22 +151,22 @@ impl Queue {
             None => core::Queue::create(&options),
             Some(name) => core::Queue::create_named(name, &options),
         };
-        self.set(core.map_err(create)?, redeliver)
+        self.set(core.map_err(create)?, codec, redeliver)
     }
 
     /// Opens the queue of that name.
-    fn _open_named(&self, name: &str, joinable: bool, redeliver: bool) -> PyResult<()> {
+    fn _open_named(&self, name: &str, codec: Codec, joinable: bool, redeliver: bool) -> PyResult<()> {
         let core = core::Queue::open_named(name).map_err(open)?;
         if core.is_joinable() != joinable {
             let class = if core.is_joinable() { "a JoinableQueue" } else { "a Queue" };
             return Err(PyValueError::new_err(format!("what has the name {name:?} is {class}")));
         }
-        self.set(core, redeliver)
+        self.set(core, codec, redeliver)
     }
 
     /// Opens the queue that `_handle` told of.
-    fn _open(&self, handle: &[u8], redeliver: bool) -> PyResult<()> {
-        self.set(core::Queue::from_handle(handle).map_err(open)?, redeliver)
+    fn _open(&self, handle: &[u8], codec: Codec, redeliver: bool) -> PyResult<()> {
+        self.set(core::Queue::from_handle(handle).map_err(open)?, codec, redeliver)
     }
 
     /// The bytes by which another process can open this queue, while this one lives.
@@ -175,6 +178,12 @@ impl Queue {
     #[getter(_closed)]
     fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
+    }
+
+    /// The argument codec.
+    #[getter]
+    fn _codec(&self) -> PyResult<Option<&'static str>> {
+        Ok(self.opened()?.codec.name())
     }
 
     /// Whether a death alone can make an object available, so that who waits by a descriptor has to look at times.
