@@ -14,6 +14,7 @@ pub mod identity;
 pub mod image;
 pub mod memory;
 pub mod parent;
+pub mod pipe;
 pub mod posix_shm;
 pub mod process;
 pub mod socket;
