@@ -87,14 +87,21 @@ class ManagedRLock(_Kept, synchronize.RLock):
     release = _with_error_of_threading(synchronize.RLock.release, AssertionError)
 
 
-class ManagedSemaphore(_Kept, synchronize.Semaphore):
+class _Permits:
+    def __init__(self, value=1):
+        if value < 0:
+            raise ValueError("semaphore initial value must be >= 0")
+        super().__init__(value)
+
+
+class ManagedSemaphore(_Kept, _Permits, synchronize.Semaphore):
     """A manager's semaphore."""
 
     _acquire_shared = synchronize.Semaphore.acquire
     acquire = _acquire
 
 
-class ManagedBoundedSemaphore(_Kept, synchronize.BoundedSemaphore):
+class ManagedBoundedSemaphore(_Kept, _Permits, synchronize.BoundedSemaphore):
     """A manager's semaphore that never has more permits than it started with."""
 
     _acquire_shared = synchronize.BoundedSemaphore.acquire
