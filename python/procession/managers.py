@@ -5,6 +5,7 @@ uses the object itself: no process stands between those who share it. Dictionari
 registered types stay in the manager's process, and who asks for one gets a proxy of it.
 """
 
+import resource
 from array import array
 from multiprocessing import managers as _stdlib
 from multiprocessing.managers import BaseManager, BaseProxy, MakeProxyType, Server, State, Token, dispatch
@@ -292,6 +293,9 @@ class _Started:
 
 def _initialize(starter, initializer, initargs):
     _end_with_starter(starter)
+    # A descriptor or two for each queue that is kept.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     if initializer is not None:
         initializer(*initargs)
 

@@ -5,6 +5,7 @@ import faulthandler
 import os
 import pickle
 import queue
+import resource
 import signal
 import time
 
@@ -115,6 +116,21 @@ def test_queues_are_as_threads_have_them(manager):
         with pytest.raises((pickle.PicklingError, AttributeError)):
             made.put(lambda: None)
         assert made.empty()
+
+
+def test_more_queues_than_descriptors():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 1000:
+        pytest.skip("this process may not have enough descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    try:
+        with procession.Manager() as manager:
+            for number in range(300):
+                made = manager.Queue()
+                made.put(number)
+                assert made.get() == number
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_locks_are_as_threads_have_them(manager):
