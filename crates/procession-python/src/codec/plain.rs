@@ -35,6 +35,8 @@ struct NotPlain;
 
 struct Encoder<'a> {
     out: &'a mut Vec<u8>,
+    /// Where `out` ends at the latest.
+    most: usize,
     depth: u32,
     /// Collections that may occur again.
     seen: [*mut ffi::PyObject; SHARED],
@@ -56,7 +58,8 @@ pub(super) fn encode(object: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> Outcome {
             let Ok(text) = utf8_of(pointer) else { return Outcome::NotPlain };
             return whole(tag::STR, text, out);
         }
-        let mut encoder = Encoder { out, depth: 0, seen: [ptr::null_mut(); SHARED], count: 0 };
+        let mut encoder =
+            Encoder { most: out.len() + MOST, out, depth: 0, seen: [ptr::null_mut(); SHARED], count: 0 };
         match encoder.value(pointer) {
             Ok(()) => Outcome::Encoded,
             Err(NotPlain) => Outcome::NotPlain,
@@ -170,7 +173,7 @@ impl Encoder<'_> {
             }
         }
         self.depth -= 1;
-        if self.out.len() > MOST { Err(NotPlain) } else { Ok(()) }
+        if self.out.len() > self.most { Err(NotPlain) } else { Ok(()) }
     }
 
     /// Begins a collection of `len` items.

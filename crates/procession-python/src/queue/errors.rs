@@ -1,6 +1,6 @@
 //! What queues raise.
 
-use procession_core::queue::{GetError, JoinError, PutError, RingError, TaskDoneError};
+use procession_core::queue::{GetError, JoinError, PutError, RingError, TaskDoneError, WatchError};
 use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -78,6 +78,14 @@ pub(super) fn memory(error: RingError) -> PyErr {
 }
 
 #[cold]
+pub(super) fn watch(error: WatchError) -> PyErr {
+    match error {
+        WatchError::System(error) => crate::errors::send(error),
+        _ => PyOSError::new_err(error.to_string()),
+    }
+}
+
+#[cold]
 pub(super) fn task_done(error: TaskDoneError) -> PyErr {
     match error {
         TaskDoneError::TooMany => PyValueError::new_err("task_done() called too many times"),
@@ -87,9 +95,16 @@ pub(super) fn task_done(error: TaskDoneError) -> PyErr {
 }
 
 #[cold]
-pub(super) fn join(error: JoinError) -> PyErr {
+pub(super) fn join(py: Python<'_>, error: JoinError) -> PyErr {
     match error {
-        JoinError::DeliveryLost { .. } => DeliveryLost::new_err(error.to_string()),
+        JoinError::DeliveryLost { count, ref pids } => {
+            let lost = DeliveryLost::new_err(error.to_string());
+            let value = lost.value(py);
+            match value.setattr("count", count).and_then(|()| value.setattr("pids", pids)) {
+                Ok(()) => lost,
+                Err(error) => error,
+            }
+        }
         JoinError::Damaged(error) => PyOSError::new_err(error.to_string()),
         _ => PyValueError::new_err(error.to_string()),
     }

@@ -1,19 +1,24 @@
 //! Queues.
 
+mod deliveries;
 mod errors;
 mod get;
+mod many;
 mod put;
 
+use std::os::fd::AsRawFd;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use procession_core::queue::{self as core, MAX_MESSAGES, QueueOptions};
 use pyo3::exceptions::{PyOverflowError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
+use self::deliveries::Deliveries;
 pub(crate) use self::errors::shut_down_class;
 use crate::blocking::{block as wait, deadline};
+use crate::codec::Codec;
 use crate::errors::{create, open, send};
 
 /// What all queues of the package are made of: see `procession.queues`.
@@ -29,11 +34,15 @@ pub(crate) struct Queue {
 /// What a queue has once it is made or opened.
 struct Opened {
     core: core::Queue,
+    codec: Codec,
+    /// Whether what is taken has to be acknowledged, and what has not been yet.
+    deliveries: Option<Deliveries>,
 }
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Queue>()?;
-    module.add_function(wrap_pyfunction!(crate::codec::make_private, module)?)
+    module.add_function(wrap_pyfunction!(crate::codec::make_private, module)?)?;
+    module.add_function(wrap_pyfunction!(decode, module)?)
 }
 
 impl Queue {
@@ -56,10 +65,17 @@ impl Queue {
         this.get().opened()
     }
 
-    fn set(&self, core: core::Queue) -> PyResult<()> {
-        let set = self.opened.set(Opened { core });
+    fn set(&self, core: core::Queue, codec: Codec, redeliver: bool) -> PyResult<()> {
+        let set = self.opened.set(Opened { core, codec, deliveries: redeliver.then(Deliveries::default) });
         set.map_err(|_| PyRuntimeError::new_err("the queue was initialised already"))
     }
+}
+
+/// The object of a message.
+#[pyfunction]
+#[pyo3(name = "_decode")]
+fn decode<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    Codec::Objects.decode(py, message)
 }
 
 #[cold]
@@ -79,14 +95,16 @@ fn closed(this: &Bound<'_, Queue>) -> PyErr {
 
 /// The bound that `maxsize` asks for, if any.
 fn bound(maxsize: &Bound<'_, PyAny>) -> PyResult<Option<u32>> {
-    let size: i64 = maxsize.extract().map_err(|error: PyErr| {
-        if error.is_instance_of::<PyOverflowError>(maxsize.py()) {
-            too_many(maxsize)
-        } else {
-            let class = maxsize.get_type();
-            PyTypeError::new_err(format!("maxsize must be an integer, not {class}"))
+    let size: i64 = match maxsize.extract() {
+        Ok(size) => size,
+        Err(error) if error.is_instance_of::<PyOverflowError>(maxsize.py()) => {
+            return if maxsize.lt(0)? { Ok(None) } else { Err(too_many(maxsize)) };
         }
-    })?;
+        Err(_) => {
+            let class = maxsize.get_type();
+            return Err(PyTypeError::new_err(format!("maxsize must be an integer, not {class}")));
+        }
+    };
     match u32::try_from(size) {
         _ if size <= 0 => Ok(None),
         Ok(size) if size <= MAX_MESSAGES => Ok(Some(size)),
@@ -113,13 +131,14 @@ impl Queue {
     }
 
     /// Makes the queue.
-    #[pyo3(signature = (maxsize, name, max_bytes, joinable))]
     fn _create(
         &self,
         maxsize: &Bound<'_, PyAny>,
         name: Option<&str>,
         max_bytes: Option<u64>,
+        codec: Codec,
         joinable: bool,
+        redeliver: bool,
     ) -> PyResult<()> {
         let mut options = QueueOptions::new().joinable(joinable);
         if let Some(most) = bound(maxsize)? {
@@ -132,22 +151,22 @@ impl Queue {
             None => core::Queue::create(&options),
             Some(name) => core::Queue::create_named(name, &options),
         };
-        self.set(core.map_err(create)?)
+        self.set(core.map_err(create)?, codec, redeliver)
     }
 
     /// Opens the queue of that name.
-    fn _open_named(&self, name: &str, joinable: bool) -> PyResult<()> {
+    fn _open_named(&self, name: &str, codec: Codec, joinable: bool, redeliver: bool) -> PyResult<()> {
         let core = core::Queue::open_named(name).map_err(open)?;
         if core.is_joinable() != joinable {
             let class = if core.is_joinable() { "a JoinableQueue" } else { "a Queue" };
             return Err(PyValueError::new_err(format!("what has the name {name:?} is {class}")));
         }
-        self.set(core)
+        self.set(core, codec, redeliver)
     }
 
     /// Opens the queue that `_handle` told of.
-    fn _open(&self, handle: &[u8]) -> PyResult<()> {
-        self.set(core::Queue::from_handle(handle).map_err(open)?)
+    fn _open(&self, handle: &[u8], codec: Codec, redeliver: bool) -> PyResult<()> {
+        self.set(core::Queue::from_handle(handle).map_err(open)?, codec, redeliver)
     }
 
     /// The bytes by which another process can open this queue, while this one lives.
@@ -159,6 +178,24 @@ impl Queue {
     #[getter(_closed)]
     fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
+    }
+
+    /// The argument codec.
+    #[getter]
+    fn _codec(&self) -> PyResult<Option<&'static str>> {
+        Ok(self.opened()?.codec.name())
+    }
+
+    /// Whether a death alone can make an object available, so that who waits by a descriptor has to look at times.
+    #[getter]
+    fn _notices_deaths(&self) -> PyResult<bool> {
+        Ok(self.opened()?.core.is_joinable())
+    }
+
+    /// Whether what this process gets is handed out again when it dies.
+    #[getter]
+    fn _redelivers(&self) -> PyResult<bool> {
+        Ok(self.opened()?.deliveries.is_some())
     }
 
     fn _close(&self) {
@@ -208,6 +245,41 @@ impl Queue {
         get::get(this, deadline(false, None)?)
     }
 
+    /// Put the objects that iterable yields, one after another; return how many. Takes the queue's lock and wakes the other side
+    /// once for many, so that it is faster than as many puts.
+    ///
+    /// Waits for room as put does; timeout is for all of them. Objects of other processes may come in between. What the iterable,
+    /// pickling or the queue raises (queue.Full, say) is raised with the number of objects that are in the queue by
+    /// then as its attribute put_count.
+    #[pyo3(signature = (iterable, block = None, timeout = None), text_signature = "(self, iterable, block=True, timeout=None)")]
+    fn put_many(
+        this: &Bound<'_, Self>,
+        iterable: &Bound<'_, PyAny>,
+        block: Option<&Bound<'_, PyAny>>,
+        timeout: Option<f64>,
+    ) -> PyResult<usize> {
+        many::put_many(this, iterable, deadline(truth(block)?, timeout)?)
+    }
+
+    /// Remove and return a list of the objects that are there, at most max_n of them. Waits for the first as get does.
+    ///
+    /// If objects among them cannot be unpickled, the first one's exception is raised, with a list of the others as its
+    /// attribute objects.
+    #[pyo3(signature = (max_n, block = None, timeout = None), text_signature = "(self, max_n, block=True, timeout=None)")]
+    fn get_many<'py>(
+        this: &Bound<'py, Self>,
+        max_n: usize,
+        block: Option<&Bound<'py, PyAny>>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        many::get_many(this, max_n, deadline(truth(block)?, timeout)?)
+    }
+
+    /// An iterator that gets objects until the queue has been shut down and is empty.
+    fn __iter__(this: Py<Self>) -> Objects {
+        Objects { queue: this }
+    }
+
     /// The number of objects in the queue, exact at an instant during the call.
     fn qsize(&self) -> PyResult<u64> {
         Ok(self.opened()?.core.len())
@@ -243,9 +315,38 @@ impl Queue {
         Ok(self.opened()?.core.describe().to_string())
     }
 
+    /// A descriptor that polls readable while a get has something to return; up to date after each call and after a get that found
+    /// nothing. To be polled only. The same in all threads for as long as a handle lives; a forked child has its own.
+    fn _readable_fd(&self) -> PyResult<i32> {
+        Ok(self.opened()?.core.readable_fd().map_err(errors::watch)?.as_raw_fd())
+    }
+
+    /// A descriptor that polls readable while a put need not wait. As `_readable_fd` else.
+    fn _writable_fd(&self) -> PyResult<i32> {
+        Ok(self.opened()?.core.writable_fd().map_err(errors::watch)?.as_raw_fd())
+    }
+
+    /// Puts bytes that are a message already.
+    fn _put_encoded(this: &Bound<'_, Self>, message: &[u8]) -> PyResult<()> {
+        put::put_bytes(this.py(), &Queue::usable(this)?.core, message, deadline(true, None)?)
+    }
+
+    /// Takes a message as it is.
+    fn _get_encoded<'py>(this: &Bound<'py, Self>) -> PyResult<Bound<'py, PyBytes>> {
+        get::get_bytes(this, deadline(true, None)?)
+    }
+
     /// Declares a task done.
     fn _task_done(&self) -> PyResult<()> {
-        self.opened()?.core.task_done().map_err(errors::task_done)
+        let opened = self.opened()?;
+        if let Some(deliveries) = &opened.deliveries {
+            return if deliveries.done()? {
+                Ok(())
+            } else {
+                Err(errors::task_done(core::TaskDoneError::TooMany))
+            };
+        }
+        opened.core.task_done().map_err(errors::task_done)
     }
 
     /// Waits until all tasks are done.
@@ -255,6 +356,27 @@ impl Queue {
             Err(core::JoinError::Timeout { .. }) => None,
             ended => Some(ended),
         })?;
-        ended.unwrap_or(Ok(())).map_err(errors::join)
+        ended.unwrap_or(Ok(())).map_err(|error| errors::join(py, error))
+    }
+}
+
+/// An iterator over the objects that are put into a queue, until its shutdown.
+#[pyclass(frozen, name = "QueueIterator", module = "procession._procession")]
+pub(crate) struct Objects {
+    queue: Py<Queue>,
+}
+
+#[pymethods]
+impl Objects {
+    fn __iter__(this: Py<Self>) -> Py<Self> {
+        this
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        match get::get(self.queue.bind(py), deadline(true, None)?) {
+            Ok(object) => Ok(Some(object)),
+            Err(error) if error.get_type(py).is(shut_down_class(py)?) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
