@@ -1,4 +1,4 @@
-//! The project's build tool: `cargo xtask demo | test | python | models | steps | storm | sanitize | bench | ci`.
+//! The project's build tool: `cargo xtask demo | test | python | conformance | software | models | steps | storm | sanitize | bench | ci`.
 
 mod python;
 mod sanitize;
@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use python::Profile;
+use python::{Profile, With};
 use steps::{BENCHES, Failure, ROOT, cargo};
 
 /// Builds, runs and checks this project
@@ -50,6 +50,15 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Run CPython's own tests of multiprocessing against the Python package; --help lists what can be chosen
+    #[command(disable_help_flag = true)]
+    Conformance {
+        /// Passed on to their runner
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Try the Python package with software from PyPI that was written for multiprocessing
+    Software,
     /// Measure against other libraries; --help lists what can be chosen
     #[command(disable_help_flag = true)]
     Bench {
@@ -92,11 +101,16 @@ fn main() -> ExitCode {
         Command::Demo { dir, chaos, workers, python } => demo(dir, chaos, workers, python),
         Command::Test { filter } => test::run(filter),
         Command::Python { arguments } => {
-            python::python(Profile::Release).and_then(|python| python.args(arguments).run())
+            python::python(Profile::Release, With::Tests).and_then(|python| python.args(arguments).run())
         }
+        Command::Conformance { arguments } => python::conformance(arguments),
+        Command::Software => python::software(),
         Command::Bench { arguments } => cargo("run", BENCHES).args(["--release", "--"]).args(arguments).run(),
         Command::Steps { pairs, only } => steps::every_death(pairs, only.as_deref()),
-        Command::Storm { python, arguments } => storm(python).and_then(|storm| storm.args(arguments).run()),
+        Command::Storm { python, arguments } => {
+            let storm = if python { python::storm() } else { Ok(steps::storm()) };
+            storm.and_then(|storm| storm.args(arguments).run())
+        }
         Command::Sanitize { which } => sanitize::run(which),
         Command::Models => steps::models(),
         Command::Ci => steps::ci(),
@@ -116,7 +130,7 @@ fn main() -> ExitCode {
 fn demo(dir: Option<PathBuf>, chaos: bool, workers: Option<u32>, python: bool) -> Result<(), Failure> {
     let dir = dir.map_or_else(steps::sysroot, Ok)?;
     let mut demo = if python {
-        python::python(Profile::Release)?.args([steps::root().join("examples/checksum.py")])
+        python::demo()?
     } else {
         cargo("run", ROOT).args(["--release", "--package", "checksum", "--"])
     };
@@ -127,13 +141,4 @@ fn demo(dir: Option<PathBuf>, chaos: bool, workers: Option<u32>, python: bool) -
         demo = demo.args(["--workers".into(), workers.to_string()]);
     }
     demo.args(["--".as_ref(), dir.as_os_str()]).run()
-}
-
-/// The storm over Rust's processes, or over Python's.
-fn storm(python: bool) -> Result<steps::Tool, Failure> {
-    if python {
-        Ok(python::python(Profile::Release)?.args([steps::root().join("python/storm.py")]))
-    } else {
-        Ok(steps::storm())
-    }
 }
