@@ -1,8 +1,8 @@
 """``multiprocessing`` on shared memory, in which a killed process never hangs the others.
 
 The names, signatures and exceptions are those of :mod:`multiprocessing`, so that
-``import procession as multiprocessing`` runs a program unchanged. Starting processes stays CPython's own code; what
-processes share (queues, locks, values) are objects in shared memory.
+``import procession as multiprocessing`` runs a program unchanged. Starting processes stays CPython's own
+code; what processes share (queues, locks, values) are objects in shared memory.
 """
 
 import importlib as _importlib
@@ -26,9 +26,10 @@ _SUBMODULES = frozenset(
 def install():
     """Put this package in the place of :mod:`multiprocessing`, in this process and in those that it starts.
 
-    From then on queues, locks, values and managers that are made through ``multiprocessing`` are this package's, in
-    modules that have imported it before too. Only classes that were imported from its submodules before
-    (``from multiprocessing.queues import Queue``) stay what they were. Calling it again does nothing.
+    From then on queues, locks, values and managers that are made through ``multiprocessing`` are this
+    package's, in modules that have imported it before too. Only classes that were imported from its
+    submodules before (``from multiprocessing.queues import Queue``) stay what they were. Calling it again
+    does nothing.
     """
     from ._install import install
 

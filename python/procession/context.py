@@ -1,7 +1,7 @@
 """Contexts: CPython's start methods, with objects in shared memory.
 
-Each class is a subclass of the one of the same name in :mod:`multiprocessing.context`. The start method that is set
-for one of the two packages is set for both, since there is one default start method in a process.
+Each class is a subclass of the one of the same name in :mod:`multiprocessing.context`. The start method that
+is set for one of the two packages is set for both, since there is one default start method in a process.
 """
 
 from multiprocessing import context as _stdlib
@@ -187,7 +187,8 @@ class DefaultContext(BaseContext, _stdlib.DefaultContext):
     Process = Process
 
     def __init__(self):
-        # The start method is kept where multiprocessing keeps it: a starting child is told it by CPython's own code.
+        # The start method is kept where multiprocessing keeps it: a starting child is told it by CPython's
+        # own code.
         pass
 
     @property

@@ -16,8 +16,8 @@ _bootstrap = _stdlib.BaseProcess._bootstrap
 class BaseProcess(_stdlib.BaseProcess):
     """A function that runs in a process of its own, as `threading.Thread` runs one in a thread.
 
-    A daemon ends with its parent: when that exits it gets SIGTERM, as with `multiprocessing`, and when that is killed, or ends
-    without Python's clean-up, SIGKILL.
+    A daemon ends with its parent: when that exits it gets SIGTERM, as with `multiprocessing`, and when that
+    is killed, or ends without Python's clean-up, SIGKILL.
     """
 
     def start(self):
@@ -57,7 +57,7 @@ def _starter():
 
 
 def _end_with_starter(starter):
-    """From now on this process is killed when the one that called `_starter` ends; at once if it has ended."""
+    """Have this process killed when the one that called `_starter` ends; at once if it has ended."""
     from ._procession import _end_with
 
     process, pid, is_first = starter

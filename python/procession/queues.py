@@ -174,6 +174,12 @@ class _Base(_procession.BaseQueue):
     def _closed_error(self):
         return ValueError(f'Queue {self!r} is closed')
 
+    def _closed_empty(self, empty):
+        # As of CPython 3.12 where a queue that was never used tells that it is empty.
+        if not empty:
+            raise OSError(f'Queue {self!r} is closed')
+        return empty
+
     def _has_feeder_error_hook(self):
         return False
 
@@ -276,6 +282,9 @@ class SimpleQueue(_Base):
 
     def _closed_error(self):
         return OSError('handle is closed')
+
+    def _closed_empty(self, empty):
+        raise OSError(f'Queue {self!r} is closed')
 
 
 os.register_at_fork(before=_procession._make_private)

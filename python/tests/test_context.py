@@ -69,7 +69,8 @@ def test_every_public_name_is_there():
     assert set(multiprocessing.__all__) <= set(procession.__all__)
     for name in procession.__all__:
         assert getattr(procession, name) is not None, name
-    assert (procession.SUBDEBUG, procession.SUBWARNING) == (multiprocessing.SUBDEBUG, multiprocessing.SUBWARNING)
+    assert procession.SUBDEBUG == multiprocessing.SUBDEBUG
+    assert procession.SUBWARNING == multiprocessing.SUBWARNING
     assert issubclass(procession.TimeoutError, procession.ProcessError)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         procession.nothing

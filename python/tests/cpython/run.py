@@ -1,10 +1,11 @@
-"""Runs CPython's own tests of ``multiprocessing`` and of ``concurrent.futures``' process pools against the package.
+"""Runs CPython's own tests of ``multiprocessing`` and ``concurrent.futures`` against the package.
 
-They are ``test._test_multiprocessing`` of the interpreter that runs this, under each start method with ``procession.install()``
-in force, and ``test.test_concurrent_futures`` over the package's contexts. Each class of tests has a process of its own. The
-file ``exclusions.toml`` names the tests that may fail, with the reasons; one that does not fail any more is an error. What fails
-is run again with CPython's own ``multiprocessing``: what fails there too is only reported. A test that is skipped has to be
-skipped there too.
+They are ``test._test_multiprocessing`` of the interpreter that runs this, under each start method with
+``procession.install()`` in force, and ``test.test_concurrent_futures`` over the package's contexts. Each
+class of tests has a process of its own. The file ``exclusions.toml`` names the tests that may fail, with the
+reasons; one that does not fail any more is an error. What fails is run again with CPython's own
+``multiprocessing``: what fails there too is only reported. A test that is skipped has to be skipped there
+too.
 
 The exit status is 0 when nothing is wrong, else 1.
 """
@@ -62,7 +63,7 @@ class Exclusion:
 
 
 class Outcome:
-    """What became of a test: `passed`, `failed`, `skipped`, or `died` when its process did not live to its end."""
+    """What became of a test: `passed`, `failed`, `skipped`, or `died` if its process did."""
 
     def __init__(self, kind, detail="", seconds=0.0):
         self.kind = kind
@@ -97,7 +98,8 @@ def run(suite, tests, limit, plain=False):
             with open(pathlib.Path(directory, "output"), "w+") as output:
                 started = time.monotonic()
                 process = driver(suite, *options, *rest, stdout=output, stderr=output, cwd=directory)
-                # The driver ends itself when a test takes too long; this is for one that is stopped or cannot even do that.
+                # The driver ends itself when a test takes too long; this is for one that is stopped or cannot
+                # even do that.
                 watchdog = threading.Timer(limit * (len(rest) + 1), process.kill)
                 watchdog.start()
                 process.wait()
@@ -167,12 +169,14 @@ def judge(suite, test, outcome, exclusions, limit):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--start-method", "--suite", dest="suites", action="append", choices=SUITES, help="only this")
+    parser.add_argument(
+        "--start-method", "--suite", dest="suites", action="append", choices=SUITES, help="only this"
+    )
     parser.add_argument("--quick", action="store_true", help="only a part that takes some seconds")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="so many processes at a time")
-    parser.add_argument("--limit", type=float, default=180, help="seconds after which a test is taken to hang")
+    parser.add_argument("--limit", type=float, default=180, help="seconds for a test at most")
     parser.add_argument("--all", action="store_true", help="as if exclusions.toml were empty")
-    parser.add_argument("patterns", nargs="*", help="only tests that match one of these: Class.test, with * and ?")
+    parser.add_argument("patterns", nargs="*", help="only tests that match: Class.test, with * and ?")
     arguments = parser.parse_args()
     exclusions = []
     if not arguments.all:
@@ -201,7 +205,7 @@ def main():
 
     def one(suite, tests):
         outcomes = run(suite, tests, arguments.limit)
-        judged = [judge(suite, test, outcome, exclusions, arguments.limit) for test, outcome in outcomes.items()]
+        judged = [judge(suite, *item, exclusions, arguments.limit) for item in outcomes.items()]
         return outcomes, judged
 
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as threads:

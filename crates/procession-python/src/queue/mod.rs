@@ -285,9 +285,13 @@ impl Queue {
         Ok(self.opened()?.core.len())
     }
 
-    /// Whether the queue has no objects, exact at an instant during the call.
-    fn empty(&self) -> PyResult<bool> {
-        Ok(self.opened()?.core.is_empty())
+    /// Whether the queue has no objects, exact at an instant during the call. OSError for one that was used and closed.
+    fn empty(this: &Bound<'_, Self>) -> PyResult<bool> {
+        let empty = this.get().opened()?.core.is_empty();
+        if this.get().is_closed() {
+            return this.call_method1("_closed_empty", (empty,))?.extract();
+        }
+        Ok(empty)
     }
 
     /// Whether the queue has as many objects as its maxsize allows, exact at an instant during the call.
