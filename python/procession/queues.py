@@ -175,7 +175,7 @@ class _Base(_procession.BaseQueue):
         return ValueError(f'Queue {self!r} is closed')
 
     def _closed_empty(self, empty):
-        # As of CPython 3.12 where a queue that was never used tells that it is empty.
+        # As CPython's: one that was never used tells that it is empty.
         if not empty:
             raise OSError(f'Queue {self!r} is closed')
         return empty
