@@ -149,22 +149,27 @@ def read(results, tests, outcomes, code, output, seconds):
         outcomes[tests[-1]] = Outcome("died", f"after its tests: exit status {code}\n{output}")
 
 
-def judge(suite, test, outcome, exclusions, limit):
-    """Return `(wrong, line)`: whether that outcome is wrong, and what is to be said of it, if anything."""
-    exclusion = next((entry for entry in exclusions if entry.matches(suite, test)), None)
-    name = f"{suite}: {test}"
-    if exclusion is not None:
-        if outcome.kind == "passed" and exclusion.always:
-            return True, f"STALE    {name} passes, and is in exclusions.toml: {exclusion.reason}"
-        return False, None
-    if outcome.kind == "passed":
-        return False, None
-    plain = run(suite, [test], limit, plain=True)[test]
-    if outcome.kind == plain.kind == "skipped":
-        return False, None
-    if outcome.kind != "skipped" and plain.kind in ("failed", "died"):
-        return False, f"CPYTHON  {name} fails with CPython's own multiprocessing too"
-    return True, f"{outcome.kind.upper():8} {name}\n{outcome.detail}"
+def judge(suite, outcomes, exclusions, limit):
+    """Return `(wrong, line)` for each outcome of which something is to be said: whether it is wrong, and what."""
+    judged = []
+    suspects = {}
+    for test, outcome in outcomes.items():
+        exclusion = next((entry for entry in exclusions if entry.matches(suite, test)), None)
+        if exclusion is None and outcome.kind != "passed":
+            suspects[test] = outcome
+        if exclusion is not None and exclusion.always and outcome.kind == "passed":
+            line = f"STALE    {suite}: {test} passes, and is in exclusions.toml: {exclusion.reason}"
+            judged.append((True, line))
+    plain = run(suite, list(suspects), limit, plain=True)
+    for test, outcome in suspects.items():
+        name = f"{suite}: {test}"
+        if outcome.kind == plain[test].kind == "skipped":
+            continue
+        if outcome.kind != "skipped" and plain[test].kind in ("failed", "died"):
+            judged.append((False, f"CPYTHON  {name} fails with CPython's own multiprocessing too"))
+        else:
+            judged.append((True, f"{outcome.kind.upper():8} {name}\n{outcome.detail}"))
+    return judged
 
 
 def main():
@@ -205,8 +210,7 @@ def main():
 
     def one(suite, tests):
         outcomes = run(suite, tests, arguments.limit)
-        judged = [judge(suite, *item, exclusions, arguments.limit) for item in outcomes.items()]
-        return outcomes, judged
+        return outcomes, judge(suite, outcomes, exclusions, arguments.limit)
 
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as threads:
         for done in concurrent.futures.as_completed([threads.submit(one, *item) for item in work]):
@@ -215,8 +219,7 @@ def main():
                 counts[outcome.kind] = counts.get(outcome.kind, 0) + 1
             for is_wrong, line in judged:
                 wrong += is_wrong
-                if line:
-                    print(line, flush=True)
+                print(line, flush=True)
     summary = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
     print(f"{summary or 'no tests'}; {wrong} wrong")
     return 1 if wrong else 0
