@@ -156,6 +156,17 @@ def _patch_registries(manager, pool):
 
 def _reach_children():
     """Have children under spawn and forkserver install the package before they unpickle anything else."""
+    import multiprocessing.forkserver
+
+    from .process import _preload
+
+    start = multiprocessing.forkserver.connect_to_new_process
+
+    def connect_to_new_process(fds):
+        _preload("procession._installed")
+        return start(fds)
+
+    multiprocessing.forkserver.connect_to_new_process = connect_to_new_process
     stdlib = multiprocessing.spawn.get_preparation_data
 
     def get_preparation_data(name):

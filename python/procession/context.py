@@ -142,6 +142,10 @@ class BaseContext(_stdlib.BaseContext):
 class Process(process.BaseProcess, _stdlib.Process):
     """A process started by the default start method."""
 
+    @staticmethod
+    def _Popen(process_obj):
+        return _default_context.get_context().Process._Popen(process_obj)
+
 
 class ForkProcess(process.BaseProcess, _stdlib.ForkProcess):
     """A process that is a copy of its parent."""
@@ -153,6 +157,11 @@ class SpawnProcess(process.BaseProcess, _stdlib.SpawnProcess):
 
 class ForkServerProcess(process.BaseProcess, _stdlib.ForkServerProcess):
     """A process forked from a server that has few resources."""
+
+    @staticmethod
+    def _Popen(process_obj):
+        process._preload("procession._preload")
+        return _stdlib.ForkServerProcess._Popen(process_obj)
 
 
 class ForkContext(BaseContext, _stdlib.ForkContext):

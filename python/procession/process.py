@@ -65,5 +65,14 @@ def _end_with_starter(starter):
     _end_with(process, is_first and os.getppid() == pid)
 
 
+def _preload(module):
+    """Have the next forkserver that is started import the module too."""
+    from multiprocessing.forkserver import _forkserver
+
+    if module not in _forkserver._preload_modules:
+        # Not appended: the list is the program's.
+        _forkserver._preload_modules = [*_forkserver._preload_modules, module]
+
+
 def __getattr__(name):
     return getattr(_stdlib, name)
