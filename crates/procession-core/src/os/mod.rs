@@ -13,6 +13,7 @@ mod hostile;
 pub mod identity;
 pub mod image;
 pub mod memory;
+pub mod parent;
 pub mod pipe;
 pub mod posix_shm;
 pub mod process;
