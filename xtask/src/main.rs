@@ -1,5 +1,6 @@
-//! The project's build tool: `cargo xtask demo | test | models | steps | storm | sanitize | bench | ci`.
+//! The project's build tool: `cargo xtask demo | test | python | software | models | steps | storm | sanitize | bench | ci`.
 
+mod python;
 mod sanitize;
 mod steps;
 mod test;
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use python::{Profile, With};
 use steps::{BENCHES, Failure, ROOT, cargo};
 
 /// Builds, runs and checks this project
@@ -32,12 +34,24 @@ enum Command {
         /// Worker processes [default: one for each CPU]
         #[arg(long)]
         workers: Option<u32>,
+        /// The same job by the Python package
+        #[arg(long)]
+        python: bool,
     },
-    /// Run all tests, documentation tests and those of the examples too
+    /// Run all tests: of both languages, of the documentation and of the examples
     Test {
         /// Only tests whose name contains this
         filter: Option<OsString>,
     },
+    /// Run Python with the package, as in `cargo xtask python program.py` or `cargo xtask python -m pytest -k queue`
+    #[command(disable_help_flag = true)]
+    Python {
+        /// Passed on to Python
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Try the Python package with software from PyPI that was written for multiprocessing
+    Software,
     /// Measure against other libraries; --help lists what can be chosen
     #[command(disable_help_flag = true)]
     Bench {
@@ -59,6 +73,9 @@ enum Command {
     /// Kill processes at random while they use everything there is; --help lists what can be chosen
     #[command(disable_help_flag = true)]
     Storm {
+        /// The storm over processes in Python
+        #[arg(long)]
+        python: bool,
         /// Passed on to the storm
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
@@ -74,11 +91,15 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Demo { dir, chaos, workers } => demo(dir, chaos, workers),
+        Command::Demo { dir, chaos, workers, python } => demo(dir, chaos, workers, python),
         Command::Test { filter } => test::run(filter),
+        Command::Python { arguments } => {
+            python::python(Profile::Release, With::Tests).and_then(|python| python.args(arguments).run())
+        }
+        Command::Software => python::software(),
         Command::Bench { arguments } => cargo("run", BENCHES).args(["--release", "--"]).args(arguments).run(),
         Command::Steps { pairs, only } => steps::every_death(pairs, only.as_deref()),
-        Command::Storm { arguments } => steps::storm().args(arguments).run(),
+        Command::Storm { python, arguments } => storm(python).and_then(|storm| storm.args(arguments).run()),
         Command::Sanitize { which } => sanitize::run(which),
         Command::Models => steps::models(),
         Command::Ci => steps::ci(),
@@ -94,10 +115,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// Builds `examples/checksum` and runs it. Its exit status is this command's.
-fn demo(dir: Option<PathBuf>, chaos: bool, workers: Option<u32>) -> Result<(), Failure> {
+/// Runs `examples/checksum`, or the same in Python. Its exit status is this command's.
+fn demo(dir: Option<PathBuf>, chaos: bool, workers: Option<u32>, python: bool) -> Result<(), Failure> {
     let dir = dir.map_or_else(steps::sysroot, Ok)?;
-    let mut demo = cargo("run", ROOT).args(["--release", "--package", "checksum", "--"]);
+    let mut demo = if python {
+        python::python(Profile::Release, With::Tests)?.args([steps::root().join("examples/checksum.py")])
+    } else {
+        cargo("run", ROOT).args(["--release", "--package", "checksum", "--"])
+    };
     if chaos {
         demo = demo.args(["--chaos"]);
     }
@@ -105,4 +130,13 @@ fn demo(dir: Option<PathBuf>, chaos: bool, workers: Option<u32>) -> Result<(), F
         demo = demo.args(["--workers".into(), workers.to_string()]);
     }
     demo.args(["--".as_ref(), dir.as_os_str()]).run()
+}
+
+/// The storm over Rust's processes, or over Python's.
+fn storm(python: bool) -> Result<steps::Tool, Failure> {
+    if python {
+        Ok(python::python(Profile::Release, With::Tests)?.args([steps::root().join("python/storm.py")]))
+    } else {
+        Ok(steps::storm())
+    }
 }

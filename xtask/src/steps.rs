@@ -24,7 +24,7 @@ impl Failure {
     }
 }
 
-/// A program to run in the caller's folder.
+/// A program to run, in the caller's folder unless told.
 pub(crate) struct Tool(pub(crate) Command);
 
 /// A cargo command on one of the workspaces.
@@ -47,6 +47,11 @@ pub(crate) fn manifest(workspace: &str) -> PathBuf {
 impl Tool {
     pub(crate) fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         self.0.args(args);
+        self
+    }
+
+    pub(crate) fn folder(mut self, folder: &Path) -> Self {
+        self.0.current_dir(folder);
         self
     }
 

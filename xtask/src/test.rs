@@ -5,14 +5,17 @@ use std::fmt;
 use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 
+use crate::python;
 use crate::steps::{Failure, ROOT, Tool, cargo};
 
-/// Runs all tests, those of the documentation and the examples too, and prints how many passed and failed.
+/// Runs all tests, those of the documentation, the examples and the Python package too. Prints how many of Rust's passed and
+/// failed; pytest does so itself.
 pub(crate) fn run(filter: Option<OsString>) -> Result<(), Failure> {
-    let tool = cargo("test", ROOT).args(["--workspace", "--no-fail-fast"]).args(filter);
+    let tool = cargo("test", ROOT).args(["--workspace", "--no-fail-fast"]).args(&filter);
     let (total, passed) = run_counting(tool)?;
-    println!("\n{total}");
-    if passed { Ok(()) } else { Err(Failure { message: None, status: 1 }) }
+    println!("\nRust: {total}\nPython:");
+    let python = python::test(filter.as_deref());
+    if passed { python } else { Err(Failure { message: None, status: 1 }) }
 }
 
 /// Runs a `cargo test`, showing what it prints; its total, and whether all of it passed.

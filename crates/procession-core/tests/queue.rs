@@ -527,3 +527,36 @@ fn nothing_is_left_after_a_batch_took_all() {
         assert!(matches!(queue.get_message(Deadline::Now), Err(GetError::Empty)));
     }
 }
+
+#[test]
+fn what_found_no_room_is_committed_again_as_it_is() {
+    for len in [5, 100_000] {
+        let queue = Queue::create(&QueueOptions::new().max_messages(1)).unwrap();
+        queue.put(b"first", Deadline::Now).unwrap();
+        let mut reservation = queue.reserve(len).unwrap();
+        reservation.copy_from_slice(&pattern(len, len));
+        let place = reservation.as_ptr();
+        let used = queue.memory_used();
+        let deadlines = [Deadline::Now, Deadline::after(Duration::from_millis(5)), Deadline::Now];
+        for deadline in deadlines {
+            let Err((again, PutError::Full)) = reservation.try_commit(deadline) else {
+                panic!("there is no room");
+            };
+            assert_eq!((again.as_ptr(), queue.memory_used(), queue.len()), (place, used, 1));
+            reservation = again;
+        }
+        assert_eq!(get(&queue), b"first");
+        reservation.try_commit(Deadline::Now).unwrap();
+        assert_eq!((get(&queue), queue.len()), (pattern(len, len), 0));
+
+        let unwanted = queue.reserve(len).unwrap();
+        queue.shutdown(false).unwrap();
+        let Err((unwanted, PutError::ShutDown)) = unwanted.try_commit(Deadline::Now) else {
+            panic!("the queue is shut down");
+        };
+        drop(unwanted);
+        queue.trim().unwrap();
+        let in_block = if len > INLINE_MAX { len as u64 } else { 0 };
+        assert!(queue.memory_used() + in_block <= used);
+    }
+}

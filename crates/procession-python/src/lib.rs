@@ -7,6 +7,7 @@ mod arguments;
 mod barrier;
 mod block;
 mod blocking;
+mod codec;
 mod condition;
 mod errors;
 mod event;
@@ -14,6 +15,8 @@ mod handle;
 mod lock;
 mod made;
 mod owner;
+mod parent;
+mod queue;
 mod rlock;
 mod semaphore;
 mod semlock;
@@ -24,7 +27,9 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = true)]
 fn _procession(module: &Bound<'_, PyModule>) -> PyResult<()> {
     errors::register(module)?;
+    parent::register(module)?;
     module.add_class::<lock::Lock>()?;
+    queue::register(module)?;
     module.add_class::<rlock::RLock>()?;
     module.add_class::<semaphore::Semaphore>()?;
     module.add_class::<semaphore::BoundedSemaphore>()?;

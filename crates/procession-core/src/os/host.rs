@@ -35,8 +35,9 @@ impl Drop for Restore {
     }
 }
 
-/// Runs an operation whose sleeps the host surrounds. Also whether the host ended it: then it has done nothing, as after
-/// its deadline, and may be called again with the same one.
+/// Runs an operation whose sleeps the host surrounds. Also whether the host ended it. If the operation then says that its
+/// deadline has passed, it has done nothing and may be called again with the same one; it may also have come to its end
+/// with the last look, so that its result counts first.
 pub fn hosted<R>(host: &'static dyn Host, operation: impl FnOnce() -> R) -> (R, bool) {
     let _restore = Restore(HOSTED.replace(Hosted { host: Some(host), ..ALONE }));
     let result = operation();

@@ -12,7 +12,7 @@ use rustix::fs::{
     memfd_create,
 };
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::{MapFlags, MremapFlags, ProtFlags, mmap, mmap_anonymous, mremap_fixed, munmap};
 use rustix::process::{Resource, getrlimit};
 
 use super::word::step;
@@ -113,6 +113,8 @@ pub fn release(fd: impl AsFd, offset: u64, len: u64) -> io::Result<()> {
     Ok(fallocate(fd, flags, offset, len)?)
 }
 
+const ACCESS: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
+
 /// A shared mapping of part of a file, unmapped when dropped.
 #[derive(Debug)]
 pub struct Mapping {
@@ -131,11 +133,46 @@ impl Mapping {
     /// # Errors
     /// What the kernel reported: out of memory or of mappings, or over `RLIMIT_AS`.
     pub fn new(fd: impl AsFd, offset: u64, len: usize) -> io::Result<Self> {
-        let access = ProtFlags::READ | ProtFlags::WRITE;
+        Self::with_flags(fd, offset, len, MapFlags::SHARED)
+    }
+
+    /// [`Mapping::new`], with all pages that have memory mapped at once instead of one by one as they are touched.
+    ///
+    /// # Errors
+    /// As [`Mapping::new`].
+    pub fn populated(fd: impl AsFd, offset: u64, len: usize) -> io::Result<Self> {
+        Self::with_flags(fd, offset, len, MapFlags::SHARED | MapFlags::POPULATE)
+    }
+
+    fn with_flags(fd: impl AsFd, offset: u64, len: usize, flags: MapFlags) -> io::Result<Self> {
         // SAFETY: a new mapping at an address of the kernel's choosing disturbs nothing that exists.
-        let start = unsafe { mmap(std::ptr::null_mut(), len, access, MapFlags::SHARED, fd, offset)? };
+        let start = unsafe { mmap(std::ptr::null_mut(), len, ACCESS, flags, fd, offset)? };
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Mapping { start, len })
+    }
+
+    /// Replaces the shared pages by private ones with the same bytes, at the same addresses. Other threads go on reading;
+    /// what they write meanwhile may be lost.
+    ///
+    /// # Errors
+    /// Out of memory or of mappings, or over `RLIMIT_AS`; the mapping is as it was.
+    pub fn make_private(&self) -> io::Result<()> {
+        // SAFETY: a new mapping at an address of the kernel's choosing disturbs nothing that exists.
+        let copy = unsafe { mmap_anonymous(std::ptr::null_mut(), self.len, ACCESS, MapFlags::PRIVATE)? };
+        // SAFETY: both ranges are mapped with this length, and are not the same. Bytes that another process changes
+        // under the copy are copied as this or that.
+        unsafe { copy.cast::<u8>().copy_from_nonoverlapping(self.start.as_ptr(), self.len) };
+        let to = self.start.as_ptr().cast();
+        // SAFETY: the copy is moved, in one step for all other threads, over exactly the range of this mapping. Who has
+        // pointers into it finds the same bytes there.
+        let moved = unsafe { mremap_fixed(copy, self.len, self.len, MremapFlags::MAYMOVE, to) };
+        if let Err(error) = moved {
+            // SAFETY: mapped above, not moved, and known to nobody else.
+            let result = unsafe { munmap(copy, self.len) };
+            debug_assert!(result.is_ok(), "munmap of a whole mapping");
+            return Err(error.into());
+        }
+        Ok(())
     }
 
     /// The first byte.

@@ -1,24 +1,25 @@
 //! Messages where they lie: on their way in, and on their way out.
 
 use std::fmt;
+use std::io;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use super::{PutError, Shared};
+use super::{MessageMapping, PutError, Shared};
 use crate::os::clock::Deadline;
 use crate::os::identity::Identity;
 use crate::ring::{Content, Damaged, INLINE_MAX, RingError};
 use crate::sync::atomic::Ordering;
 
 /// A block that this process has.
-struct OwnedBlock {
-    shared: Arc<Shared>,
-    number: u32,
+pub(super) struct OwnedBlock {
+    pub(super) shared: Arc<Shared>,
+    pub(super) number: u32,
     /// The process that has it. A forked child has a copy of this value, not the block.
     owner: Identity,
-    start: NonNull<u8>,
-    len: usize,
+    pub(super) start: NonNull<u8>,
+    pub(super) len: usize,
 }
 
 // SAFETY: the block is this value's alone, wherever the value goes.
@@ -48,6 +49,13 @@ impl OwnedBlock {
 
     fn check_owner(&self) -> Result<(), RingError> {
         if self.is_mine() { Ok(()) } else { Err(RingError::Inherited) }
+    }
+
+    /// Gives the block back to the queue. A forked child's copy of this value has none.
+    pub(super) fn free(&self) {
+        if self.is_mine() {
+            report(self.shared.ring.free(self.number));
+        }
     }
 
     fn bytes(&self) -> &[u8] {
@@ -87,16 +95,30 @@ impl Reservation {
     ///
     /// # Errors
     /// As [`super::Queue::put`]; the message is gone.
-    pub fn commit(mut self, deadline: Deadline) -> Result<(), PutError> {
-        match &self.0 {
+    pub fn commit(self, deadline: Deadline) -> Result<(), PutError> {
+        self.try_commit(deadline).map_err(|(_, error)| error)
+    }
+
+    /// [`Reservation::commit`] that leaves the message to the caller where it fails, so that it can be committed again as
+    /// it is, for example after a deadline.
+    ///
+    /// # Errors
+    /// As [`super::Queue::put`], with the reservation: nothing was put.
+    pub fn try_commit(mut self, deadline: Deadline) -> Result<(), (Self, PutError)> {
+        let put = match &self.0 {
             Reserved::Copied(shared, message) => shared.put(Content::Inline(message), deadline),
-            Reserved::Block(block) => {
-                block.check_owner()?;
-                block.shared.put(Content::Block(block.number), deadline)?;
+            Reserved::Block(block) => match block.check_owner() {
+                Ok(()) => block.shared.put(Content::Block(block.number), deadline),
+                Err(error) => Err(error.into()),
+            },
+            Reserved::Gone => Ok(()),
+        };
+        match put {
+            Ok(()) => {
                 self.0 = Reserved::Gone;
                 Ok(())
             }
-            Reserved::Gone => Ok(()),
+            Err(error) => Err((self, error)),
         }
     }
 }
@@ -125,10 +147,8 @@ impl DerefMut for Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if let Reserved::Block(block) = &self.0
-            && block.is_mine()
-        {
-            report(block.shared.ring.free(block.number));
+        if let Reserved::Block(block) = &self.0 {
+            block.free();
         }
     }
 }
@@ -162,6 +182,26 @@ impl Message {
         }
     }
 
+    /// Maps a message that lies in the queue's memory ([`Message::is_in_place`]) once more, at an address of its own that does
+    /// not depend on the queue's.
+    ///
+    /// # Errors
+    /// With the message as it was: `Unsupported` for one that does not lie in the queue's memory or, where pages are large,
+    /// shares one with another; otherwise what the system reported, such as out of mappings.
+    pub fn into_mapping(mut self) -> Result<MessageMapping, (Self, io::Error)> {
+        let block = match std::mem::replace(&mut self.0, Taken::Copied(Vec::new())) {
+            Taken::Block(block) => block,
+            copied @ Taken::Copied(_) => {
+                self.0 = copied;
+                return Err((self, io::ErrorKind::Unsupported.into()));
+            }
+        };
+        MessageMapping::new(block).map_err(|(block, error)| {
+            self.0 = Taken::Block(block);
+            (self, error)
+        })
+    }
+
     /// Whether the bytes lie in the queue's memory.
     pub fn is_in_place(&self) -> bool {
         matches!(self.0, Taken::Block(_))
@@ -190,10 +230,8 @@ impl DerefMut for Message {
 
 impl Drop for Message {
     fn drop(&mut self) {
-        if let Taken::Block(block) = &self.0
-            && block.is_mine()
-        {
-            report(block.shared.ring.free(block.number));
+        if let Taken::Block(block) = &self.0 {
+            block.free();
         }
     }
 }
@@ -229,8 +267,7 @@ impl Delivery {
         let shared = &self.block.shared;
         shared.ring.acknowledge(self.block.number)?;
         shared.ring.control().waiting.all_done.wake(u32::MAX);
-        shared.tell_of_the_end();
-        Ok(())
+        Ok(shared.tell_of_the_end()?)
     }
 
     /// Takes the message for good. The task is unfinished until somebody calls [`super::Queue::task_done`]; when this
@@ -243,7 +280,7 @@ impl Delivery {
         let bytes = self.block.bytes().to_vec();
         self.block.shared.ring.owe(self.block.number)?;
         self.settled = true;
-        self.block.shared.tell_of_the_end();
+        self.block.shared.tell_of_the_end()?;
         Ok(bytes)
     }
 }

@@ -1,0 +1,112 @@
+//! Large messages mapped apart from the queue, which become private memory when the process forks.
+
+use std::fmt;
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, PoisonError};
+
+use super::message::OwnedBlock;
+use crate::os::fork;
+use crate::os::memory::Mapping;
+
+/// A large message that was taken, at an address of its own, for as long as this value lives. Dereferences to its bytes, which
+/// are the holder's alone to read and write: what other processes do with the queue does not reach them.
+///
+/// It counts against the queue's `max_bytes` until it is dropped or made private. When the process dies, the memory is
+/// found and freed.
+///
+/// A process that forks must call [`MessageMapping::make_private`] on each before: otherwise parent and child have the same
+/// memory, which is the queue's again once the parent drops it.
+pub struct MessageMapping {
+    /// Dropped before the block is: from then on it is others' to write to.
+    mapping: Mapping,
+    len: usize,
+    /// Where the bytes lie, unless they have become private. Locked under the fork gate alone, so that no forked child
+    /// finds it locked.
+    block: Mutex<Option<Lent>>,
+}
+
+/// A block that goes back to the queue when this is dropped.
+struct Lent(OwnedBlock);
+
+impl MessageMapping {
+    /// Maps the message in a block.
+    #[allow(clippy::result_large_err, reason = "the block goes on to whoever has it")]
+    pub(super) fn new(block: OwnedBlock) -> Result<Self, (OwnedBlock, io::Error)> {
+        match block.shared.ring.map_apart(block.number, block.start, block.len) {
+            Ok(mapping) => {
+                Ok(MessageMapping { mapping, len: block.len, block: Mutex::new(Some(Lent(block))) })
+            }
+            Err(error) => Err((block, error)),
+        }
+    }
+
+    /// The first byte of the message, at the start of a page. Stays where it is until this is dropped, also across
+    /// [`MessageMapping::make_private`]. Who writes through it does so as with any memory that threads share.
+    pub fn as_mut_ptr(&self) -> *mut u8 {
+        self.mapping.start().as_ptr()
+    }
+
+    /// The message's length in bytes.
+    #[allow(clippy::len_without_is_empty, reason = "only messages above the inline limit lie in blocks")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the bytes are this process's private memory, as [`MessageMapping::make_private`] makes them.
+    pub fn is_private(&self) -> bool {
+        let _gate = fork::gate();
+        self.block.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
+    /// Replaces the memory by a private copy at the same address and gives the queue its own back. For just before a fork, which
+    /// gives each side its own bytes then, as of all its private memory. Does nothing the second time.
+    ///
+    /// Reading goes on meanwhile as before. What another thread *writes* to the bytes while this runs may be lost.
+    ///
+    /// # Errors
+    /// Out of memory or of mappings; the bytes are where they were.
+    pub fn make_private(&self) -> io::Result<()> {
+        let block = {
+            let _gate = fork::gate();
+            let mut block = self.block.lock().unwrap_or_else(PoisonError::into_inner);
+            if block.is_none() {
+                return Ok(());
+            }
+            self.mapping.make_private()?;
+            block.take()
+        };
+        // After the pages are replaced, and outside the gate, which freeing may need.
+        drop(block);
+        Ok(())
+    }
+}
+
+impl Deref for MessageMapping {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `len` bytes are mapped there for as long as `self`, in a block that nobody else has or in private memory;
+        // making them private changes none of them.
+        unsafe { std::slice::from_raw_parts(self.as_mut_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for MessageMapping {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and `&mut self` is the only way to them for its time.
+        unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr(), self.len) }
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.0.free();
+    }
+}
+
+impl fmt::Debug for MessageMapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MessageMapping").field("len", &self.len).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,167 @@
+//! A large message in pieces: each is copied once, from where it lies in an object to where it will lie in shared memory.
+
+use std::ffi::c_int;
+use std::mem::MaybeUninit;
+
+use pyo3::exceptions::PyBufferError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyBytesMethods};
+
+use super::{DETACH_FROM, Encoded, INLINE_MAX};
+
+/// The pieces of one message, in order.
+#[derive(Default)]
+pub(crate) struct Parts {
+    parts: Vec<Part>,
+    len: usize,
+}
+
+enum Part {
+    Own(Vec<u8>),
+    Bytes(Py<PyBytes>),
+    View(View),
+    /// So many zeroes, fewer than [`super::pickle::ALIGNMENT`].
+    Padding(usize),
+}
+
+impl Parts {
+    /// A message of a tag and the content of a `str` or `bytes`.
+    pub(super) fn of_one(object: &Bound<'_, PyAny>, tag: u8) -> PyResult<Self> {
+        let mut parts = Parts::default();
+        parts.own(vec![tag]);
+        match object.cast::<PyBytes>() {
+            Ok(bytes) => parts.bytes(bytes),
+            // Its UTF-8, which the string keeps while it is referred to here.
+            Err(_) => parts.own(object.extract::<&str>()?.as_bytes().to_vec()),
+        }
+        Ok(parts)
+    }
+
+    /// A message that is the bytes of a bytes-like object and nothing else.
+    pub(super) fn of_bytes(object: &Bound<'_, PyAny>, buffer: &mut Vec<u8>) -> PyResult<Encoded> {
+        let view = View::of(object)?;
+        if view.as_bytes().len() <= INLINE_MAX {
+            buffer.extend_from_slice(view.as_bytes());
+            return Ok(Encoded::InBuffer);
+        }
+        let mut parts = Parts::default();
+        parts.view(view);
+        Ok(Encoded::InParts(parts))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn own(&mut self, bytes: Vec<u8>) {
+        self.len += bytes.len();
+        self.parts.push(Part::Own(bytes));
+    }
+
+    pub(super) fn bytes(&mut self, bytes: &Bound<'_, PyBytes>) {
+        self.len += bytes.as_bytes().len();
+        self.parts.push(Part::Bytes(bytes.clone().unbind()));
+    }
+
+    /// The bytes of an object with the buffer protocol. It cannot be resized until this value is dropped.
+    pub(super) fn view(&mut self, view: View) {
+        self.len += view.as_bytes().len();
+        self.parts.push(Part::View(view));
+    }
+
+    /// What is written by an object with a `write` method for bytes-like objects.
+    pub(super) fn write(&mut self, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        match data.cast_exact::<PyBytes>() {
+            Ok(bytes) => self.bytes(bytes),
+            Err(_) => self.view(View::of(data)?),
+        }
+        Ok(())
+    }
+
+    pub(super) fn align(&mut self, alignment: usize) {
+        let padding = self.len.next_multiple_of(alignment) - self.len;
+        self.len += padding;
+        self.parts.push(Part::Padding(padding));
+    }
+
+    pub(super) fn append(&mut self, mut others: Parts) {
+        self.len += others.len;
+        self.parts.append(&mut others.parts);
+    }
+
+    /// Appends the message to a buffer.
+    pub(super) fn append_to(&self, py: Python<'_>, buffer: &mut Vec<u8>) {
+        self.slices(py).for_each(|part| buffer.extend_from_slice(part));
+    }
+
+    /// Writes the message to memory of its length, without the interpreter's lock if it is long.
+    pub(crate) fn copy_to(&self, py: Python<'_>, mut to: &mut [u8]) {
+        let slices: Vec<&[u8]> = self.slices(py).collect();
+        let copy = || {
+            for slice in slices {
+                let (place, rest) = std::mem::take(&mut to).split_at_mut(slice.len());
+                place.copy_from_slice(slice);
+                to = rest;
+            }
+        };
+        if self.len >= DETACH_FROM { py.detach(copy) } else { copy() }
+    }
+
+    fn slices<'a>(&'a self, py: Python<'a>) -> impl Iterator<Item = &'a [u8]> {
+        const ZEROES: [u8; super::pickle::ALIGNMENT] = [0; super::pickle::ALIGNMENT];
+        self.parts.iter().map(move |part| match part {
+            Part::Own(bytes) => bytes,
+            Part::Bytes(bytes) => bytes.bind(py).as_bytes(),
+            Part::View(view) => view.as_bytes(),
+            Part::Padding(len) => &ZEROES[..*len],
+        })
+    }
+}
+
+/// A contiguous buffer of an object, exported for as long as this lives.
+pub(super) struct View(Box<ffi::Py_buffer>);
+
+// SAFETY: only the address and the length are used without the interpreter's lock; it is released with it.
+unsafe impl Send for View {}
+// SAFETY: as above.
+unsafe impl Sync for View {}
+
+impl View {
+    /// # Errors
+    /// `BufferError` for an object whose bytes do not lie together.
+    pub(super) fn of(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+        /// Either order of dimensions: the bytes are sent as they lie.
+        const FLAGS: c_int = ffi::PyBUF_ANY_CONTIGUOUS;
+        let mut buffer = Box::new(MaybeUninit::<ffi::Py_buffer>::uninit());
+        // SAFETY: `buffer` has room for what is written there, and stays in its place until it is released.
+        let code = unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), buffer.as_mut_ptr(), FLAGS) };
+        if code != 0 {
+            return Err(PyErr::fetch(object.py()));
+        }
+        // SAFETY: it was filled in.
+        let view = View(unsafe { buffer.assume_init() });
+        if view.0.len < 0 {
+            return Err(PyBufferError::new_err("a buffer of a negative length"));
+        }
+        Ok(view)
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        if self.0.len == 0 {
+            return &[];
+        }
+        // SAFETY: the exporter keeps `len` bytes there until the buffer is released. Python code may write to them meanwhile;
+        // as with every copy made of them without the interpreter's lock, what it writes arrives or not.
+        unsafe { std::slice::from_raw_parts(self.0.buf.cast(), self.0.len as usize) }
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        Python::attach(|_| {
+            // SAFETY: it was filled in by `PyObject_GetBuffer`, and is released once.
+            unsafe { ffi::PyBuffer_Release(&mut *self.0) }
+        });
+    }
+}

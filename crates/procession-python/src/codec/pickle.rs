@@ -1,0 +1,307 @@
+//! Pickles: whatever is not plain data.
+//!
+//! The C pickler writes them, with the reducers that are registered with `ForkingPickler` and `copyreg`. Large buffers that objects
+//! hand out under protocol 5 lie behind the pickle, copied from the object to shared memory and nowhere else. Such a message is
+//!
+//! | at | |
+//! | --- | --- |
+//! | 0 | the tag, and three bytes of zero |
+//! | 4 | the number of buffers, 4 bytes, little-endian as all numbers |
+//! | 8 | the length of the pickle, 8 bytes |
+//! | 16 | the length of each buffer, 8 bytes each |
+//! | then | the pickle, then each buffer at the next multiple of 64 |
+
+use std::cell::Cell;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use procession_core::queue::Message;
+use pyo3::ffi;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyType};
+
+use super::lent::{self, MessageBuffer};
+use super::parts::{Parts, View};
+use super::{DETACH_FROM, Encoded, INLINE_MAX, malformed, tag};
+
+/// Where buffers begin: vector instructions like it.
+pub(super) const ALIGNMENT: usize = 64;
+/// Smaller buffers stay in the pickle.
+const OUT_OF_BAND_FROM: usize = 8 << 10;
+/// From this size on, buffers stay where they lie.
+const LEND_FROM: usize = 256 << 10;
+/// After a larger pickle, its pickler is not kept: it has memory for as many objects.
+const KEPT: usize = 64 << 10;
+/// Four-byte counts of buffers; far more than descriptors of any real message.
+const HEADER: usize = 16;
+
+/// A pickler and where it writes to, used again for the thread's next message.
+struct Pickler {
+    dump: Py<PyAny>,
+    clear_memo: Py<PyAny>,
+    sink: Py<Sink>,
+    reducers: Reducers,
+}
+
+/// The reducers that were registered when a pickler was made.
+struct Reducers {
+    /// `copyreg.dispatch_table` and `ForkingPickler._extra_reducers`.
+    tables: [Py<PyDict>; 2],
+    /// Addresses of types and reducers. Both are kept alive by the pickler's own table.
+    entries: Vec<(usize, usize)>,
+}
+
+thread_local! {
+    static PICKLER: Cell<Option<Box<Pickler>>> = const { Cell::new(None) };
+}
+
+/// What a pickler writes to.
+#[pyclass(frozen, module = "procession._procession")]
+#[derive(Default)]
+struct Sink {
+    written: Mutex<Written>,
+}
+
+#[derive(Default)]
+struct Written {
+    pickle: Parts,
+    buffers: Vec<View>,
+}
+
+impl Sink {
+    fn take(&self) -> Written {
+        std::mem::take(&mut self.written.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[pymethods]
+impl Sink {
+    /// Takes what the pickler writes.
+    fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).pickle.write(data)
+    }
+
+    /// Takes a buffer that an object hands out, if it is large. Whether the pickler is to write it itself.
+    fn take_buffer(&self, buffer: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let view = match View::of(buffer) {
+            Ok(view) => view,
+            // The pickler has its own error for bytes that do not lie together.
+            Err(_) => return Ok(true),
+        };
+        if view.as_bytes().len() < OUT_OF_BAND_FROM {
+            return Ok(true);
+        }
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).buffers.push(view);
+        Ok(false)
+    }
+}
+
+impl Reducers {
+    fn now(py: Python<'_>) -> PyResult<Self> {
+        let forking = py.import("multiprocessing.reduction")?.getattr("ForkingPickler")?;
+        let registered = forking.getattr("_copyreg_dispatch_table")?.cast_into::<PyDict>()?;
+        let extra = forking.getattr("_extra_reducers")?.cast_into::<PyDict>()?;
+        let mut reducers = Reducers { tables: [registered.unbind(), extra.unbind()], entries: Vec::new() };
+        reducers.entries = reducers.list(py).collect();
+        Ok(reducers)
+    }
+
+    fn list<'a>(&'a self, py: Python<'a>) -> impl Iterator<Item = (usize, usize)> + 'a {
+        self.tables.iter().flat_map(move |table| {
+            table.bind(py).iter().map(|(class, reducer)| (class.as_ptr() as usize, reducer.as_ptr() as usize))
+        })
+    }
+
+    /// Whether the same ones are registered now.
+    fn are_current(&self, py: Python<'_>) -> bool {
+        self.list(py).eq(self.entries.iter().copied())
+    }
+}
+
+impl Pickler {
+    fn new(py: Python<'_>) -> PyResult<Self> {
+        static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+        let sink = Bound::new(py, Sink::default())?;
+        let options = PyDict::new(py);
+        options.set_item("protocol", 5)?;
+        options.set_item("buffer_callback", sink.getattr("take_buffer")?)?;
+        let pickler = CLASS.import(py, "_pickle", "Pickler")?.call((&sink,), Some(&options))?;
+        let reducers = Reducers::now(py)?;
+        let table = reducers.tables[0].bind(py).copy()?;
+        table.update(reducers.tables[1].bind(py).as_mapping())?;
+        pickler.setattr("dispatch_table", table)?;
+        Ok(Pickler {
+            dump: pickler.getattr("dump")?.unbind(),
+            clear_memo: pickler.getattr("clear_memo")?.unbind(),
+            sink: sink.unbind(),
+            reducers,
+        })
+    }
+
+    /// The one that this thread has kept, or a new one.
+    fn take(py: Python<'_>) -> PyResult<Box<Self>> {
+        match PICKLER.try_with(Cell::take).ok().flatten() {
+            Some(pickler) if pickler.reducers.are_current(py) => Ok(pickler),
+            _ => Pickler::new(py).map(Box::new),
+        }
+    }
+
+    fn dump(&self, object: &Bound<'_, PyAny>) -> PyResult<Written> {
+        let py = object.py();
+        self.dump.bind(py).call1((object,))?;
+        Ok(self.sink.get().take())
+    }
+}
+
+/// Pickles a message.
+///
+/// # Errors
+/// What pickling raised.
+pub(super) fn encode(object: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> PyResult<Encoded> {
+    let py = object.py();
+    let pickler = Pickler::take(py)?;
+    // One whose object raised is not used again: it may be in the middle of anything.
+    let Written { mut pickle, buffers } = pickler.dump(object)?;
+    if pickle.len() < KEPT {
+        pickler.clear_memo.bind(py).call0()?;
+        let _ = PICKLER.try_with(|kept| kept.set(Some(pickler)));
+    }
+    if buffers.is_empty() {
+        if pickle.len() < INLINE_MAX {
+            out.push(tag::PICKLE);
+            pickle.append_to(py, out);
+            return Ok(Encoded::InBuffer);
+        }
+        let mut message = Parts::default();
+        message.own(vec![tag::PICKLE]);
+        message.append(pickle);
+        return Ok(Encoded::InParts(message));
+    }
+    let mut header = Vec::with_capacity(HEADER + 8 * buffers.len());
+    header.extend_from_slice(&[tag::PICKLE_WITH_BUFFERS, 0, 0, 0]);
+    let count = u32::try_from(buffers.len()).map_err(|_| malformed(py, "it has too many buffers"))?;
+    header.extend_from_slice(&count.to_le_bytes());
+    header.extend_from_slice(&(pickle.len() as u64).to_le_bytes());
+    for buffer in &buffers {
+        header.extend_from_slice(&(buffer.as_bytes().len() as u64).to_le_bytes());
+    }
+    let mut message = Parts::default();
+    message.own(header);
+    message.append(std::mem::take(&mut pickle));
+    for buffer in buffers {
+        message.align(ALIGNMENT);
+        message.view(buffer);
+    }
+    Ok(Encoded::InParts(message))
+}
+
+fn loads<'py>(
+    pickle: &Bound<'py, PyAny>,
+    buffers: Option<&Bound<'py, PyList>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = pickle.py();
+    let loads = LOADS.import(py, "_pickle", "loads")?;
+    match buffers {
+        None => loads.call1((pickle,)),
+        Some(buffers) => {
+            let options = PyDict::new(py);
+            options.set_item(intern!(py, "buffers"), buffers)?;
+            loads.call((pickle,), Some(&options))
+        }
+    }
+}
+
+/// Reads a small pickle.
+pub(super) fn decode<'py>(py: Python<'py>, pickle: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    loads(&PyBytes::new(py, pickle), None)
+}
+
+/// Reads a large message that is a pickle, from where it lies.
+pub(super) fn decode_in_place(py: Python<'_>, message: Message) -> PyResult<Bound<'_, PyAny>> {
+    loads(Bound::new(py, MessageBuffer::to_read(message))?.as_any(), None)
+}
+
+/// Where the parts of a message with buffers are.
+struct Places {
+    pickle: std::ops::Range<usize>,
+    buffers: Vec<std::ops::Range<usize>>,
+}
+
+impl Places {
+    /// `None` if the message is shorter than it says.
+    fn read(message: &[u8]) -> Option<Self> {
+        let number = |at: usize| Some(u64::from_le_bytes(*message.get(at..)?.first_chunk()?));
+        let range = |start: usize, len: u64| {
+            let end = start.checked_add(usize::try_from(len).ok()?)?;
+            (end <= message.len()).then_some(start..end)
+        };
+        let count = u32::from_le_bytes(*message.get(4..)?.first_chunk()?) as usize;
+        let lengths = HEADER..HEADER.checked_add(count.checked_mul(8)?)?;
+        let pickle = range(lengths.end, number(8)?)?;
+        let mut end = pickle.end;
+        let mut buffers = Vec::new();
+        for at in lengths.step_by(8) {
+            let buffer = range(end.checked_next_multiple_of(ALIGNMENT)?, number(at)?)?;
+            end = buffer.end;
+            buffers.push(buffer);
+        }
+        Some(Places { pickle, buffers })
+    }
+}
+
+/// Reads a message of a pickle and buffers that lies in this process's memory.
+pub(super) fn decode_small<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    let Some(places) = Places::read(message) else { return Err(malformed(py, "it is truncated")) };
+    decode_copies(py, message, &places)
+}
+
+/// Reads a large message of a pickle and buffers. Large buffers stay where they lie, as memory that the new objects may write to;
+/// smaller ones are copied.
+pub(super) fn decode_with_buffers(py: Python<'_>, message: Message) -> PyResult<Bound<'_, PyAny>> {
+    let Some(places) = Places::read(&message) else { return Err(malformed(py, "it is truncated")) };
+    let total: usize = places.buffers.iter().map(|place| place.len()).sum();
+    if total < LEND_FROM {
+        return decode_copies(py, &message, &places);
+    }
+    let mapping = match message.into_mapping() {
+        Ok(mapping) => Arc::new(mapping),
+        // Out of mappings, say. There may be memory for a copy.
+        Err((message, _)) => return decode_copies(py, &message, &places),
+    };
+    lent::note(&mapping);
+    let buffers = PyList::empty(py);
+    for place in &places.buffers {
+        buffers.append(Bound::new(py, MessageBuffer::within(&mapping, place.start, place.len()))?)?;
+    }
+    let pickle = MessageBuffer::within(&mapping, places.pickle.start, places.pickle.len());
+    loads(Bound::new(py, pickle)?.as_any(), Some(&buffers))
+}
+
+fn decode_copies<'py>(py: Python<'py>, message: &[u8], places: &Places) -> PyResult<Bound<'py, PyAny>> {
+    let buffers = PyList::empty(py);
+    for place in &places.buffers {
+        buffers.append(bytearray(py, &message[place.clone()])?)?;
+    }
+    loads(&PyBytes::new(py, &message[places.pickle.clone()]), Some(&buffers))
+}
+
+/// A new bytearray, filled without the interpreter's lock if it is large.
+fn bytearray<'py>(py: Python<'py>, content: &[u8]) -> PyResult<Bound<'py, PyByteArray>> {
+    let len = content.len() as ffi::Py_ssize_t;
+    // SAFETY: a new object of `len` bytes, which nobody else knows of until this returns.
+    let array = unsafe {
+        let array = ffi::PyByteArray_FromStringAndSize(std::ptr::null(), len);
+        Bound::from_owned_ptr_or_err(py, array)?.cast_into_unchecked::<PyByteArray>()
+    };
+    // SAFETY: as above.
+    let to = unsafe { std::slice::from_raw_parts_mut(array.data(), content.len()) };
+    let mut copy = || to.copy_from_slice(content);
+    if content.len() >= DETACH_FROM {
+        py.detach(copy)
+    } else {
+        copy()
+    }
+    Ok(array)
+}

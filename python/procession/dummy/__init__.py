@@ -1,0 +1,6 @@
+"""``multiprocessing.dummy`` under this package's name: the same module."""
+
+import sys
+from multiprocessing import dummy
+
+sys.modules[__name__] = dummy

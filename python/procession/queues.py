@@ -1,0 +1,281 @@
+"""Queues between processes, in shared memory.
+
+The classes of ``multiprocessing.queues`` with the same methods. There is no thread behind a queue: ``put`` returns when the
+object is where any other process can get it, and raises what cannot be pickled. A process that is killed, in the middle of
+whatever, never blocks the others.
+
+A queue may be used by any process that has it: one that was forked, one that was given it as an argument, or one that received it in
+another queue, through a pipe, or in a pool's task. It is gone with the last process that has it.
+"""
+
+import os
+import types
+from multiprocessing import connection
+from multiprocessing.reduction import ForkingPickler
+from queue import Empty, Full
+
+from . import _asyncio, _procession
+from ._procession import DeliveryLost, ShutDown
+
+__all__ = ['Queue', 'SimpleQueue', 'JoinableQueue', 'Empty', 'Full', 'ShutDown', 'DeliveryLost']
+
+
+# What a message begins with whose rest is a pickle.
+_PICKLE = b'\x40'
+
+
+class _End:
+    """One end of a queue, for software that looks inside of CPython's queues: it is not kept, and does not count as a use of the queue.
+
+    Its methods use the base class, as CPython's pipes know nothing of what a subclass of Queue does in put and get.
+    """
+
+    _name = None
+
+    def __init__(self, queue):
+        self._queue = queue
+
+    @property
+    def closed(self):
+        return self._queue._closed or self._name in vars(self._queue)
+
+    def close(self):
+        """Use this end no more."""
+        setattr(self._queue, self._name, True)
+
+    def _check(self):
+        if self.closed:
+            raise OSError('handle is closed')
+
+    def __eq__(self, other):
+        return type(self) is type(other) and self._queue is other._queue
+
+    def __hash__(self):
+        return hash((self._name, id(self._queue)))
+
+
+class _Reader(_End):
+    """The end of a queue that objects come out of."""
+
+    _name = '_reader_closed'
+    readable, writable = True, False
+
+    def fileno(self):
+        """A descriptor that is readable while recv has something to return, to be polled and nothing else.
+
+        It is up to date when this returns: poll it at once, and ask again before the next time.
+        """
+        self._check()
+        return self._queue._readable_fd()
+
+    def poll(self, timeout=0.0):
+        """Whether there is an object, waiting for one for so many seconds at most, or without end if timeout is None."""
+        self._check()
+        if not self._queue.empty():
+            return True
+        if timeout is not None and timeout <= 0:
+            return False
+        return bool(connection.wait([self], timeout))
+
+    def recv(self):
+        """As get."""
+        self._check()
+        return _procession.BaseQueue.get(self._queue)
+
+    def recv_bytes(self, maxlength=None):
+        """The pickle of the next object, or its bytes in the queue's codec."""
+        self._check()
+        message = self._queue._get_encoded()
+        if self._queue._codec is not None:
+            pickled = message
+        elif message[:1] == _PICKLE:
+            pickled = message[1:]
+        else:
+            pickled = bytes(ForkingPickler.dumps(_procession._decode(message)))
+        if maxlength is not None and len(pickled) > maxlength:
+            raise OSError('got bad message length')
+        return pickled
+
+
+class _Writer(_End):
+    """The end of a queue that objects go into."""
+
+    _name = '_writer_closed'
+    readable, writable = False, True
+
+    def fileno(self):
+        """A descriptor that is readable (not writable) while there is room, as that of _Reader else."""
+        self._check()
+        return self._queue._writable_fd()
+
+    def send(self, obj):
+        """As put."""
+        self._check()
+        _procession.BaseQueue.put(self._queue, obj)
+
+    def send_bytes(self, buf, offset=0, size=None):
+        """Put the object of a pickle, or of bytes in the queue's codec."""
+        self._check()
+        end = None if size is None else offset + size
+        begin = _PICKLE if self._queue._codec is None else b''
+        self._queue._put_encoded(begin + bytes(memoryview(buf).cast('B')[offset:end]))
+
+
+class _Base(_procession.BaseQueue):
+    """What all three classes have."""
+
+    __class_getitem__ = classmethod(types.GenericAlias)
+
+    def __getstate__(self):
+        return (self._handle(), self._codec, self._redelivers)
+
+    def __setstate__(self, state):
+        self._open(*state)
+
+    async def aget(self):
+        """Remove and return an object from the queue; other tasks run until there is one. No thread is used.
+
+        A task that is cancelled while it waits has taken nothing.
+        """
+        while True:
+            try:
+                return self.get_nowait()
+            except Empty:
+                pass
+            await _asyncio.wait(self._readable_fd, self._notices_deaths)
+
+    async def aput(self, obj):
+        """Put obj into the queue; other tasks run until there is room. No thread is used.
+
+        A task that is cancelled while it waits has put nothing. An object that waits for room is pickled anew each time that there may
+        be some.
+        """
+        while True:
+            try:
+                return self.put_nowait(obj)
+            except Full:
+                pass
+            await _asyncio.wait(self._writable_fd, False)
+
+    @property
+    def _reader(self):
+        """The end that objects come out of, as CPython's queues have it."""
+        return _Reader(self)
+
+    @property
+    def _writer(self):
+        """The end that objects go into, as CPython's queues have it."""
+        return _Writer(self)
+
+    @property
+    def _poll(self):
+        return _Reader(self).poll
+
+    def _closed_error(self):
+        return ValueError(f'Queue {self!r} is closed')
+
+    def _has_feeder_error_hook(self):
+        return False
+
+
+class Queue(_Base):
+    """A first-in, first-out queue of objects between processes: many may put, many may get.
+
+    maxsize is the most objects at a time; put waits for room. 0 or less means no bound: then put never waits, and
+    raises MemoryError when what is queued would take more than max_bytes (half of the machine's or cgroup's memory, if
+    None). ctx is accepted as by multiprocessing; a queue needs nothing of it.
+
+    With a name, other processes of this user can have the queue by ``Queue.open(name)`` as long as one process uses it;
+    FileExistsError is raised when the name is in use.
+
+    codec says how objects become bytes. None: any that can be pickled. "msgpack": None, bool, int of 64 bits, float, str, bytes, and
+    lists (tuples arrive as lists) and dicts of them, as MessagePack. "bytes": any bytes-like object, as it is; get returns bytes.
+    The latter two are for named queues that programs in other languages use, too; all sides of a queue have to agree.
+    """
+
+    def __init__(self, maxsize=0, *, ctx=None, name=None, max_bytes=None, codec=None):
+        self._create(maxsize, name, max_bytes, codec, False, False)
+
+    @classmethod
+    def open(cls, name, *, codec=None):
+        """Open the queue that a process made under this name; codec as it was made.
+
+        Raises FileNotFoundError when no living process uses one, and ValueError when the name is a JoinableQueue's.
+        """
+        self = cls.__new__(cls)
+        self._open_named(name, codec, False, False)
+        return self
+
+    def close(self):
+        """Use this queue no more in this process: put and get raise ValueError from now on."""
+        self._close()
+
+    def join_thread(self):
+        """Return at once: what was put is in shared memory already. For programs written for multiprocessing."""
+        assert self._closed, f'Queue {self!r} not closed'
+
+    def cancel_join_thread(self):
+        """Do nothing: no thread is waited for. For programs written for multiprocessing."""
+
+    @staticmethod
+    def _on_queue_feeder_error(e, obj):
+        """What a subclass may define to be told of an object that cannot be pickled, in place of the exception from put."""
+        raise e
+
+    def _has_feeder_error_hook(self):
+        return type(self)._on_queue_feeder_error is not Queue._on_queue_feeder_error
+
+
+class JoinableQueue(Queue):
+    """A Queue of tasks, each of which is declared done by task_done; join waits for all of them.
+
+    With redeliver, a task is handed out again when the process that got it dies before its task_done, or lets go of the queue:
+    before those that wait, once a process that waits or asks has noticed the death. So a task may be worked on twice, but none is lost. Then task_done acknowledges a task that
+    the caller's own process has: the oldest one that its thread got, else the oldest.
+    """
+
+    def __init__(self, maxsize=0, *, ctx=None, name=None, max_bytes=None, codec=None, redeliver=False):
+        self._create(maxsize, name, max_bytes, codec, True, redeliver)
+
+    @classmethod
+    def open(cls, name, *, codec=None, redeliver=False):
+        """Open the queue that a process made under this name, with or without redelivery of what this process gets.
+
+        Raises FileNotFoundError when no living process uses one, and ValueError when the name is a Queue's.
+        """
+        self = cls.__new__(cls)
+        self._open_named(name, codec, True, redeliver)
+        return self
+
+    def task_done(self):
+        """Declare one task done that was taken by get. Without redelivery, any process may declare any task done.
+
+        Raises ValueError when no task is unfinished; with redelivery, when this process has none.
+        """
+        self._task_done()
+
+    def join(self):
+        """Wait until all tasks that were put are done.
+
+        A process that dies with a task does not block this: the task is handed out again if its process took it from a queue with
+        redelivery. Otherwise DeliveryLost is raised once all that are unfinished were taken by processes that died; they are
+        forgotten then.
+        """
+        self._join()
+
+
+class SimpleQueue(_Base):
+    """A Queue without a bound, for which put, get, empty and close are all that multiprocessing has."""
+
+    def __init__(self, *, ctx=None):
+        self._create(0, None, None, None, False, False)
+
+    def close(self):
+        """Use this queue no more in this process: put and get raise OSError from now on."""
+        self._close()
+
+    def _closed_error(self):
+        return OSError('handle is closed')
+
+
+os.register_at_fork(before=_procession._make_private)

@@ -1,0 +1,6 @@
+"""``multiprocessing.spawn`` under this package's name: the same module."""
+
+import sys
+from multiprocessing import spawn
+
+sys.modules[__name__] = spawn

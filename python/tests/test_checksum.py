@@ -1,0 +1,99 @@
+"""``examples/checksum.py`` prints what ``sha256sum`` prints, also while its workers are killed."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = pathlib.Path(__file__).parents[2] / "examples" / "checksum.py"
+WATCHDOG = 300
+
+
+def checksum(*arguments):
+    command = [sys.executable, PROGRAM, *arguments]
+    return subprocess.run(command, capture_output=True, timeout=WATCHDOG, stdin=subprocess.DEVNULL)
+
+
+def expected(folder):
+    script = 'find "$1" -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum --'
+    return subprocess.run(["sh", "-c", script, "sh", folder], capture_output=True, check=True).stdout
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A tree with all that names and contents can be."""
+    root = os.fsencode(tmp_path)
+    names = [
+        b"plain",
+        b"with a blank",
+        b"-leading-dash",
+        b"new\nline",
+        b"back\\slash",
+        b"carriage\rreturn",
+        b"not \xff\xfe utf-8",
+        b"tab\tand\x01control",
+        "schöne Grüße".encode(),
+        b"sort!",
+    ]
+    for name in names:
+        pathlib.Path(os.fsdecode(os.path.join(root, name))).write_bytes(name)
+    (tmp_path / "empty").touch()
+    deep = os.path.join(root, b"deep", b"er\n", b"and\xff")
+    os.makedirs(deep)
+    with open(os.path.join(deep, b"file"), "wb") as file:
+        file.write(b"deep")
+    (tmp_path / "sort").mkdir()
+    (tmp_path / "sort" / "x").write_bytes(b"1")
+    (tmp_path / "a link").symlink_to("plain")
+    (tmp_path / "a loop").symlink_to(".")
+    (tmp_path / "big").write_bytes(bytes(range(251)) * 60_000)
+    for n in range(200):
+        (tmp_path / f"many-{n}").write_bytes(bytes([n]) * (n * 37))
+    return tmp_path
+
+
+def test_odd_names_and_contents(tree):
+    done = checksum("--workers", "3", tree)
+    assert (done.returncode, done.stdout) == (0, expected(tree)), done.stderr
+    assert done.stderr.decode().startswith("215 files, "), done.stderr
+
+
+def test_odd_names_and_contents_under_kills(tree):
+    done = checksum("--chaos", "--workers", "3", tree)
+    assert (done.returncode, done.stdout) == (0, expected(tree)), done.stderr
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_is_printed(tree, tmp_path_factory):
+    missing = tmp_path_factory.mktemp("elsewhere") / "missing"
+    done = checksum(missing)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.decode() == f"checksum: {missing}: No such file or directory\n"
+    assert checksum("--workers", "0", tree).returncode == 2
+
+
+def test_an_empty_folder_prints_nothing(tmp_path):
+    done = checksum("--quiet", tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_interrupted_it_leaves_nothing_behind(tree):
+    # Enough for it to be at work still.
+    (tree / "bigger").write_bytes(bytes(600_000_000))
+    program = subprocess.Popen(
+        [sys.executable, PROGRAM, "--workers", "2", tree],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    children = pathlib.Path(f"/proc/{program.pid}/task/{program.pid}/children")
+    while len(children.read_text().split()) < 2:
+        assert program.poll() is None
+    os.killpg(program.pid, signal.SIGINT)
+    # The pipes are closed when no process is left.
+    out, err = program.communicate(timeout=WATCHDOG)
+    assert program.returncode == -signal.SIGINT, err
+    assert b"Traceback" not in err

@@ -1,0 +1,121 @@
+//! The Python package: a virtual environment below `target/` with the package in it, and what is run there.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::steps::{Failure, Tool, root};
+
+/// The oldest minor version of Python 3 that the package is for.
+const OLDEST: u32 = 11;
+
+/// What else is in an environment.
+#[derive(Clone, Copy)]
+pub(crate) enum With {
+    /// What the tests need.
+    Tests,
+    /// The software that the package is tried with.
+    Software,
+}
+
+impl With {
+    /// The folder with the list, and with what is run.
+    fn folder(self) -> PathBuf {
+        root().join("python").join(match self {
+            With::Tests => "tests",
+            With::Software => "software",
+        })
+    }
+}
+
+/// How the package's own classes are compiled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    Dev,
+    Release,
+}
+
+/// Python in an environment that has the package as it is now. `PYTHON` names another interpreter than `python3` to make it with.
+pub(crate) fn python(profile: Profile, with: With) -> Result<Tool, Failure> {
+    let interpreter = std::env::var_os("PYTHON").unwrap_or_else(|| "python3".into());
+    let name = match with {
+        With::Tests => version(&interpreter)?,
+        With::Software => version(&interpreter)? + "-software",
+    };
+    let folder = root().join("target/python").join(name);
+    let bin = folder.join("bin");
+    prepare(&interpreter, &folder, &bin, &with.folder().join("requirements.txt"))?;
+    let maturin = Tool(Command::new(bin.join("maturin")))
+        .args(["develop", "--quiet", "--target-dir"])
+        // Apart from cargo's, for maturin builds with settings of its own.
+        .args([root().join("target/python/build")])
+        .args((profile == Profile::Release).then_some("--release"));
+    in_environment(maturin, &folder).folder(root()).run()?;
+    Ok(in_environment(Tool(Command::new(bin.join("python"))), &folder))
+}
+
+/// The tests of the package, or those whose name contains the filter.
+pub(crate) fn test(filter: Option<&OsStr>) -> Result<(), Failure> {
+    /// pytest's exit status when no test was selected.
+    const NO_TESTS: u8 = 5;
+    let mut pytest = python(Profile::Dev, With::Tests)?.args(["-m", "pytest", "--quiet"]).folder(root());
+    if let Some(filter) = filter {
+        pytest = pytest.args([OsStr::new("-k"), filter]);
+    }
+    match pytest.run() {
+        Err(failure) if filter.is_some() && failure.status == NO_TESTS => Ok(()),
+        other => other,
+    }
+}
+
+/// Tries the package with software that was written for `multiprocessing`.
+pub(crate) fn software() -> Result<(), Failure> {
+    let pytest = python(Profile::Release, With::Software)?.args(["-m", "pytest", "--quiet"]);
+    pytest.args([With::Software.folder()]).folder(root()).run()
+}
+
+/// `3.11`, say.
+fn version(interpreter: &OsStr) -> Result<String, Failure> {
+    let script = "import sys; print('%d %d' % sys.version_info[:2])";
+    let output = Tool(Command::new(interpreter)).args(["-c", script]).output(Stdio::inherit())?;
+    let output = String::from_utf8_lossy(&output);
+    let (major, minor) = output.trim().split_once(' ').unwrap_or_default();
+    match (major, minor.parse::<u32>()) {
+        ("3", Ok(minor)) if minor >= OLDEST => Ok(format!("3.{minor}")),
+        _ => Err(Failure::new(format!(
+            "{} is Python {major}.{minor}, but 3.{OLDEST} or newer is needed: name one with PYTHON=…",
+            Path::new(interpreter).display()
+        ))),
+    }
+}
+
+/// Makes the environment, unless it is there with the same requirements.
+fn prepare(interpreter: &OsStr, folder: &Path, bin: &Path, requirements: &Path) -> Result<(), Failure> {
+    let wrong = |path: &Path| {
+        let path = path.to_owned();
+        move |error| Failure::new(format!("{}: {error}", path.display()))
+    };
+    let wanted = fs::read(requirements).map_err(wrong(requirements))?;
+    let complete: PathBuf = folder.join("complete");
+    if fs::read(&complete).is_ok_and(|there| there == wanted) {
+        return Ok(());
+    }
+    let venv = Tool(Command::new(interpreter)).args(["-m", "venv", "--clear"]).args([folder]);
+    venv.run().map_err(|failure| Failure {
+        message: Some(
+            "Python cannot make a virtual environment: is its package python3-venv installed?".into(),
+        ),
+        ..failure
+    })?;
+    let pip = Tool(Command::new(bin.join("python")))
+        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"])
+        .args([requirements]);
+    pip.run()?;
+    fs::write(&complete, wanted).map_err(wrong(&complete))
+}
+
+fn in_environment(mut tool: Tool, folder: &Path) -> Tool {
+    tool.0.env("VIRTUAL_ENV", folder).env_remove("CONDA_PREFIX").env_remove("PYTHONHOME");
+    tool
+}
