@@ -89,7 +89,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--count", type=int, default=100_000, help="operations in each round")
     options = parser.parse_args()
-    for label, run in (("alone", alone),):
+    for label, run in (("alone", alone), ("two processes", two_processes)):
         print(f"{label:48} mp ns  ours ns   ratio")
         for (name, work, theirs), (_, _, ours) in zip(cases(False), cases(True), strict=True):
             times = [(run(work, theirs, options.count), run(work, ours, options.count)) for _ in range(options.rounds)]
