@@ -46,7 +46,7 @@ impl SemLock {
         None
     }
 
-    #[pyo3(signature = (block = Truth(true), timeout = None))]
+    #[pyo3(signature = (block = Truth(true), timeout = None), text_signature = "($self, block=True, timeout=None)")]
     fn acquire(&self, py: Python<'_>, block: Truth, timeout: Option<f64>) -> PyResult<bool> {
         match self {
             SemLock::Lock(lock) => lock.get().shared()?.acquire(py, block.0, timeout),

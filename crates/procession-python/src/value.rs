@@ -228,7 +228,7 @@ impl SynchronizedBase {
 #[pymethods]
 impl SynchronizedBase {
     #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
+    #[pyo3(signature = (*_args, **_kwargs), text_signature = "(obj, lock=None, ctx=None)")]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         SynchronizedBase(Made::nothing())
     }
@@ -349,7 +349,7 @@ pub(crate) struct Synchronized;
 #[pymethods]
 impl Synchronized {
     #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
+    #[pyo3(signature = (*_args, **_kwargs), text_signature = "(obj, lock=None, ctx=None)")]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> PyClassInitializer<Self> {
         PyClassInitializer::from(SynchronizedBase(Made::nothing())).add_subclass(Synchronized)
     }
