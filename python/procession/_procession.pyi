@@ -3,7 +3,7 @@ import sys
 from _ctypes import _CData
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.context import BaseContext
-from types import TracebackType
+from types import GenericAlias, TracebackType
 from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar, final
 
 from typing_extensions import Self, disjoint_base
@@ -204,6 +204,7 @@ class Block:
 
 @disjoint_base
 class SynchronizedBase(Generic[_CT]):
+    def __class_getitem__(cls, item: Any, /) -> GenericAlias: ...
     def __init__(self, obj: _CT, lock: _LockLike | None = None, ctx: BaseContext | None = None) -> None: ...
     def __reduce__(self) -> tuple[Callable[..., SynchronizedBase[Any]], tuple[Any, _LockLike]]: ...
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool: ...

@@ -1,6 +1,6 @@
 import ctypes
 from _ctypes import _CData
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from ctypes import _SimpleCData, c_char
 from multiprocessing.context import BaseContext
 from typing import Any, Generic, Literal, SupportsIndex, TypeAlias, TypeVar, overload, type_check_only
@@ -175,6 +175,7 @@ class_cache: WeakKeyDictionary[type, type]
 
 class SynchronizedArray(SynchronizedBase[ctypes.Array[_SimpleCData[_T]]], Generic[_T]):
     def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[_T]: ...
     @overload
     def __getitem__(self, i: slice) -> list[_T]: ...
     @overload
