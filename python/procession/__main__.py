@@ -26,7 +26,9 @@ def _parse(arguments):
     parser.add_argument("-c", metavar="code", help="run this code")
     parser.add_argument("-m", metavar="module", help="run this module as a program")
     parser.add_argument("script", help="run this file, or this directory or zip file with a __main__.py")
-    first = arguments[0] if arguments else "-h"
+    if not arguments:
+        parser.error("no program to run")
+    first = arguments[0]
     for kind in ("-c", "-m"):
         if first == kind:
             if len(arguments) < 2:
@@ -43,6 +45,8 @@ def _new_main(**attributes):
     """Put a new module in the place of ``__main__``, as the interpreter would make it for the program."""
     module = types.ModuleType("__main__")
     module.__builtins__ = builtins
+    if "__annotations__" in vars(sys.modules["__main__"]):
+        module.__annotations__ = {}
     module.__dict__.update(attributes)
     sys.modules["__main__"] = sys.modules["__mp_main__"] = module
     return module

@@ -1,7 +1,8 @@
-"""Pools of worker processes."""
+"""Pools of worker processes, as in ``multiprocessing.pool``."""
 
 from multiprocessing import pool as _stdlib
 from multiprocessing import queues as _queues
+from multiprocessing.pool import Pool as _Pool
 from multiprocessing.pool import ThreadPool
 
 from .context import _default_context
@@ -10,21 +11,28 @@ __all__ = ["Pool", "ThreadPool"]
 
 
 class _Pipe(_queues.SimpleQueue):
-    """What CPython's pool reads and writes past its queues' methods: a pipe."""
+    """CPython's queue, whose pipe CPython's pool reads and writes itself."""
 
 
-class Pool(_stdlib.Pool):
-    """A pool of worker processes. It is CPython's, over this package's contexts."""
+class _PipeContext:
+    """A context for CPython's pool: that of the program but for its queues."""
+
+    def __init__(self, context):
+        self._context = context
+
+    def SimpleQueue(self):
+        return _Pipe(ctx=self._context)
+
+    def __getattr__(self, name):
+        return getattr(self._context, name)
+
+
+class Pool(_Pool):
+    """A pool of worker processes. It is CPython's, with processes and locks of this package's contexts."""
 
     def __init__(self, processes=None, initializer=None, initargs=(), maxtasksperchild=None, context=None):
-        context = context or _default_context.get_context()
+        context = _PipeContext(context or _default_context.get_context())
         super().__init__(processes, initializer, initargs, maxtasksperchild, context)
-
-    def _setup_queues(self):
-        self._inqueue = _Pipe(ctx=self._ctx)
-        self._outqueue = _Pipe(ctx=self._ctx)
-        self._quick_put = self._inqueue._writer.send
-        self._quick_get = self._outqueue._reader.recv
 
 
 def __getattr__(name):

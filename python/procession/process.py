@@ -1,23 +1,67 @@
 """Processes: CPython's, whose daemons end with their parent however that ends."""
 
+import os
 import signal
+import sys
+import threading
+import traceback
 from multiprocessing import process as _stdlib
 from multiprocessing.process import active_children, current_process, parent_process
 
 __all__ = ["BaseProcess", "active_children", "current_process", "parent_process"]
 
-
-def _interrupt(self):
-    """Interrupt the process: it gets SIGINT, as by Ctrl-C."""
-    self._check_closed()
-    self._popen._send_signal(signal.SIGINT)
+_start = _stdlib.BaseProcess.start
+_bootstrap = _stdlib.BaseProcess._bootstrap
 
 
 class BaseProcess(_stdlib.BaseProcess):
-    """A function that runs in a process of its own, like `threading.Thread` in a thread."""
+    """A function that runs in a process of its own, as `threading.Thread` runs one in a thread.
 
-    if not hasattr(_stdlib.BaseProcess, "interrupt"):
-        interrupt = _interrupt
+    A daemon ends with its parent: when that exits it gets SIGTERM, as with `multiprocessing`, and when that is killed, or ends
+    without Python's clean-up, SIGKILL.
+    """
+
+    def start(self):
+        """Start the process. Can be called once."""
+        if self.daemon:
+            self._daemon_of = _starter()
+        _start(self)
+
+    def _bootstrap(self, *args, **kwargs):
+        starter = self.__dict__.pop("_daemon_of", None)
+        if starter is not None:
+            try:
+                _end_with_starter(starter)
+            except OSError:
+                # The caller ends the process without a word.
+                print(f"Process {self.name} cannot watch its parent:", file=sys.stderr)
+                traceback.print_exc()
+                sys.stderr.flush()
+                return 1
+        return _bootstrap(self, *args, **kwargs)
+
+    def interrupt(self):
+        """Interrupt the process: send it SIGINT, as Ctrl-C does."""
+        self._check_closed()
+        self._popen._send_signal(signal.SIGINT)
+
+
+def _starter():
+    """What a process needs of this one to end with it."""
+    from ._procession import _this_process
+
+    pid = os.getpid()
+    # Whether the thread that starts it is the one whose end is the end of the process.
+    return _this_process(), pid, threading.get_native_id() == pid
+
+
+def _end_with_starter(starter):
+    """From now on this process is killed when the one that called `_starter` ends; at once if it has ended."""
+    from ._procession import _end_with
+
+    process, pid, is_first = starter
+    # For the kernel, a forkserver is the parent.
+    _end_with(process, is_first and os.getppid() == pid)
 
 
 def __getattr__(name):

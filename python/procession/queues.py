@@ -10,10 +10,11 @@ another queue, through a pipe, or in a pool's task. It is gone with the last pro
 
 import os
 import types
+from multiprocessing import connection
 from multiprocessing.reduction import ForkingPickler
 from queue import Empty, Full
 
-from . import _procession
+from . import _asyncio, _procession
 from ._procession import DeliveryLost, ShutDown
 
 __all__ = ['Queue', 'SimpleQueue', 'JoinableQueue', 'Empty', 'Full', 'ShutDown', 'DeliveryLost']
@@ -59,16 +60,35 @@ class _Reader(_End):
     _name = '_reader_closed'
     readable, writable = True, False
 
+    def fileno(self):
+        """A descriptor that is readable while recv has something to return, to be polled and nothing else.
+
+        It is up to date when this returns: poll it at once, and ask again before the next time.
+        """
+        self._check()
+        return self._queue._readable_fd()
+
+    def poll(self, timeout=0.0):
+        """Whether there is an object, waiting for one for so many seconds at most, or without end if timeout is None."""
+        self._check()
+        if not self._queue.empty():
+            return True
+        if timeout is not None and timeout <= 0:
+            return False
+        return bool(connection.wait([self], timeout))
+
     def recv(self):
         """As get."""
         self._check()
         return _procession.BaseQueue.get(self._queue)
 
     def recv_bytes(self, maxlength=None):
-        """The pickle of the next object."""
+        """The pickle of the next object, or its bytes in the queue's codec."""
         self._check()
         message = self._queue._get_encoded()
-        if message[:1] == _PICKLE:
+        if self._queue._codec is not None:
+            pickled = message
+        elif message[:1] == _PICKLE:
             pickled = message[1:]
         else:
             pickled = bytes(ForkingPickler.dumps(_procession._decode(message)))
@@ -83,16 +103,22 @@ class _Writer(_End):
     _name = '_writer_closed'
     readable, writable = False, True
 
+    def fileno(self):
+        """A descriptor that is readable (not writable) while there is room, as that of _Reader else."""
+        self._check()
+        return self._queue._writable_fd()
+
     def send(self, obj):
         """As put."""
         self._check()
         _procession.BaseQueue.put(self._queue, obj)
 
     def send_bytes(self, buf, offset=0, size=None):
-        """Put the object of a pickle."""
+        """Put the object of a pickle, or of bytes in the queue's codec."""
         self._check()
         end = None if size is None else offset + size
-        self._queue._put_encoded(_PICKLE + bytes(memoryview(buf).cast('B')[offset:end]))
+        begin = _PICKLE if self._queue._codec is None else b''
+        self._queue._put_encoded(begin + bytes(memoryview(buf).cast('B')[offset:end]))
 
 
 class _Base(_procession.BaseQueue):
@@ -101,10 +127,35 @@ class _Base(_procession.BaseQueue):
     __class_getitem__ = classmethod(types.GenericAlias)
 
     def __getstate__(self):
-        return (self._handle(), self._redelivers)
+        return (self._handle(), self._codec, self._redelivers)
 
     def __setstate__(self, state):
         self._open(*state)
+
+    async def aget(self):
+        """Remove and return an object from the queue; other tasks run until there is one. No thread is used.
+
+        A task that is cancelled while it waits has taken nothing.
+        """
+        while True:
+            try:
+                return self.get_nowait()
+            except Empty:
+                pass
+            await _asyncio.wait(self._readable_fd, self._notices_deaths)
+
+    async def aput(self, obj):
+        """Put obj into the queue; other tasks run until there is room. No thread is used.
+
+        A task that is cancelled while it waits has put nothing. An object that waits for room is pickled anew each time that there may
+        be some.
+        """
+        while True:
+            try:
+                return self.put_nowait(obj)
+            except Full:
+                pass
+            await _asyncio.wait(self._writable_fd, False)
 
     @property
     def _reader(self):
@@ -134,20 +185,25 @@ class Queue(_Base):
     raises MemoryError when what is queued would take more than max_bytes (half of the machine's or cgroup's memory, if
     None). ctx is accepted as by multiprocessing; a queue needs nothing of it.
 
-    With a name, other processes of this user can have the queue by ``Queue.open(name)`` as long as one process uses it.
+    With a name, other processes of this user can have the queue by ``Queue.open(name)`` as long as one process uses it;
+    FileExistsError is raised when the name is in use.
+
+    codec says how objects become bytes. None: any that can be pickled. "msgpack": None, bool, int of 64 bits, float, str, bytes, and
+    lists (tuples arrive as lists) and dicts of them, as MessagePack. "bytes": any bytes-like object, as it is; get returns bytes.
+    The latter two are for named queues that programs in other languages use, too; all sides of a queue have to agree.
     """
 
-    def __init__(self, maxsize=0, *, ctx=None, name=None, max_bytes=None):
-        self._create(maxsize, name, max_bytes, False, False)
+    def __init__(self, maxsize=0, *, ctx=None, name=None, max_bytes=None, codec=None):
+        self._create(maxsize, name, max_bytes, codec, False, False)
 
     @classmethod
-    def open(cls, name):
-        """Open the queue that a process made under this name.
+    def open(cls, name, *, codec=None):
+        """Open the queue that a process made under this name; codec as it was made.
 
-        Raises OSError when no living process uses one, and ValueError when the name is a JoinableQueue's.
+        Raises FileNotFoundError when no living process uses one, and ValueError when the name is a JoinableQueue's.
         """
         self = cls.__new__(cls)
-        self._open_named(name, False, False)
+        self._open_named(name, codec, False, False)
         return self
 
     def close(self):
@@ -173,22 +229,22 @@ class Queue(_Base):
 class JoinableQueue(Queue):
     """A Queue of tasks, each of which is declared done by task_done; join waits for all of them.
 
-    With redeliver, a task is handed out again, before those that wait, when the process that got it dies before its task_done, or
-    lets go of the queue. So a task may be worked on twice, but none is lost. Then task_done acknowledges a task that
+    With redeliver, a task is handed out again when the process that got it dies before its task_done, or lets go of the queue:
+    before those that wait, once a process that waits or asks has noticed the death. So a task may be worked on twice, but none is lost. Then task_done acknowledges a task that
     the caller's own process has: the oldest one that its thread got, else the oldest.
     """
 
-    def __init__(self, maxsize=0, *, ctx=None, name=None, max_bytes=None, redeliver=False):
-        self._create(maxsize, name, max_bytes, True, redeliver)
+    def __init__(self, maxsize=0, *, ctx=None, name=None, max_bytes=None, codec=None, redeliver=False):
+        self._create(maxsize, name, max_bytes, codec, True, redeliver)
 
     @classmethod
-    def open(cls, name, *, redeliver=False):
+    def open(cls, name, *, codec=None, redeliver=False):
         """Open the queue that a process made under this name, with or without redelivery of what this process gets.
 
-        Raises OSError when no living process uses one, and ValueError when the name is a Queue's.
+        Raises FileNotFoundError when no living process uses one, and ValueError when the name is a Queue's.
         """
         self = cls.__new__(cls)
-        self._open_named(name, True, redeliver)
+        self._open_named(name, codec, True, redeliver)
         return self
 
     def task_done(self):
@@ -212,7 +268,7 @@ class SimpleQueue(_Base):
     """A Queue without a bound, for which put, get, empty and close are all that multiprocessing has."""
 
     def __init__(self, *, ctx=None):
-        self._create(0, None, None, False, False)
+        self._create(0, None, None, None, False, False)
 
     def close(self):
         """Use this queue no more in this process: put and get raise OSError from now on."""

@@ -4,8 +4,10 @@ A process that is killed while it holds a lock does not hang the others: see the
 can be pickled and sent to any process, under every start method.
 """
 
+import threading
+
+from ._procession import Barrier as _Barrier
 from ._procession import (
-    Barrier,
     BoundedSemaphore,
     Condition,
     Event,
@@ -31,3 +33,7 @@ __all__ = [
 
 RECURSIVE_MUTEX, SEMAPHORE = 0, 1
 SEM_VALUE_MAX = SemLock.SEM_VALUE_MAX
+
+
+class Barrier(_Barrier, threading.Barrier):
+    __doc__ = _Barrier.__doc__

@@ -1,4 +1,4 @@
-//! The project's build tool: `cargo xtask demo | test | python | models | steps | storm | sanitize | bench | ci`.
+//! The project's build tool: `cargo xtask demo | test | python | software | models | steps | storm | sanitize | bench | ci`.
 
 mod python;
 mod sanitize;
@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use python::Profile;
+use python::{Profile, With};
 use steps::{BENCHES, Failure, ROOT, cargo};
 
 /// Builds, runs and checks this project
@@ -50,6 +50,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Try the Python package with software from PyPI that was written for multiprocessing
+    Software,
     /// Measure against other libraries; --help lists what can be chosen
     #[command(disable_help_flag = true)]
     Bench {
@@ -92,8 +94,9 @@ fn main() -> ExitCode {
         Command::Demo { dir, chaos, workers, python } => demo(dir, chaos, workers, python),
         Command::Test { filter } => test::run(filter),
         Command::Python { arguments } => {
-            python::python(Profile::Release).and_then(|python| python.args(arguments).run())
+            python::python(Profile::Release, With::Tests).and_then(|python| python.args(arguments).run())
         }
+        Command::Software => python::software(),
         Command::Bench { arguments } => cargo("run", BENCHES).args(["--release", "--"]).args(arguments).run(),
         Command::Steps { pairs, only } => steps::every_death(pairs, only.as_deref()),
         Command::Storm { python, arguments } => storm(python).and_then(|storm| storm.args(arguments).run()),
@@ -116,7 +119,7 @@ fn main() -> ExitCode {
 fn demo(dir: Option<PathBuf>, chaos: bool, workers: Option<u32>, python: bool) -> Result<(), Failure> {
     let dir = dir.map_or_else(steps::sysroot, Ok)?;
     let mut demo = if python {
-        python::python(Profile::Release)?.args([steps::root().join("examples/checksum.py")])
+        python::python(Profile::Release, With::Tests)?.args([steps::root().join("examples/checksum.py")])
     } else {
         cargo("run", ROOT).args(["--release", "--package", "checksum", "--"])
     };
@@ -132,7 +135,7 @@ fn demo(dir: Option<PathBuf>, chaos: bool, workers: Option<u32>, python: bool) -
 /// The storm over Rust's processes, or over Python's.
 fn storm(python: bool) -> Result<steps::Tool, Failure> {
     if python {
-        Ok(python::python(Profile::Release)?.args([steps::root().join("python/storm.py")]))
+        Ok(python::python(Profile::Release, With::Tests)?.args([steps::root().join("python/storm.py")]))
     } else {
         Ok(steps::storm())
     }

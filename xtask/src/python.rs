@@ -9,8 +9,25 @@ use crate::steps::{Failure, Tool, root};
 
 /// The oldest minor version of Python 3 that the package is for.
 const OLDEST: u32 = 11;
-/// What the tests need beside the package.
-const REQUIREMENTS: &str = "python/tests/requirements.txt";
+
+/// What else is in an environment.
+#[derive(Clone, Copy)]
+pub(crate) enum With {
+    /// What the tests need.
+    Tests,
+    /// The software that the package is tried with.
+    Software,
+}
+
+impl With {
+    /// The folder with the list, and with what is run.
+    fn folder(self) -> PathBuf {
+        root().join("python").join(match self {
+            With::Tests => "tests",
+            With::Software => "software",
+        })
+    }
+}
 
 /// How the package's own classes are compiled.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -19,13 +36,16 @@ pub(crate) enum Profile {
     Release,
 }
 
-/// Python in an environment that has the package as it is now and what the tests need. `PYTHON` names another interpreter
-/// than `python3` to make it with.
-pub(crate) fn python(profile: Profile) -> Result<Tool, Failure> {
+/// Python in an environment that has the package as it is now. `PYTHON` names another interpreter than `python3` to make it with.
+pub(crate) fn python(profile: Profile, with: With) -> Result<Tool, Failure> {
     let interpreter = std::env::var_os("PYTHON").unwrap_or_else(|| "python3".into());
-    let folder = root().join("target/python").join(version(&interpreter)?);
+    let name = match with {
+        With::Tests => version(&interpreter)?,
+        With::Software => version(&interpreter)? + "-software",
+    };
+    let folder = root().join("target/python").join(name);
     let bin = folder.join("bin");
-    prepare(&interpreter, &folder, &bin)?;
+    prepare(&interpreter, &folder, &bin, &with.folder().join("requirements.txt"))?;
     let maturin = Tool(Command::new(bin.join("maturin")))
         .args(["develop", "--quiet", "--target-dir"])
         // Apart from cargo's, for maturin builds with settings of its own.
@@ -39,7 +59,7 @@ pub(crate) fn python(profile: Profile) -> Result<Tool, Failure> {
 pub(crate) fn test(filter: Option<&OsStr>) -> Result<(), Failure> {
     /// pytest's exit status when no test was selected.
     const NO_TESTS: u8 = 5;
-    let mut pytest = python(Profile::Dev)?.args(["-m", "pytest", "--quiet"]).folder(root());
+    let mut pytest = python(Profile::Dev, With::Tests)?.args(["-m", "pytest", "--quiet"]).folder(root());
     if let Some(filter) = filter {
         pytest = pytest.args([OsStr::new("-k"), filter]);
     }
@@ -47,6 +67,12 @@ pub(crate) fn test(filter: Option<&OsStr>) -> Result<(), Failure> {
         Err(failure) if filter.is_some() && failure.status == NO_TESTS => Ok(()),
         other => other,
     }
+}
+
+/// Tries the package with software that was written for `multiprocessing`.
+pub(crate) fn software() -> Result<(), Failure> {
+    let pytest = python(Profile::Release, With::Software)?.args(["-m", "pytest", "--quiet"]);
+    pytest.args([With::Software.folder()]).folder(root()).run()
 }
 
 /// `3.11`, say.
@@ -65,13 +91,12 @@ fn version(interpreter: &OsStr) -> Result<String, Failure> {
 }
 
 /// Makes the environment, unless it is there with the same requirements.
-fn prepare(interpreter: &OsStr, folder: &Path, bin: &Path) -> Result<(), Failure> {
+fn prepare(interpreter: &OsStr, folder: &Path, bin: &Path, requirements: &Path) -> Result<(), Failure> {
     let wrong = |path: &Path| {
         let path = path.to_owned();
         move |error| Failure::new(format!("{}: {error}", path.display()))
     };
-    let requirements = root().join(REQUIREMENTS);
-    let wanted = fs::read(&requirements).map_err(wrong(&requirements))?;
+    let wanted = fs::read(requirements).map_err(wrong(requirements))?;
     let complete: PathBuf = folder.join("complete");
     if fs::read(&complete).is_ok_and(|there| there == wanted) {
         return Ok(());
@@ -85,7 +110,7 @@ fn prepare(interpreter: &OsStr, folder: &Path, bin: &Path) -> Result<(), Failure
     })?;
     let pip = Tool(Command::new(bin.join("python")))
         .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"])
-        .args([&requirements]);
+        .args([requirements]);
     pip.run()?;
     fs::write(&complete, wanted).map_err(wrong(&complete))
 }

@@ -1,5 +1,6 @@
 //! Waiting in the core on behalf of Python: the interpreter's lock is released while a thread sleeps, and a signal's handler runs soon.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use procession_core::os::clock::Deadline;
@@ -10,11 +11,23 @@ use pyo3::prelude::*;
 /// Only threads that hold the interpreter's lock call [`hosted`] with it.
 struct Interpreter;
 
+/// A signal that comes when the operation has begun and does not sleep yet ends no sleep. So the first sleep of [`block`] that
+/// nothing disturbs ends its attempt, and then, seldom enough to cost nothing, one of so many.
+const LOOK: u32 = 16;
+
+thread_local! {
+    /// How many sleeps of this thread's [`block`] nothing has disturbed.
+    static UNDISTURBED: Cell<u32> = const { Cell::new(0) };
+}
+
 impl Host for Interpreter {
     fn around(&self, sleep: &mut (dyn FnMut() -> bool + Send)) -> bool {
         // Only the main thread runs handlers, but which one that is is not worth asking: the kernel gives signals to it, and
-        // a thread that looks in vain goes on.
-        Python::attach(|py| py.detach(sleep))
+        // a thread that looks in vain goes on. Handlers do not run here: the operation may hold a lock of the core.
+        let signal = Python::attach(|py| py.detach(sleep));
+        let before = UNDISTURBED.get();
+        UNDISTURBED.set(before.wrapping_add(1));
+        signal || before.is_multiple_of(LOOK)
     }
 }
 
@@ -28,6 +41,7 @@ pub(crate) fn block<R>(
     deadline: Deadline,
     mut attempt: impl FnMut(Deadline) -> Option<R>,
 ) -> PyResult<Option<R>> {
+    UNDISTURBED.set(0);
     loop {
         match hosted(&Interpreter, || attempt(deadline)) {
             (Some(result), _) => return Ok(Some(result)),

@@ -243,6 +243,22 @@ impl Condition {
         Ok(self.0.get()?.lock.object(py))
     }
 
+    /// For software that asks CPython's class how many wait, which it does by `get_value` of two semaphores.
+    #[getter]
+    fn _sleeping_count(&self) -> PyResult<Counter> {
+        Ok(Counter(self.0.get()?.core.waiting()))
+    }
+
+    #[getter]
+    fn _woken_count(&self) -> Counter {
+        Counter(0)
+    }
+
+    #[getter]
+    fn _wait_semaphore(&self) -> PyResult<Counter> {
+        Ok(Counter(self.0.get()?.core.notified()))
+    }
+
     fn __repr__(this: &Bound<'_, Self>) -> PyResult<String> {
         let class = this.get_type().name()?;
         match this.get().0.peek() {
@@ -251,5 +267,16 @@ impl Condition {
                 Ok(format!("<{class}({}, {})>", lock.object(this.py()).repr()?, core.waiting()))
             }
         }
+    }
+}
+
+/// A number that stands where CPython's `Condition` has a semaphore.
+#[pyclass(frozen, module = "procession._procession")]
+struct Counter(usize);
+
+#[pymethods]
+impl Counter {
+    fn get_value(&self) -> usize {
+        self.0
     }
 }

@@ -1,7 +1,7 @@
 //! Exceptions.
 
 use procession_core::shm::{CreateError, OpenError};
-use pyo3::exceptions::{PyMemoryError, PyOSError, PyValueError};
+use pyo3::exceptions::{PyFileExistsError, PyFileNotFoundError, PyMemoryError, PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::{create_exception, exceptions};
 
@@ -36,6 +36,9 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 
 /// What making an object raises.
 pub(crate) fn create(error: CreateError) -> PyErr {
+    if matches!(error, CreateError::Taken { .. }) {
+        return PyFileExistsError::new_err(error.to_string());
+    }
     // The system's own number where there is one, so that `errno` says it.
     match std::error::Error::source(&error).and_then(|source| source.downcast_ref::<std::io::Error>()) {
         Some(source) => match source.raw_os_error() {
@@ -48,7 +51,10 @@ pub(crate) fn create(error: CreateError) -> PyErr {
 
 /// What opening an object raises that another process has sent.
 pub(crate) fn open(error: OpenError) -> PyErr {
-    PyOSError::new_err(error.to_string())
+    match error {
+        OpenError::NotFound { .. } => PyFileNotFoundError::new_err(error.to_string()),
+        _ => PyOSError::new_err(error.to_string()),
+    }
 }
 
 /// Out of descriptors, most likely.

@@ -15,6 +15,7 @@ mod handle;
 mod lock;
 mod made;
 mod owner;
+mod parent;
 mod queue;
 mod rlock;
 mod semaphore;
@@ -26,6 +27,7 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = true)]
 fn _procession(module: &Bound<'_, PyModule>) -> PyResult<()> {
     errors::register(module)?;
+    parent::register(module)?;
     module.add_class::<lock::Lock>()?;
     queue::register(module)?;
     module.add_class::<rlock::RLock>()?;

@@ -46,6 +46,7 @@ impl SemLock {
         None
     }
 
+    /// As the lock's or semaphore's own.
     #[pyo3(signature = (block = Truth(true), timeout = None), text_signature = "($self, block=True, timeout=None)")]
     fn acquire(&self, py: Python<'_>, block: Truth, timeout: Option<f64>) -> PyResult<bool> {
         match self {
@@ -55,6 +56,7 @@ impl SemLock {
         }
     }
 
+    /// As the lock's or semaphore's own.
     fn release(&self) -> PyResult<()> {
         match self {
             SemLock::Lock(lock) => lock.get().shared()?.release(),

@@ -257,7 +257,16 @@ impl Condition {
 
     /// How many wait at this instant and have not been notified. Those that died count until somebody finds them.
     pub fn waiting(&self) -> usize {
-        (0..self.used()).filter(|&index| is_waiting(self.place(index).load(Ordering::Relaxed))).count()
+        self.count(is_waiting)
+    }
+
+    /// How many have been notified and are not back from their wait. Those that died count until somebody finds them.
+    pub fn notified(&self) -> usize {
+        self.count(|word| word & STATE == NOTIFIED)
+    }
+
+    fn count(&self, state: impl Fn(u64) -> bool) -> usize {
+        (0..self.used()).filter(|&index| state(self.place(index).load(Ordering::Relaxed))).count()
     }
 
     fn notify_oldest(&self, count: usize) {

@@ -1,4 +1,4 @@
-//! Reading a file in a process that has no descriptor left.
+//! Reading and writing a file in a process that has no descriptor left.
 
 use std::ffi::{CStr, c_int, c_long, c_void};
 use std::io;
@@ -8,9 +8,11 @@ use super::process::with_signals_blocked;
 /// What the helper is to do, and what came of it.
 struct Errand {
     path: *const libc::c_char,
+    /// Written to the file if it is to be written; else what is read goes there.
     buffer: *mut u8,
     len: usize,
-    /// The number of bytes read, or the error's number, negative.
+    write: bool,
+    /// The number of bytes read or written, or the error's number, negative.
     result: c_long,
 }
 
@@ -21,10 +23,26 @@ struct Errand {
 /// # Errors
 /// Out of processes, or what opening and reading the file reported.
 pub(super) fn read(path: &CStr, buffer: &mut [u8]) -> io::Result<usize> {
+    let (buffer, len) = (buffer.as_mut_ptr(), buffer.len());
+    send(Errand { path: path.as_ptr(), buffer, len, write: false, result: 0 })
+}
+
+/// Writes to a file that need not be waited for, as [`read`] reads.
+///
+/// # Errors
+/// As [`read`]; `WouldBlock` where it would have to be waited for.
+pub(super) fn write(path: &CStr, bytes: &[u8]) -> io::Result<()> {
+    let (buffer, len) = (bytes.as_ptr().cast_mut(), bytes.len());
+    match send(Errand { path: path.as_ptr(), buffer, len, write: true, result: 0 })? {
+        written if written == len => Ok(()),
+        _ => Err(io::ErrorKind::WriteZero.into()),
+    }
+}
+
+/// Has a helper do it.
+fn send(mut errand: Errand) -> io::Result<usize> {
     // Of 16 bytes each, so that it is aligned as the machine wants a stack to be.
     let mut stack = vec![0_u128; 1024];
-    let mut errand =
-        Errand { path: path.as_ptr(), buffer: buffer.as_mut_ptr(), len: buffer.len(), result: 0 };
     // A handler that ran in the helper would run on this process's memory.
     with_signals_blocked(|| {
         // SAFETY: the stack is large enough for `run`, which makes a few system calls; with CLONE_VFORK this thread waits
@@ -47,13 +65,19 @@ pub(super) fn read(path: &CStr, buffer: &mut [u8]) -> io::Result<usize> {
 
 /// Runs in the helper. Only bare system calls: it has the thread-local data of the thread that waits for it.
 extern "C" fn run(errand: *mut c_void) -> c_int {
-    // SAFETY: `read` passes an errand that lives until this process has ended; its pointers are to a C string and to `len`
-    // writable bytes. The descriptor closed is this process's copy.
+    // SAFETY: `send` passes an errand that lives until this process has ended; its pointers are to a C string and to `len`
+    // bytes, writable where they are not written from. The descriptor closed is this process's copy.
     unsafe {
         let errand = &mut *errand.cast::<Errand>();
         libc::close(0);
-        let fd = libc::open(errand.path, libc::O_RDONLY | libc::O_CLOEXEC);
-        let result = if fd < 0 { -1 } else { libc::read(fd, errand.buffer.cast(), errand.len) };
+        let access =
+            if errand.write { libc::O_RDWR | libc::O_NONBLOCK | libc::O_NOCTTY } else { libc::O_RDONLY };
+        let fd = libc::open(errand.path, access | libc::O_CLOEXEC);
+        let result = match fd {
+            ..0 => -1,
+            _ if errand.write => libc::write(fd, errand.buffer.cast(), errand.len),
+            _ => libc::read(fd, errand.buffer.cast(), errand.len),
+        };
         errand.result = if result < 0 { -c_long::from(*libc::__errno_location()) } else { result as c_long };
         // Not `exit`: nothing of what the program registered is this process's to run.
         libc::_exit(0)

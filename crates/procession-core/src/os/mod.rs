@@ -13,6 +13,8 @@ mod hostile;
 pub mod identity;
 pub mod image;
 pub mod memory;
+pub mod parent;
+pub mod pipe;
 pub mod posix_shm;
 pub mod process;
 pub mod socket;

@@ -6,8 +6,8 @@ use std::fmt::{self, Display, Formatter};
 use super::Queue;
 use crate::describe::{Description, Holder, Who};
 use crate::os::identity::Identity;
-use crate::ring::Ring;
 use crate::ring::layout::{BlockState, Segment};
+use crate::ring::{Ring, Side};
 use crate::sync::Robust;
 use crate::sync::atomic::Ordering::Relaxed;
 
@@ -27,6 +27,7 @@ impl Queue {
             settings(ring, f)?;
             positions(ring, f)?;
             locks(ring, f)?;
+            watchers(ring, f)?;
             blocks(ring, f)?;
             accounts(ring, f)
         })
@@ -100,6 +101,16 @@ fn locks(ring: &Ring, f: &mut Formatter<'_>) -> fmt::Result {
     let (get, put, join) =
         (waiting.not_empty.arrivals(), waiting.not_full.arrivals(), waiting.all_done.arrivals());
     writeln!(f, "  asleep, at most: {get} for a message, {put} for room, {join} for all tasks to be done")
+}
+
+fn watchers(ring: &Ring, f: &mut Formatter<'_>) -> fmt::Result {
+    for (side, what) in [(Side::Messages, "a message"), (Side::Room, "room")] {
+        for (owner, armed) in ring.watched_by(side).take(LISTED) {
+            let armed = if armed { "to be told of the next" } else { "readable" };
+            writeln!(f, "  a descriptor to wait for {what}: of {}; {armed}", Holder(owner))?;
+        }
+    }
+    Ok(())
 }
 
 /// The blocks of one state that one process has.
@@ -210,6 +221,8 @@ mod tests {
         let queue = queue_with_everything();
         let delivery = queue.get_delivery(Deadline::Now).unwrap();
         let message = queue.get_message(Deadline::Now).unwrap();
+        queue.readable_fd().unwrap();
+        queue.writable_fd().unwrap();
         let text = queue.describe().to_string();
         let me = std::process::id();
         for line in [
@@ -217,6 +230,8 @@ mod tests {
             "open",
             "2 messages wait in the ring",
             "put lock: held by nobody",
+            &format!("a descriptor to wait for a message: of pid {me}, which lives; readable"),
+            &format!("a descriptor to wait for room: of pid {me}, which lives; readable"),
             &format!("1 deliveries not acknowledged, 53248 bytes: pid {me}, which lives"),
             &format!("1 large messages being read, 53248 bytes: pid {me}, which lives"),
             "unfinished tasks: 4",
@@ -225,6 +240,10 @@ mod tests {
             assert!(text.contains(line), "{line:?} is not in:\n{text}");
         }
         drop((delivery, message));
+        while queue.get_message(Deadline::Now).is_ok() {}
+        let armed =
+            format!("a descriptor to wait for a message: of pid {me}, which lives; to be told of the next");
+        assert!(queue.describe().to_string().contains(&armed));
     }
 
     /// Also with its locks held, and whatever its words say.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Damaged, Delivery, GetError, Message, Queue, Shared, wait_until};
 use crate::os::clock::{self, Deadline};
-use crate::ring::{GetSession, RingError, Take, Taken};
+use crate::ring::{GetSession, RingError, Side, Take, Taken};
 use crate::sync::{SLICE, atomic::Ordering};
 
 /// Memory for later large messages is given back by whoever has waited a slice in vain, above so many bytes.
@@ -161,6 +161,7 @@ impl Shared {
         if last {
             return Err(GetError::Empty);
         }
+        self.ring.refresh_if_dull(Side::Messages)?;
         self.wait_for_message(deadline)?;
         Ok(deadline.passed())
     }
@@ -190,12 +191,7 @@ impl Shared {
     #[cold]
     fn wait_for_message(&self, deadline: Deadline) -> Result<(), GetError> {
         let ring = &self.ring;
-        // Not over while somebody may die with a task that is then to be done here.
-        let is_over = || match ring.shutdown_state() {
-            1 => !ring.may_inherit_a_delivery().is_ok_and(|may| may),
-            state => state != 0,
-        };
-        let ready = || ring.look_for_message().max(is_over().into());
+        let ready = || ring.look_for_message().max(ring.is_over().into());
         let queue = &ring.control().waiting.not_empty;
         if deadline == Deadline::Now && ring.deliveries_are_held() {
             // Whoever only asks and never sleeps finds the dead here.
@@ -204,7 +200,7 @@ impl Shared {
         let found = wait_until(queue, &self.get_spinner, deadline, ready, || self.look_around().map(drop))?;
         if ring.has_message() {
             Ok(())
-        } else if is_over() {
+        } else if ring.is_over() {
             Err(GetError::ShutDown)
         } else if found {
             // Another consumer was faster.

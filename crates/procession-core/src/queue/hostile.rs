@@ -12,7 +12,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::hostile::{dead, elsewhere, scribble, target, value, word};
 use crate::ring::layout::{
-    ACCOUNTS_AT, Account, CLASSES, Control, DESCRIPTORS_AT, Descriptor, Segment, TABLES, UNIT,
+    ACCOUNTS_AT, Account, CLASSES, Control, DESCRIPTORS_AT, Descriptor, Segment, TABLES, UNIT, WATCHERS_AT,
+    Watcher, Watchers,
 };
 
 /// A queue that has been used for a while.
@@ -100,7 +101,7 @@ fn fields(file: &File, index: u8) -> Vec<(&'static str, u64, usize)> {
     control!(
         settings.max_messages: 4, settings.joinable: 4, settings.max_bytes: 8, settings.shutdown: 4,
         settings.sweep_wanted: 4, put.lock: 8, put.segment: 8, put.in_use_from: 4, put.known_gets: 4,
-        put.reserved: 8, put.tail: 8, get.lock: 8, get.segment: 8, get.known_tail: 8, get.head: 8,
+        put.reserved: 8, put.armed: 8, put.tail: 8, get.lock: 8, get.segment: 8, get.known_tail: 8, get.armed: 8, get.head: 8,
         memory.lock: 8, memory.end: 8, memory.descriptors: 4, memory.used: 8, memory.cached: 8,
         memory.held: 8, memory.returned: 8, memory.owed: 8, memory.last_look: 8,
         waiting.not_empty: 8, waiting.not_full: 8, waiting.all_done: 8,
@@ -132,6 +133,13 @@ fn fields(file: &File, index: u8) -> Vec<(&'static str, u64, usize)> {
     {
         fields.push((name, account + 8 * word as u64, 8));
         fields.push((name, ACCOUNTS_AT + 8 * word as u64, 8));
+    }
+    for side in [offset_of!(Watchers, messages), offset_of!(Watchers, room)] {
+        // Few of them exist.
+        let watcher = WATCHERS_AT + side as u64 + index % 3 * size_of::<Watcher>() as u64;
+        fields.push(("watcher.owner", watcher + offset_of!(Watcher, owner) as u64, 8));
+        fields.push(("watcher.inode", watcher + offset_of!(Watcher, inode) as u64, 8));
+        fields.push(("watcher.descriptor", watcher + offset_of!(Watcher, descriptor) as u64, 4));
     }
     // Records, where consumers and producers will look next, and behind.
     for (segment, cursor) in [
@@ -286,7 +294,7 @@ fn forge(file: &File, what: u8, block: u8, bits: u8, random: u64) {
 fn act(queue: &Queue, messages: &mut Vec<Message>, deliveries: &mut Vec<Delivery>, what: u8, size: u8) {
     let soon = if size.is_multiple_of(2) { Deadline::Now } else { Deadline::after(Duration::from_millis(3)) };
     let len = usize::from(size);
-    match what % 26 {
+    match what % 29 {
         0 | 1 => drop(queue.put(&vec![size; len], soon)),
         2 => drop(queue.put(&vec![size; 20_000 + len * 300], soon)),
         3 => drop(queue.put_many((0..100).map(|i| &b"0123456789"[..i % 10]), soon)),
@@ -313,6 +321,9 @@ fn act(queue: &Queue, messages: &mut Vec<Message>, deliveries: &mut Vec<Delivery
         23 => drop(queue.trim()),
         24 => drop(queue.shutdown(false)),
         25 if len < 40 => drop(queue.shutdown(true)),
+        26 => drop(queue.readable_fd()),
+        27 => drop(queue.writable_fd()),
+        28 => drop(queue.describe().to_string()),
         _ => drop(queue.to_handle().map(|handle| Queue::from_handle(&handle))),
     }
 }

@@ -267,8 +267,7 @@ impl Delivery {
         let shared = &self.block.shared;
         shared.ring.acknowledge(self.block.number)?;
         shared.ring.control().waiting.all_done.wake(u32::MAX);
-        shared.tell_of_the_end();
-        Ok(())
+        Ok(shared.tell_of_the_end()?)
     }
 
     /// Takes the message for good. The task is unfinished until somebody calls [`super::Queue::task_done`]; when this
@@ -281,7 +280,7 @@ impl Delivery {
         let bytes = self.block.bytes().to_vec();
         self.block.shared.ring.owe(self.block.number)?;
         self.settled = true;
-        self.block.shared.tell_of_the_end();
+        self.block.shared.tell_of_the_end()?;
         Ok(bytes)
     }
 }

@@ -9,6 +9,7 @@ mod join;
 mod mapping;
 mod message;
 mod put;
+mod watch;
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use rustix::fd::{AsFd, BorrowedFd};
 pub use self::error::{GetError, JoinError, PutError, TaskDoneError};
 pub use self::mapping::MessageMapping;
 pub use self::message::{Delivery, Message, Reservation};
-pub use crate::ring::{Damaged, INLINE_MAX, MAX_MESSAGES, RingError};
+pub use crate::ring::{Damaged, INLINE_MAX, MAX_MESSAGES, RingError, WatchError};
 
 use crate::os::clock::Deadline;
 use crate::os::{fork, memory};
@@ -267,7 +268,7 @@ impl Queue {
         let ring = &self.shared.ring;
         let control = ring.control();
         {
-            let _lock = ring.lock_put()?;
+            let _locks = ring.lock_both_and_signal()?;
             let state = if immediate { 2 } else { 1 };
             if control.settings.shutdown.load(Ordering::Relaxed) < state {
                 control.settings.shutdown.store(state, Ordering::Release);
@@ -327,10 +328,12 @@ impl Shared {
     }
 
     /// Wakes the consumers of a queue that has been shut down: this may have been the last delivery that they could inherit.
-    fn tell_of_the_end(&self) {
+    fn tell_of_the_end(&self) -> Result<(), Damaged> {
         if self.ring.shutdown_state() != 0 {
             self.ring.control().waiting.not_empty.wake(u32::MAX);
+            drop(self.ring.lock_both_and_signal()?);
         }
+        Ok(())
     }
 
     /// Looks for what a death left behind, if somebody noticed one. No lock may be held.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Damaged, PutError, Queue, Reservation, Shared, wait_until};
 use crate::os::clock::Deadline;
 use crate::os::cpu;
-use crate::ring::{Content, INLINE_MAX, Pushed, RingError};
+use crate::ring::{Content, INLINE_MAX, Pushed, RingError, Side};
 
 /// Messages that [`Queue::put_many`] takes from its iterator at a time.
 const GROUP: usize = 64;
@@ -187,6 +187,7 @@ impl Shared {
             // The ring's bytes end long before the messages that a queue without a bound can count.
             return Err(Damaged("the count of messages").into());
         }
+        self.ring.refresh_if_dull(Side::Room)?;
         let ready = || self.ring.room().max(self.ring.shutdown_state());
         let queue = &self.ring.control().waiting.not_full;
         if wait_until(queue, &self.put_spinner, deadline, ready, || self.mend())? {

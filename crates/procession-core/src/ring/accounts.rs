@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::layout::{Account, BlockState};
+use super::watch::Side;
 use super::{Damaged, Ring, RingError};
 use crate::os::identity::Identity;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -138,6 +139,9 @@ impl Ring {
     /// Hands a delivery that this process holds back, for another consumer.
     pub(crate) fn give_back(&self, block: u32) -> Result<(), Damaged> {
         let memory = &self.control().memory;
+        // Those who wait for it by a descriptor do not look again by themselves, so they are told before it is there.
+        let _put = self.lock_put()?;
+        self.signal(Side::Messages);
         let guard = self.lock_memory()?;
         if self.shutdown_state() == 2 {
             // Nobody would get it.

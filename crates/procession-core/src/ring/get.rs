@@ -2,6 +2,7 @@
 
 use super::layout::{BlockState, Cursor, Descriptor, INLINE_MAX, Record, Segment, UNIT, units};
 use super::segment::SegmentMemory;
+use super::watch::Side;
 use super::{Damaged, Ring, RingError};
 use crate::os::identity::Identity;
 use crate::sync::RobustGuard;
@@ -106,9 +107,10 @@ impl GetSession<'_> {
         Ok(count)
     }
 
-    /// Takes what [`GetSession::next`] returned, by one store.
+    /// Takes what [`GetSession::next`] returned, by one store. Who waits for the room by a descriptor is told before.
     #[inline(always)]
     pub(crate) fn publish(&mut self) {
+        self.ring.signal(Side::Room);
         self.ring.control().get.head.store(self.head.to_bits(), Release);
     }
 
@@ -286,6 +288,8 @@ impl GetSession<'_> {
             memory.returned.store(0, Release);
             return Ok(None);
         };
+        // They count against the queue's bound.
+        self.ring.signal(Side::Room);
         let descriptor = self.ring.descriptor(block)?;
         let (state, taken) = match take {
             Take::Delivery => {

@@ -4,7 +4,8 @@
 //! file offset 0      Header        64 bytes
 //!             64     Control       the rest of the first 4 KiB
 //!             4 KiB  descriptors   the first 64, further tables where `Memory::tables` says
-//!             8 KiB  Accounts      only of a queue that counts unfinished tasks
+//!             8 KiB  Watchers      of both sides
+//!             12 KiB Accounts      only of a queue that counts unfinished tasks
 //!             then   blocks        ring segments and large messages, each inside one window
 //! ```
 //!
@@ -41,8 +42,12 @@ pub(crate) const FIRST_TABLE: u32 = 64;
 pub(crate) const TABLES: usize = 25;
 /// Where table 0 lies.
 pub(crate) const DESCRIPTORS_AT: u64 = 4096;
+/// Where the watchers lie.
+pub(crate) const WATCHERS_AT: u64 = 8192;
+/// How many processes can wait by a descriptor for messages, and how many for room: one bit each in a word.
+pub(crate) const WATCHERS: usize = 64;
 /// Where the accounts lie, in a queue that has them.
-pub(crate) const ACCOUNTS_AT: u64 = 8192;
+pub(crate) const ACCOUNTS_AT: u64 = 12288;
 /// How many processes' unfinished tasks are told apart.
 pub(crate) const ACCOUNTS: usize = 512;
 
@@ -135,8 +140,12 @@ pub(crate) struct PutSide {
     pub(crate) known_gets: AtomicU32,
     /// How many bytes of `segment`'s block have memory. A cache of the descriptor's word.
     pub(crate) reserved: AtomicU64,
+    /// A bit for each of [`Watchers::messages`] whose pipe is to be made readable by the next message, before that is published.
+    /// Set by the watcher, which has found no message; cleared by who has made the pipe readable. A death before the
+    /// clearing makes it readable once more, one before the message makes it readable for nothing.
+    pub(crate) armed: AtomicU64,
     /// Keeps the tail off the words that only producers touch.
-    pad: [u64; 5],
+    pad: [u64; 4],
     /// The [`Cursor`] after the last published message. Its store with Release publishes messages: each
     /// record before it is whole. A producer that dies earlier has put nothing.
     pub(crate) tail: AtomicU64,
@@ -152,7 +161,9 @@ pub(crate) struct GetSide {
     pub(crate) segment: AtomicU64,
     /// `PutSide::tail` when a consumer last looked. A cache; derived again after a death.
     pub(crate) known_tail: AtomicU64,
-    pad: [u64; 6],
+    /// As [`PutSide::armed`], for [`Watchers::room`] and the next room.
+    pub(crate) armed: AtomicU64,
+    pad: [u64; 5],
     /// The [`Cursor`] of the next message. Its store with Release takes messages: the place of what lies
     /// before may be written again. A consumer that dies earlier has taken nothing.
     pub(crate) head: AtomicU64,
@@ -197,6 +208,31 @@ pub(crate) struct Waiting {
     pub(crate) not_full: WaitQueue,
     /// Those who wait for all tasks to be done.
     pub(crate) all_done: WaitQueue,
+}
+
+/// The processes that wait for the queue by descriptors.
+#[repr(C)]
+pub(crate) struct Watchers {
+    /// Until there is a message. Guarded by the put lock.
+    pub(crate) messages: [Watcher; WATCHERS],
+    /// Until there is room. Guarded by the get lock.
+    pub(crate) room: [Watcher; WATCHERS],
+}
+
+const _: () = assert!(WATCHERS_AT + size_of::<Watchers>() as u64 <= ACCOUNTS_AT);
+
+/// A process that waits by a descriptor, and the pipe behind that.
+#[repr(C)]
+pub(crate) struct Watcher {
+    /// Whose pipe it is, or 0. Stored by the watcher after the other words, in the place of 0 or of a dead process, whose bit
+    /// in `armed` is cleared first. 0 again when the watcher has closed its handle, which takes no lock, or when somebody finds that there
+    /// is no such pipe. A watcher that dies leaves a pipe that nobody reads, or that cannot be opened any more.
+    pub(crate) owner: AtomicU64,
+    /// The pipe's inode, by which whoever opens it makes sure that it is the one.
+    pub(crate) inode: AtomicU64,
+    /// The number of the pipe among the owner's descriptors.
+    pub(crate) descriptor: AtomicU32,
+    pad: u32,
 }
 
 /// What a block is for.

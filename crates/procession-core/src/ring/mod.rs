@@ -12,6 +12,7 @@ pub(crate) mod layout;
 mod put;
 mod recovery;
 mod segment;
+mod watch;
 
 use std::io;
 use std::ptr::NonNull;
@@ -20,9 +21,11 @@ use std::sync::atomic::AtomicU32 as LocalAtomicU32;
 use rustix::fd::{BorrowedFd, OwnedFd};
 
 pub use self::layout::{INLINE_MAX, MAX_MESSAGES};
+pub use self::watch::WatchError;
 pub(crate) use self::{
     get::{GetSession, Take, Taken},
     put::{Content, Pushed},
+    watch::Side,
 };
 
 use self::layout::{
@@ -30,6 +33,7 @@ use self::layout::{
     FIRST_TABLE, Segment, UNIT,
 };
 use self::segment::{SegmentCache, SegmentMemory};
+use self::watch::Watches;
 use crate::os::memory::{self, Mapping};
 use crate::shm::windows::{self, Windows};
 use crate::shm::{CreateError, Header, Kind, ObjectId, OpenError};
@@ -92,6 +96,7 @@ pub(crate) struct Ring {
     get_segment: SegmentCache,
     /// The account this process used last, a hint.
     account: LocalAtomicU32,
+    watches: Watches,
 }
 
 // SAFETY: what the pointer leads to is shared between processes by design: atomics, and records that the locks in
@@ -127,6 +132,7 @@ impl Ring {
             put_segment: SegmentCache::new(),
             get_segment: SegmentCache::new(),
             account: LocalAtomicU32::new(0),
+            watches: Watches::default(),
         };
         let control = ring.control();
         control.settings.max_messages.store(settings.max_messages, Ordering::Relaxed);
@@ -167,6 +173,7 @@ impl Ring {
             put_segment: SegmentCache::new(),
             get_segment: SegmentCache::new(),
             account: LocalAtomicU32::new(0),
+            watches: Watches::default(),
         };
         let shared = ring.control();
         let id = shared.header.check(Kind::Queue)?;
@@ -440,6 +447,15 @@ impl Ring {
             max => max,
         };
         max.saturating_sub(u32::try_from(self.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Whether the queue is shut down and no message will come any more. Not while somebody else may die with a task that is then
+    /// to be done here.
+    pub(crate) fn is_over(&self) -> bool {
+        match self.shutdown_state() {
+            1 => !self.may_inherit_a_delivery().is_ok_and(|may| may),
+            state => state != 0,
+        }
     }
 
     /// 0, 1 or 2, as in [`layout::Settings`].

@@ -5,6 +5,7 @@ use super::layout::{
     UNIT, units,
 };
 use super::segment::SegmentMemory;
+use super::watch::Side;
 use super::{Damaged, Ring, RingError};
 use crate::sync::RobustGuard;
 use crate::sync::atomic::Ordering::{Relaxed, Release};
@@ -107,9 +108,10 @@ impl PutSession<'_> {
         Ok(Pushed::Yes)
     }
 
-    /// Puts what was written, by one store.
+    /// Puts what was written, by one store. Who waits for it by a descriptor is told before: after the store it might not be.
     #[inline(always)]
     pub(crate) fn publish(&mut self) {
+        self.ring.signal(Side::Messages);
         self.ring.control().put.tail.store(self.tail.to_bits(), Release);
     }
 

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::layout::{BlockState, Segment};
 use super::put::PutSession;
+use super::watch::Side;
 use super::{Damaged, Ring, RingError};
 use crate::os::identity::Identity;
 use crate::sync::RobustGuard;
@@ -175,6 +176,7 @@ impl Ring {
                 BlockState::Taken => is_dead(owner),
                 BlockState::Held | BlockState::HeldCopy => {
                     if is_dead(owner) {
+                        self.signal(Side::Messages);
                         descriptor
                             .attempts
                             .store(descriptor.attempts.load(Relaxed).saturating_add(1), Relaxed);
@@ -190,6 +192,12 @@ impl Ring {
             }
         }
         self.rebuild(&memory_guard)?;
+        if self.has_message() {
+            self.signal(Side::Messages);
+        }
+        if !self.is_full() {
+            self.signal(Side::Room);
+        }
         self.control().settings.sweep_wanted.store(0, SeqCst);
         let returned = memory.returned.load(Relaxed);
         drop((memory_guard, put, get));

@@ -18,6 +18,7 @@ const PARTS: &[&str] = &[
     "shm/arena",
     "os/futex.rs",
     "os/memory.rs",
+    "os/pipe.rs",
 ];
 
 /// Methods that change a word.
@@ -28,6 +29,7 @@ const CHANGES: &[&str] =
 const NO_CONTROL: &[(&str, &str)] = &[
     ("ring/segment.rs", "self"),
     ("ring/accounts.rs", "self . account"),
+    ("ring/watch.rs", "own"),
     ("sync/wait.rs", "self . budget"),
     ("sync/wait.rs", "self . delay"),
     ("os/futex.rs", "RELIES_ON_WAKES"),

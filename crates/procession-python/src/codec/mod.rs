@@ -6,14 +6,16 @@
 
 mod buffer;
 mod lent;
+mod msgpack;
 mod parts;
 mod pickle;
 mod plain;
 
 use procession_core::queue::{INLINE_MAX, Message};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyType;
+use pyo3::types::{PyBytes, PyType};
 
 pub(crate) use self::buffer::with_buffer;
 pub(crate) use self::lent::make_private;
@@ -55,50 +57,105 @@ pub(crate) enum Encoded {
     InParts(Parts),
 }
 
-/// Appends a message to `buffer`, or makes parts where that saves a copy; then, and after
-/// an error, the buffer is as before. Runs the object's own code when it has
-/// to be pickled.
-///
-/// # Errors
-/// What pickling raised.
-#[inline]
-pub(crate) fn encode(object: &Bound<'_, PyAny>, buffer: &mut Vec<u8>) -> PyResult<Encoded> {
-    let start = buffer.len();
-    match plain::encode(object, buffer) {
-        plain::Outcome::Encoded => Ok(Encoded::InBuffer),
-        plain::Outcome::Large(tag) => Parts::of_one(object, tag).map(Encoded::InParts),
-        plain::Outcome::NotPlain => {
-            buffer.truncate(start);
-            pickle::encode(object, buffer)
+/// How the objects of a queue become bytes: the argument `codec`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Codec {
+    /// `None`: any object that can be pickled.
+    Objects,
+    /// `"msgpack"`: plain data, and the message is nothing else.
+    MessagePack,
+    /// `"bytes"`: bytes as they are.
+    Bytes,
+}
+
+impl FromPyObject<'_, '_> for Codec {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
+        match value.extract::<Option<&str>>() {
+            Ok(None) => Ok(Codec::Objects),
+            Ok(Some("msgpack")) => Ok(Codec::MessagePack),
+            Ok(Some("bytes")) => Ok(Codec::Bytes),
+            _ => Err(PyValueError::new_err("codec is None, \"msgpack\" or \"bytes\"")),
         }
     }
 }
 
-/// Decodes a message. The bytes must be this process's own: what lies in shared memory a faulty peer may change between a check and
-/// its use.
-///
-/// # Errors
-/// `UnpicklingError` for bytes that are no message, or what unpickling raised.
-#[inline]
-pub(crate) fn decode<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    match message {
-        [tag::PICKLE, pickle @ ..] => pickle::decode(py, pickle),
-        [tag::PICKLE_WITH_BUFFERS, ..] => pickle::decode_small(py, message),
-        _ => plain::decode(py, message),
+impl Codec {
+    /// As the argument says it.
+    pub(crate) fn name(self) -> Option<&'static str> {
+        match self {
+            Codec::Objects => None,
+            Codec::MessagePack => Some("msgpack"),
+            Codec::Bytes => Some("bytes"),
+        }
     }
-}
 
-/// Decodes a large message where it lies. Its buffers may stay there for as long as the objects that use them.
-///
-/// # Errors
-/// As [`decode`].
-pub(crate) fn decode_message<'py>(py: Python<'py>, message: Message) -> PyResult<Bound<'py, PyAny>> {
-    match *message {
-        [tag::STR, ..] => plain::large_str(py, message),
-        [tag::BYTES, ..] => plain::large_bytes(py, &message[1..]),
-        [tag::PICKLE, ..] => pickle::decode_in_place(py, message),
-        [tag::PICKLE_WITH_BUFFERS, ..] => pickle::decode_with_buffers(py, message),
-        _ => plain::decode(py, &message.into_vec()),
+    /// Appends a message to `buffer`, or makes parts where that saves a copy; then, and after an error, the buffer is as
+    /// before. Runs the object's own code when it has to be pickled.
+    ///
+    /// # Errors
+    /// What pickling raised, or why the codec has nothing for the object.
+    #[inline]
+    pub(crate) fn encode(self, object: &Bound<'_, PyAny>, buffer: &mut Vec<u8>) -> PyResult<Encoded> {
+        if self != Codec::Objects {
+            return self.encode_otherwise(object, buffer);
+        }
+        let start = buffer.len();
+        match plain::encode(object, buffer) {
+            plain::Outcome::Encoded => Ok(Encoded::InBuffer),
+            plain::Outcome::Large(tag) => Parts::of_one(object, tag).map(Encoded::InParts),
+            plain::Outcome::NotPlain => {
+                buffer.truncate(start);
+                pickle::encode(object, buffer)
+            }
+        }
+    }
+
+    fn encode_otherwise(self, object: &Bound<'_, PyAny>, buffer: &mut Vec<u8>) -> PyResult<Encoded> {
+        if self == Codec::Bytes {
+            return Parts::of_bytes(object, buffer);
+        }
+        let start = buffer.len();
+        match msgpack::encode(object, buffer) {
+            Ok(()) => Ok(Encoded::InBuffer),
+            Err(error) => {
+                buffer.truncate(start);
+                Err(error)
+            }
+        }
+    }
+
+    /// Decodes a message. The bytes must be this process's own: what lies in shared memory a faulty peer may change between a check
+    /// and its use.
+    ///
+    /// # Errors
+    /// `UnpicklingError` for bytes that are no message, or what unpickling raised.
+    #[inline]
+    pub(crate) fn decode<'py>(self, py: Python<'py>, message: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+        match (self, message) {
+            (Codec::Objects, [tag::PICKLE, pickle @ ..]) => pickle::decode(py, pickle),
+            (Codec::Objects, [tag::PICKLE_WITH_BUFFERS, ..]) => pickle::decode_small(py, message),
+            (Codec::Objects, _) => plain::decode(py, message),
+            (Codec::MessagePack, _) => msgpack::decode(py, message),
+            (Codec::Bytes, _) => Ok(PyBytes::new(py, message).into_any()),
+        }
+    }
+
+    /// Decodes a large message where it lies. Its buffers may stay there for as long as the objects that use them.
+    ///
+    /// # Errors
+    /// As [`Codec::decode`].
+    pub(crate) fn decode_message(self, py: Python<'_>, message: Message) -> PyResult<Bound<'_, PyAny>> {
+        match (self, &*message) {
+            (Codec::Objects, [tag::STR, ..]) => plain::large_str(py, message),
+            (Codec::Objects, [tag::BYTES, content @ ..]) | (Codec::Bytes, content) => {
+                plain::large_bytes(py, content)
+            }
+            (Codec::Objects, [tag::PICKLE, ..]) => pickle::decode_in_place(py, message),
+            (Codec::Objects, [tag::PICKLE_WITH_BUFFERS, ..]) => pickle::decode_with_buffers(py, message),
+            (Codec::Objects | Codec::MessagePack, _) => self.decode(py, &message.into_vec()),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyBytesMethods};
 
-use super::DETACH_FROM;
+use super::{DETACH_FROM, Encoded, INLINE_MAX};
 
 /// The pieces of one message, in order.
 #[derive(Default)]
@@ -36,6 +36,18 @@ impl Parts {
             Err(_) => parts.own(object.extract::<&str>()?.as_bytes().to_vec()),
         }
         Ok(parts)
+    }
+
+    /// A message that is the bytes of a bytes-like object and nothing else.
+    pub(super) fn of_bytes(object: &Bound<'_, PyAny>, buffer: &mut Vec<u8>) -> PyResult<Encoded> {
+        let view = View::of(object)?;
+        if view.as_bytes().len() <= INLINE_MAX {
+            buffer.extend_from_slice(view.as_bytes());
+            return Ok(Encoded::InBuffer);
+        }
+        let mut parts = Parts::default();
+        parts.view(view);
+        Ok(Encoded::InParts(parts))
     }
 
     pub(crate) fn len(&self) -> usize {

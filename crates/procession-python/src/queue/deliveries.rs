@@ -12,7 +12,6 @@ use pyo3::prelude::*;
 
 use super::{Opened, errors};
 use crate::blocking::block as wait;
-use crate::codec::decode;
 
 /// What this process has taken and not acknowledged, oldest first. Locked with the interpreter's lock held, and for no longer.
 #[derive(Default)]
@@ -78,7 +77,7 @@ pub(super) fn get<'py>(py: Python<'py>, opened: &Opened, deadline: Deadline) -> 
         None => return Ok(Delivered::Nothing(errors::empty(py))),
     };
     let message = delivery.to_vec();
-    let (object, handles) = transfer::to_be_read_again(|| decode(py, &message));
+    let (object, handles) = transfer::to_be_read_again(|| opened.codec.decode(py, &message));
     match object {
         Ok(object) => {
             if let Some(deliveries) = &opened.deliveries {

@@ -1,6 +1,6 @@
 //! What queues raise.
 
-use procession_core::queue::{GetError, JoinError, PutError, RingError, TaskDoneError};
+use procession_core::queue::{GetError, JoinError, PutError, RingError, TaskDoneError, WatchError};
 use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -73,6 +73,14 @@ pub(super) fn memory(error: RingError) -> PyErr {
     match error {
         RingError::Limit { .. } => PyMemoryError::new_err(error.to_string()),
         RingError::System(error) => crate::errors::send(error),
+        _ => PyOSError::new_err(error.to_string()),
+    }
+}
+
+#[cold]
+pub(super) fn watch(error: WatchError) -> PyErr {
+    match error {
+        WatchError::System(error) => crate::errors::send(error),
         _ => PyOSError::new_err(error.to_string()),
     }
 }

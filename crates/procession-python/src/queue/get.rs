@@ -8,7 +8,7 @@ use pyo3::types::PyBytes;
 use super::deliveries::{self, Delivered};
 use super::{Queue, errors};
 use crate::blocking::block as wait;
-use crate::codec::{decode, decode_message, with_buffer};
+use crate::codec::with_buffer;
 
 /// Takes a message and decodes it.
 #[inline]
@@ -28,8 +28,8 @@ pub(super) fn get<'py>(this: &Bound<'py, Queue>, deadline: Deadline) -> PyResult
             got => Some(got),
         });
         match got? {
-            Some(Ok(None)) => decode(py, buffer),
-            Some(Ok(Some(message))) => decode_message(py, message),
+            Some(Ok(None)) => opened.codec.decode(py, buffer),
+            Some(Ok(Some(message))) => opened.codec.decode_message(py, message),
             Some(Err(error)) => Err(errors::get(py, error)),
             None => Err(errors::empty(py)),
         }

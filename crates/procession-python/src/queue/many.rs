@@ -10,7 +10,7 @@ use super::deliveries::{self, Delivered};
 use super::put::{put_bytes, put_parts};
 use super::{Opened, Queue, errors};
 use crate::blocking::block as wait;
-use crate::codec::{Encoded, Parts, decode, decode_message, encode, with_buffer};
+use crate::codec::{Encoded, Parts, with_buffer};
 
 /// So many are encoded before they are put: a long iterable neither waits for its end nor fills memory.
 const GROUP: usize = 256;
@@ -26,11 +26,11 @@ pub(super) fn put_many(
     objects: &Bound<'_, PyAny>,
     deadline: Deadline,
 ) -> PyResult<usize> {
-    let core = &Queue::usable(this)?.core;
+    let opened = Queue::usable(this)?;
     let mut objects = objects.try_iter()?;
     let mut put = 0;
     loop {
-        match with_buffer(|buffer| put_group(core, &mut objects, buffer, deadline)) {
+        match with_buffer(|buffer| put_group(opened, &mut objects, buffer, deadline)) {
             Ok(Group { count, is_last: false }) => put += count,
             Ok(Group { count, is_last: true }) => return Ok(put + count),
             Err((count, error)) => {
@@ -55,12 +55,13 @@ enum End {
 }
 
 fn put_group(
-    core: &core::Queue,
+    opened: &Opened,
     objects: &mut Bound<'_, PyIterator>,
     buffer: &mut Vec<u8>,
     deadline: Deadline,
 ) -> Result<Group, (usize, PyErr)> {
     let py = objects.py();
+    let core = &opened.core;
     let handles = Tally::begin();
     let mut ends: Vec<(usize, usize)> = Vec::with_capacity(GROUP);
     let end = loop {
@@ -70,7 +71,7 @@ fn put_group(
         match objects.next() {
             None => break End::Objects,
             Some(Err(error)) => break End::Failed(error),
-            Some(Ok(object)) => match encode(&object, buffer) {
+            Some(Ok(object)) => match opened.codec.encode(&object, buffer) {
                 Ok(Encoded::InBuffer) => ends.push((buffer.len(), handles.mark())),
                 Ok(Encoded::InParts(parts)) => break End::Large(parts),
                 Err(error) => break End::Failed(error),
@@ -169,7 +170,11 @@ pub(super) fn get_many<'py>(
     let messages = got.unwrap_or(Err(GetError::Empty)).map_err(|error| errors::get(py, error))?;
     let mut failed = None;
     for message in messages {
-        let object = if message.is_in_place() { decode_message(py, message) } else { decode(py, &message) };
+        let object = if message.is_in_place() {
+            opened.codec.decode_message(py, message)
+        } else {
+            opened.codec.decode(py, &message)
+        };
         match object {
             Ok(object) => objects.append(object)?,
             Err(error) => {

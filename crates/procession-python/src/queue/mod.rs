@@ -6,6 +6,7 @@ mod get;
 mod many;
 mod put;
 
+use std::os::fd::AsRawFd;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,6 +18,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use self::deliveries::Deliveries;
 pub(crate) use self::errors::shut_down_class;
 use crate::blocking::{block as wait, deadline};
+use crate::codec::Codec;
 use crate::errors::{create, open, send};
 
 /// What all queues of the package are made of: see `procession.queues`.
@@ -32,6 +34,7 @@ pub(crate) struct Queue {
 /// What a queue has once it is made or opened.
 struct Opened {
     core: core::Queue,
+    codec: Codec,
     /// Whether what is taken has to be acknowledged, and what has not been yet.
     deliveries: Option<Deliveries>,
 }
@@ -62,8 +65,8 @@ impl Queue {
         this.get().opened()
     }
 
-    fn set(&self, core: core::Queue, redeliver: bool) -> PyResult<()> {
-        let set = self.opened.set(Opened { core, deliveries: redeliver.then(Deliveries::default) });
+    fn set(&self, core: core::Queue, codec: Codec, redeliver: bool) -> PyResult<()> {
+        let set = self.opened.set(Opened { core, codec, deliveries: redeliver.then(Deliveries::default) });
         set.map_err(|_| PyRuntimeError::new_err("the queue was initialised already"))
     }
 }
@@ -72,7 +75,7 @@ impl Queue {
 #[pyfunction]
 #[pyo3(name = "_decode")]
 fn decode<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    crate::codec::decode(py, message)
+    Codec::Objects.decode(py, message)
 }
 
 #[cold]
@@ -92,14 +95,16 @@ fn closed(this: &Bound<'_, Queue>) -> PyErr {
 
 /// The bound that `maxsize` asks for, if any.
 fn bound(maxsize: &Bound<'_, PyAny>) -> PyResult<Option<u32>> {
-    let size: i64 = maxsize.extract().map_err(|error: PyErr| {
-        if error.is_instance_of::<PyOverflowError>(maxsize.py()) {
-            too_many(maxsize)
-        } else {
-            let class = maxsize.get_type();
-            PyTypeError::new_err(format!("maxsize must be an integer, not {class}"))
+    let size: i64 = match maxsize.extract() {
+        Ok(size) => size,
+        Err(error) if error.is_instance_of::<PyOverflowError>(maxsize.py()) => {
+            return if maxsize.lt(0)? { Ok(None) } else { Err(too_many(maxsize)) };
         }
-    })?;
+        Err(_) => {
+            let class = maxsize.get_type();
+            return Err(PyTypeError::new_err(format!("maxsize must be an integer, not {class}")));
+        }
+    };
     match u32::try_from(size) {
         _ if size <= 0 => Ok(None),
         Ok(size) if size <= MAX_MESSAGES => Ok(Some(size)),
@@ -131,6 +136,7 @@ impl Queue {
         maxsize: &Bound<'_, PyAny>,
         name: Option<&str>,
         max_bytes: Option<u64>,
+        codec: Codec,
         joinable: bool,
         redeliver: bool,
     ) -> PyResult<()> {
@@ -145,22 +151,22 @@ impl Queue {
             None => core::Queue::create(&options),
             Some(name) => core::Queue::create_named(name, &options),
         };
-        self.set(core.map_err(create)?, redeliver)
+        self.set(core.map_err(create)?, codec, redeliver)
     }
 
     /// Opens the queue of that name.
-    fn _open_named(&self, name: &str, joinable: bool, redeliver: bool) -> PyResult<()> {
+    fn _open_named(&self, name: &str, codec: Codec, joinable: bool, redeliver: bool) -> PyResult<()> {
         let core = core::Queue::open_named(name).map_err(open)?;
         if core.is_joinable() != joinable {
             let class = if core.is_joinable() { "a JoinableQueue" } else { "a Queue" };
             return Err(PyValueError::new_err(format!("what has the name {name:?} is {class}")));
         }
-        self.set(core, redeliver)
+        self.set(core, codec, redeliver)
     }
 
     /// Opens the queue that `_handle` told of.
-    fn _open(&self, handle: &[u8], redeliver: bool) -> PyResult<()> {
-        self.set(core::Queue::from_handle(handle).map_err(open)?, redeliver)
+    fn _open(&self, handle: &[u8], codec: Codec, redeliver: bool) -> PyResult<()> {
+        self.set(core::Queue::from_handle(handle).map_err(open)?, codec, redeliver)
     }
 
     /// The bytes by which another process can open this queue, while this one lives.
@@ -172,6 +178,18 @@ impl Queue {
     #[getter(_closed)]
     fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
+    }
+
+    /// The argument codec.
+    #[getter]
+    fn _codec(&self) -> PyResult<Option<&'static str>> {
+        Ok(self.opened()?.codec.name())
+    }
+
+    /// Whether a death alone can make an object available, so that who waits by a descriptor has to look at times.
+    #[getter]
+    fn _notices_deaths(&self) -> PyResult<bool> {
+        Ok(self.opened()?.core.is_joinable())
     }
 
     /// Whether what this process gets is handed out again when it dies.
@@ -295,6 +313,17 @@ impl Queue {
     /// used for. Takes no lock and does not wait, so that it tells why a program does not go on.
     fn describe(&self) -> PyResult<String> {
         Ok(self.opened()?.core.describe().to_string())
+    }
+
+    /// A descriptor that polls readable while a get has something to return; up to date after each call and after a get that found
+    /// nothing. To be polled only. The same in all threads for as long as a handle lives; a forked child has its own.
+    fn _readable_fd(&self) -> PyResult<i32> {
+        Ok(self.opened()?.core.readable_fd().map_err(errors::watch)?.as_raw_fd())
+    }
+
+    /// A descriptor that polls readable while a put need not wait. As `_readable_fd` else.
+    fn _writable_fd(&self) -> PyResult<i32> {
+        Ok(self.opened()?.core.writable_fd().map_err(errors::watch)?.as_raw_fd())
     }
 
     /// Puts bytes that are a message already.

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 
 use super::{Queue, errors};
 use crate::blocking::block as wait;
-use crate::codec::{Encoded, Parts, encode, with_buffer};
+use crate::codec::{Encoded, Parts, with_buffer};
 
 /// Copies of so many bytes are made without the interpreter's lock.
 const DETACH_FROM: usize = 64 << 10;
@@ -15,12 +15,13 @@ const DETACH_FROM: usize = 64 << 10;
 /// Encodes an object and puts the message.
 #[inline]
 pub(super) fn put(this: &Bound<'_, Queue>, object: &Bound<'_, PyAny>, deadline: Deadline) -> PyResult<()> {
-    let core = &Queue::usable(this)?.core;
+    let opened = Queue::usable(this)?;
+    let core = &opened.core;
     let py = object.py();
     with_buffer(|buffer| {
         // Handles in an object that is then not put are taken back.
         let handles = Tally::begin();
-        match encode(object, buffer) {
+        match opened.codec.encode(object, buffer) {
             Ok(Encoded::InBuffer) => put_bytes(py, core, buffer, deadline)?,
             Ok(Encoded::InParts(parts)) => put_parts(py, core, parts, deadline)?,
             Err(error) => return refused(this, object, error),

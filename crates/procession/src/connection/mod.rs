@@ -56,7 +56,7 @@ pub use client::Client;
 pub use error::{AcceptError, AuthenticationError, ConnectError, ListenError, RecvError, SendError};
 pub use listener::{Listener, ListenerBuilder, Peer};
 pub use pipe::{Connection, Pipe, Receiver, Sender};
-pub use wait::wait;
+pub use wait::{Waitable, wait};
 
 /// How long authentication may take unless told otherwise.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);

@@ -6,18 +6,76 @@ use std::time::Duration;
 use procession_core::os::clock::Deadline;
 use procession_core::os::socket;
 use rustix::event::{PollFd, PollFlags};
-use rustix::fd::AsFd;
+use rustix::fd::{AsFd, BorrowedFd};
+
+use crate::queue::{JoinableQueue, Queue, SimpleQueue};
+
+/// How often a wait looks whether a holder of deliveries has died.
+const SLICE: Duration = Duration::from_millis(250);
+
+mod sealed {
+    use std::io;
+
+    use rustix::fd::BorrowedFd;
+
+    pub trait Sealed {
+        /// What to poll, which may be another one in a forked child.
+        fn descriptor(&self) -> io::Result<BorrowedFd<'_>>;
+
+        /// Whether [`Sealed::descriptor`] is to be called again now and then.
+        fn must_look_again(&self) -> bool {
+            false
+        }
+    }
+}
+
+/// What [`wait`] can wait for: whatever has a descriptor, and queues.
+pub trait Waitable: sealed::Sealed {}
+
+impl<T: sealed::Sealed + ?Sized> Waitable for T {}
+
+impl<T: AsFd + ?Sized> sealed::Sealed for T {
+    fn descriptor(&self) -> io::Result<BorrowedFd<'_>> {
+        Ok(self.as_fd())
+    }
+}
+
+impl<T> sealed::Sealed for Queue<T> {
+    fn descriptor(&self) -> io::Result<BorrowedFd<'_>> {
+        self.as_core().readable_fd().map_err(io::Error::other)
+    }
+}
+
+impl<T> sealed::Sealed for SimpleQueue<T> {
+    fn descriptor(&self) -> io::Result<BorrowedFd<'_>> {
+        self.as_core().readable_fd().map_err(io::Error::other)
+    }
+}
+
+impl<T> sealed::Sealed for JoinableQueue<T> {
+    fn descriptor(&self) -> io::Result<BorrowedFd<'_>> {
+        self.as_core().readable_fd().map_err(io::Error::other)
+    }
+
+    fn must_look_again(&self) -> bool {
+        true
+    }
+}
 
 /// Waits until at least one of the objects is ready and returns which, by index in ascending order; all that
 /// are, so that none is starved. Empty when the time is up; with `None` it waits as long as it takes.
 ///
 /// Ready is: a connection or [`Receiver`](super::Receiver) with a message or at its end
 /// of file, a [`Sender`](super::Sender) whose receivers are all gone, a [`Listener`](super::Listener) with a
-/// peer (which may yet have to authenticate: accept it with a timeout), a [`Process`](crate::Process) that has ended, any
-/// other descriptor that is readable or has failed. There is no limit on the number of objects but that of descriptors.
-/// Without any object it returns at once.
+/// peer (which may yet have to authenticate: accept it with a timeout), a [`Process`](crate::Process) that has ended, a
+/// [`Queue`], [`SimpleQueue`] or [`JoinableQueue`] with a message or shut down, any other descriptor that is readable or has
+/// failed. There is no limit on the number of objects but that of descriptors. Without any object it returns at once.
 ///
-/// A death needs no care: the kernel closes what the process had, and that is ready.
+/// Of what several processes or threads share, another may have taken the message meanwhile: take it from a queue with
+/// `try_get`. At most 64 processes can wait for one queue like this.
+///
+/// A death needs no care: the kernel closes what the process had, and that is ready; a task of a killed consumer makes its
+/// queue ready within a second.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -32,13 +90,27 @@ use rustix::fd::AsFd;
 /// ```
 ///
 /// # Errors
-/// `InvalidInput` for more objects than this process may have descriptors; out of memory.
-pub fn wait(objects: &[&dyn AsFd], timeout: Option<Duration>) -> io::Result<Vec<usize>> {
+/// `InvalidInput` for more objects than this process may have descriptors; out of memory or descriptors; a queue for which
+/// too many processes wait, or whose memory is damaged.
+pub fn wait(objects: &[&dyn Waitable], timeout: Option<Duration>) -> io::Result<Vec<usize>> {
     if objects.is_empty() {
         return Ok(Vec::new());
     }
-    let mut fds: Vec<PollFd<'_>> =
-        objects.iter().map(|object| PollFd::from_borrowed_fd(object.as_fd(), PollFlags::IN)).collect();
-    socket::poll(&mut fds, Deadline::from(timeout))?;
-    Ok(fds.iter().enumerate().filter(|(_, fd)| !fd.revents().is_empty()).map(|(index, _)| index).collect())
+    let deadline = Deadline::from(timeout);
+    let sliced = objects.iter().any(|object| object.must_look_again());
+    loop {
+        let mut fds = Vec::with_capacity(objects.len());
+        for object in objects {
+            fds.push(PollFd::from_borrowed_fd(object.descriptor()?, PollFlags::IN));
+        }
+        let until = match deadline.slice(SLICE) {
+            Some(slice) if sliced => Deadline::after(slice),
+            _ => deadline,
+        };
+        let ready = socket::poll(&mut fds, until)?;
+        if ready != 0 || !sliced || deadline.passed() {
+            let indices = fds.iter().enumerate().filter(|(_, fd)| !fd.revents().is_empty());
+            return Ok(indices.map(|(index, _)| index).collect());
+        }
+    }
 }

@@ -64,6 +64,11 @@ impl<T> Kind for JoinableQueue<T> {
 }
 
 impl<T> JoinableQueue<T> {
+    /// The queue of bytes.
+    pub(crate) fn as_core(&self) -> &core::Queue {
+        &self.core
+    }
+
     /// A queue with options.
     pub fn builder() -> Builder<Self> {
         Builder::new()

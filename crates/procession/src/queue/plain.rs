@@ -52,6 +52,11 @@ impl<T> Kind for Queue<T> {
 }
 
 impl<T> Queue<T> {
+    /// The queue of bytes.
+    pub(crate) fn as_core(&self) -> &core::Queue {
+        &self.core
+    }
+
     /// A queue without a bound on the number of its messages: a put never waits, and fails when messages take half of
     /// the machine's (or cgroup's) memory.
     ///

@@ -13,6 +13,11 @@ use super::{GetError, PutError, Queue};
 pub struct SimpleQueue<T>(Queue<T>);
 
 impl<T> SimpleQueue<T> {
+    /// The queue of bytes.
+    pub(crate) fn as_core(&self) -> &procession_core::queue::Queue {
+        self.0.as_core()
+    }
+
     /// A new queue.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 mod gets;
 mod puts;
 mod waits;
+mod watches;
 mod whole;
 
 use std::cell::Cell;
@@ -106,5 +107,6 @@ pub(crate) fn situations(run: &mut Run) {
     puts::situations(run);
     gets::situations(run);
     waits::situations(run);
+    watches::situations(run);
     whole::situations(run);
 }

@@ -1,0 +1,45 @@
+//! Waiting for a queue together with other things: descriptors that poll readable.
+
+use rustix::fd::BorrowedFd;
+
+use super::{Queue, WatchError};
+use crate::ring::Side;
+
+impl Queue {
+    /// A descriptor that polls readable while a get has something to return: there is a message, or the queue is shut down and
+    /// nothing more will come. For `poll`, `epoll` and the like, to wait for the queue together with sockets and
+    /// processes; not to be read from, written to or closed.
+    ///
+    /// Each call brings the descriptor up to date, and so does each get of this process that finds nothing. Who polls it
+    /// level-triggered, and after each time takes a message without waiting or calls this again, neither misses a message nor
+    /// spins. A get without waiting then finds the message, unless another consumer was faster or the producer was
+    /// killed. Edge-triggered use misses messages.
+    ///
+    /// All handles and threads of a process have one descriptor, with the same number for as long as they have a handle. A
+    /// forked child has its own once it has called this. At most 64 processes can have one.
+    ///
+    /// A producer killed at any point leaves it readable at most once too often. What no living process does, nobody tells of: where a
+    /// consumer is killed with a delivery, the descriptor becomes readable when a process finds that out, which each
+    /// does that calls this or that gets, puts or joins. Call it again at intervals where that matters.
+    ///
+    /// # Errors
+    /// [`WatchError`].
+    pub fn readable_fd(&self) -> Result<BorrowedFd<'_>, WatchError> {
+        let shared = &self.shared;
+        shared.mend()?;
+        if shared.ring.deliveries_are_held() {
+            shared.look_around()?;
+        }
+        shared.ring.refresh(Side::Messages)
+    }
+
+    /// A descriptor that polls readable while a put need not wait: there is room for a message, or the queue is shut down. All
+    /// else is as for [`Queue::readable_fd`], with puts for gets. That of a queue without a bound on its messages is always readable.
+    ///
+    /// # Errors
+    /// [`WatchError`].
+    pub fn writable_fd(&self) -> Result<BorrowedFd<'_>, WatchError> {
+        self.shared.mend()?;
+        self.shared.ring.refresh(Side::Room)
+    }
+}

@@ -1,0 +1,5 @@
+"""CPython's tests of multiprocessing under the start method ``spawn``; a module of its own, from which children import them."""
+
+import test._test_multiprocessing as suite
+
+suite.install_tests_in_module_dict(globals(), "spawn")

@@ -1,0 +1,251 @@
+"""The package in the place of multiprocessing."""
+
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+METHODS = ["fork", "spawn", "forkserver"]
+WATCHDOG = 120
+# What each process finds: whether a name that was bound before is ours.
+CHECK = '''
+import multiprocessing
+from multiprocessing import Lock, Pool, Process, Queue, get_context
+
+def kinds():
+    made = (
+        Queue(), Lock(), multiprocessing.SimpleQueue(), get_context("spawn").Event(),
+        multiprocessing.Value("i").get_lock(), multiprocessing.queues.JoinableQueue(ctx=get_context()),
+    )
+    return {type(thing).__module__.partition(".")[0] for thing in made}
+'''
+
+
+def run(*arguments, check=True, cwd=None):
+    """The lines that Python prints with these arguments."""
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=WATCHDOG,
+        stdin=subprocess.DEVNULL,
+        cwd=cwd,
+    )
+    if check:
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+    return done
+
+
+def program(directory, text, name="program.py"):
+    path = pathlib.Path(directory, name)
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+FAMILY = (
+    CHECK
+    + """
+def grandchild(queue):
+    queue.put(("grandchild", kinds(), __name__, sys.argv[1:]))
+
+def child(queue):
+    queue.put(("child", kinds(), __name__, sys.argv[1:]))
+    process = Process(target=grandchild, args=(queue,))
+    process.start()
+    process.join()
+
+import sys
+
+if __name__ == "__main__":
+    INSTALL
+    multiprocessing.set_start_method(sys.argv[1])
+    queue = Queue()
+    print(kinds(), sys.argv[1:])
+    process = Process(target=child, args=(queue,))
+    process.start()
+    print(*queue.get())
+    print(*queue.get())
+    process.join()
+    with Pool(2) as pool:
+        print(pool.map(abs, [-1, 2]))
+"""
+)
+
+
+def expected(method):
+    name = "__main__" if method == "fork" else "__mp_main__"
+    return [
+        f"{{'procession'}} ['{method}', '-m', 'x']",
+        f"child {{'procession'}} {name} ['{method}', '-m', 'x']",
+        f"grandchild {{'procession'}} {name} ['{method}', '-m', 'x']",
+        "[1, 2]",
+    ]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_install_reaches_children(tmp_path, method):
+    text = FAMILY.replace("INSTALL", "import procession; procession.install(); procession.install()")
+    assert run(program(tmp_path, text), method, "-m", "x") == expected(method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_script(tmp_path, method):
+    path = program(tmp_path, FAMILY.replace("INSTALL", "pass"))
+    assert run("-m", "procession", path, method, "-m", "x") == expected(method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_module(tmp_path, method):
+    program(tmp_path, FAMILY.replace("INSTALL", "pass"))
+    assert run("-m", "procession", "-m", "program", method, "-m", "x", cwd=tmp_path) == expected(method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_code(method):
+    code = "import sys, multiprocessing as mp; mp.set_start_method(sys.argv[1]); q = mp.Queue(); " \
+        "p = mp.Process(target=q.put, args=(q,)); p.start(); print(type(q.get()).__module__, sys.argv)"  # fmt: skip
+    assert run("-m", "procession", "-c", code, method) == [f"procession.queues ['-c', '{method}']"]
+
+
+MAIN = """
+    import sys, __main__
+    print(__name__, __file__, sys.argv, sys.path[0], __main__.__spec__ and __main__.__spec__.name, __package__)
+    print(sorted(vars()))
+"""
+
+
+def test_the_program_finds_what_it_finds_without(tmp_path):
+    path = program(tmp_path, MAIN)
+    package = tmp_path / "package"
+    package.mkdir()
+    program(package, MAIN, "__main__.py")
+    program(package, "", "__init__.py")
+    for arguments in (
+        [path, "-a"],
+        ["program.py"],
+        [package],
+        ["-m", "package", "b"],
+        ["-m", "program"],
+        ["-c", "import sys; print(sys.argv, sys.path[0], __name__, sorted(vars()))", "-c", "x"],
+    ):
+        plain = run(*arguments, cwd=tmp_path)
+        with_ours = run("-m", "procession", *arguments, cwd=tmp_path)
+        assert with_ours == plain
+
+
+def test_a_traceback_is_the_program_s(tmp_path):
+    path = program(tmp_path, "def f():\n    raise KeyError('gone')\nf()\n")
+    plain = run(path, check=False)
+    with_ours = run("-m", "procession", path, check=False)
+    assert (with_ours.returncode, with_ours.stdout, with_ours.stderr) == (1, "", plain.stderr)
+
+
+def test_exit_codes(tmp_path):
+    assert run("-m", "procession", "-c", "raise SystemExit(7)", check=False).returncode == 7
+    done = run("-m", "procession", "-c", "import sys; sys.exit('bad luck')", check=False)
+    assert (done.returncode, done.stderr) == (1, "bad luck\n")
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"
+    assert run("-m", "procession", "-c", code, check=False).returncode == -signal.SIGINT
+    done = run("-m", "procession", tmp_path / "nothing.py", check=False)
+    assert done.returncode != 0
+    assert f"can't open file '{tmp_path}/nothing.py'" in done.stderr
+    done = run("-m", "procession", "-m", "nothing", check=False)
+    assert (done.returncode, done.stderr) == (1, f"{sys.executable}: No module named nothing\n")
+
+
+def test_the_command_line():
+    done = run("-m", "procession", check=False)
+    assert done.returncode == 2
+    assert "usage: python -m procession" in done.stderr
+    assert any("usage: python -m procession" in line for line in run("-m", "procession", "--help"))
+    for arguments in (["-c"], ["-m"], ["--nothing"]):
+        done = run("-m", "procession", *arguments, check=False)
+        assert done.returncode == 2
+        assert "error:" in done.stderr
+
+
+def test_daemons_and_interrupt_of_multiprocessing_s_own_classes(tmp_path):
+    text = """
+        import multiprocessing, os, sys, time
+        import procession
+
+        def parent(method, writer):
+            context = multiprocessing.get_context(method)
+            daemon = context.Process(target=time.sleep, args=(1000,), daemon=True)
+            daemon.start()
+            writer.send(daemon.pid)
+            os.kill(os.getpid(), 9)
+
+        def wait(writer):
+            writer.send(True)
+            time.sleep(1000)
+
+        def is_running(pid):
+            try:
+                with open(f"/proc/{pid}/stat") as file:
+                    return file.read().rpartition(")")[2].split()[0] not in "ZX"
+            except FileNotFoundError:
+                return False
+
+        if __name__ == "__main__":
+            procession.install()
+            for method in multiprocessing.get_all_start_methods():
+                reader, writer = multiprocessing.Pipe(False)
+                process = multiprocessing.get_context("spawn").Process(target=parent, args=(method, writer))
+                process.start()
+                pid = reader.recv()
+                process.join()
+                while is_running(pid):
+                    time.sleep(0.01)
+            reader, writer = multiprocessing.Pipe(False)
+            process = multiprocessing.Process(target=wait, args=(writer,))
+            process.start()
+            reader.recv()
+            process.interrupt()
+            process.join()
+            print(process.exitcode)
+    """
+    # It has ended by KeyboardInterrupt.
+    assert run(program(tmp_path, text)) == ["1"]
+
+
+def test_modules_that_had_their_names_before(tmp_path):
+    program(tmp_path, "from multiprocessing import Manager, Queue, Pool, Value\n", "library.py")
+    text = """
+        import library, procession
+        procession.install()
+        print(type(library.Queue()).__module__, type(library.Value("i").get_lock()).__module__)
+        with library.Manager() as manager, library.Pool(1) as pool:
+            print(type(manager.Queue()).__module__, type(pool).__module__)
+    """
+    path = program(tmp_path, text)
+    assert run(path) == ["procession.queues procession.synchronize", "procession.managers procession.pool"]
+
+
+def test_an_executor_and_a_thread_pool(tmp_path):
+    text = """
+        import multiprocessing, multiprocessing.pool, sys
+        from concurrent.futures import ProcessPoolExecutor
+        import procession
+
+        class Stubborn:
+            def __reduce__(self):
+                raise RuntimeError("no pickle")
+
+        if __name__ == "__main__":
+            procession.install()
+            with multiprocessing.pool.ThreadPool(2) as pool:
+                print(pool.map(abs, [-1]))
+            for method in multiprocessing.get_all_start_methods():
+                context = multiprocessing.get_context(method)
+                with ProcessPoolExecutor(2, mp_context=context) as executor:
+                    print(list(executor.map(abs, range(-3, 0))))
+                    error = executor.submit(abs, Stubborn()).exception()
+                    print(type(error).__name__, error)
+    """
+    lines = run(program(tmp_path, text))
+    assert lines == ["[1]"] + ["[3, 2, 1]", "RuntimeError no pickle"] * 3

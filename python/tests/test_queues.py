@@ -1,0 +1,804 @@
+"""Queues between processes: order, bounds, ends, deaths."""
+
+import faulthandler
+import gc
+import multiprocessing
+import os
+import pickle
+import queue as stdlib_queue
+import signal
+import sys
+import threading
+import time
+from queue import Empty, Full
+
+import pytest
+
+from procession.queues import DeliveryLost, JoinableQueue, Queue, ShutDown, SimpleQueue
+
+METHODS = ['fork', 'spawn', 'forkserver']
+
+
+@pytest.fixture(autouse=True)
+def watchdog():
+    faulthandler.dump_traceback_later(120, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture(params=METHODS)
+def context(request):
+    return multiprocessing.get_context(request.param)
+
+
+FORK = multiprocessing.get_context('fork')
+
+
+def start(context, target, *args):
+    process = context.Process(target=target, args=args, daemon=True)
+    process.start()
+    return process
+
+
+def fork(work):
+    """Runs `work` in a forked child; its pid."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        work()
+        code = 0
+    except BaseException as error:
+        print(repr(error), file=sys.stderr)
+    finally:
+        os._exit(code)
+
+
+def ended(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def wait_for(condition):
+    while not condition():
+        time.sleep(0.001)
+
+
+# What CPython's queues do
+
+@pytest.mark.parametrize('make', [Queue, JoinableQueue])
+def test_first_in_first_out(make):
+    queue = make()
+    for number in range(1000):
+        queue.put(number)
+    assert queue.qsize() == 1000 and not queue.empty() and not queue.full()
+    assert [queue.get() for _ in range(1000)] == list(range(1000))
+    assert queue.qsize() == 0 and queue.empty()
+
+
+def test_a_bound_on_messages():
+    queue = Queue(2)
+    queue.put(1)
+    queue.put_nowait(2)
+    assert queue.full()
+    for arguments in ((False,), (0,), (True, 0), (True, 0.01), (True, -1), (1, 0)):
+        with pytest.raises(Full):
+            queue.put(3, *arguments)
+    with pytest.raises(Full):
+        queue.put(b'x' * 100_000, timeout=0.01)
+    with pytest.raises(Full):
+        queue.put_nowait(3)
+    assert queue.qsize() == 2
+    assert queue.get() == 1
+    queue.put(b'x' * 100_000, timeout=10)
+    assert queue.get() == 2 and queue.get() == b'x' * 100_000
+
+
+def test_an_empty_queue():
+    queue = Queue()
+    for arguments in ((False,), (0,), (True, 0), (True, 0.01), (True, -1), (False, 5)):
+        with pytest.raises(Empty):
+            queue.get(*arguments)
+    with pytest.raises(Empty):
+        queue.get_nowait()
+    before = time.monotonic()
+    with pytest.raises(Empty):
+        queue.get(timeout=0.2)
+    assert time.monotonic() - before >= 0.2
+
+
+@pytest.mark.parametrize('maxsize', [0, -1, -10**30])
+def test_no_bound(maxsize):
+    queue = Queue(maxsize)
+    for number in range(10_000):
+        queue.put(number, block=False)
+    assert not queue.full()
+
+
+@pytest.mark.parametrize('maxsize, error', [
+    ('1', TypeError), (1.5, TypeError), (None, TypeError), ([], TypeError), (2**31 + 1, OverflowError), (2**100, OverflowError),
+])
+def test_an_impossible_maxsize(maxsize, error):
+    with pytest.raises(error, match='maxsize'):
+        Queue(maxsize)
+
+
+def test_other_impossible_arguments():
+    queue = Queue()
+    with pytest.raises(ValueError):
+        queue.get(timeout=float('nan'))
+    with pytest.raises(TypeError):
+        queue.get(timeout='1')
+    with pytest.raises(TypeError):
+        queue.put()
+    with pytest.raises(ValueError):
+        Queue(max_bytes=1)
+    with pytest.raises((TypeError, OverflowError)):
+        Queue(max_bytes=-1)
+    with pytest.raises(RuntimeError, match='not initialised'):
+        Queue.__new__(Queue).put(1)
+
+
+def test_closed():
+    for make in (Queue, JoinableQueue):
+        queue = make()
+        queue.put(1)
+        queue.close()
+        queue.close()
+        queue.join_thread()
+        queue.cancel_join_thread()
+        for use in (lambda: queue.put(1), lambda: queue.get(), lambda: queue.put_many([1]), lambda: queue.get_many(1)):
+            with pytest.raises(ValueError, match='Queue .* is closed'):
+                use()
+    queue = SimpleQueue()
+    queue.close()
+    assert queue._reader.closed and queue._writer.closed
+    with pytest.raises(OSError):
+        queue.put(1)
+    with pytest.raises(OSError):
+        queue.get()
+
+
+def test_a_queue_that_is_closed_here_is_open_elsewhere():
+    queue = Queue()
+    other = pickle.loads(pickle.dumps(queue))
+    queue.close()
+    other.put(1)
+    assert other.get() == 1
+
+
+def test_simple_queue():
+    queue = SimpleQueue()
+    assert queue.empty()
+    queue.put({'a': 1})
+    assert not queue.empty()
+    assert queue.get() == {'a': 1}
+
+
+def test_max_bytes():
+    queue = Queue(max_bytes=1 << 20)
+    with pytest.raises(MemoryError, match='max_bytes'):
+        for _ in range(10_000):
+            queue.put(b'x' * 10_000)
+    before = queue.qsize()
+    with pytest.raises(MemoryError):
+        queue.put(b'x' * (2 << 20))
+    assert queue.qsize() == before
+    for _ in range(before):
+        assert queue.get() == b'x' * 10_000
+    queue.put(1)
+    assert queue.get() == 1
+
+
+def test_tasks():
+    queue = JoinableQueue()
+    queue.join()
+    for number in range(3):
+        queue.put(number)
+    for _ in range(3):
+        queue.get()
+        queue.task_done()
+    queue.join()
+    with pytest.raises(ValueError, match=r'task_done\(\) called too many times'):
+        queue.task_done()
+
+
+def work_off(queue, done):
+    while True:
+        task = queue.get()
+        done.put(task)
+        queue.task_done()
+
+
+def test_join_waits_for_tasks_of_others(context):
+    queue, done = JoinableQueue(), Queue()
+    workers = [start(context, work_off, queue, done) for _ in range(2)]
+    for number in range(500):
+        queue.put(number)
+    queue.join()
+    assert done.qsize() == 500
+    assert sorted(done.get() for _ in range(500)) == list(range(500))
+    for worker in workers:
+        worker.kill()
+
+
+def add(queue, results, amount):
+    for number in iter(queue.get, None):
+        results.put(number + amount)
+
+
+def test_processes(context):
+    queue, results = Queue(10), Queue()
+    workers = [start(context, add, queue, results, 1000) for _ in range(3)]
+    for number in range(300):
+        queue.put(number)
+    for _ in workers:
+        queue.put(None)
+    assert sorted(results.get() for _ in range(300)) == list(range(1000, 1300))
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+
+
+def test_a_queue_of_one_between_processes():
+    there, back = Queue(1), Queue(1)
+    worker = start(FORK, add, there, back, 1)
+    for number in range(1000):
+        there.put(number)
+        assert back.get() == number + 1
+    there.put(None)
+    worker.join()
+
+
+class Counting(Queue):
+    """As programs subclass CPython's."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.label = 'made'
+        self.lock = threading.Lock()
+
+    def __getstate__(self):
+        return {'parent': super().__getstate__(), 'label': self.label}
+
+    def __setstate__(self, state):
+        super().__setstate__(state['parent'])
+        self.label = state['label'] + ', sent'
+
+    def get(self, *args, **options):
+        return 'got', super().get(*args, **options)
+
+
+def use_counting(queue):
+    queue.put((queue.label, queue.get()))
+
+
+def test_subclasses(context):
+    queue = Counting()
+    queue.put(1)
+    process = start(context, use_counting, queue)
+    process.join()
+    label = 'made' if context.get_start_method() == 'fork' else 'made, sent'
+    assert queue.get() == ('got', (label, ('got', 1)))
+
+
+def test_generic():
+    assert Queue[int].__origin__ is Queue and JoinableQueue[int] and SimpleQueue[str]
+    assert isinstance(Queue[int](), Queue)
+
+
+def test_the_hook_for_what_cannot_be_pickled():
+    class Hooked(Queue):
+        refused = []
+
+        def _on_queue_feeder_error(self, error, obj):
+            self.refused.append((type(error), obj))
+
+    queue = Hooked(1)
+    unpicklable = [lambda: None]
+    queue.put(unpicklable)
+    assert queue.empty() and not queue.full()
+    (kind, obj), = Hooked.refused
+    assert obj is unpicklable and issubclass(kind, Exception)
+
+
+def test_ends_as_software_uses_them():
+    queue = SimpleQueue()
+    queue._writer.send(1)
+    assert queue._reader.recv() == 1
+    queue._writer.send_bytes(pickle.dumps([1, 2]))
+    assert queue.get() == [1, 2]
+    queue.put('x')
+    assert pickle.loads(queue._reader.recv_bytes()) == 'x'
+    queue.put({1})
+    assert pickle.loads(queue._reader.recv_bytes()) == {1}
+    queue._reader.close()
+    assert queue._reader.closed and not queue._writer.closed
+    with pytest.raises(OSError):
+        queue._reader.recv()
+    queue._writer.send(2)
+    assert queue.get() == 2
+
+
+# Handles
+
+def forward(queue, where):
+    where.put(queue.get())
+
+
+def test_a_queue_in_a_queue(context):
+    carrier, results = Queue(), Queue()
+    process = start(context, forward_inner, carrier, results)
+    for number in range(20):
+        inner = Queue()
+        inner.put(number)
+        carrier.put([inner, number])
+    assert [results.get() for _ in range(20)] == list(range(20))
+    carrier.put(None)
+    process.join()
+    del inner
+    gc.collect()
+
+
+def forward_inner(carrier, results):
+    for inner, _ in iter(carrier.get, None):
+        results.put(inner.get())
+
+
+def test_a_queue_through_a_pipe():
+    ours, theirs = multiprocessing.Pipe()
+    queue = Queue()
+
+    def work():
+        theirs.recv().put('received')
+
+    pid = fork(work)
+    ours.send(queue)
+    assert queue.get() == 'received'
+    assert ended(pid) == 0
+
+
+def put_in(queue, number):
+    queue.put(number)
+
+
+def test_a_queue_in_the_arguments_of_a_pool(context):
+    queue = Queue()
+    with context.Pool(2) as pool:
+        pool.starmap(put_in, [(queue, number) for number in range(20)])
+    assert sorted(queue.get() for _ in range(20)) == list(range(20))
+
+
+def test_a_handle_in_a_message_that_is_not_put_is_taken_back():
+    queue = Queue(1)
+    queue.put(0)
+    before = len(os.listdir('/proc/self/fd'))
+    for _ in range(50):
+        with pytest.raises(Full):
+            queue.put([Queue()], block=False)
+        with pytest.raises(Full):
+            queue.put_many([Queue(), Queue()], block=False)
+    gc.collect()
+    assert len(os.listdir('/proc/self/fd')) <= before + 5
+
+
+def test_a_handle_of_a_process_that_is_gone():
+    reads, writes = os.pipe()
+
+    def work():
+        os.write(writes, pickle.dumps(Queue()))
+
+    assert ended(fork(work)) == 0
+    with pytest.raises(OSError):
+        pickle.loads(os.read(reads, 4096))
+
+
+def test_names():
+    name = f'test-{os.getpid()}'
+    queue = Queue(5, name=name)
+    with pytest.raises(FileExistsError):
+        Queue(name=name)
+    with pytest.raises(ValueError):
+        Queue(name='no/name')
+    with pytest.raises(ValueError):
+        JoinableQueue.open(name)
+
+    def work():
+        Queue.open(name).put('by name')
+
+    assert ended(fork(work)) == 0
+    assert queue.get() == 'by name'
+    assert Queue.open(name).get is not None
+    del queue
+    gc.collect()
+    with pytest.raises(FileNotFoundError):
+        Queue.open(name)
+
+
+# Beyond CPython's
+
+def test_shutdown():
+    assert ShutDown is getattr(stdlib_queue, 'ShutDown', ShutDown)
+    queue = Queue()
+    queue.put_many([1, 2])
+    queue.shutdown()
+    for put in (queue.put, queue.put_nowait):
+        with pytest.raises(ShutDown):
+            put(3)
+    assert [queue.get(), queue.get()] == [1, 2]
+    for get in (queue.get, queue.get_nowait, lambda: queue.get(timeout=5), lambda: queue.get_many(5)):
+        with pytest.raises(ShutDown):
+            get()
+    queue = Queue()
+    queue.put_many([1, 2])
+    queue.shutdown(immediate=True)
+    with pytest.raises(ShutDown):
+        queue.get()
+
+
+def test_shutdown_wakes_who_waits():
+    empty, full = Queue(), Queue(1)
+    full.put(1)
+    ready = Queue()
+
+    def work(use):
+        ready.put(1)
+        with pytest.raises(ShutDown):
+            use()
+
+    pids = [fork(lambda: work(empty.get)), fork(lambda: work(lambda: full.put(2)))]
+    ready.get()
+    ready.get()
+    empty.shutdown()
+    full.shutdown()
+    assert [ended(pid) for pid in pids] == [0, 0]
+
+
+def test_iteration_until_shutdown():
+    queue = Queue()
+
+    def work():
+        queue.put_many(range(1000))
+        queue.shutdown()
+
+    pid = fork(work)
+    assert list(queue) == list(range(1000))
+    assert ended(pid) == 0
+    assert list(queue) == []
+
+
+def test_many():
+    queue = Queue()
+    assert queue.put_many([]) == 0
+    items = [1, 'two', [3], {'x': 1}, b'y' * 20_000, None, 'z' * 100_000] * 100
+    assert queue.put_many(item for item in items) == 700
+    assert queue.qsize() == 700
+    got = queue.get_many(10)
+    assert got == items[:10]
+    while len(got) < 700:
+        got += queue.get_many(1000)
+    assert got == items
+    assert queue.get_many(0) == []
+    with pytest.raises(Empty):
+        queue.get_many(5, block=False)
+    with pytest.raises(Empty):
+        queue.get_many(5, timeout=0.01)
+    with pytest.raises((TypeError, OverflowError)):
+        queue.get_many(-1)
+
+
+def test_many_say_how_many_were_put():
+    queue = Queue(5)
+    with pytest.raises(Full) as caught:
+        queue.put_many(range(8), timeout=0.01)
+    assert caught.value.put_count == 5
+    assert queue.get_many(10) == [0, 1, 2, 3, 4]
+
+    def failing():
+        yield 1
+        yield b'x' * 50_000
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        queue.put_many(failing())
+    assert caught.value.put_count == 2
+    with pytest.raises(Exception) as caught:
+        queue.put_many([2, lambda: None, 3])
+    assert caught.value.put_count == 1
+    assert queue.get_many(10) == [1, b'x' * 50_000, 2]
+
+
+def refuse():
+    raise ZeroDivisionError
+
+
+class Unreadable:
+    def __reduce__(self):
+        return refuse, ()
+
+
+@pytest.mark.parametrize('make', [Queue, lambda: JoinableQueue(redeliver=True)])
+def test_many_lose_nothing_for_one_that_cannot_be_read(make):
+    queue = make()
+    queue.put_many([1, Unreadable(), 2])
+    got = []
+    while len(got) < 2:
+        try:
+            got += queue.get_many(10)
+        except ZeroDivisionError as error:
+            got += error.objects
+    assert got == [1, 2] and queue.empty()
+
+
+def test_many_through_a_bound():
+    queue = Queue(7)
+    pid = fork(lambda: queue.put_many(range(5000)))
+    got = []
+    while len(got) < 5000:
+        got += queue.get_many(100)
+    assert got == list(range(5000))
+    assert ended(pid) == 0
+
+
+def test_what_a_queue_says_of_itself():
+    queue = Queue(7)
+    queue.put(1)
+    assert 'at most 7 messages' in queue.describe()
+    assert queue.memory_used() > 0
+
+
+# Deaths
+
+def take_and_sleep(queue, taken):
+    queue.get()
+    taken.put(os.getpid())
+    time.sleep(600)
+
+
+def test_a_task_of_a_dead_consumer_is_lost_without_redelivery(context):
+    queue, taken = JoinableQueue(), Queue()
+    queue.put('task')
+    process = start(context, take_and_sleep, queue, taken)
+    assert taken.get() == process.pid
+    process.kill()
+    with pytest.raises(DeliveryLost) as caught:
+        queue.join()
+    assert caught.value.count == 1 and caught.value.pids == [process.pid]
+    process.join()
+    queue.join()
+
+
+def test_a_task_of_a_dead_consumer_is_handed_out_again(context):
+    queue, taken = JoinableQueue(redeliver=True), Queue()
+    carried = Queue()
+    queue.put(['task', carried, b'x' * 50_000])
+    queue.put(['next'])
+    process = start(context, take_and_sleep, queue, taken)
+    taken.get()
+    process.kill()
+    process.join()
+    # Which comes first depends on when the death is noticed.
+    got = {}
+    for _ in range(2):
+        task = queue.get()
+        got[task[0]] = task
+        queue.task_done()
+    assert len(got['task'][2]) == 50_000 and 'next' in got
+    got['task'][1].put('still usable')
+    assert carried.get() == 'still usable'
+    with pytest.raises(ValueError):
+        queue.task_done()
+    queue.join()
+
+
+def test_deliveries_are_acknowledged_by_the_thread_that_has_them():
+    queue = JoinableQueue(redeliver=True)
+    queue.put_many(['main', 'thread', 'main 2'])
+    assert queue.get() == 'main'
+    seen = []
+
+    def work():
+        seen.append(queue.get())
+        queue.task_done()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == ['thread']
+    # The child's copy is its parent's.
+    def child():
+        with pytest.raises(ValueError):
+            queue.task_done()
+
+    assert ended(fork(child)) == 0
+    del queue
+    gc.collect()
+
+
+def test_deliveries_go_back_with_the_handle():
+    queue = JoinableQueue(redeliver=True)
+    other = pickle.loads(pickle.dumps(queue))
+    queue.put(1)
+    assert other.get() == 1
+    with pytest.raises(Empty):
+        queue.get(block=False)
+    del other
+    gc.collect()
+    assert queue.get(timeout=10) == 1
+    queue.task_done()
+    queue.join()
+
+
+def produce(queue, number):
+    count = 0
+    while True:
+        queue.put((number, count, b'x' * (count * 37 % 3000)) if count % 50 else [number, count, b'x' * 100_000])
+        count += 1
+
+
+def test_killed_producers_leave_whole_messages_in_order():
+    queue = Queue(100)
+    for round in range(15):
+        producers = [start(FORK, produce, queue, number) for number in range(3)]
+        last = [-1] * 3
+        for _ in range(200):
+            number, count, content = queue.get()
+            assert count == last[number] + 1
+            last[number] = count
+        for process in producers:
+            process.kill()
+            process.join()
+        while True:
+            try:
+                number, count, content = queue.get(block=False)
+            except Empty:
+                break
+            assert count == last[number] + 1
+            last[number] = count
+            assert not content.strip(b'x')
+
+
+def consume(queue, results):
+    while True:
+        results.put(queue.get())
+
+
+def test_killed_consumers_lose_at_most_one_message_each():
+    for round in range(10):
+        queue, results = Queue(), Queue()
+        consumers = [start(FORK, consume, queue, results) for _ in range(3)]
+        for number in range(600):
+            queue.put((number, b'x' * (number % 7 * 5000)))
+        wait_for(lambda: results.qsize() > 50)
+        for process in consumers:
+            process.kill()
+            process.join()
+        got = [results.get() for _ in range(results.qsize())]
+        got += [queue.get() for _ in range(queue.qsize())]
+        numbers = [number for number, _ in got]
+        assert len(numbers) == len(set(numbers))
+        assert 600 - len(consumers) <= len(numbers) <= 600
+        assert all(content == b'x' * (number % 7 * 5000) for number, content in got)
+
+
+# Signals, threads and forks
+
+def interrupted(use):
+    """Whether `use`, blocked, raises KeyboardInterrupt."""
+    ready = Queue()
+
+    def work():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        ready.put(1)
+        with pytest.raises(KeyboardInterrupt):
+            use()
+
+    pid = fork(work)
+    ready.get()
+    # It may be sent before the wait begins: then it ends it as well.
+    time.sleep(0.05)
+    os.kill(pid, signal.SIGINT)
+    return ended(pid) == 0
+
+
+def test_an_interrupt_ends_every_wait_and_nothing_is_lost():
+    empty, full, tasks = Queue(), Queue(1), JoinableQueue()
+    redelivering = JoinableQueue(redeliver=True)
+    full.put('first')
+    tasks.put(1)
+    for use in (empty.get, lambda: empty.get(timeout=500), lambda: empty.get_many(5), lambda: next(iter(empty)), redelivering.get,
+                lambda: full.put(2), lambda: full.put(2, timeout=500), lambda: full.put(b'x' * 100_000),
+                lambda: full.put_many([1, 2]), tasks.join):
+        assert interrupted(use)
+    empty.put('there')
+    assert empty.get(timeout=10) == 'there'
+    assert full.get() == 'first' and full.empty()
+    redelivering.put('there')
+    assert redelivering.get(timeout=10) == 'there'
+
+
+def test_signal_handlers_run_while_a_thread_waits():
+    queue = Queue()
+    previous = signal.signal(signal.SIGALRM, lambda *_: queue.put('from the handler'))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        assert queue.get(timeout=60) == 'from the handler'
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+
+
+def test_threads_use_one_handle():
+    queue, results = Queue(10), Queue()
+
+    def produce():
+        for number in range(500):
+            queue.put(number)
+
+    def consume():
+        for number in iter(queue.get, None):
+            results.put(number)
+
+    producers = [threading.Thread(target=produce) for _ in range(3)]
+    consumers = [threading.Thread(target=consume) for _ in range(3)]
+    for thread in producers + consumers:
+        thread.start()
+    for thread in producers:
+        thread.join()
+    for _ in consumers:
+        queue.put(None)
+    for thread in consumers:
+        thread.join()
+    assert sorted(results.get() for _ in range(1500)) == sorted(list(range(500)) * 3)
+
+
+def test_other_threads_run_while_one_waits():
+    queue, other = Queue(), Queue()
+    thread = threading.Thread(target=lambda: other.put(queue.get()))
+    thread.start()
+    for number in range(1000):
+        pass
+    queue.put(1)
+    assert other.get() == 1
+    thread.join()
+
+
+def test_forks_while_threads_use_the_queue():
+    queue, results = Queue(50), Queue()
+    stop = threading.Event()
+
+    def use():
+        while not stop.is_set():
+            queue.put([object, b'x' * 20_000])
+            queue.put(1)
+            queue.get()
+            queue.get()
+
+    threads = [threading.Thread(target=use) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(20):
+            def work():
+                own = Queue()
+                own.put([object, number])
+                assert own.get()[1] == number
+                results.put([object, number])
+
+            assert ended(fork(work)) == 0
+            assert results.get()[1] == number
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert queue.empty()
+
+
+def test_a_queue_and_its_descriptor_go_with_the_last_handle():
+    gc.collect()
+    before = set(os.listdir('/proc/self/fd'))
+    for make in (Queue, JoinableQueue, SimpleQueue):
+        queue = make()
+        queue.put(1)
+        _ = queue._reader, queue._writer
+        del queue, _
+    assert set(os.listdir('/proc/self/fd')) == before

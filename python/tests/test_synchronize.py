@@ -1,0 +1,722 @@
+import faulthandler
+import gc
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import time
+import warnings
+import weakref
+
+import pytest
+from processes import HUNG, METHODS, finish, kill, sleeps, started, until
+from procession import synchronize
+from procession.synchronize import (
+    Barrier,
+    BoundedSemaphore,
+    Condition,
+    Event,
+    Lock,
+    OwnerDied,
+    OwnerDiedWarning,
+    RLock,
+    Semaphore,
+)
+
+
+@pytest.fixture(autouse=True)
+def watchdog():
+    faulthandler.dump_traceback_later(HUNG, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+def in_thread(call):
+    """What the call returns or raises in another thread."""
+    results = []
+
+    def target():
+        try:
+            results.append(call())
+        except Exception as error:
+            results.append(error)
+
+    thread = threading.Thread(target=target)
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+# One process
+
+
+def test_lock():
+    lock = Lock(ctx=multiprocessing.get_context())
+    assert repr(lock) == "<Lock(owner=None)>"
+    assert lock.acquire() is True
+    assert repr(lock) == "<Lock(owner=MainProcess)>"
+    assert lock.locked()
+    assert lock.acquire(0) is False
+    assert lock.acquire(False, None) is False
+    assert lock.acquire(True, 0.01) is False
+    assert lock.acquire(timeout=-1) is False
+    assert in_thread(lambda: repr(lock)) == "<Lock(owner=SomeOtherThread)>"
+    assert in_thread(lock.release) is None
+    assert not lock.locked()
+    with pytest.raises(ValueError, match="semaphore or lock released too many times"):
+        lock.release()
+    with lock as entered:
+        assert entered is True
+        assert lock._semlock._is_mine() and lock._semlock._count() == 1
+    assert not lock._semlock._is_mine()
+
+
+def test_rlock():
+    lock = RLock()
+    assert repr(lock) == "<RLock(None, 0)>"
+    assert lock.acquire() and lock.acquire(block=False)
+    with lock:
+        assert repr(lock) == "<RLock(MainProcess, 3)>"
+        assert lock._semlock._count() == 3
+    assert in_thread(lambda: lock.acquire(False)) is False
+    assert in_thread(lambda: repr(lock)) == "<RLock(SomeOtherThread, nonzero)>"
+    error = in_thread(lock.release)
+    assert isinstance(error, AssertionError)
+    assert str(error) == "attempt to release recursive lock not owned by thread"
+    lock.release()
+    assert lock.locked()
+    lock.release()
+    assert not lock.locked()
+    with pytest.raises(AssertionError):
+        lock.release()
+
+
+def test_semaphores():
+    semaphore = Semaphore(2)
+    assert repr(semaphore) == "<Semaphore(value=2)>"
+    with semaphore:
+        assert semaphore.get_value() == 1
+        assert semaphore._semlock._count() == 1
+        assert semaphore.acquire(False)
+        assert semaphore.locked()
+        assert not semaphore.acquire(timeout=0.01)
+    semaphore.release()
+    semaphore.release()
+    assert semaphore.get_value() == 3
+    assert Semaphore().get_value() == 1
+
+    bounded = BoundedSemaphore(2)
+    assert isinstance(bounded, Semaphore)
+    assert repr(bounded) == "<BoundedSemaphore(value=2, maxvalue=2)>"
+    with pytest.raises(ValueError, match="released too many times"):
+        bounded.release()
+    full = Semaphore(synchronize.SEM_VALUE_MAX)
+    with pytest.raises(ValueError, match="released too many times"):
+        full.release()
+    with pytest.raises(OSError):
+        Semaphore(-1)
+    with pytest.raises(OverflowError):
+        Semaphore(synchronize.SEM_VALUE_MAX + 1)
+    with pytest.raises(TypeError):
+        Semaphore("1")
+
+
+def test_semlock():
+    semlock = Lock()._semlock
+    assert (semlock.kind, semlock.maxvalue, semlock.name) == (1, 1, None)
+    assert semlock._get_value() == 1 and not semlock._is_zero()
+    with semlock:
+        assert semlock._is_zero() and semlock._is_mine()
+    assert RLock()._semlock.kind == 0
+    assert BoundedSemaphore(4)._semlock.maxvalue == 4
+    assert Semaphore(4)._semlock.maxvalue == semlock.SEM_VALUE_MAX == synchronize.SEM_VALUE_MAX
+
+
+def test_event():
+    event = Event()
+    assert not event.is_set()
+    assert not event.wait(0) and not event.wait(0.01)
+    assert repr(event).endswith("unset>")
+    event.set()
+    assert event.wait() and event.is_set()
+    assert repr(event).startswith("<Event at 0x") and repr(event).endswith(" set>")
+    event.clear()
+    assert not event.is_set()
+
+
+def test_condition_without_its_lock():
+    for condition in (Condition(), Condition(Lock()), Condition(RLock())):
+        with pytest.raises(AssertionError, match=r"must acquire\(\) condition before using wait\(\)"):
+            condition.wait()
+        with pytest.raises(AssertionError, match="lock is not owned"):
+            condition.notify()
+        with pytest.raises(AssertionError, match="lock is not owned"):
+            condition.notify_all()
+        with condition:
+            assert isinstance(in_thread(condition.notify), AssertionError)
+            assert condition.locked()
+            assert condition.wait(0) is False
+            assert condition.wait(0.01) is False
+            assert condition.wait_for(lambda: [], 0.01) == []
+            assert condition.wait_for(lambda: "yes") == "yes"
+        assert not condition.locked()
+    with pytest.raises(TypeError, match="_thread.RLock"):
+        Condition(threading.RLock())
+
+
+def test_wait_restores_the_depth():
+    condition = Condition()
+    with condition, condition, condition:
+        thread = threading.Thread(target=lambda: condition.acquire() and (condition.notify(), condition.release()))
+        thread.start()
+        assert condition.wait()
+        assert repr(condition) == "<Condition(<RLock(MainProcess, 3)>, 0)>"
+        thread.join()
+    with pytest.raises(AssertionError):
+        condition.release()
+
+
+def test_wait_for_sees_the_last_answer():
+    condition = Condition()
+    answers = iter([0, 0.0, "now"])
+
+    def notify():
+        for _ in range(2):
+            until(lambda: condition._sleeping_count.get_value() == 1)
+            with condition:
+                condition.notify_all()
+
+    with condition:
+        thread = threading.Thread(target=notify)
+        thread.start()
+        assert condition.wait_for(lambda: next(answers)) == "now"
+    thread.join()
+
+
+def test_notify_wakes_as_many_as_asked():
+    condition, woken = Condition(Lock()), Semaphore(0)
+
+    def wait():
+        with condition:
+            assert condition.wait()
+        woken.release()
+
+    threads = [threading.Thread(target=wait) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    until(lambda: condition._sleeping_count.get_value() == 5)
+    with condition:
+        condition.notify(2)
+    assert woken.acquire() and woken.acquire()
+    assert condition._sleeping_count.get_value() == 3
+    assert not woken.acquire(False)
+    with condition:
+        condition.notify_all()
+    for thread in threads:
+        thread.join()
+    assert woken.get_value() == 3
+
+
+def test_barrier():
+    ran = []
+    barrier = Barrier(3, lambda: ran.append(threading.get_ident()))
+    assert isinstance(barrier, threading.Barrier)
+    assert (barrier.parties, barrier.n_waiting, barrier.broken) == (3, 0, False)
+    assert repr(barrier).endswith("waiters=0/3>")
+    for round_ in range(1, 4):
+        indices = []
+        threads = [threading.Thread(target=lambda: indices.append(barrier.wait())) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(indices) == [0, 1, 2]
+        assert len(ran) == round_
+
+
+def test_barrier_breaks():
+    barrier = Barrier(2)
+    with pytest.raises(threading.BrokenBarrierError):
+        barrier.wait(0.01)
+    assert barrier.broken and repr(barrier).endswith("broken>")
+    with pytest.raises(threading.BrokenBarrierError):
+        barrier.wait()
+    barrier.reset()
+    assert not barrier.broken
+    thread = threading.Thread(target=lambda: (until(lambda: barrier.n_waiting == 1), barrier.abort()))
+    thread.start()
+    with pytest.raises(threading.BrokenBarrierError):
+        barrier.wait()
+    thread.join()
+    with pytest.raises(threading.BrokenBarrierError):
+        Barrier(2, timeout=0.01).wait()
+    with pytest.raises(ZeroDivisionError):
+        Barrier(1, lambda: 1 / 0).wait()
+    for parties in (0, -1, 40_000):
+        with pytest.raises(ValueError):
+            Barrier(parties)
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="robust"):
+        Lock(robust="sometimes")
+    with pytest.raises(ValueError, match="not a number"):
+        Lock().acquire(True, float("nan"))
+    with pytest.raises(TypeError):
+        Lock().acquire(True, "soon")
+    with pytest.raises(TypeError):
+        Lock(1)
+    with pytest.raises(RuntimeError, match="__init__"):
+        Lock.__new__(Lock).acquire()
+
+
+class Named(Lock):
+    def __init__(self, name, *, ctx=None):
+        super().__init__(ctx=ctx)
+        self.name = name
+
+
+def test_subclasses():
+    lock = Named("a")
+    assert repr(lock) == "<Named(owner=None)>"
+    with lock:
+        assert type(pickle.loads(pickle.dumps(lock))) is Named
+    with pytest.raises(RuntimeError, match="already"):
+        Lock.__init__(lock)
+
+
+def test_pickles_are_the_same_object():
+    lock, semaphore, event, barrier = Lock(robust="raise"), BoundedSemaphore(3), Event(), Barrier(2, timeout=5)
+    condition = Condition(lock)
+    copies = pickle.loads(pickle.dumps([lock, semaphore, event, barrier, condition]))
+    with copies[0]:
+        assert lock.locked() and condition.locked() and copies[4].locked()
+    assert copies[4]._lock is copies[0]
+    semaphore.acquire()
+    assert repr(copies[1]) == "<BoundedSemaphore(value=2, maxvalue=3)>"
+    event.set()
+    assert copies[2].is_set()
+    copies[3].abort()
+    assert barrier.broken
+
+
+def test_nothing_keeps_them():
+    for make in (Lock, RLock, Semaphore, BoundedSemaphore, Condition, Event, lambda: Barrier(1)):
+        seen = weakref.ref(make())
+        assert seen() is None
+
+    class Party:
+        def __init__(self):
+            self.barrier = Barrier(1, self.act)
+
+        def act(self):
+            pass
+
+    seen = weakref.ref(Party())
+    gc.collect()
+    assert seen() is None
+
+
+def test_threads_on_one_lock():
+    lock, total = Lock(), [0]
+
+    def add():
+        for _ in range(2000):
+            with lock:
+                before = total[0]
+                if before % 100 == 0:
+                    time.sleep(0)
+                total[0] = before + 1
+
+    threads = [threading.Thread(target=add) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert total == [8000]
+
+
+# Several processes
+
+
+def use_all(lock, rlock, semaphore, bounded, condition, other, event, barrier):
+    with rlock, rlock:
+        pass
+    assert not lock.acquire(False)
+    semaphore.release()
+    assert bounded.acquire()
+    event.wait()
+    with condition:
+        condition.notify()
+    with other:
+        other.notify_all()
+    barrier.wait()
+    # Whoever took it.
+    lock.release()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_start_methods(method):
+    lock, rlock, semaphore, bounded = Lock(), RLock(), Semaphore(0), BoundedSemaphore(1)
+    condition, event, barrier = Condition(), Event(), Barrier(2)
+    other = Condition(rlock)
+    lock.acquire()
+    args = (lock, rlock, semaphore, bounded, condition, other, event, barrier)
+    with started(use_all, *args, method=method) as process:
+        semaphore.acquire()
+        with condition, other:
+            event.set()
+            assert condition.wait()
+            assert other.wait()
+        barrier.wait()
+        assert lock.acquire()
+        assert bounded.get_value() == 0
+        finish(process)
+
+
+def add_many(locks, total, times):
+    for i in range(times):
+        with locks[i % 2]:
+            before = total[0]
+            total[0] = before + 1
+
+
+@pytest.mark.parametrize("make", [Lock, RLock, BoundedSemaphore])
+def test_mutual_exclusion(make):
+    from procession.sharedctypes import RawArray
+
+    lock, total = make(), RawArray("q", 1)
+    with started(add_many, [lock, lock], total, 20_000) as one, started(add_many, [lock, lock], total, 20_000) as two:
+        finish(one)
+        finish(two)
+    assert total[0] == 40_000
+
+
+def rlock_of_parent(lock, connection):
+    assert not lock.acquire(False)
+    assert repr(lock) == "<RLock(SomeOtherProcess, nonzero)>"
+    with pytest.raises(AssertionError):
+        lock.release()
+    connection.send("done")
+
+
+def test_a_forked_child_does_not_hold_its_parents_lock():
+    lock = RLock()
+    ours, theirs = multiprocessing.Pipe()
+    with lock, started(rlock_of_parent, lock, theirs) as process:
+        assert ours.recv() == "done"
+        finish(process)
+
+
+# Death
+
+
+def take_and_stay(lock, connection):
+    lock.acquire()
+    connection.send("taken")
+    time.sleep(HUNG)
+
+
+def owned_by_the_dead(lock, method="fork"):
+    """Lets a process take the lock and kills it."""
+    ours, theirs = multiprocessing.Pipe()
+    with started(take_and_stay, lock, theirs, method=method) as process:
+        assert ours.recv() == "taken"
+        kill(process)
+    return process.pid
+
+
+def locks(**arguments):
+    return [Lock(**arguments), RLock(**arguments), Condition(**arguments), Condition(Lock(**arguments))]
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_a_dead_owner_is_warned_of(which):
+    lock = locks()[which]
+    pid = owned_by_the_dead(lock)
+    with pytest.warns(OwnerDiedWarning, match=f"process {pid}") as record:
+        assert lock.acquire()
+    assert record[0].filename == __file__
+    assert lock.locked()
+    lock.release()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with lock:
+            pass
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_a_dead_owner_raises(which):
+    lock = locks(robust="raise")[which]
+    pid = owned_by_the_dead(lock, "spawn" if which == 0 else "fork")
+    with pytest.raises(OwnerDied, match=f"process {pid}"):
+        lock.acquire()
+    # The caller has it.
+    lock.release()
+    owned_by_the_dead(lock)
+    with pytest.raises(OwnerDied), lock:
+        pytest.fail("entered")
+    # Nobody would have released it.
+    assert lock.acquire(False)
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_a_warning_that_is_an_error(which):
+    lock = locks()[which]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        owned_by_the_dead(lock)
+        with pytest.raises(OwnerDiedWarning):
+            lock.acquire()
+        lock.release()
+        owned_by_the_dead(lock)
+        with pytest.raises(OwnerDiedWarning), lock:
+            pytest.fail("entered")
+        assert lock.acquire(False)
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_a_dead_owner_keeps_what_is_not_robust(which):
+    lock = locks(robust=False)[which]
+    owned_by_the_dead(lock)
+    assert not lock.acquire(timeout=0.5)
+
+
+def test_robust_semaphore():
+    semaphore = Semaphore(2, robust=True)
+    with pytest.raises(ValueError, match="permit"):
+        semaphore.release()
+    owned_by_the_dead(semaphore)
+    assert semaphore.acquire() and semaphore.acquire()
+    assert not semaphore.acquire(False)
+    plain = BoundedSemaphore(2)
+    owned_by_the_dead(plain)
+    assert plain.acquire() and not plain.acquire(False)
+    with pytest.raises(ValueError):
+        Semaphore(0, robust=True)
+
+
+def wait_on(condition):
+    with condition:
+        condition.wait()
+
+
+def test_a_notification_reaches_the_living():
+    condition = Condition()
+    with started(wait_on, condition) as first, started(wait_on, condition) as second:
+        until(lambda: condition._sleeping_count.get_value() == 2)
+        kill(first)
+        kill(second)
+        results = []
+
+        def wait():
+            with condition:
+                results.append(condition.wait())
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        until(lambda: condition._sleeping_count.get_value() == 3)
+        with condition:
+            condition.notify()
+        thread.join()
+        assert results == [True]
+
+
+def stop_notified(condition, connection):
+    with condition:
+        connection.send("waits")
+        condition.wait()
+
+
+def test_a_notification_of_one_that_dies_passes_on():
+    condition = Condition(Lock())
+    ours, theirs = multiprocessing.Pipe()
+    with started(stop_notified, condition, theirs) as first:
+        assert ours.recv() == "waits"
+        results = []
+
+        def wait():
+            with condition:
+                results.append(condition.wait())
+
+        thread = threading.Thread(target=wait)
+        # Only once the other waits: it has waited longest.
+        with condition:
+            thread.start()
+        until(lambda: condition._sleeping_count.get_value() == 2)
+        with condition:
+            condition.notify()
+            # It has the notification and cannot have the lock yet.
+            kill(first)
+        thread.join()
+        assert results == [True]
+
+
+def wait_at(barrier):
+    barrier.wait()
+
+
+def test_a_dead_party_breaks_the_barrier():
+    barrier = Barrier(3)
+    with started(wait_at, barrier) as process:
+        until(lambda: barrier.n_waiting == 1)
+        kill(process)
+    with pytest.raises(threading.BrokenBarrierError):
+        barrier.wait()
+    assert barrier.broken
+    barrier.abort()
+    barrier.reset()
+    with started(wait_at, barrier) as one, started(wait_at, barrier) as two:
+        assert barrier.wait() in range(3)
+        finish(one)
+        finish(two)
+
+
+# Signals
+
+
+def blocked(call, connection):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    connection.send("ready")
+    try:
+        call()
+    except KeyboardInterrupt:
+        connection.send("interrupted")
+    else:
+        connection.send("not interrupted")
+
+
+def acquire(lock):
+    lock.acquire()
+
+
+def acquire_in_time(lock):
+    lock.acquire(True, 1000)
+
+
+def enter(lock):
+    with lock:
+        pass
+
+
+def wait(waited_for):
+    waited_for.wait()
+
+
+def wait_in_time(waited_for):
+    waited_for.wait(1000)
+
+
+def wait_holding(condition):
+    with condition:
+        try:
+            condition.wait()
+        finally:
+            # With the lock, whatever happened.
+            condition.notify()
+
+
+def wait_for(condition):
+    with condition:
+        condition.wait_for(lambda: False, 1000)
+
+
+def held(lock):
+    lock.acquire()
+    return lock
+
+
+BLOCKED = {
+    "lock": lambda: (acquire, held(Lock())),
+    "lock with timeout": lambda: (acquire_in_time, held(Lock())),
+    "with lock": lambda: (enter, held(Lock())),
+    "rlock": lambda: (acquire, held(RLock())),
+    "with rlock": lambda: (enter, held(RLock())),
+    "semaphore": lambda: (acquire, Semaphore(0)),
+    "semaphore with timeout": lambda: (acquire_in_time, Semaphore(0)),
+    "robust semaphore": lambda: (acquire, held(Semaphore(1, robust=True))),
+    "event": lambda: (wait, Event()),
+    "event with timeout": lambda: (wait_in_time, Event()),
+    "barrier": lambda: (wait, Barrier(2)),
+    "barrier with timeout": lambda: (wait_in_time, Barrier(2)),
+    "condition": lambda: (wait_holding, Condition()),
+    "condition of a lock": lambda: (wait_holding, Condition(Lock())),
+    "wait_for": lambda: (wait_for, Condition()),
+    "condition's lock": lambda: (enter, held(Condition())),
+}
+
+
+def call_blocked(function, argument, connection):
+    blocked(lambda: function(argument), connection)
+
+
+@pytest.mark.parametrize("name", BLOCKED)
+def test_interrupt(name):
+    function, argument = BLOCKED[name]()
+    ours, theirs = multiprocessing.Pipe()
+    with started(call_blocked, function, argument, theirs) as process:
+        assert ours.recv() == "ready"
+        until(lambda: sleeps(process.pid))
+        os.kill(process.pid, signal.SIGINT)
+        assert ours.recv() == "interrupted"
+        finish(process)
+    # It has left nothing behind.
+    if isinstance(argument, Barrier):
+        assert argument.n_waiting == 0 and not argument.broken
+    if isinstance(argument, Condition) and name != "condition's lock":
+        assert argument._sleeping_count.get_value() == 0
+        assert argument.acquire(False)
+
+
+def count_signals(event, connection):
+    count = 0
+
+    def handler(*_):
+        nonlocal count
+        count += 1
+
+    signal.signal(signal.SIGUSR1, handler)
+    connection.send("ready")
+    assert event.wait()
+    connection.send(count)
+
+
+def test_a_handler_that_returns_lets_the_wait_go_on():
+    event = Event()
+    ours, theirs = multiprocessing.Pipe()
+    with started(count_signals, event, theirs) as process:
+        assert ours.recv() == "ready"
+        until(lambda: sleeps(process.pid))
+        for _ in range(3):
+            os.kill(process.pid, signal.SIGUSR1)
+            time.sleep(0.05)
+        assert not ours.poll(0)
+        event.set()
+        assert ours.recv() > 0
+        finish(process)
+
+
+def waits_then_interrupted(condition, connection):
+    with condition:
+        try:
+            connection.send("waits")
+            condition.wait()
+        except KeyboardInterrupt:
+            connection.send((condition._lock._semlock._is_mine(), condition._lock._semlock._count()))
+
+
+def test_interrupted_while_the_lock_is_another_s():
+    condition = Condition()
+    ours, theirs = multiprocessing.Pipe()
+    with started(waits_then_interrupted, condition, theirs) as process:
+        assert ours.recv() == "waits"
+        with condition:
+            condition.notify()
+            until(lambda: sleeps(process.pid))
+            os.kill(process.pid, signal.SIGINT)
+            time.sleep(0.1)
+            # It wants the lock first.
+            assert not ours.poll(0)
+        assert ours.recv() == (True, 1)
+        finish(process)
