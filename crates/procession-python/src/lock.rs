@@ -9,7 +9,7 @@ use crate::arguments::{Context, Truth};
 use crate::blocking::{block as wait, deadline};
 use crate::made::{Made, Taker};
 use crate::owner::{Robust, taken, taken_or};
-use crate::semlock::{SemLock, owner_name};
+use crate::semlock::{Of, SemLock, owner_name};
 use crate::{errors, handle};
 
 /// A lock between processes, which any process and thread may release. Taking it again in the same thread waits.
@@ -147,7 +147,7 @@ impl Lock {
     /// What CPython's class has under this name, for software that looks there.
     #[getter]
     fn _semlock(this: &Bound<'_, Self>) -> SemLock {
-        SemLock::Lock(this.clone().unbind())
+        SemLock(Of::Lock(this.clone().unbind()))
     }
 
     fn __repr__(this: &Bound<'_, Self>) -> PyResult<String> {

@@ -10,7 +10,7 @@ use crate::arguments::{Context, Truth};
 use crate::blocking::{block as wait, deadline};
 use crate::made::Made;
 use crate::owner::{Robust, taken, taken_or};
-use crate::semlock::{SemLock, owner_name};
+use crate::semlock::{Of, SemLock, owner_name};
 use crate::{errors, handle};
 
 /// A lock between processes that belongs to the thread that took it, which may take it again and releases it as often. A forked
@@ -152,7 +152,7 @@ impl RLock {
     /// What CPython's class has under this name, for software that looks there.
     #[getter]
     fn _semlock(this: &Bound<'_, Self>) -> SemLock {
-        SemLock::RLock(this.clone().unbind())
+        SemLock(Of::RLock(this.clone().unbind()))
     }
 
     fn __repr__(this: &Bound<'_, Self>) -> PyResult<String> {

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use crate::arguments::{Context, Truth};
 use crate::blocking::{block as wait, deadline};
 use crate::made::{Count, Made};
-use crate::semlock::SemLock;
+use crate::semlock::{Of, SemLock};
 use crate::{errors, handle};
 
 /// A number of permits between processes, at first `value` of them.
@@ -145,7 +145,7 @@ impl Semaphore {
     /// What CPython's class has under this name, for software that looks there.
     #[getter]
     fn _semlock(this: &Bound<'_, Self>) -> SemLock {
-        SemLock::Semaphore(this.clone().unbind())
+        SemLock(Of::Semaphore(this.clone().unbind()))
     }
 
     fn __repr__(this: &Bound<'_, Self>) -> PyResult<String> {
