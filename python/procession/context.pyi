@@ -50,7 +50,12 @@ class BaseContext(_stdlib.BaseContext):
         self, parties: int, action: Callable[[], object] | None = None, timeout: float | None = None
     ) -> synchronize.Barrier: ...
     def Queue(  # type: ignore[override]
-        self, maxsize: int = 0, *, name: str | None = None, max_bytes: int | None = None
+        self,
+        maxsize: int = 0,
+        *,
+        name: str | None = None,
+        max_bytes: int | None = None,
+        codec: queues._Codec = None,
     ) -> queues.Queue[Any]: ...
     def JoinableQueue(  # type: ignore[override]
         self,
@@ -58,6 +63,7 @@ class BaseContext(_stdlib.BaseContext):
         *,
         name: str | None = None,
         max_bytes: int | None = None,
+        codec: queues._Codec = None,
         redeliver: bool = False,
     ) -> queues.JoinableQueue[Any]: ...
     def SimpleQueue(self) -> queues.SimpleQueue[Any]: ...  # type: ignore[override]

@@ -1,7 +1,8 @@
+import threading
 from typing import Final
 
+from . import _procession
 from ._procession import (
-    Barrier as Barrier,
     BoundedSemaphore as BoundedSemaphore,
     Condition as Condition,
     Event as Event,
@@ -28,3 +29,5 @@ __all__ = [
 RECURSIVE_MUTEX: Final = 0
 SEMAPHORE: Final = 1
 SEM_VALUE_MAX: Final[int]
+
+class Barrier(_procession.Barrier, threading.Barrier): ...

@@ -20,6 +20,13 @@ numbers.join()  # mypy: attr-defined
 words: list[str] = numbers.get_many(3)  # mypy: assignment
 for number in numbers:
     number.upper()  # mypy: attr-defined
+Queue(codec="json")  # mypy: arg-type
+
+
+async def asynchronous() -> None:
+    await numbers.aput("x")  # mypy: arg-type
+    received: str = await numbers.aget()  # mypy: assignment
+
 
 tasks: JoinableQueue[tuple[int, str]] = procession.JoinableQueue()
 tasks.put((1, 2))  # mypy: arg-type
@@ -43,6 +50,11 @@ ratio: Synchronized[int] = procession.Value("d", 0.0)  # mypy: assignment
 procession.Array("i", 3)[0] = "x"  # mypy: call-overload
 procession.Array("i", 3, True)  # mypy: call-overload
 procession.Value("i", 0, lock="x")  # mypy: call-overload
+
+manager = procession.Manager()
+manager.Value("i", 0).value = "x"  # mypy: assignment
+manager.Lock().acquire(block=True)  # mypy: call-arg
+manager.Condition(procession.Event())  # mypy: arg-type
 
 procession.get_context(3)  # mypy: call-overload
 procession.Process(target=3)  # mypy: arg-type

@@ -5,6 +5,7 @@ What a type is claimed to be is claimed with `assert_type`; what comes out is as
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import faulthandler
 import multiprocessing.context
@@ -20,7 +21,7 @@ from typing import Any, assert_type
 import procession
 from procession.connection import Connection, wait
 from procession.context import BaseContext, ForkContext, ForkServerContext, SpawnContext
-from procession.managers import SyncManager
+from procession.managers import ManagedQueue, SyncManager
 from procession.queues import JoinableQueue, Queue, ShutDown, SimpleQueue
 from procession.shared_memory import SharedMemory
 from procession.sharedctypes import Synchronized, SynchronizedArray, SynchronizedString
@@ -119,6 +120,15 @@ def queues() -> None:
     again.join()
 
 
+async def tasks_of_asyncio() -> None:
+    numbers: Queue[int] = Queue()
+    await numbers.aput(1)
+    assert_type(await numbers.aget(), int)
+    plain: Queue[dict[str, int]] = procession.Queue(codec="msgpack")
+    plain.put({"a": 1})
+    assert plain.get() == {"a": 1}
+
+
 def synchronization() -> None:
     lock = procession.Lock(robust="raise")
     assert_type(lock, Lock)
@@ -179,7 +189,7 @@ def values() -> None:
     assert_type(text.value, bytes)
     assert_type(procession.Array(ctypes.c_char, 8), SynchronizedString)
     assert_type(procession.Array("d", 2, lock=True)[0], float)
-    assert_type(procession.RawArray(ctypes.c_double, 3), ctypes.Array[ctypes.c_double])
+    assert_type(procession.RawArray(ctypes.c_double, 3), "ctypes.Array[ctypes.c_double]")
     assert_type(procession.Array(ctypes.c_int, 3, lock=False), ctypes.Array[ctypes.c_int])
     point = procession.Value(Point, 1.0, 2.0)
     point.x = point.y + 1
@@ -204,15 +214,23 @@ def managers() -> None:
     with procession.Manager() as manager:
         assert_type(manager, SyncManager)
         ages = manager.dict({"Ada": 36})
-        assert_type(ages, multiprocessing.managers.DictProxy[str, int])
+        assert_type(ages, "multiprocessing.managers.DictProxy[str, int]")
         ages["Grace"] = 85
-        assert_type(manager.list([1, 2]), multiprocessing.managers.ListProxy[int])
+        assert_type(manager.list([1, 2]), "multiprocessing.managers.ListProxy[int]")
+        assert_type(manager.set([1, 2]).copy(), set[int])
+        assert_type(manager.Queue(), "ManagedQueue[Any]")
+        with manager.Lock() as taken:
+            assert_type(taken, bool)
+        assert_type(manager.Value("d", 0.5).value, float)
+        assert_type(manager.Value("i", 1).get(), int)
+        assert_type(manager.Value("text", "a").value, str)
+        assert_type(manager.Array("i", [1, 2])[0], int)
         assert ages.copy() == {"Ada": 36, "Grace": 85}
 
 
 def pipes() -> None:
     ours, theirs = procession.Pipe()
-    assert_type(ours, Connection[Any, Any])
+    assert_type(ours, "Connection[Any, Any]")
     ours.send({"a": 1})
     assert wait([theirs], timeout=60) == [theirs]
     assert theirs.recv() == {"a": 1}
@@ -246,6 +264,7 @@ def main() -> None:
     context = procession.get_context(sys.argv[1])
     assert work(context) == ["a", "bb", "ccc"]
     queues()
+    asyncio.run(tasks_of_asyncio())
     synchronization()
     values()
     pools()
