@@ -10,7 +10,7 @@ use crate::arguments::{Context, Truth};
 use crate::blocking::{block as wait, check, deadline};
 use crate::made::Made;
 use crate::owner::{Robust, taken, taken_or};
-use crate::semlock::{SemLock, owner_name};
+use crate::semlock::{Of, SemLock, owner_name};
 use crate::{errors, handle};
 
 /// A lock between processes that belongs to the thread that took it, which may take it again and releases it as often. A forked
@@ -98,7 +98,7 @@ impl RLock {
 #[pymethods]
 impl RLock {
     #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
+    #[pyo3(signature = (*_args, **_kwargs), text_signature = "(*, ctx=None, robust=True)")]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         RLock(Made::nothing())
     }
@@ -125,7 +125,7 @@ impl RLock {
     ///
     /// When the last owner died with it, an `OwnerDiedWarning` is issued, or `OwnerDied` is raised with `robust="raise"`. The
     /// caller holds the lock then too, also when a filter turns the warning into an exception.
-    #[pyo3(signature = (block = Truth(true), timeout = None))]
+    #[pyo3(signature = (block = Truth(true), timeout = None), text_signature = "($self, block=True, timeout=None)")]
     fn acquire(&self, py: Python<'_>, block: Truth, timeout: Option<f64>) -> PyResult<bool> {
         self.shared()?.acquire(py, block.0, timeout)
     }
@@ -159,7 +159,7 @@ impl RLock {
     /// What CPython's class has under this name, for software that looks there.
     #[getter]
     fn _semlock(this: &Bound<'_, Self>) -> SemLock {
-        SemLock::RLock(this.clone().unbind())
+        SemLock(Of::RLock(this.clone().unbind()))
     }
 
     fn __repr__(this: &Bound<'_, Self>) -> PyResult<String> {
