@@ -177,7 +177,8 @@ class Turn:
             arguments += (self.kind == "tasks",)
         child = self.context.Process(target=globals()[role], args=arguments, daemon=True)
         child.role = role
-        self.beats.beat(seat)
+        # How long a start takes is not what is watched.
+        self.beats.words[seat] = 0
         child.start()
         return child
 
@@ -194,6 +195,8 @@ class Turn:
             late += max(0.0, time.monotonic() - before - pause)
             for seat in survivors:
                 last = self.beats.last(seat)
+                if last == 0:
+                    continue
                 if seen.get(seat) != last:
                     seen[seat], excused[seat] = last, late
                 raw = (now() - last) / 1e6

@@ -7,7 +7,7 @@ _LOOK = 0.25
 
 # The futures that wait, by event loop and descriptor: a loop has one callback for a descriptor, and all
 # handles of a process to a queue have the same.
-_waiting = {}
+_waiting: dict[tuple, collections.deque] = {}
 
 
 async def wait(fd, looks):

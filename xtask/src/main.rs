@@ -1,4 +1,4 @@
-//! The project's build tool: `cargo xtask demo | test | python | software | models | steps | storm | sanitize | bench | ci`.
+//! The project's build tool: `cargo xtask demo | test | python | conformance | software | models | steps | storm | sanitize | bench | ci`.
 
 mod python;
 mod sanitize;
@@ -50,6 +50,13 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Run CPython's own tests of multiprocessing against the Python package; --help lists what can be chosen
+    #[command(disable_help_flag = true)]
+    Conformance {
+        /// Passed on to their runner
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Try the Python package with software from PyPI that was written for multiprocessing
     Software,
     /// Measure against other libraries; --help lists what can be chosen
@@ -96,10 +103,14 @@ fn main() -> ExitCode {
         Command::Python { arguments } => {
             python::python(Profile::Release, With::Tests).and_then(|python| python.args(arguments).run())
         }
+        Command::Conformance { arguments } => python::conformance(arguments),
         Command::Software => python::software(),
         Command::Bench { arguments } => cargo("run", BENCHES).args(["--release", "--"]).args(arguments).run(),
         Command::Steps { pairs, only } => steps::every_death(pairs, only.as_deref()),
-        Command::Storm { python, arguments } => storm(python).and_then(|storm| storm.args(arguments).run()),
+        Command::Storm { python, arguments } => {
+            let storm = if python { python::storm() } else { Ok(steps::storm()) };
+            storm.and_then(|storm| storm.args(arguments).run())
+        }
         Command::Sanitize { which } => sanitize::run(which),
         Command::Models => steps::models(),
         Command::Ci => steps::ci(),
@@ -119,7 +130,7 @@ fn main() -> ExitCode {
 fn demo(dir: Option<PathBuf>, chaos: bool, workers: Option<u32>, python: bool) -> Result<(), Failure> {
     let dir = dir.map_or_else(steps::sysroot, Ok)?;
     let mut demo = if python {
-        python::python(Profile::Release, With::Tests)?.args([steps::root().join("examples/checksum.py")])
+        python::demo()?
     } else {
         cargo("run", ROOT).args(["--release", "--package", "checksum", "--"])
     };
@@ -130,13 +141,4 @@ fn demo(dir: Option<PathBuf>, chaos: bool, workers: Option<u32>, python: bool) -
         demo = demo.args(["--workers".into(), workers.to_string()]);
     }
     demo.args(["--".as_ref(), dir.as_os_str()]).run()
-}
-
-/// The storm over Rust's processes, or over Python's.
-fn storm(python: bool) -> Result<steps::Tool, Failure> {
-    if python {
-        Ok(python::python(Profile::Release, With::Tests)?.args([steps::root().join("python/storm.py")]))
-    } else {
-        Ok(steps::storm())
-    }
 }

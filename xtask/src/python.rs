@@ -69,6 +69,22 @@ pub(crate) fn test(filter: Option<&OsStr>) -> Result<(), Failure> {
     }
 }
 
+/// The checksum example.
+pub(crate) fn demo() -> Result<Tool, Failure> {
+    Ok(python(Profile::Release, With::Tests)?.args([root().join("examples/checksum.py")]))
+}
+
+/// The storm over processes in Python.
+pub(crate) fn storm() -> Result<Tool, Failure> {
+    Ok(python(Profile::Release, With::Tests)?.args([root().join("python/storm.py")]))
+}
+
+/// Runs CPython's own tests against the package.
+pub(crate) fn conformance<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Result<(), Failure> {
+    let runner = With::Tests.folder().join("cpython/run.py");
+    python(Profile::Dev, With::Tests)?.args([runner]).args(arguments).run()
+}
+
 /// Tries the package with software that was written for `multiprocessing`.
 pub(crate) fn software() -> Result<(), Failure> {
     let pytest = python(Profile::Release, With::Software)?.args(["-m", "pytest", "--quiet"]);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::test;
+use crate::{python, test};
 
 /// The workspace, and the one of the benchmarks, as folders below the project's.
 pub(crate) const ROOT: &str = "";
@@ -128,7 +128,12 @@ pub(crate) fn ci() -> Result<(), Failure> {
     step("models", models)?;
     step("every death", || every_death(false, None))?;
     step("storm", || storm().args(["--seconds", "60"]).run())?;
-    step("demo under kills", demo_under_kills)
+    step("demo under kills", || {
+        demo_under_kills(cargo("run", ROOT).args(["--release", "--package", "checksum", "--"]))
+    })?;
+    step("demo in Python under kills", || demo_under_kills(python::demo()?))?;
+    step("storm in Python", || python::storm()?.args(["--seconds", "20"]).run())?;
+    step("CPython's own tests", || python::conformance(["--quick"]))
 }
 
 /// Explores the models, and prints their states.
@@ -155,10 +160,9 @@ pub(crate) fn storm() -> Tool {
 }
 
 /// The demo on real input, its workers being killed; its output against that of `sha256sum`.
-fn demo_under_kills() -> Result<(), Failure> {
+fn demo_under_kills(demo: Tool) -> Result<(), Failure> {
     let dir = sysroot()?;
-    let demo = cargo("run", ROOT).args(["--release", "--package", "checksum", "--", "--chaos", "--"]);
-    let printed = demo.args([&dir]).output(Stdio::inherit())?;
+    let printed = demo.args(["--chaos", "--"]).args([&dir]).output(Stdio::inherit())?;
     let by_path = r#"find "$1" -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum --"#;
     let sha256sum = Tool(Command::new("sh")).args(["-c", by_path, "sh"]).args([&dir]);
     if printed.is_empty() || printed != sha256sum.output(Stdio::inherit())? {
