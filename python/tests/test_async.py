@@ -244,7 +244,6 @@ def die(_):
 
 if __name__ == '__main__':
     faulthandler.dump_traceback_later(100, exit=True)
-    assert issubclass(concurrent.futures.process._SafeQueue, procession.queues.Queue)
     context = multiprocessing.get_context(sys.argv[1])
     with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as executor:
         assert type(executor._result_queue) is procession.queues.SimpleQueue
