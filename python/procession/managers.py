@@ -8,6 +8,7 @@ of it.
 
 import resource
 from array import array
+from functools import wraps
 from multiprocessing import managers as _stdlib
 from multiprocessing.managers import BaseManager, BaseProxy, MakeProxyType, Server, State, Token, dispatch
 
@@ -62,14 +63,13 @@ def _acquire(self, blocking=True, timeout=None):
 def _with_error_of_threading(method, error):
     """The method with RuntimeError in the place of `error`."""
 
+    @wraps(method)
     def call(self, *args, **kwargs):
         try:
             return method(self, *args, **kwargs)
         except error as reason:
             raise RuntimeError(str(reason)) from None
 
-    call.__name__ = method.__name__
-    call.__doc__ = method.__doc__
     return call
 
 

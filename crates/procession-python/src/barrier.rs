@@ -34,7 +34,7 @@ type State<'py> = (Bound<'py, PyBytes>, Option<Py<PyAny>>, Option<f64>);
 #[pymethods]
 impl Barrier {
     #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
+    #[pyo3(signature = (*_args, **_kwargs), text_signature = "(parties, action=None, timeout=None, *, ctx=None)")]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         Barrier(Made::nothing())
     }

@@ -122,7 +122,7 @@ fn refused(error: ConditionError) -> PyErr {
 #[pymethods]
 impl Condition {
     #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
+    #[pyo3(signature = (*_args, **_kwargs), text_signature = "(lock=None, *, ctx=None, robust=True)")]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         Condition(Made::nothing())
     }
@@ -157,7 +157,7 @@ impl Condition {
     }
 
     /// As the lock's `acquire`.
-    #[pyo3(signature = (block = Truth(true), timeout = None))]
+    #[pyo3(signature = (block = Truth(true), timeout = None), text_signature = "($self, block=True, timeout=None)")]
     fn acquire(&self, py: Python<'_>, block: Truth, timeout: Option<f64>) -> PyResult<bool> {
         match &self.0.get()?.lock {
             AnyLock::Lock(lock) => lock.get().shared()?.acquire(py, block.0, timeout),

@@ -6,10 +6,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use crate::arguments::{Context, Truth};
-use crate::blocking::{block as wait, deadline};
+use crate::blocking::{block as wait, check, deadline};
 use crate::made::{Made, Taker};
 use crate::owner::{Robust, taken, taken_or};
-use crate::semlock::{SemLock, owner_name};
+use crate::semlock::{Of, SemLock, owner_name};
 use crate::{errors, handle};
 
 /// A lock between processes, which any process and thread may release. Taking it again in the same thread waits.
@@ -32,7 +32,7 @@ impl Shared {
         Shared { core, robust, taker: Taker::default() }
     }
 
-    #[inline]
+    #[cold]
     fn attempt(
         &self,
         py: Python<'_>,
@@ -52,11 +52,20 @@ impl Shared {
 
     #[inline]
     pub(crate) fn acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+        check(timeout)?;
+        if self.core.acquire_free() {
+            self.taker.took();
+            return Ok(true);
+        }
         taken(py, "lock", self.robust, self.attempt(py, block, timeout)?)
     }
 
     #[inline]
     pub(crate) fn enter(&self, py: Python<'_>) -> PyResult<bool> {
+        if self.core.acquire_free() {
+            self.taker.took();
+            return Ok(true);
+        }
         let acquisition = self.attempt(py, true, None)?;
         taken_or(py, "lock", self.robust, acquisition, || self.release())
     }
@@ -86,7 +95,7 @@ impl Lock {
 #[pymethods]
 impl Lock {
     #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
+    #[pyo3(signature = (*_args, **_kwargs), text_signature = "(*, ctx=None, robust=True)")]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         Lock(Made::nothing())
     }
@@ -113,7 +122,7 @@ impl Lock {
     ///
     /// When the last owner died with it, an `OwnerDiedWarning` is issued, or `OwnerDied` is raised with `robust="raise"`. The
     /// caller holds the lock then too, also when a filter turns the warning into an exception.
-    #[pyo3(signature = (block = Truth(true), timeout = None))]
+    #[pyo3(signature = (block = Truth(true), timeout = None), text_signature = "($self, block=True, timeout=None)")]
     fn acquire(&self, py: Python<'_>, block: Truth, timeout: Option<f64>) -> PyResult<bool> {
         self.shared()?.acquire(py, block.0, timeout)
     }
@@ -147,7 +156,7 @@ impl Lock {
     /// What CPython's class has under this name, for software that looks there.
     #[getter]
     fn _semlock(this: &Bound<'_, Self>) -> SemLock {
-        SemLock::Lock(this.clone().unbind())
+        SemLock(Of::Lock(this.clone().unbind()))
     }
 
     fn __repr__(this: &Bound<'_, Self>) -> PyResult<String> {

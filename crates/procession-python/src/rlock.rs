@@ -7,10 +7,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use crate::arguments::{Context, Truth};
-use crate::blocking::{block as wait, deadline};
+use crate::blocking::{block as wait, check, deadline};
 use crate::made::Made;
 use crate::owner::{Robust, taken, taken_or};
-use crate::semlock::{SemLock, owner_name};
+use crate::semlock::{Of, SemLock, owner_name};
 use crate::{errors, handle};
 
 /// A lock between processes that belongs to the thread that took it, which may take it again and releases it as often. A forked
@@ -29,7 +29,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    #[inline]
+    #[cold]
     fn attempt(
         &self,
         py: Python<'_>,
@@ -45,11 +45,18 @@ impl Shared {
 
     #[inline]
     pub(crate) fn acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+        check(timeout)?;
+        if self.core.acquire_free() {
+            return Ok(true);
+        }
         taken(py, "lock", self.robust, self.attempt(py, block, timeout)?)
     }
 
     #[inline]
     pub(crate) fn enter(&self, py: Python<'_>) -> PyResult<bool> {
+        if self.core.acquire_free() {
+            return Ok(true);
+        }
         let acquisition = self.attempt(py, true, None)?;
         taken_or(py, "lock", self.robust, acquisition, || self.release())
     }
@@ -91,7 +98,7 @@ impl RLock {
 #[pymethods]
 impl RLock {
     #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
+    #[pyo3(signature = (*_args, **_kwargs), text_signature = "(*, ctx=None, robust=True)")]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         RLock(Made::nothing())
     }
@@ -118,7 +125,7 @@ impl RLock {
     ///
     /// When the last owner died with it, an `OwnerDiedWarning` is issued, or `OwnerDied` is raised with `robust="raise"`. The
     /// caller holds the lock then too, also when a filter turns the warning into an exception.
-    #[pyo3(signature = (block = Truth(true), timeout = None))]
+    #[pyo3(signature = (block = Truth(true), timeout = None), text_signature = "($self, block=True, timeout=None)")]
     fn acquire(&self, py: Python<'_>, block: Truth, timeout: Option<f64>) -> PyResult<bool> {
         self.shared()?.acquire(py, block.0, timeout)
     }
@@ -152,7 +159,7 @@ impl RLock {
     /// What CPython's class has under this name, for software that looks there.
     #[getter]
     fn _semlock(this: &Bound<'_, Self>) -> SemLock {
-        SemLock::RLock(this.clone().unbind())
+        SemLock(Of::RLock(this.clone().unbind()))
     }
 
     fn __repr__(this: &Bound<'_, Self>) -> PyResult<String> {

@@ -7,9 +7,9 @@ use pyo3::types::{PyBytes, PyDict, PyTuple};
 use rustix::io::Errno;
 
 use crate::arguments::{Context, Truth};
-use crate::blocking::{block as wait, deadline};
+use crate::blocking::{block as wait, check, deadline};
 use crate::made::{Count, Made};
-use crate::semlock::SemLock;
+use crate::semlock::{Of, SemLock};
 use crate::{errors, handle};
 
 /// A number of permits between processes, at first `value` of them.
@@ -44,10 +44,16 @@ impl Shared {
         core.map(Shared::new).map_err(errors::create)
     }
 
+    #[cold]
+    fn wait(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+        let attempt = |deadline| self.core.acquire(deadline).then_some(());
+        Ok(wait(py, deadline(block, timeout)?, attempt)?.is_some())
+    }
+
     #[inline]
     pub(crate) fn acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
-        let attempt = |deadline| self.core.acquire(deadline).then_some(());
-        let taken = wait(py, deadline(block, timeout)?, attempt)?.is_some();
+        check(timeout)?;
+        let taken = self.core.acquire_free() || self.wait(py, block, timeout)?;
         if taken {
             self.count.took();
         }
@@ -85,7 +91,7 @@ impl Semaphore {
 #[pymethods]
 impl Semaphore {
     #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
+    #[pyo3(signature = (*_args, **_kwargs), text_signature = "(value=1, *, ctx=None, robust=False)")]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         Semaphore(Made::nothing())
     }
@@ -107,7 +113,7 @@ impl Semaphore {
 
     /// Takes a permit, waiting for one if `block`, for `timeout` seconds at most (below 0 is 0, `None` no limit). Returns
     /// whether it was taken.
-    #[pyo3(signature = (block = Truth(true), timeout = None))]
+    #[pyo3(signature = (block = Truth(true), timeout = None), text_signature = "($self, block=True, timeout=None)")]
     fn acquire(&self, py: Python<'_>, block: Truth, timeout: Option<f64>) -> PyResult<bool> {
         self.shared()?.acquire(py, block.0, timeout)
     }
@@ -145,7 +151,7 @@ impl Semaphore {
     /// What CPython's class has under this name, for software that looks there.
     #[getter]
     fn _semlock(this: &Bound<'_, Self>) -> SemLock {
-        SemLock::Semaphore(this.clone().unbind())
+        SemLock(Of::Semaphore(this.clone().unbind()))
     }
 
     fn __repr__(this: &Bound<'_, Self>) -> PyResult<String> {
@@ -166,7 +172,7 @@ pub(crate) struct BoundedSemaphore;
 #[pymethods]
 impl BoundedSemaphore {
     #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
+    #[pyo3(signature = (*_args, **_kwargs), text_signature = "(value=1, *, ctx=None, robust=False)")]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> PyClassInitializer<Self> {
         PyClassInitializer::from(Semaphore(Made::nothing())).add_subclass(BoundedSemaphore)
     }

@@ -12,7 +12,10 @@ use crate::semaphore::Semaphore;
 /// The attribute `_semlock` of locks and semaphores, with the methods of CPython's private class. There is no name and no handle
 /// of the system's behind it.
 #[pyclass(frozen, name = "SemLock", module = "procession._procession")]
-pub(crate) enum SemLock {
+pub(crate) struct SemLock(pub(crate) Of);
+
+/// Whose attribute it is. In a type of its own, since Python would see its variants as classes.
+pub(crate) enum Of {
     Lock(Py<Lock>),
     RLock(Py<RLock>),
     Semaphore(Py<Semaphore>),
@@ -29,13 +32,13 @@ impl SemLock {
     /// 0 for a recursive lock, 1 for all else.
     #[getter]
     fn kind(&self) -> u32 {
-        if matches!(self, SemLock::RLock(_)) { RECURSIVE_MUTEX } else { SEMAPHORE }
+        if matches!(self.0, Of::RLock(_)) { RECURSIVE_MUTEX } else { SEMAPHORE }
     }
 
     #[getter]
     fn maxvalue(&self) -> PyResult<u32> {
-        match self {
-            SemLock::Semaphore(semaphore) => Ok(semaphore.get().shared()?.core.bound()),
+        match &self.0 {
+            Of::Semaphore(semaphore) => Ok(semaphore.get().shared()?.core.bound()),
             _ => Ok(1),
         }
     }
@@ -47,29 +50,29 @@ impl SemLock {
     }
 
     /// As the lock's or semaphore's own.
-    #[pyo3(signature = (block = Truth(true), timeout = None))]
+    #[pyo3(signature = (block = Truth(true), timeout = None), text_signature = "($self, block=True, timeout=None)")]
     fn acquire(&self, py: Python<'_>, block: Truth, timeout: Option<f64>) -> PyResult<bool> {
-        match self {
-            SemLock::Lock(lock) => lock.get().shared()?.acquire(py, block.0, timeout),
-            SemLock::RLock(lock) => lock.get().shared()?.acquire(py, block.0, timeout),
-            SemLock::Semaphore(semaphore) => semaphore.get().shared()?.acquire(py, block.0, timeout),
+        match &self.0 {
+            Of::Lock(lock) => lock.get().shared()?.acquire(py, block.0, timeout),
+            Of::RLock(lock) => lock.get().shared()?.acquire(py, block.0, timeout),
+            Of::Semaphore(semaphore) => semaphore.get().shared()?.acquire(py, block.0, timeout),
         }
     }
 
     /// As the lock's or semaphore's own.
     fn release(&self) -> PyResult<()> {
-        match self {
-            SemLock::Lock(lock) => lock.get().shared()?.release(),
-            SemLock::RLock(lock) => lock.get().shared()?.release(),
-            SemLock::Semaphore(semaphore) => semaphore.get().shared()?.release(),
+        match &self.0 {
+            Of::Lock(lock) => lock.get().shared()?.release(),
+            Of::RLock(lock) => lock.get().shared()?.release(),
+            Of::Semaphore(semaphore) => semaphore.get().shared()?.release(),
         }
     }
 
     fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
-        match self {
-            SemLock::Lock(lock) => lock.get().shared()?.enter(py),
-            SemLock::RLock(lock) => lock.get().shared()?.enter(py),
-            SemLock::Semaphore(semaphore) => semaphore.get().shared()?.acquire(py, true, None),
+        match &self.0 {
+            Of::Lock(lock) => lock.get().shared()?.enter(py),
+            Of::RLock(lock) => lock.get().shared()?.enter(py),
+            Of::Semaphore(semaphore) => semaphore.get().shared()?.acquire(py, true, None),
         }
     }
 
@@ -86,28 +89,28 @@ impl SemLock {
 
     /// How often this process has acquired it and not released it.
     fn _count(&self) -> PyResult<i64> {
-        match self {
-            SemLock::Lock(lock) => Ok(lock.get().shared()?.core.is_mine().into()),
-            SemLock::RLock(lock) => Ok(i64::try_from(lock.get().shared()?.count()).unwrap_or(i64::MAX)),
-            SemLock::Semaphore(semaphore) => Ok(semaphore.get().shared()?.count()),
+        match &self.0 {
+            Of::Lock(lock) => Ok(lock.get().shared()?.core.is_mine().into()),
+            Of::RLock(lock) => Ok(i64::try_from(lock.get().shared()?.count()).unwrap_or(i64::MAX)),
+            Of::Semaphore(semaphore) => Ok(semaphore.get().shared()?.count()),
         }
     }
 
     /// Whether the calling thread holds it.
     fn _is_mine(&self) -> PyResult<bool> {
-        match self {
-            SemLock::Lock(lock) => Ok(lock.get().shared()?.is_mine()),
-            SemLock::RLock(lock) => Ok(lock.get().shared()?.core.is_mine()),
-            SemLock::Semaphore(semaphore) => Ok(semaphore.get().shared()?.is_mine()),
+        match &self.0 {
+            Of::Lock(lock) => Ok(lock.get().shared()?.is_mine()),
+            Of::RLock(lock) => Ok(lock.get().shared()?.core.is_mine()),
+            Of::Semaphore(semaphore) => Ok(semaphore.get().shared()?.is_mine()),
         }
     }
 
     /// How many could acquire it at this instant.
     fn _get_value(&self) -> PyResult<u32> {
-        match self {
-            SemLock::Lock(lock) => Ok((!lock.get().shared()?.core.is_locked()).into()),
-            SemLock::RLock(lock) => Ok((!lock.get().shared()?.core.is_locked()).into()),
-            SemLock::Semaphore(semaphore) => Ok(semaphore.get().shared()?.core.value()),
+        match &self.0 {
+            Of::Lock(lock) => Ok((!lock.get().shared()?.core.is_locked()).into()),
+            Of::RLock(lock) => Ok((!lock.get().shared()?.core.is_locked()).into()),
+            Of::Semaphore(semaphore) => Ok(semaphore.get().shared()?.core.value()),
         }
     }
 

@@ -3,7 +3,7 @@
 use procession_core::objects;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyTuple};
+use pyo3::types::{PyBool, PyDict, PyFloat, PyGenericAlias, PyInt, PyTuple, PyType};
 use pyo3::{ffi, intern};
 
 use crate::block::Block;
@@ -228,7 +228,7 @@ impl SynchronizedBase {
 #[pymethods]
 impl SynchronizedBase {
     #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
+    #[pyo3(signature = (*_args, **_kwargs), text_signature = "(obj, lock=None, ctx=None)")]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         SynchronizedBase(Made::nothing())
     }
@@ -260,8 +260,18 @@ impl SynchronizedBase {
         Ok((module.getattr("rebuild_synchronized")?, arguments))
     }
 
+    /// For annotations such as `Synchronized[int]`.
+    #[classmethod]
+    #[pyo3(signature = (item, /))]
+    fn __class_getitem__<'py>(
+        cls: &Bound<'py, PyType>,
+        item: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyGenericAlias>> {
+        PyGenericAlias::new(cls.py(), cls.as_any(), item)
+    }
+
     /// Takes the lock, with the lock's own arguments.
-    #[pyo3(signature = (*args, **kwargs))]
+    #[pyo3(signature = (*args, **kwargs), text_signature = "($self, block=True, timeout=None)")]
     fn acquire<'py>(
         &self,
         py: Python<'py>,
@@ -273,7 +283,7 @@ impl SynchronizedBase {
     }
 
     /// Releases the lock.
-    #[pyo3(signature = (*args, **kwargs))]
+    #[pyo3(signature = (*args, **kwargs), text_signature = "($self)")]
     fn release<'py>(
         &self,
         py: Python<'py>,
@@ -349,7 +359,7 @@ pub(crate) struct Synchronized;
 #[pymethods]
 impl Synchronized {
     #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
+    #[pyo3(signature = (*_args, **_kwargs), text_signature = "(obj, lock=None, ctx=None)")]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> PyClassInitializer<Self> {
         PyClassInitializer::from(SynchronizedBase(Made::nothing())).add_subclass(Synchronized)
     }

@@ -210,7 +210,7 @@ impl Queue {
     ///
     /// When this returns, exactly one get will have the object, whatever becomes of this process. What cannot be pickled
     /// raises here, and nothing is queued.
-    #[pyo3(signature = (obj, block = None, timeout = None), text_signature = "(self, obj, block=True, timeout=None)")]
+    #[pyo3(signature = (obj, block = None, timeout = None), text_signature = "($self, obj, block=True, timeout=None)")]
     fn put(
         this: &Bound<'_, Self>,
         obj: &Bound<'_, PyAny>,
@@ -231,7 +231,7 @@ impl Queue {
     /// raises queue.Empty. If block is false, raises queue.Empty at once when there is none.
     ///
     /// An object that cannot be unpickled raises here and is gone; the next get has the next one.
-    #[pyo3(signature = (block = None, timeout = None), text_signature = "(self, block=True, timeout=None)")]
+    #[pyo3(signature = (block = None, timeout = None), text_signature = "($self, block=True, timeout=None)")]
     fn get<'py>(
         this: &Bound<'py, Self>,
         block: Option<&Bound<'py, PyAny>>,
@@ -251,7 +251,7 @@ impl Queue {
     /// Waits for room as put does; timeout is for all of them. Objects of other processes may come in between. What the iterable,
     /// pickling or the queue raises (queue.Full, say) is raised with the number of objects that are in the queue by
     /// then as its attribute put_count.
-    #[pyo3(signature = (iterable, block = None, timeout = None), text_signature = "(self, iterable, block=True, timeout=None)")]
+    #[pyo3(signature = (iterable, block = None, timeout = None), text_signature = "($self, iterable, block=True, timeout=None)")]
     fn put_many(
         this: &Bound<'_, Self>,
         iterable: &Bound<'_, PyAny>,
@@ -265,7 +265,7 @@ impl Queue {
     ///
     /// If objects among them cannot be unpickled, the first one's exception is raised, with a list of the others as its
     /// attribute objects.
-    #[pyo3(signature = (max_n, block = None, timeout = None), text_signature = "(self, max_n, block=True, timeout=None)")]
+    #[pyo3(signature = (max_n, block = None, timeout = None), text_signature = "($self, max_n, block=True, timeout=None)")]
     fn get_many<'py>(
         this: &Bound<'py, Self>,
         max_n: usize,
