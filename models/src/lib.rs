@@ -19,3 +19,4 @@ pub mod semaphore;
 pub mod suite;
 mod sync;
 pub mod wait;
+pub mod watch;

@@ -9,6 +9,7 @@ use crate::machine::{Machine, Protocol};
 use crate::ring::{self, Ring};
 use crate::semaphore::{self, Semaphores};
 use crate::wait::{self, Waiting, Wake};
+use crate::watch::{self, Watches};
 
 /// Looks at all states, with so many threads.
 pub type Explore = Box<dyn Fn(usize) -> Outcome>;
@@ -70,6 +71,7 @@ pub fn entries() -> Vec<Entry> {
     entries.extend(conditions());
     entries.extend(barriers());
     entries.extend(semaphores());
+    entries.extend(watches());
     entries
 }
 
@@ -255,6 +257,20 @@ fn semaphores() -> Vec<Entry> {
     ]
 }
 
+fn watching(producers: &[u8], watchers: u8, others: u8) -> Watches {
+    Watches { producers: producers.to_vec(), watchers, others, mutant: None }
+}
+
+fn watches() -> Vec<Entry> {
+    let entry = |bounds, small, deaths, protocol| Entry::with_loops("watch", bounds, small, deaths, protocol);
+    vec![
+        entry("1 producer, 3 messages, 1 watcher", true, 1, watching(&[3], 1, 0)),
+        entry("2 producers, 2 watchers", true, 2, watching(&[2, 1], 2, 0)),
+        entry("2 producers, 1 watcher, another consumer", true, 2, watching(&[2, 1], 1, 2)),
+        entry("3 producers, 2 watchers, another consumer", false, 2, watching(&[2, 1, 1], 2, 1)),
+    ]
+}
+
 /// Each mistake with a model in which it must be found.
 pub fn mutants() -> Vec<(String, Explore)> {
     let mut found: Vec<(String, Explore)> = Vec::new();
@@ -380,5 +396,17 @@ fn add_mutants_of_objects(add: &mut impl FnMut(String, Explore)) {
     ] {
         let protocol = Semaphores { mutant: Some(mutant), ..base };
         add(format!("semaphore: {mutant:?}"), Entry::new("semaphore", "", true, deaths, protocol).explore);
+    }
+
+    use watch::Mutant as V;
+    for (mutant, deaths) in [
+        (V::ToldAfterwards, 1),
+        (V::ClearedFirst, 1),
+        (V::ArmedWithoutLock, 0),
+        (V::BitsOfTheDeadKept, 2),
+        (V::NeverDrained, 0),
+    ] {
+        let protocol = Watches { mutant: Some(mutant), ..watching(&[1, 1], 2, 0) };
+        add(format!("watch: {mutant:?}"), Entry::with_loops("watch", "", true, deaths, protocol).explore);
     }
 }

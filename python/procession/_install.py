@@ -15,7 +15,10 @@ _KEY = "procession"
 _REPLACED = {
     "queues": ("JoinableQueue", "Queue", "SimpleQueue"),
     "synchronize": ("Barrier", "BoundedSemaphore", "Condition", "Event", "Lock", "RLock", "Semaphore"),
-    "sharedctypes": ("Array", "RawArray", "RawValue", "Value", "copy", "synchronized"),
+    "sharedctypes": (
+        *("Array", "RawArray", "RawValue", "Value", "copy", "synchronized"),
+        *("Synchronized", "SynchronizedArray", "SynchronizedBase", "SynchronizedString"),
+    ),
     "managers": ("SyncManager",),
     "pool": ("Pool",),
 }
@@ -30,6 +33,55 @@ class _Marker:
         return install, ()
 
 
+class _Replacement:
+    """What stands where a class of CPython's queues stood. It makes objects of this package's class.
+
+    Who derives from it has CPython's class for a base: such classes (in concurrent.futures, loky, torch) use its private parts.
+    """
+
+    def __init__(self, ours, theirs):
+        self._ours = ours
+        self._theirs = theirs
+        self.__doc__ = ours.__doc__
+
+    def __call__(self, *args, **kwargs):
+        return self._ours(*args, **kwargs)
+
+    def __mro_entries__(self, bases):
+        return (self._theirs,)
+
+    def __instancecheck__(self, instance):
+        return isinstance(instance, (self._ours, self._theirs))
+
+    def __subclasscheck__(self, cls):
+        return issubclass(cls, (self._ours, self._theirs))
+
+    def __getattr__(self, name):
+        return getattr(self._ours, name)
+
+    def __getitem__(self, item):
+        return self._ours[item]
+
+    def __or__(self, other):
+        return self._ours | other
+
+    def __ror__(self, other):
+        return other | self._ours
+
+    def __reduce__(self):
+        return getattr, (_Module(), self._theirs.__name__)
+
+    def __repr__(self):
+        return f"<{self._ours!r} in the place of {self._theirs!r}>"
+
+
+class _Module:
+    """``multiprocessing.queues``, for pickles."""
+
+    def __reduce__(self):
+        return import_module, ("multiprocessing.queues",)
+
+
 def install():
     """See :func:`procession.install`."""
     global _installed
@@ -41,7 +93,10 @@ def install():
         _separate(getattr(multiprocessing, module))
     for module, names in _REPLACED.items():
         for name in names:
-            setattr(getattr(multiprocessing, module), name, getattr(ours[module], name))
+            replacement = getattr(ours[module], name)
+            if module == "queues":
+                replacement = _Replacement(replacement, getattr(multiprocessing.queues, name))
+            setattr(getattr(multiprocessing, module), name, replacement)
     _patch_process()
     _patch_registries(multiprocessing.managers.BaseManager, ours["pool"])
     _reach_children()

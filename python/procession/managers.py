@@ -5,6 +5,7 @@ uses the object itself: no process stands between those who share it. Dictionari
 registered types stay in the manager's process, and who asks for one gets a proxy of it.
 """
 
+import resource
 from array import array
 from functools import wraps
 from multiprocessing import managers as _stdlib
@@ -87,14 +88,21 @@ class ManagedRLock(_Kept, synchronize.RLock):
     release = _with_error_of_threading(synchronize.RLock.release, AssertionError)
 
 
-class ManagedSemaphore(_Kept, synchronize.Semaphore):
+class _Permits:
+    def __init__(self, value=1):
+        if value < 0:
+            raise ValueError("semaphore initial value must be >= 0")
+        super().__init__(value)
+
+
+class ManagedSemaphore(_Kept, _Permits, synchronize.Semaphore):
     """A manager's semaphore."""
 
     _acquire_shared = synchronize.Semaphore.acquire
     acquire = _acquire
 
 
-class ManagedBoundedSemaphore(_Kept, synchronize.BoundedSemaphore):
+class ManagedBoundedSemaphore(_Kept, _Permits, synchronize.BoundedSemaphore):
     """A manager's semaphore that never has more permits than it started with."""
 
     _acquire_shared = synchronize.BoundedSemaphore.acquire
@@ -285,6 +293,9 @@ class _Started:
 
 def _initialize(starter, initializer, initargs):
     _end_with_starter(starter)
+    # A descriptor or two for each queue that is kept.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     if initializer is not None:
         initializer(*initargs)
 

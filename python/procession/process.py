@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from multiprocessing import process as _stdlib
 from multiprocessing.process import active_children, current_process, parent_process
 
@@ -34,6 +33,8 @@ class BaseProcess(_stdlib.BaseProcess):
                 _end_with_starter(starter)
             except OSError:
                 # The caller ends the process without a word.
+                import traceback
+
                 print(f"Process {self.name} cannot watch its parent:", file=sys.stderr)
                 traceback.print_exc()
                 sys.stderr.flush()

@@ -154,6 +154,16 @@ def test_many_lists_that_are_referred_to_elsewhere(queue):
     assert got[0] is got[50]
 
 
+def test_more_keys_than_are_kept(queue):
+    for length in range(40):
+        value = {f'{number:0{length}}': number for number in range(700)}
+        value |= {'x' * count: count for count in range(40)}
+        assert sent(queue, value) == value
+    for value in ({'': 1, '\0': 2, '\0\0': 3}, {'é' * 12: 1, 'é' * 11 + 'e': 2}):
+        assert sent(queue, value) == value
+        assert sent(queue, value) == value
+
+
 def test_a_list_within_is_not_the_sender_s(queue):
     inner = [1]
     queue.put([inner])

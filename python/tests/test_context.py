@@ -161,6 +161,23 @@ def test_a_child_starts_its_own_children_in_the_same_way(context):
     assert process.exitcode == 0
 
 
+def exchange(queue, lock, value):
+    with lock:
+        value.value += 1
+    queue.put(queue.get() + 1)
+
+
+@pytest.mark.parametrize("made_by", METHODS)
+def test_what_one_context_made_goes_with_another(context, made_by):
+    maker = procession.get_context(made_by)
+    queue, lock, value = maker.Queue(), maker.Lock(), maker.Value("i", 0)
+    queue.put(1)
+    process = context.Process(target=exchange, args=(queue, lock, value))
+    process.start()
+    process.join()
+    assert (queue.get(), value.value, process.exitcode) == (2, 1, 0)
+
+
 class Answer(procession.Process):
     def __init__(self, queue):
         super().__init__(name="answer", daemon=False)

@@ -249,3 +249,36 @@ def test_an_executor_and_a_thread_pool(tmp_path):
     """
     lines = run(program(tmp_path, text))
     assert lines == ["[1]"] + ["[3, 2, 1]", "RuntimeError no pickle"] * 3
+
+
+def test_classes_derived_from_the_queues(tmp_path):
+    text = """
+        import multiprocessing.queues, pickle
+        class Before(multiprocessing.queues.JoinableQueue):
+            pass
+        CPYTHON = multiprocessing.queues.Queue
+        import procession
+        procession.install()
+        Queue = multiprocessing.queues.Queue
+        class Counted(multiprocessing.queues.Queue):
+            def __init__(self):
+                super().__init__(ctx=multiprocessing.get_context())
+            def put(self, *arguments):
+                super().put(*arguments)
+        def use(queue):
+            queue.put("from the child")
+        if __name__ == "__main__":
+            assert Counted.__mro__[1] is CPYTHON, Counted.__mro__
+            context = multiprocessing.get_context("spawn")
+            for queue in Counted(), Before(ctx=context):
+                process = context.Process(target=use, args=(queue,))
+                process.start()
+                print(queue.get(), isinstance(queue, Queue), issubclass(type(queue), Queue))
+                process.join()
+            assert isinstance(multiprocessing.Queue(), Queue) and not isinstance(3, Queue)
+            assert pickle.loads(pickle.dumps(Queue)) is Queue
+            print(Queue[int], Queue | None)
+    """
+    assert run(program(tmp_path, text)) == ["from the child True True"] * 2 + [
+        "procession.queues.Queue[int] procession.queues.Queue | None"
+    ]

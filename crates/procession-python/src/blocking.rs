@@ -68,15 +68,27 @@ pub(crate) fn ask<R>(
     (result, raised)
 }
 
+/// Whether a timeout is one.
+///
+/// # Errors
+/// `ValueError` when it is no number.
+#[inline]
+pub(crate) fn check(timeout: Option<f64>) -> PyResult<()> {
+    match timeout {
+        Some(timeout) if timeout.is_nan() => Err(PyValueError::new_err("the timeout is not a number")),
+        _ => Ok(()),
+    }
+}
+
 /// The deadline of `block=True, timeout=None`, where a timeout below 0 is one of 0, as everywhere in `multiprocessing`.
 ///
 /// # Errors
 /// `ValueError` for a timeout that is no number.
 pub(crate) fn deadline(block: bool, timeout: Option<f64>) -> PyResult<Deadline> {
+    check(timeout)?;
     match timeout {
         _ if !block => Ok(Deadline::Now),
         None => Ok(Deadline::Never),
-        Some(timeout) if timeout.is_nan() => Err(PyValueError::new_err("the timeout is not a number")),
         Some(timeout) => {
             Ok(Duration::try_from_secs_f64(timeout.max(0.0)).map_or(Deadline::Never, Deadline::after))
         }

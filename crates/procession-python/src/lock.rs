@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use crate::arguments::{Context, Truth};
-use crate::blocking::{block as wait, deadline};
+use crate::blocking::{block as wait, check, deadline};
 use crate::made::{Made, Taker};
 use crate::owner::{Robust, taken, taken_or};
 use crate::semlock::{Of, SemLock, owner_name};
@@ -42,7 +42,7 @@ impl Shared {
         Shared { core, robust, taker: Taker::default() }
     }
 
-    #[inline]
+    #[cold]
     fn attempt(
         &self,
         py: Python<'_>,
@@ -62,11 +62,20 @@ impl Shared {
 
     #[inline]
     pub(crate) fn acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+        check(timeout)?;
+        if self.core.acquire_free() {
+            self.taker.took();
+            return Ok(true);
+        }
         taken(py, "lock", self.robust, self.attempt(py, block, timeout)?)
     }
 
     #[inline]
     pub(crate) fn enter(&self, py: Python<'_>) -> PyResult<bool> {
+        if self.core.acquire_free() {
+            self.taker.took();
+            return Ok(true);
+        }
         let acquisition = self.attempt(py, true, None)?;
         taken_or(py, "lock", self.robust, acquisition, || self.release())
     }

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use crate::arguments::{Context, Truth};
-use crate::blocking::{block as wait, deadline};
+use crate::blocking::{block as wait, check, deadline};
 use crate::made::Made;
 use crate::owner::{Robust, taken, taken_or};
 use crate::semlock::{Of, SemLock, owner_name};
@@ -35,7 +35,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    #[inline]
+    #[cold]
     fn attempt(
         &self,
         py: Python<'_>,
@@ -51,11 +51,18 @@ impl Shared {
 
     #[inline]
     pub(crate) fn acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+        check(timeout)?;
+        if self.core.acquire_free() {
+            return Ok(true);
+        }
         taken(py, "lock", self.robust, self.attempt(py, block, timeout)?)
     }
 
     #[inline]
     pub(crate) fn enter(&self, py: Python<'_>) -> PyResult<bool> {
+        if self.core.acquire_free() {
+            return Ok(true);
+        }
         let acquisition = self.attempt(py, true, None)?;
         taken_or(py, "lock", self.robust, acquisition, || self.release())
     }

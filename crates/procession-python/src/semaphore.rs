@@ -7,7 +7,7 @@ use pyo3::types::{PyBytes, PyDict, PyTuple};
 use rustix::io::Errno;
 
 use crate::arguments::{Context, Truth};
-use crate::blocking::{block as wait, deadline};
+use crate::blocking::{block as wait, check, deadline};
 use crate::made::{Count, Made};
 use crate::semlock::{Of, SemLock};
 use crate::{errors, handle};
@@ -49,10 +49,16 @@ impl Shared {
         core.map(Shared::new).map_err(errors::create)
     }
 
+    #[cold]
+    fn wait(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+        let attempt = |deadline| self.core.acquire(deadline).then_some(());
+        Ok(wait(py, deadline(block, timeout)?, attempt)?.is_some())
+    }
+
     #[inline]
     pub(crate) fn acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
-        let attempt = |deadline| self.core.acquire(deadline).then_some(());
-        let taken = wait(py, deadline(block, timeout)?, attempt)?.is_some();
+        check(timeout)?;
+        let taken = self.core.acquire_free() || self.wait(py, block, timeout)?;
         if taken {
             self.count.took();
         }

@@ -16,6 +16,8 @@ if __name__ == "__main__":
     multiprocessing.set_start_method(sys.argv[1])
     squares = tqdm.contrib.concurrent.process_map(square, range(50), max_workers=2, chunksize=5)
     assert squares == [number * number for number in range(50)]
-    with multiprocessing.Pool(2, initializer=tqdm.tqdm.set_lock, initargs=(tqdm.tqdm.get_lock(),)) as pool:
+    # Its lock is one of threads too, which only a fork can hand on.
+    shared = {"initializer": tqdm.tqdm.set_lock, "initargs": (tqdm.tqdm.get_lock(),)} if sys.argv[1] == "fork" else {}
+    with multiprocessing.Pool(2, **shared) as pool:
         assert list(tqdm.tqdm(pool.imap(square, range(20)), total=20)) == squares[:20]
     print("as expected")

@@ -99,10 +99,12 @@ def adapt(suite):
         def get_context(self):
             return procession.get_context(self.ctx)
 
-        for module in load(suite):
-            for name in ("ProcessPoolForkMixin", "ProcessPoolSpawnMixin", "ProcessPoolForkserverMixin"):
-                if hasattr(module, name):
-                    getattr(module, name).get_context = get_context
+        mixins = ("ProcessPoolForkMixin", "ProcessPoolSpawnMixin", "ProcessPoolForkserverMixin")
+        for name in mixins:
+            modules = [module for module in load(suite) if hasattr(module, name)]
+            assert modules, f"no module of the tests has a {name}"
+            for module in modules:
+                getattr(module, name).get_context = get_context
 
 
 def main():

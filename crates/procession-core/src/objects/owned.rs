@@ -63,6 +63,12 @@ impl Owned {
         }
     }
 
+    /// As [`Owned::take`], but only if there is no owner.
+    #[inline]
+    pub(super) fn take_free(&self, claim: u64) -> bool {
+        self.exchange(0, claim)
+    }
+
     #[cold]
     fn take_slow(&self, claim: u64, robust: bool, spinner: &Spinner, deadline: Deadline) -> Acquisition {
         let free = || {
@@ -161,6 +167,21 @@ impl Recursive {
                 Acquisition::Acquired
             }
         }
+    }
+
+    /// As `acquire`, but only if the lock is free or the calling thread's.
+    #[inline]
+    pub(super) fn acquire_free(&self) -> bool {
+        let me = Identity::current().to_bits();
+        if self.owned.take_free(me | TAKING) {
+            self.taken(me, 1);
+            return true;
+        }
+        let mine = self.is_mine();
+        if mine {
+            self.depth.store(self.depth.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
+        }
+        mine
     }
 
     /// As `acquire`, but `None`, without a change, when the calling thread holds the lock already.

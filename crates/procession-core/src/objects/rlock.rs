@@ -73,6 +73,13 @@ impl RLock {
         self.0.lock.acquire(self.robust(), &self.0.spinner, deadline)
     }
 
+    /// Takes the lock if nobody, dead or alive, holds it but the calling thread; whether it was so. The quick beginning of
+    /// an [`RLock::acquire`].
+    #[inline]
+    pub fn acquire_free(&self) -> bool {
+        self.0.lock.acquire_free()
+    }
+
     /// Undoes one [`RLock::acquire`].
     ///
     /// # Errors

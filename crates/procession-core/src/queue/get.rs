@@ -76,22 +76,31 @@ impl Queue {
     /// # Errors
     /// As [`Queue::get`].
     pub fn get_many(&self, max: usize, deadline: Deadline) -> Result<Vec<Message>, GetError> {
-        let mut messages = Vec::new();
-        if max == 0 {
-            return Ok(messages);
-        }
-        let mut last = false;
-        loop {
-            self.shared.mend()?;
-            self.get_batch(max, &mut messages)?;
-            if !messages.is_empty() {
-                return Ok(messages);
-            }
-            last = self.shared.wait_once_more(deadline, last)?;
-        }
+        let mut batch = Separate::default();
+        self.get_batch(max, &mut batch, deadline)?;
+        Ok(batch.messages)
     }
 
-    fn get_batch(&self, max: usize, messages: &mut Vec<Message>) -> Result<(), GetError> {
+    /// Takes up to `max` messages that are there, as [`Queue::get_many`], and adds them to `batch`: small ones lie one after
+    /// another, large ones where they are. For who takes many and keeps one batch.
+    ///
+    /// # Errors
+    /// As [`Queue::get`].
+    pub fn get_many_into(&self, max: usize, batch: &mut Batch, deadline: Deadline) -> Result<(), GetError> {
+        self.get_batch(max, batch, deadline)
+    }
+
+    fn get_batch(&self, max: usize, batch: &mut impl Collect, deadline: Deadline) -> Result<(), GetError> {
+        let mut last = false;
+        while max != 0 && self.try_get_batch(max, batch)? == 0 {
+            last = self.shared.wait_once_more(deadline, last)?;
+        }
+        Ok(())
+    }
+
+    /// How many there were.
+    fn try_get_batch(&self, max: usize, batch: &mut impl Collect) -> Result<usize, GetError> {
+        self.shared.mend()?;
         let ring = &self.shared.ring;
         if ring.shutdown_state() == 2 {
             return Err(GetError::ShutDown);
@@ -99,24 +108,26 @@ impl Queue {
         let mut session = ring.get_session()?;
         // What is there now; a peer that goes on adding to it shall not keep this process here for ever.
         let there = (session.backlog()? as usize).saturating_add(ring.returned() as usize);
-        while messages.len() < max.min(there) {
-            let mut bytes = Vec::new();
-            let message = match session.next(Take::Plain, &mut bytes) {
+        let mut count = 0;
+        while count < max.min(there) {
+            match session.next(Take::Plain, batch.room()) {
                 Ok(None) => break,
-                Ok(Some(Taken::Copied)) => Message::copied(bytes),
-                Ok(Some(Taken::Block(block))) => Message::in_block(Arc::clone(&self.shared), block)?,
+                Ok(Some(Taken::Copied)) => batch.copied(),
+                Ok(Some(Taken::Block(block))) => {
+                    batch.in_place(Message::in_block(Arc::clone(&self.shared), block)?);
+                }
                 // What is taken is not lost for it; the next get meets it again.
-                Err(_) if !messages.is_empty() => break,
+                Err(_) if count != 0 => break,
                 Err(error) => return Err(error.into()),
-            };
-            messages.push(message);
+            }
+            count += 1;
             if ring.settings().joinable {
                 // One message at a time, so that a death can be told from a taken task.
                 session.publish();
             }
         }
-        if messages.is_empty() {
-            return Ok(());
+        if count == 0 {
+            return Ok(0);
         }
         session.publish();
         if session.may_shrink() {
@@ -125,9 +136,110 @@ impl Queue {
             drop(session);
         }
         if ring.settings().max_messages != 0 {
-            ring.control().waiting.not_full.wake_settled(messages.len() as u32);
+            ring.control().waiting.not_full.wake_settled(u32::try_from(count).unwrap_or(u32::MAX));
         }
-        Ok(())
+        Ok(count)
+    }
+}
+
+/// Where a batch of messages goes.
+trait Collect {
+    /// What the next small message is appended to.
+    fn room(&mut self) -> &mut Vec<u8>;
+    /// A message was appended.
+    fn copied(&mut self);
+    /// A message was taken that lies elsewhere.
+    fn in_place(&mut self, message: Message);
+}
+
+/// Each message by itself.
+#[derive(Default)]
+struct Separate {
+    next: Vec<u8>,
+    messages: Vec<Message>,
+}
+
+impl Collect for Separate {
+    fn room(&mut self) -> &mut Vec<u8> {
+        &mut self.next
+    }
+
+    fn copied(&mut self) {
+        self.messages.push(Message::copied(std::mem::take(&mut self.next)));
+    }
+
+    fn in_place(&mut self, message: Message) {
+        self.messages.push(message);
+    }
+}
+
+/// Messages that [`Queue::get_many_into`] has taken.
+#[derive(Debug, Default)]
+pub struct Batch {
+    bytes: Vec<u8>,
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug)]
+enum Entry {
+    /// Up to here the message lies in `bytes`.
+    Copied(usize),
+    InPlace(Message),
+}
+
+/// A message of a [`Batch`].
+#[derive(Debug)]
+pub enum Part<'a> {
+    /// A small one.
+    Copied(&'a [u8]),
+    /// A large one, in the queue's memory.
+    InPlace(Message),
+}
+
+impl Batch {
+    /// No messages.
+    pub const fn new() -> Self {
+        Batch { bytes: Vec::new(), entries: Vec::new() }
+    }
+
+    /// How many messages there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Takes the messages out, first to last. Memory is kept for the next ones.
+    pub fn drain(&mut self) -> impl Iterator<Item = Part<'_>> {
+        let bytes = &self.bytes;
+        let mut start = 0;
+        self.entries.drain(..).map(move |entry| match entry {
+            Entry::Copied(end) => Part::Copied(&bytes[std::mem::replace(&mut start, end)..end]),
+            Entry::InPlace(message) => Part::InPlace(message),
+        })
+    }
+
+    /// Drops what is left, and the bytes of what was taken out.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.entries.clear();
+    }
+}
+
+impl Collect for Batch {
+    fn room(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    fn copied(&mut self) {
+        self.entries.push(Entry::Copied(self.bytes.len()));
+    }
+
+    fn in_place(&mut self, message: Message) {
+        self.entries.push(Entry::InPlace(message));
     }
 }
 

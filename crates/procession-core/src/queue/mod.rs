@@ -16,6 +16,7 @@ use std::sync::Arc;
 use rustix::fd::{AsFd, BorrowedFd};
 
 pub use self::error::{GetError, JoinError, PutError, TaskDoneError};
+pub use self::get::{Batch, Part};
 pub use self::mapping::MessageMapping;
 pub use self::message::{Delivery, Message, Reservation};
 pub use crate::ring::{Damaged, INLINE_MAX, MAX_MESSAGES, RingError, WatchError};

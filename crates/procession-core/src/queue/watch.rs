@@ -43,3 +43,36 @@ impl Queue {
         self.shared.ring.refresh(Side::Room)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hostile::dead;
+    use crate::os::clock::Deadline;
+    use crate::os::pipe;
+    use crate::queue::QueueOptions;
+
+    /// As a producer and a consumer leave it that wrote to the pipe and died before they cleared the bit, when somebody else has
+    /// recovered the lock.
+    #[test]
+    fn who_was_told_by_the_dead_does_not_take_itself_for_armed() {
+        let queue = Queue::create(&QueueOptions::new().max_messages(1)).unwrap();
+        let control = queue.shared.ring.control();
+        let fd = queue.readable_fd().unwrap();
+        pipe::make_readable(fd).unwrap();
+        control.put.lock.abandon(dead());
+        queue.trim().unwrap();
+        assert!(queue.get_message(Deadline::Now).is_err());
+        assert!(!pipe::is_readable(fd).unwrap());
+        queue.put(b"one", Deadline::Now).unwrap();
+        assert!(pipe::is_readable(fd).unwrap());
+        let room = queue.writable_fd().unwrap();
+        pipe::make_readable(room).unwrap();
+        control.get.lock.abandon(dead());
+        queue.trim().unwrap();
+        assert!(queue.put(b"two", Deadline::Now).is_err());
+        assert!(!pipe::is_readable(room).unwrap());
+        drop(queue.get_message(Deadline::Now).unwrap());
+        assert!(pipe::is_readable(room).unwrap());
+    }
+}

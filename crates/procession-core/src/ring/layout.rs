@@ -142,7 +142,8 @@ pub(crate) struct PutSide {
     pub(crate) reserved: AtomicU64,
     /// A bit for each of [`Watchers::messages`] whose pipe is to be made readable by the next message, before that is published.
     /// Set by the watcher, which has found no message; cleared by who has made the pipe readable. A death before the
-    /// clearing makes it readable once more, one before the message makes it readable for nothing.
+    /// message makes it readable for nothing; one before the clearing leaves bits of pipes that are readable, so that who
+    /// recovers the lock makes all of them readable and clears the bits.
     pub(crate) armed: AtomicU64,
     /// Keeps the tail off the words that only producers touch.
     pad: [u64; 4],

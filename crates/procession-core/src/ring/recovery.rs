@@ -66,6 +66,8 @@ impl Ring {
     fn recover_put(&self) -> Result<(), Damaged> {
         let control = self.control();
         control.settings.sweep_wanted.store(1, SeqCst);
+        // It may have told some whose bits are still set: they would take themselves for armed, and poll in vain.
+        self.signal(Side::Messages);
         let segment = Segment::from_bits(control.put.segment.load(Relaxed));
         let entered = control.get.segment.load(Acquire) == segment.to_bits();
         let head = self.head();
@@ -95,6 +97,8 @@ impl Ring {
     fn recover_get(&self) -> Result<(), Damaged> {
         let control = self.control();
         control.settings.sweep_wanted.store(1, SeqCst);
+        // As for the put lock.
+        self.signal(Side::Room);
         control.get.known_tail.store(self.head().to_bits(), Relaxed);
         self.undo_charges();
         self.undo_takes()

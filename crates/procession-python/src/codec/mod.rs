@@ -7,6 +7,7 @@
 mod buffer;
 mod lent;
 mod msgpack;
+mod names;
 mod parts;
 mod pickle;
 mod plain;

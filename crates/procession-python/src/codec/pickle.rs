@@ -12,6 +12,7 @@
 //! | then | the pickle, then each buffer at the next multiple of 64 |
 
 use std::cell::Cell;
+use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use procession_core::queue::Message;
@@ -103,19 +104,34 @@ impl Reducers {
         let registered = forking.getattr("_copyreg_dispatch_table")?.cast_into::<PyDict>()?;
         let extra = forking.getattr("_extra_reducers")?.cast_into::<PyDict>()?;
         let mut reducers = Reducers { tables: [registered.unbind(), extra.unbind()], entries: Vec::new() };
-        reducers.entries = reducers.list(py).collect();
+        let mut entries = Vec::new();
+        reducers.each(py, |entry| {
+            entries.push(entry);
+            true
+        });
+        reducers.entries = entries;
         Ok(reducers)
     }
 
-    fn list<'a>(&'a self, py: Python<'a>) -> impl Iterator<Item = (usize, usize)> + 'a {
-        self.tables.iter().flat_map(move |table| {
-            table.bind(py).iter().map(|(class, reducer)| (class.as_ptr() as usize, reducer.as_ptr() as usize))
+    /// Whether `entry` is true of all entries.
+    fn each(&self, py: Python<'_>, mut entry: impl FnMut((usize, usize)) -> bool) -> bool {
+        self.tables.iter().all(|table| {
+            let table = table.bind(py).as_ptr();
+            let (mut position, mut class, mut reducer) = (0, ptr::null_mut(), ptr::null_mut());
+            // SAFETY: a dict, which nothing changes meanwhile: `entry` runs no Python code.
+            while unsafe { ffi::PyDict_Next(table, &mut position, &mut class, &mut reducer) } != 0 {
+                if !entry((class as usize, reducer as usize)) {
+                    return false;
+                }
+            }
+            true
         })
     }
 
     /// Whether the same ones are registered now.
     fn are_current(&self, py: Python<'_>) -> bool {
-        self.list(py).eq(self.entries.iter().copied())
+        let mut entries = self.entries.iter();
+        self.each(py, |entry| entries.next() == Some(&entry)) && entries.next().is_none()
     }
 }
 

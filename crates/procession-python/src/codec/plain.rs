@@ -12,7 +12,7 @@ use procession_core::queue::{INLINE_MAX, Message};
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-use super::{DETACH_FROM, malformed, tag};
+use super::{DETACH_FROM, malformed, names, tag};
 
 /// Values within values within values …
 const DEPTH: u32 = 16;
@@ -285,7 +285,7 @@ fn new_bytes(_py: Python<'_>, content: &[u8]) -> *mut ffi::PyObject {
 }
 
 #[inline]
-fn str_of<'py>(py: Python<'py>, text: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+pub(super) fn str_of<'py>(py: Python<'py>, text: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     // SAFETY: as in `new_bytes`.
     object(py, unsafe { ffi::PyUnicode_DecodeUTF8(text.as_ptr().cast(), text.len() as isize, ptr::null()) })
 }
@@ -376,7 +376,7 @@ impl<'a, 'py> Decoder<'a, 'py> {
         // SAFETY: a new dict.
         let dict = object(self.py, unsafe { ffi::PyDict_New() })?;
         for _ in 0..count {
-            let key = self.value()?;
+            let key = self.key()?;
             let value = self.value()?;
             // SAFETY: all three are alive; the dict takes references of its own.
             if unsafe { ffi::PyDict_SetItem(dict.as_ptr(), key.as_ptr(), value.as_ptr()) } != 0 {
@@ -385,6 +385,18 @@ impl<'a, 'py> Decoder<'a, 'py> {
         }
         self.depth -= 1;
         Ok(dict)
+    }
+
+    #[inline]
+    fn key(&mut self) -> PyResult<Bound<'py, PyAny>> {
+        match self.rest.split_first() {
+            Some((&tag::STR, rest)) => {
+                self.rest = rest;
+                let text = self.counted()?;
+                names::get(self.py, text)
+            }
+            _ => self.value(),
+        }
     }
 
     #[inline]

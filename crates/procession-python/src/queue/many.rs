@@ -1,7 +1,9 @@
 //! Many objects at a time: one lock and one wake-up for a group.
 
+use std::cell::Cell;
+
 use procession_core::os::clock::Deadline;
-use procession_core::queue::{self as core, GetError, INLINE_MAX, PutError};
+use procession_core::queue::{self as core, Batch, GetError, INLINE_MAX, Part, PutError};
 use procession_core::shm::tally::Tally;
 use pyo3::prelude::*;
 use pyo3::types::{PyIterator, PyList};
@@ -16,6 +18,11 @@ use crate::codec::{Encoded, Parts, with_buffer};
 const GROUP: usize = 256;
 /// So many bytes end a group, too.
 const GROUP_BYTES: usize = 256 << 10;
+
+thread_local! {
+    /// Memory for the thread's next batch. Empty.
+    static BATCH: Cell<Batch> = const { Cell::new(Batch::new()) };
+}
 
 /// Puts what the iterable yields; how many.
 ///
@@ -163,17 +170,17 @@ pub(super) fn get_many<'py>(
     if opened.deliveries.is_some() {
         return get_deliveries(py, opened, objects, most, deadline);
     }
-    let got = wait(py, deadline, |deadline| match opened.core.get_many(most, deadline) {
+    let mut batch = BATCH.try_with(Cell::take).unwrap_or_default();
+    let got = wait(py, deadline, |deadline| match opened.core.get_many_into(most, &mut batch, deadline) {
         Err(GetError::Empty) => None,
         got => Some(got),
     })?;
-    let messages = got.unwrap_or(Err(GetError::Empty)).map_err(|error| errors::get(py, error))?;
+    got.unwrap_or(Err(GetError::Empty)).map_err(|error| errors::get(py, error))?;
     let mut failed = None;
-    for message in messages {
-        let object = if message.is_in_place() {
-            opened.codec.decode_message(py, message)
-        } else {
-            opened.codec.decode(py, &message)
+    for part in batch.drain() {
+        let object = match part {
+            Part::Copied(message) => opened.codec.decode(py, message),
+            Part::InPlace(message) => opened.codec.decode_message(py, message),
         };
         match object {
             Ok(object) => objects.append(object)?,
@@ -181,6 +188,10 @@ pub(super) fn get_many<'py>(
                 failed.get_or_insert(error);
             }
         }
+    }
+    batch.clear();
+    if most <= GROUP {
+        let _ = BATCH.try_with(|kept| kept.set(batch));
     }
     ended(objects, failed)
 }
