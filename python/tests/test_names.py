@@ -130,7 +130,7 @@ POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, NAMED)
 
 
 def difference(theirs, ours):
-    """What a call may pass to theirs and not to ours, or what has another default; None if there is nothing."""
+    """What a call may pass to theirs and not to ours, or another default; None if there is nothing."""
     if theirs is None:
         return None
     if ours is None:
