@@ -140,7 +140,16 @@ class BaseContext(_stdlib.BaseContext):
 
 
 class Process(process.BaseProcess, _stdlib.Process):
-    """A process started by the default start method."""
+    """A process started by the default start method: it calls ``target(*args, **kwargs)`` and ends.
+
+    A subclass may define `run` instead. `join` waits for the end, for `timeout` seconds at most; `exitcode`
+    is then 0, what `sys.exit` was given, 1 after another exception, or minus the number of the signal that
+    killed it. A daemon ends with its parent, also when that is killed.
+
+        process = Process(target=print, args=("Hello",))
+        process.start()
+        process.join()
+    """
 
     @staticmethod
     def _Popen(process_obj):

@@ -380,6 +380,7 @@ class SyncManager(_Started, _stdlib.SyncManager):
 
 
 SyncManager.register("Pool", Pool, _stdlib.PoolProxy)
+SyncManager.Pool.__doc__ = "Return a proxy of a pool of worker processes that the manager's process starts."
 
 if "set" not in SyncManager._registry:
     _operators = ("and", "or", "sub", "xor")
@@ -415,6 +416,7 @@ if "set" not in SyncManager._registry:
             return self
 
     SyncManager.register("set", set, SetProxy)
+    SyncManager.set.__doc__ = "Return a proxy of a set in the manager's process, of what the iterable yields."
 
 
 class SharedMemoryManager(_Started, _stdlib.SharedMemoryManager):

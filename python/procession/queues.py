@@ -189,6 +189,20 @@ class _Base(_procession.BaseQueue):
 class Queue(_Base):
     """A first-in, first-out queue of objects between processes: many may put, many may get.
 
+    >>> queue = Queue(maxsize=2)
+    >>> queue.put({"answer": 42})
+    >>> queue.put("words")
+    >>> queue.full()
+    True
+    >>> queue.get()
+    {'answer': 42}
+    >>> queue.shutdown()
+    >>> list(queue)
+    ['words']
+
+    An object is got by exactly one process. One that dies takes with it what it had got, and puts all or
+    nothing of what it was putting; the others go on.
+
     maxsize is the most objects at a time; put waits for room. 0 or less means no bound: then put never
     waits, and raises MemoryError when what is queued would take more than max_bytes (half of the machine's
     or cgroup's memory, if None). ctx is accepted as by multiprocessing; a queue needs nothing of it.
@@ -239,6 +253,13 @@ class Queue(_Base):
 class JoinableQueue(Queue):
     """A Queue of tasks, each of which is declared done by task_done; join waits for all of them.
 
+    >>> tasks = JoinableQueue()
+    >>> tasks.put("sweep")
+    >>> tasks.get()
+    'sweep'
+    >>> tasks.task_done()
+    >>> tasks.join()
+
     With redeliver, a task is handed out again when the process that got it dies before its task_done, or
     lets go of the queue: before those that wait, once a process that waits or asks has noticed the death.
     So a task may be worked on twice, but none is lost. Then task_done acknowledges a task that the caller's
@@ -278,7 +299,13 @@ class JoinableQueue(Queue):
 
 
 class SimpleQueue(_Base):
-    """A Queue without a bound, for which put, get, empty and close are all that multiprocessing has."""
+    """A Queue without a bound, for which put, get, empty and close are all that multiprocessing has.
+
+    >>> queue = SimpleQueue()
+    >>> queue.put((1, 2.5, "three"))
+    >>> queue.get()
+    (1, 2.5, 'three')
+    """
 
     def __init__(self, *, ctx=None):
         self._create(0, None, None, None, False, False)

@@ -270,7 +270,7 @@ impl SynchronizedBase {
         PyGenericAlias::new(cls.py(), cls.as_any(), item)
     }
 
-    /// Takes the lock, with the lock's own arguments.
+    /// Acquire the lock, with the lock's own arguments.
     #[pyo3(signature = (*args, **kwargs), text_signature = "($self, block=True, timeout=None)")]
     fn acquire<'py>(
         &self,
@@ -282,7 +282,7 @@ impl SynchronizedBase {
         lock.getattr(intern!(py, "acquire"))?.call(args, kwargs)
     }
 
-    /// Releases the lock.
+    /// Release the lock.
     #[pyo3(signature = (*args, **kwargs), text_signature = "($self)")]
     fn release<'py>(
         &self,
@@ -294,12 +294,12 @@ impl SynchronizedBase {
         lock.getattr(intern!(py, "release"))?.call(args, kwargs)
     }
 
-    /// The ctypes object.
+    /// Return the ctypes object, access to which takes no lock.
     fn get_obj(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         Ok(self.shared()?.object.clone_ref(py))
     }
 
-    /// The lock.
+    /// Return the lock.
     fn get_lock<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         Ok(self.shared()?.lock.object(py))
     }
@@ -314,6 +314,7 @@ impl SynchronizedBase {
         self.get_lock(py)
     }
 
+    /// Acquire the lock.
     fn __enter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         match &self.shared()?.lock {
             AnyLock::RLock(lock) => {
@@ -324,6 +325,7 @@ impl SynchronizedBase {
         }
     }
 
+    /// Release the lock.
     #[pyo3(signature = (exc_type = None, exc_value = None, traceback = None, /))]
     fn __exit__<'py>(
         &self,
@@ -352,7 +354,15 @@ impl SynchronizedBase {
     }
 }
 
-/// A number or character in shared memory together with a lock.
+/// A number or character in shared memory together with a lock, which each access takes.
+///
+/// When a process dies with the lock, the next to take it is told by an `OwnerDiedWarning`.
+///
+///     >>> counter = Value("i", 7)
+///     >>> with counter:
+///     ...     counter.value += 1
+///     >>> counter.value
+///     8
 #[pyclass(extends = SynchronizedBase, subclass, frozen, module = "procession.sharedctypes")]
 pub(crate) struct Synchronized;
 
