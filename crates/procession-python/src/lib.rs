@@ -17,6 +17,7 @@ mod made;
 mod owner;
 mod parent;
 mod queue;
+mod quick;
 mod rlock;
 mod semaphore;
 mod semlock;
@@ -40,5 +41,11 @@ fn _procession(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<block::Block>()?;
     module.add_class::<value::SynchronizedBase>()?;
     module.add_class::<value::Synchronized>()?;
+    let py = module.py();
+    quick::quicken_lock::<lock::Lock>(py)?;
+    quick::quicken_lock::<rlock::RLock>(py)?;
+    quick::quicken_lock::<semaphore::Semaphore>(py)?;
+    quick::quicken_lock::<value::SynchronizedBase>(py)?;
+    quick::quicken_value::<value::SynchronizedBase, value::Synchronized>(py)?;
     Ok(())
 }

@@ -9,6 +9,7 @@ use crate::arguments::{Context, Truth};
 use crate::blocking::{block as wait, check, deadline};
 use crate::made::{Made, Taker};
 use crate::owner::{Robust, taken, taken_or};
+use crate::quick::{Ordinary, QuickLock};
 use crate::semlock::{Of, SemLock, owner_name};
 use crate::{errors, handle};
 
@@ -99,6 +100,28 @@ impl Lock {
     #[inline]
     pub(crate) fn shared(&self) -> PyResult<&Shared> {
         self.0.get()
+    }
+}
+
+impl QuickLock for Lock {
+    #[inline]
+    fn take(&self) -> bool {
+        let Some(shared) = self.0.peek() else { return false };
+        let taken = shared.core.acquire_free();
+        if taken {
+            shared.taker.took();
+        }
+        taken
+    }
+
+    #[inline]
+    fn give(&self) -> bool {
+        self.0.peek().is_some_and(|shared| shared.core.release().is_ok())
+    }
+
+    fn ordinary() -> &'static Ordinary {
+        static ORDINARY: Ordinary = Ordinary::new();
+        &ORDINARY
     }
 }
 

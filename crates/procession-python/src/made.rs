@@ -30,6 +30,7 @@ impl<T> Made<T> {
         self.0.get().ok_or_else(missing)
     }
 
+    #[inline]
     pub(crate) fn peek(&self) -> Option<&T> {
         self.0.get()
     }

@@ -10,6 +10,7 @@ use crate::arguments::{Context, Truth};
 use crate::blocking::{block as wait, check, deadline};
 use crate::made::Made;
 use crate::owner::{Robust, taken, taken_or};
+use crate::quick::{Ordinary, QuickLock};
 use crate::semlock::{Of, SemLock, owner_name};
 use crate::{errors, handle};
 
@@ -92,12 +93,35 @@ impl RLock {
         self.0.get()
     }
 
+    /// Whether the calling thread holds it.
+    #[inline]
+    pub(crate) fn is_mine(&self) -> bool {
+        self.0.peek().is_some_and(|shared| shared.core.is_mine())
+    }
+
     /// A free lock, without a detour through the interpreter.
     pub(crate) fn create(py: Python<'_>, robust: Robust) -> PyResult<Py<Self>> {
         let core = objects::RLock::new(robust.is_robust()).map_err(errors::create)?;
         let made = Made::nothing();
         made.set(Shared { core, robust })?;
         Py::new(py, RLock(made))
+    }
+}
+
+impl QuickLock for RLock {
+    #[inline]
+    fn take(&self) -> bool {
+        self.0.peek().is_some_and(|shared| shared.core.acquire_free())
+    }
+
+    #[inline]
+    fn give(&self) -> bool {
+        self.0.peek().is_some_and(|shared| shared.core.release().is_ok())
+    }
+
+    fn ordinary() -> &'static Ordinary {
+        static ORDINARY: Ordinary = Ordinary::new();
+        &ORDINARY
     }
 }
 

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use crate::arguments::{Context, Truth};
 use crate::blocking::{block as wait, check, deadline};
 use crate::made::{Count, Made};
+use crate::quick::{Ordinary, QuickLock};
 use crate::semlock::{Of, SemLock};
 use crate::{errors, handle};
 
@@ -90,6 +91,33 @@ impl Semaphore {
     #[inline]
     pub(crate) fn shared(&self) -> PyResult<&Shared> {
         self.0.get()
+    }
+}
+
+impl QuickLock for Semaphore {
+    #[inline]
+    fn take(&self) -> bool {
+        let Some(shared) = self.0.peek() else { return false };
+        let taken = shared.core.acquire_free();
+        if taken {
+            shared.count.took();
+        }
+        taken
+    }
+
+    #[inline]
+    fn give(&self) -> bool {
+        let Some(shared) = self.0.peek() else { return false };
+        let given = shared.core.release().is_ok();
+        if given {
+            shared.count.gave();
+        }
+        given
+    }
+
+    fn ordinary() -> &'static Ordinary {
+        static ORDINARY: Ordinary = Ordinary::new();
+        &ORDINARY
     }
 }
 

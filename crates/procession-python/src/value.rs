@@ -9,6 +9,7 @@ use pyo3::{ffi, intern};
 use crate::block::Block;
 use crate::lock::Lock;
 use crate::made::Made;
+use crate::quick::{Ordinary, QuickLock, QuickValue};
 use crate::rlock::RLock;
 
 /// A ctypes object in shared memory together with a lock: what `Value` and `Array` return.
@@ -222,6 +223,75 @@ impl SynchronizedBase {
     #[inline]
     fn shared(&self) -> PyResult<&Shared> {
         self.0.get()
+    }
+
+    /// The number and its lock, where that is the one that values have by themselves.
+    #[inline]
+    fn number(&self) -> Option<(&Number, &RLock)> {
+        match self.0.peek()? {
+            Shared { number: Some(number), lock: AnyLock::RLock(lock), .. } => Some((number, lock.get())),
+            _ => None,
+        }
+    }
+}
+
+impl QuickLock for SynchronizedBase {
+    #[inline]
+    fn take(&self) -> bool {
+        match self.0.peek().map(|shared| &shared.lock) {
+            Some(AnyLock::RLock(lock)) => lock.get().take(),
+            Some(AnyLock::Lock(lock)) => lock.get().take(),
+            _ => false,
+        }
+    }
+
+    #[inline]
+    fn give(&self) -> bool {
+        match self.0.peek().map(|shared| &shared.lock) {
+            Some(AnyLock::RLock(lock)) => lock.get().give(),
+            Some(AnyLock::Lock(lock)) => lock.get().give(),
+            _ => false,
+        }
+    }
+
+    fn ordinary() -> &'static Ordinary {
+        static ORDINARY: Ordinary = Ordinary::new();
+        &ORDINARY
+    }
+}
+
+impl QuickValue for SynchronizedBase {
+    #[inline]
+    fn lock(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        Some(self.0.peek()?.lock.object(py).unbind())
+    }
+
+    #[inline]
+    fn get(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        let (number, lock) = self.number()?;
+        if lock.is_mine() {
+            return number.get(py).ok();
+        }
+        if !lock.take() {
+            return None;
+        }
+        let value = number.get(py).ok();
+        lock.give();
+        value
+    }
+
+    #[inline]
+    fn set(&self, value: &Bound<'_, PyAny>) -> bool {
+        let Some((number, lock)) = self.number() else { return false };
+        if lock.is_mine() {
+            return number.set(value);
+        }
+        if !lock.take() {
+            return false;
+        }
+        let done = number.set(value);
+        lock.give();
+        done
     }
 }
 

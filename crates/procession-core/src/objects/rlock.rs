@@ -105,6 +105,7 @@ impl RLock {
     }
 
     /// Whether the calling thread holds the lock.
+    #[inline]
     pub fn is_mine(&self) -> bool {
         self.0.lock.is_mine()
     }
