@@ -144,6 +144,27 @@ class Counting:
         self.calls.append("exit")
 
 
+def test_the_attribute_value():
+    number = Value("i", 3)
+    with pytest.raises(AttributeError):
+        del number.value
+    with pytest.raises(TypeError):
+        type(number).value.__get__(Array("i", 1))
+    with pytest.raises(RuntimeError, match="__init__"):
+        type(number).__new__(type(number)).value
+    with pytest.raises(RuntimeError, match="__init__"):
+        type(number).__new__(type(number)).get_lock()
+    with pytest.raises(RuntimeError, match="__init__"):
+        type(number).__new__(type(number)).value = 1
+    assert number.value == 3
+    assert "lock" in type(number).value.__doc__
+    # Nothing that fails keeps the lock.
+    with pytest.raises(TypeError):
+        number.value = "x"
+    assert not number.get_lock().locked()
+    assert number.get_lock() is number.get_lock() is number._lock
+
+
 def test_other_locks():
     lock = Counting()
     value = Value("i", 1, lock=lock)

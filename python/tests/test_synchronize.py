@@ -1,5 +1,6 @@
 import faulthandler
 import gc
+import inspect
 import multiprocessing
 import os
 import pickle
@@ -269,6 +270,40 @@ def test_bad_arguments():
         Lock(1)
     with pytest.raises(RuntimeError, match="__init__"):
         Lock.__new__(Lock).acquire()
+
+
+@pytest.mark.parametrize("made", [Lock, RLock, Semaphore, BoundedSemaphore])
+def test_every_way_to_call(made):
+    lock = made()
+    for arguments, options in [
+        ((), {}), ((True,), {}), ((False,), {}), ((0, None), {}), ((True, 0.5), {}), ((), {"block": False, "timeout": 1})
+    ]:  # fmt: skip
+        assert lock.acquire(*arguments, **options) is True
+        assert lock.release() is None
+    assert lock.__enter__() is True
+    assert lock.__exit__(None, None, None) is None
+    assert lock.__enter__() is True
+    assert lock.__exit__() is None
+    with pytest.raises(ZeroDivisionError):
+        with lock as entered:
+            assert entered is True
+            1 / 0
+    for call in [
+        lambda: lock.acquire(True, None, None),
+        lambda: lock.acquire(wait=True),
+        lambda: lock.acquire(True, block=True),
+        lambda: lock.release(1),
+        lambda: lock.__exit__(None, None, None, None),
+        lambda: made.acquire(),
+        lambda: made.acquire(1),
+        lambda: made.__enter__(object()),
+    ]:
+        with pytest.raises(TypeError):
+            call()
+    assert lock.acquire(False)
+    lock.release()
+    assert str(inspect.signature(lock.acquire)) == "(block=True, timeout=None)"
+    assert "Takes" in made.acquire.__doc__
 
 
 class Named(Lock):

@@ -37,15 +37,15 @@ impl Identity {
     /// Costs one load: the answer is kept in a page that the kernel empties in a forked child.
     #[inline]
     pub fn current() -> Self {
-        // SAFETY: null, or the cell, which is never unmapped.
-        let known =
-            unsafe { CELL.load(Ordering::Acquire).as_ref() }.map_or(0, |cell| cell.load(Ordering::Relaxed));
+        // SAFETY: null, or the page, which is never unmapped.
+        let known = unsafe { PAGE.load(Ordering::Acquire).as_ref() }
+            .map_or(0, |page| page.me.load(Ordering::Relaxed));
         if known != 0 { Identity(known) } else { Self::find_out() }
     }
 
     #[cold]
     fn find_out() -> Self {
-        let cell = fork_cleared_cell();
+        let page = fork_cleared_page();
         let pid = rustix::process::getpid();
         let start = start_time(pid).or_else(|error| match error.raw_os_error() {
             // A forked child of a process that has used up its descriptors, say.
@@ -53,7 +53,7 @@ impl Identity {
             _ => Err(error),
         });
         let me = Identity::new(pid, start.expect("a process can read its own start time from /proc"));
-        cell.store(me.0, Ordering::Relaxed);
+        page.me.store(me.0, Ordering::Relaxed);
         me
     }
 
@@ -145,12 +145,20 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// The number that tells this process's pid namespace from others.
+/// The number that tells this process's pid namespace from others. A process stays in the one that it began in.
 ///
 /// # Errors
 /// What looking at `/proc/self/ns/pid` reported.
 pub fn pid_namespace() -> io::Result<u64> {
-    Ok(rustix::fs::stat("/proc/self/ns/pid")?.st_ino)
+    let known = &fork_cleared_page().pid_namespace;
+    match known.load(Ordering::Relaxed) {
+        0 => {
+            let namespace = rustix::fs::stat("/proc/self/ns/pid")?.st_ino;
+            known.store(namespace, Ordering::Relaxed);
+            Ok(namespace)
+        }
+        namespace => Ok(namespace),
+    }
 }
 
 fn gone(error: Errno) -> io::Error {
@@ -193,16 +201,22 @@ fn parse_start_time(stat: &str) -> io::Result<u64> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc/PID/stat"))
 }
 
-/// The cell that holds this process's identity, once it is known; null before.
-static CELL: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());
+/// What is found out once in each process, a forked child too; 0 before.
+struct Page {
+    me: AtomicU64,
+    pid_namespace: AtomicU64,
+}
 
-/// A word that reads 0 in a forked child, however the fork came about.
-fn fork_cleared_cell() -> &'static AtomicU64 {
-    static MADE: OnceLock<&'static AtomicU64> = OnceLock::new();
-    let cell = MADE.get_or_init(|| {
+/// The page, once there is one; null before.
+static PAGE: AtomicPtr<Page> = AtomicPtr::new(std::ptr::null_mut());
+
+/// A page that reads 0 in a forked child, however the fork came about.
+fn fork_cleared_page() -> &'static Page {
+    static MADE: OnceLock<&'static Page> = OnceLock::new();
+    let made = MADE.get_or_init(|| {
         let len = rustix::param::page_size();
         // SAFETY: a fresh private mapping that nothing else refers to and that is never unmapped; it is
-        // zeroed, page-aligned and large enough for the word.
+        // zeroed, page-aligned and large enough for the words.
         unsafe {
             let page = mm::mmap_anonymous(
                 std::ptr::null_mut(),
@@ -212,11 +226,11 @@ fn fork_cleared_cell() -> &'static AtomicU64 {
             )
             .expect("one page of memory");
             mm::madvise(page, len, Advice::LinuxWipeOnFork).expect("MADV_WIPEONFORK, Linux 4.14 or newer");
-            &*page.cast::<AtomicU64>()
+            &*page.cast::<Page>()
         }
     });
-    CELL.store(std::ptr::from_ref(*cell).cast_mut(), Ordering::Release);
-    cell
+    PAGE.store(std::ptr::from_ref(*made).cast_mut(), Ordering::Release);
+    made
 }
 
 #[cfg(test)]
