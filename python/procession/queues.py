@@ -321,4 +321,4 @@ class SimpleQueue(_Base):
         raise OSError(f'Queue {self!r} is closed')
 
 
-os.register_at_fork(before=_procession._make_private)
+os.register_at_fork(before=_procession._make_private, after_in_child=_procession._make_private)

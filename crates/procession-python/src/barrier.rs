@@ -9,7 +9,7 @@ use pyo3::types::{PyBytes, PyDict, PyTuple};
 use crate::arguments::Context;
 use crate::blocking::{ask, deadline};
 use crate::made::Made;
-use crate::{errors, handle};
+use crate::{calls, errors, handle};
 
 /// A place where `parties` processes and threads, 1 to 32,767, wait for each other, as often as they like.
 ///
@@ -87,7 +87,7 @@ impl Barrier {
         let mut failure = None;
         let mut act = || match &shared.action {
             None => true,
-            Some(action) => match action.call0(py) {
+            Some(action) => match calls::call(action.bind(py), (), None) {
                 Ok(_) => true,
                 Err(error) => {
                     failure = Some(error);

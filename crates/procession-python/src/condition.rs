@@ -12,7 +12,7 @@ use crate::lock::Lock;
 use crate::made::Made;
 use crate::owner::{Robust, report};
 use crate::rlock::RLock;
-use crate::{errors, handle};
+use crate::{calls, errors, handle};
 
 /// A condition variable between processes: whoever holds its lock can wait to be notified by another that holds it.
 ///
@@ -206,11 +206,11 @@ impl Condition {
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let shared = self.0.get()?;
-        let mut result = predicate.call0()?;
+        let mut result = calls::call(predicate, (), None)?;
         let deadline = deadline(true, timeout)?;
         while !result.is_truthy()? && !deadline.passed() {
             shared.wait(predicate.py(), deadline)?;
-            result = predicate.call0()?;
+            result = calls::call(predicate, (), None)?;
         }
         Ok(result)
     }

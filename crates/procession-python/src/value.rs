@@ -7,6 +7,7 @@ use pyo3::types::{PyBool, PyDict, PyFloat, PyGenericAlias, PyInt, PyTuple, PyTyp
 use pyo3::{ffi, intern};
 
 use crate::block::Block;
+use crate::calls;
 use crate::lock::Lock;
 use crate::made::Made;
 use crate::quick::{Ordinary, QuickLock, QuickValue};
@@ -73,9 +74,9 @@ impl AnyLock {
             }
             AnyLock::Other(lock) => {
                 let lock = lock.bind(py);
-                lock.call_method0(intern!(py, "acquire"))?;
+                calls::call_method(lock, intern!(py, "acquire"), ())?;
                 let result = access();
-                lock.call_method0(intern!(py, "release"))?;
+                calls::call_method(lock, intern!(py, "release"), ())?;
                 result
             }
         }
@@ -349,7 +350,7 @@ impl SynchronizedBase {
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let lock = self.shared()?.lock.object(py);
-        lock.getattr(intern!(py, "acquire"))?.call(args, kwargs)
+        calls::call(&lock.getattr(intern!(py, "acquire"))?, args.clone(), kwargs)
     }
 
     /// Release the lock.
@@ -361,7 +362,7 @@ impl SynchronizedBase {
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let lock = self.shared()?.lock.object(py);
-        lock.getattr(intern!(py, "release"))?.call(args, kwargs)
+        calls::call(&lock.getattr(intern!(py, "release"))?, args.clone(), kwargs)
     }
 
     /// Return the ctypes object, access to which takes no lock.
@@ -391,7 +392,7 @@ impl SynchronizedBase {
                 Ok(PyBool::new(py, lock.get().shared()?.enter(py)?).to_owned().into_any())
             }
             AnyLock::Lock(lock) => Ok(PyBool::new(py, lock.get().shared()?.enter(py)?).to_owned().into_any()),
-            AnyLock::Other(lock) => lock.bind(py).call_method0(intern!(py, "__enter__")),
+            AnyLock::Other(lock) => calls::call_method(lock.bind(py), intern!(py, "__enter__"), ()),
         }
     }
 
@@ -409,7 +410,7 @@ impl SynchronizedBase {
             AnyLock::Lock(lock) => lock.get().shared()?.release()?,
             AnyLock::Other(lock) => {
                 let exception = (exc_type, exc_value, traceback);
-                return lock.bind(py).call_method1(intern!(py, "__exit__"), exception);
+                return calls::call_method(lock.bind(py), intern!(py, "__exit__"), exception);
             }
         }
         Ok(py.None().into_bound(py))
