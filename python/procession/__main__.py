@@ -103,7 +103,9 @@ def main():
     kind, what, arguments = _parse(sys.argv[1:])
     install()
     if kind is None and not os.path.exists(what):
-        sys.exit(f"{sys.executable}: can't open file {os.path.abspath(what)!r}: No such file or directory")
+        error = "[Errno 2] No such file or directory"
+        print(f"{sys.executable}: can't open file {os.path.abspath(what)!r}: {error}", file=sys.stderr)
+        sys.exit(2)
     try:
         _run(kind, what, arguments)
     except Exception as error:

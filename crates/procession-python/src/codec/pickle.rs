@@ -20,7 +20,7 @@ use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyType};
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyMemoryView, PyType};
 
 use super::lent::{self, MessageBuffer};
 use super::parts::{Parts, View};
@@ -290,7 +290,9 @@ pub(super) fn decode_with_buffers(py: Python<'_>, message: Message) -> PyResult<
     lent::note(&mapping);
     let buffers = PyList::empty(py);
     for place in &places.buffers {
-        buffers.append(Bound::new(py, MessageBuffer::within(&mapping, place.start, place.len()))?)?;
+        let buffer = Bound::new(py, MessageBuffer::within(&mapping, place.start, place.len()))?;
+        // With a length and elements, as the copies of smaller ones have.
+        buffers.append(PyMemoryView::from(buffer.as_any())?)?;
     }
     let pickle = MessageBuffer::within(&mapping, places.pickle.start, places.pickle.len());
     loads(Bound::new(py, pickle)?.as_any(), Some(&buffers))
