@@ -15,23 +15,23 @@ from procession.queues import Queue
 
 
 def main(program, *paths):
-    name = f'words-{os.getpid()}'
-    requests = Queue(name=f'{name}-requests', codec='msgpack')
-    replies = Queue(name=f'{name}-replies', codec='msgpack')
-    with subprocess.Popen([program, 'open', name], stdout=subprocess.DEVNULL):
+    name = f"words-{os.getpid()}"
+    requests = Queue(name=f"{name}-requests", codec="msgpack")
+    replies = Queue(name=f"{name}-replies", codec="msgpack")
+    with subprocess.Popen([program, "open", name], stdout=subprocess.DEVNULL):
         sent = 0
         for path in paths:
-            with open(path, encoding='utf-8') as file:
+            with open(path, encoding="utf-8") as file:
                 for line in file:
-                    requests.put({'id': sent, 'text': line})
+                    requests.put({"id": sent, "text": line})
                     sent += 1
         requests.shutdown()
         words = collections.Counter()
         for _ in range(sent):
-            words.update(replies.get()['words'])
+            words.update(replies.get()["words"])
     for word, count in words.most_common(10):
-        print(f'{count:7} {word}')
+        print(f"{count:7} {word}")
 
 
-if __name__ == '__main__':
+if __name__ == "__main__":
     main(*sys.argv[1:])

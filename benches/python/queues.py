@@ -2,8 +2,9 @@
 
     python benches/python/queues.py [--rounds 5] [--only WORKLOAD ...] [--scale 1.0]
 
-Each figure is the median of several rounds. A round runs every contender once on the same work, so that what else the machine
-does meets all alike. Needs numpy for the workloads with arrays, and takes faster-fifo along where it is installed.
+Each figure is the median of several rounds. A round runs every contender once on the same work, so that
+what else the machine does meets all alike. Needs numpy for the workloads with arrays, and takes faster-fifo
+along where it is installed.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import time
 
 import procession.queues
 
-FORK = multiprocessing.get_context('fork')
+FORK = multiprocessing.get_context("fork")
 
 
 @dataclasses.dataclass
@@ -36,15 +37,17 @@ def our_queue(maxsize=0):
 
 def faster_fifo(maxsize=0):
     import faster_fifo
+
     if maxsize:
         return None
     return faster_fifo.Queue(max_size_bytes=64 << 20)
 
 
-CONTENDERS = {'multiprocessing': mp_queue, 'procession': our_queue}
+CONTENDERS = {"multiprocessing": mp_queue, "procession": our_queue}
 try:
     import faster_fifo as _  # noqa: F401
-    CONTENDERS['faster-fifo'] = faster_fifo
+
+    CONTENDERS["faster-fifo"] = faster_fifo
 except ImportError:
     pass
 
@@ -72,10 +75,14 @@ def stream(make, message, count, producers=1, consumers=1, maxsize=0):
     if queue is None:
         return None
     ready, go, done = FORK.Semaphore(0), FORK.Semaphore(0), FORK.SimpleQueue()
-    workers = [FORK.Process(target=produce, args=(queue, message, count // producers, ready, go))
-               for _ in range(producers)]
-    workers += [FORK.Process(target=consume, args=(queue, count // consumers, ready, go, done))
-                for _ in range(consumers)]
+    workers = [
+        FORK.Process(target=produce, args=(queue, message, count // producers, ready, go))
+        for _ in range(producers)
+    ]
+    workers += [
+        FORK.Process(target=consume, args=(queue, count // consumers, ready, go, done))
+        for _ in range(consumers)
+    ]
     for worker in workers:
         worker.start()
     for _ in workers:
@@ -115,7 +122,7 @@ def produce_many(queue, batches, ready, go):
     ready.release()
     go.acquire()
     items = list(range(100))
-    put = getattr(queue, 'put_many', queue.put)
+    put = getattr(queue, "put_many", queue.put)
     for _ in range(batches):
         put(items)
 
@@ -123,7 +130,7 @@ def produce_many(queue, batches, ready, go):
 def consume_many(queue, batches, ready, go, done):
     ready.release()
     go.acquire()
-    if hasattr(queue, 'get_many'):
+    if hasattr(queue, "get_many"):
         left = batches * 100
         while left:
             left -= len(queue.get_many(100))
@@ -137,8 +144,10 @@ def many(make, batches):
     """Ints a second, a hundred at a time: as a list where a queue has no put_many."""
     queue = make()
     ready, go, done = FORK.Semaphore(0), FORK.Semaphore(0), FORK.SimpleQueue()
-    workers = [FORK.Process(target=produce_many, args=(queue, batches, ready, go)),
-               FORK.Process(target=consume_many, args=(queue, batches, ready, go, done))]
+    workers = [
+        FORK.Process(target=produce_many, args=(queue, batches, ready, go)),
+        FORK.Process(target=consume_many, args=(queue, batches, ready, go, done)),
+    ]
     for worker in workers:
         worker.start()
     for _ in workers:
@@ -162,39 +171,42 @@ def create(make, count):
 
 def array():
     import numpy
+
     return numpy.ones(2 << 20)
 
 
-FIELDS = {'id': 12345, 'name': 'a name', 'weight': 1.5, 'ready': True, 'tag': 'blue'}
+FIELDS = {"id": 12345, "name": "a name", "weight": 1.5, "ready": True, "tag": "blue"}
 
 # Name, the goal, messages for a contender that is fast and for one that is slow, and what is run.
 WORKLOADS = [
-    ('small int', 20, 400_000, lambda make, n: stream(make, 7, n)),
-    ('bytes of 100 B', 15, 400_000, lambda make, n: stream(make, b'x' * 100, n)),
-    ('dict of 5 fields', 8, 300_000, lambda make, n: stream(make, FIELDS, n)),
-    ('dataclass', 3, 150_000, lambda make, n: stream(make, Record(1, 'a name', 1.5, ['x', 'y']), n)),
-    ('bytes of 1 KiB', 12, 300_000, lambda make, n: stream(make, b'x' * 1024, n)),
-    ('bytes of 64 KiB', 30, 40_000, lambda make, n: stream(make, b'x' * 65536, n)),
-    ('bytes of 1 MiB', 50, 3_000, lambda make, n: stream(make, b'x' * (1 << 20), n, maxsize=64)),
-    ('numpy 16 MiB', 25, 200, lambda make, n: stream(make, array(), n, maxsize=8)),
-    ('2 to 2, dict', 5, 200_000, lambda make, n: stream(make, FIELDS, n, 2, 2)),
-    ('ping-pong int', 40, 20_000, lambda make, n: ping_pong(make, n)),
-    ('maxsize=1', 10, 30_000, lambda make, n: stream(make, 7, n, maxsize=1)),
-    ('maxsize=1000', 15, 300_000, lambda make, n: stream(make, 7, n, maxsize=1000)),
-    ('many ints', 1.5, 60_000, lambda make, n: many(make, n)),
-    ('create', 5, 2_000, lambda make, n: create(make, n)),
+    ("small int", 20, 400_000, lambda make, n: stream(make, 7, n)),
+    ("bytes of 100 B", 15, 400_000, lambda make, n: stream(make, b"x" * 100, n)),
+    ("dict of 5 fields", 8, 300_000, lambda make, n: stream(make, FIELDS, n)),
+    ("dataclass", 3, 150_000, lambda make, n: stream(make, Record(1, "a name", 1.5, ["x", "y"]), n)),
+    ("bytes of 1 KiB", 12, 300_000, lambda make, n: stream(make, b"x" * 1024, n)),
+    ("bytes of 64 KiB", 30, 40_000, lambda make, n: stream(make, b"x" * 65536, n, maxsize=64)),
+    ("bytes of 1 MiB", 50, 3_000, lambda make, n: stream(make, b"x" * (1 << 20), n, maxsize=64)),
+    ("numpy 16 MiB", 25, 200, lambda make, n: stream(make, array(), n, maxsize=2)),
+    ("2 to 2, dict", 5, 200_000, lambda make, n: stream(make, FIELDS, n, 2, 2)),
+    ("ping-pong int", 40, 20_000, lambda make, n: ping_pong(make, n)),
+    ("maxsize=1", 10, 30_000, lambda make, n: stream(make, 7, n, maxsize=1)),
+    ("maxsize=1000", 15, 300_000, lambda make, n: stream(make, 7, n, maxsize=1000)),
+    ("many ints", 1.5, 60_000, lambda make, n: many(make, n)),
+    ("create", 5, 2_000, lambda make, n: create(make, n)),
 ]
 # multiprocessing's share of the messages: it would take most of the time.
-SHARE = {'multiprocessing': 0.1}
+SHARE = {"multiprocessing": 0.1}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--rounds', type=int, default=5)
-    parser.add_argument('--scale', type=float, default=1.0, help='multiplies the numbers of messages')
-    parser.add_argument('--only', nargs='*', help='workloads whose names contain one of these')
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies the numbers of messages")
+    parser.add_argument("--only", nargs="*", help="workloads whose names contain one of these")
     options = parser.parse_args()
-    print(f'{"workload":20}' + ''.join(f'{name:>18}' for name in CONTENDERS) + f'{"ratio":>9}{"goal":>7}')
+    print(f"{'workload':20}" + "".join(f"{name:>18}" for name in CONTENDERS) + f"{'ratio':>9}{'goal':>7}")
     for name, goal, count, run in WORKLOADS:
         if options.only and not any(part in name for part in options.only):
             continue
@@ -207,9 +219,12 @@ def main():
                 if rate is not None:
                     rates[contender].append(rate)
         medians = {contender: statistics.median(found) for contender, found in rates.items() if found}
-        shown = ''.join(f'{medians[c]:>16,.0f}/s' if c in medians else f'{"-":>18}' for c in CONTENDERS)
-        print(f'{name:20}{shown}{medians["procession"] / medians["multiprocessing"]:>8.1f}x{goal:>6}x', flush=True)
+        shown = "".join(f"{medians[c]:>16,.0f}/s" if c in medians else f"{'-':>18}" for c in CONTENDERS)
+        print(
+            f"{name:20}{shown}{medians['procession'] / medians['multiprocessing']:>8.1f}x{goal:>6}x",
+            flush=True,
+        )
 
 
-if __name__ == '__main__':
+if __name__ == "__main__":
     main()

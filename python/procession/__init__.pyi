@@ -15,7 +15,7 @@ from .process import (
     parent_process as parent_process,
 )
 
-# At runtime these are functions that make such queues. That they are classes here lets a program say `Queue[int]`.
+# At runtime these are functions that make such queues. As classes they let a program say `Queue[int]`.
 from .queues import JoinableQueue as JoinableQueue, Queue as Queue, SimpleQueue as SimpleQueue
 from .synchronize import OwnerDied as OwnerDied, OwnerDiedWarning as OwnerDiedWarning
 

@@ -1,4 +1,4 @@
-"""``python -m procession script.py args…``: runs a program with the package in the place of :mod:`multiprocessing`."""
+"""``python -m procession script.py args…`` runs a program with multiprocessing replaced by the package."""
 
 import argparse
 import builtins
@@ -19,10 +19,10 @@ def _parse(arguments):
     parser = argparse.ArgumentParser(
         prog="python -m procession",
         usage=_USAGE,
-        description="Run a program with procession in the place of multiprocessing, in its child processes too.",
+        description="Run a program with procession in the place of multiprocessing, in its children too.",
         epilog="Everything after the program is its own.",
     )
-    # Only for the help: what follows the program must reach it as it is, so that argparse is not to look at it.
+    # Only for the help: what follows the program must reach it as it is, unseen by argparse.
     parser.add_argument("-c", metavar="code", help="run this code")
     parser.add_argument("-m", metavar="module", help="run this module as a program")
     parser.add_argument("script", help="run this file, or this directory or zip file with a __main__.py")

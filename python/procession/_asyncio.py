@@ -5,8 +5,8 @@ import collections
 # How often a task that waits looks for what dead consumers had, in seconds.
 _LOOK = 0.25
 
-# The futures that wait, by event loop and descriptor: a loop has one callback for a descriptor, and all handles of a process to a
-# queue have the same.
+# The futures that wait, by event loop and descriptor: a loop has one callback for a descriptor, and all
+# handles of a process to a queue have the same.
 _waiting: dict[tuple, collections.deque] = {}
 
 

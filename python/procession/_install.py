@@ -36,7 +36,8 @@ class _Marker:
 class _Replacement:
     """What stands where a class of CPython's queues stood. It makes objects of this package's class.
 
-    Who derives from it has CPython's class for a base: such classes (in concurrent.futures, loky, torch) use its private parts.
+    Who derives from it has CPython's class for a base: such classes (in concurrent.futures, loky, torch) use
+    its private parts.
     """
 
     def __init__(self, ours, theirs):
@@ -104,9 +105,10 @@ def install():
 
 
 def _separate(module):
-    """Has the methods of a module's classes find each other where they looked, when the names there are replaced.
+    """Have the methods of a module's classes find each other still when the names there are replaced.
 
-    Other software has subclasses of them, that of concurrent.futures for one, whose methods say `Queue` for their base.
+    Other software has subclasses of them, that of concurrent.futures for one, whose methods say `Queue` for
+    their base.
     """
     names = dict(vars(module))
 
@@ -132,7 +134,7 @@ def _separate(module):
 
 
 def _patch_process():
-    """Gives CPython's own process classes what those of this package have."""
+    """Give CPython's own process classes what those of this package have."""
     from .process import BaseProcess
 
     for name in ("start", "_bootstrap", "interrupt"):
@@ -140,7 +142,10 @@ def _patch_process():
 
 
 def _patch_registries(manager, pool):
-    """Has managers that exist make pools of this package. They could not even start: what a pickle names is replaced."""
+    """Have managers that exist make pools of this package.
+
+    They could not even start: what a pickle names is replaced.
+    """
     registry = vars(manager).get("_registry", {})
     for typeid, (callable, *rest) in registry.items():
         if callable is pool._Pool:
@@ -150,7 +155,18 @@ def _patch_registries(manager, pool):
 
 
 def _reach_children():
-    """Has children under spawn and forkserver install the package before they unpickle anything else."""
+    """Have children under spawn and forkserver install the package before they unpickle anything else."""
+    import multiprocessing.forkserver
+
+    from .process import _preload
+
+    start = multiprocessing.forkserver.connect_to_new_process
+
+    def connect_to_new_process(fds):
+        _preload("procession._installed")
+        return start(fds)
+
+    multiprocessing.forkserver.connect_to_new_process = connect_to_new_process
     stdlib = multiprocessing.spawn.get_preparation_data
 
     def get_preparation_data(name):

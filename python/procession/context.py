@@ -1,7 +1,7 @@
 """Contexts: CPython's start methods, with objects in shared memory.
 
-Each class is a subclass of the one of the same name in :mod:`multiprocessing.context`. The start method that is set
-for one of the two packages is set for both, since there is one default start method in a process.
+Each class is a subclass of the one of the same name in :mod:`multiprocessing.context`. The start method that
+is set for one of the two packages is set for both, since there is one default start method in a process.
 """
 
 from multiprocessing import context as _stdlib
@@ -140,7 +140,20 @@ class BaseContext(_stdlib.BaseContext):
 
 
 class Process(process.BaseProcess, _stdlib.Process):
-    """A process started by the default start method."""
+    """A process started by the default start method: it calls ``target(*args, **kwargs)`` and ends.
+
+    A subclass may define `run` instead. `join` waits for the end, for `timeout` seconds at most; `exitcode`
+    is then 0, what `sys.exit` was given, 1 after another exception, or minus the number of the signal that
+    killed it. A daemon ends with its parent, also when that is killed.
+
+        process = Process(target=print, args=("Hello",))
+        process.start()
+        process.join()
+    """
+
+    @staticmethod
+    def _Popen(process_obj):
+        return _default_context.get_context().Process._Popen(process_obj)
 
 
 class ForkProcess(process.BaseProcess, _stdlib.ForkProcess):
@@ -153,6 +166,11 @@ class SpawnProcess(process.BaseProcess, _stdlib.SpawnProcess):
 
 class ForkServerProcess(process.BaseProcess, _stdlib.ForkServerProcess):
     """A process forked from a server that has few resources."""
+
+    @staticmethod
+    def _Popen(process_obj):
+        process._preload("procession._preload")
+        return _stdlib.ForkServerProcess._Popen(process_obj)
 
 
 class ForkContext(BaseContext, _stdlib.ForkContext):
@@ -187,7 +205,8 @@ class DefaultContext(BaseContext, _stdlib.DefaultContext):
     Process = Process
 
     def __init__(self):
-        # The start method is kept where multiprocessing keeps it: a starting child is told it by CPython's own code.
+        # The start method is kept where multiprocessing keeps it: a starting child is told it by CPython's
+        # own code.
         pass
 
     @property

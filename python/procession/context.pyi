@@ -35,13 +35,15 @@ __all__ = ()
 _T = TypeVar("_T")
 _CT = TypeVar("_CT", bound=_CData)
 
-# What the methods return is not a subclass of what CPython's return: it is another class with the same methods.
+# What the methods return is no subclass of what CPython's return: it is another class with the same methods.
 class BaseContext(_stdlib.BaseContext):
     def Manager(self) -> managers.SyncManager: ...
     def Lock(self, *, robust: _Robust = True) -> synchronize.Lock: ...  # type: ignore[override]
     def RLock(self, *, robust: _Robust = True) -> synchronize.RLock: ...  # type: ignore[override]
     def Condition(self, lock: _LockLike | None = None) -> synchronize.Condition: ...  # type: ignore[override]
-    def Semaphore(self, value: int = 1, *, robust: bool = False) -> synchronize.Semaphore: ...  # type: ignore[override]
+    def Semaphore(  # type: ignore[override]
+        self, value: int = 1, *, robust: bool = False
+    ) -> synchronize.Semaphore: ...
     def BoundedSemaphore(  # type: ignore[override]
         self, value: int = 1, *, robust: bool = False
     ) -> synchronize.BoundedSemaphore: ...

@@ -1,8 +1,9 @@
 """Managers, as in ``multiprocessing.managers``, whose queues, locks and values are in shared memory.
 
-A manager's process makes those objects and keeps them, so that they are there for as long as the manager is. Who asks for one
-uses the object itself: no process stands between those who share it. Dictionaries, lists, sets, namespaces, pools and
-registered types stay in the manager's process, and who asks for one gets a proxy of it.
+A manager's process makes those objects and keeps them, so that they are there for as long as the manager is.
+Who asks for one uses the object itself: no process stands between those who share it. Dictionaries, lists,
+sets, namespaces, pools and registered types stay in the manager's process, and who asks for one gets a proxy
+of it.
 """
 
 import resource
@@ -22,8 +23,8 @@ __all__ = ["BaseManager", "BaseProxy", "SharedMemoryManager", "SyncManager", "To
 class _Kept:
     """An object that a manager's process keeps.
 
-    What its pickles name is always that process, which lives as long as the object is to be had, and not the process that
-    pickles it, which may end before it is unpickled.
+    What its pickles name is always that process, which lives as long as the object is to be had, and not the
+    process that pickles it, which may end before it is unpickled.
     """
 
     _kept = None
@@ -52,9 +53,9 @@ def _repr(kept):
 
 
 def _acquire(self, blocking=True, timeout=None):
-    """Acquire it, as the classes of `threading` do: wait if `blocking`, `timeout` seconds at most if that is not None or -1.
+    """Acquire it, as the classes of `threading` do. Return whether it was acquired.
 
-    Return whether it was acquired.
+    It waits if `blocking`, `timeout` seconds at most if that is not None or -1.
     """
     return self._acquire_shared(blocking, None if timeout == -1 else timeout)
 
@@ -166,8 +167,8 @@ class _Memory:
 class ManagedValue(_Memory):
     """A manager's number.
 
-    Integers have 64 bits whatever the typecode is; floating-point numbers are doubles. What cannot be one raises TypeError or
-    ValueError, and nothing changes.
+    Integers have 64 bits whatever the typecode is; floating-point numbers are doubles. What cannot be one
+    raises TypeError or ValueError, and nothing changes.
     """
 
     _FORMATS = {**dict.fromkeys("bBhHiIlq", "q"), **dict.fromkeys("LQ", "Q"), **dict.fromkeys("fd", "d")}
@@ -239,7 +240,7 @@ class ManagedArray(_Memory):
             self._cells[index] = array(self._typecode, (value,))[0]
             return
         if not isinstance(value, array) or value.typecode != self._typecode:
-            raise TypeError(f"a slice can only be set to an array of typecode {self._typecode!r}, not {value!r}")
+            raise TypeError(f"a slice is set to an array of typecode {self._typecode!r} only, not {value!r}")
         cells = self._cells[index]
         if len(cells) != len(value):
             raise ValueError(f"a manager's array keeps its length: {len(value)} elements for {len(cells)}")
@@ -301,10 +302,10 @@ def _initialize(starter, initializer, initargs):
 
 
 class SyncManager(_Started, _stdlib.SyncManager):
-    """A manager of the objects that threads and processes synchronise by, and of dictionaries, lists, sets and namespaces.
+    """A manager of queues, locks, values, dictionaries, lists, sets and namespaces.
 
-    `Manager()` makes one and starts it. A queue, lock, value, … of a manager is usable in every process that has got it, in a
-    pool's tasks too, and is there as long as the manager.
+    `Manager()` makes one and starts it. A queue, lock, value, … of a manager is usable in every process that
+    has got it, in a pool's tasks too, and is there as long as the manager.
     """
 
     _Server = _Server
@@ -327,11 +328,11 @@ class SyncManager(_Started, _stdlib.SyncManager):
             return dispatch(connection, None, "keep", (typeid, *args), kwds)
 
     def Queue(self, maxsize=0):
-        """Return a queue with the methods of `queue.Queue`, of at most `maxsize` objects if that is above 0."""
+        """Return a queue with the methods of `queue.Queue`; `maxsize` above 0 is a bound."""
         return self._keep("Queue", maxsize)
 
     def JoinableQueue(self, maxsize=0):
-        """Return a queue with the methods of `queue.Queue`, of at most `maxsize` objects if that is above 0."""
+        """Return a queue with the methods of `queue.Queue`; `maxsize` above 0 is a bound."""
         return self._keep("JoinableQueue", maxsize)
 
     def Lock(self):
@@ -351,7 +352,7 @@ class SyncManager(_Started, _stdlib.SyncManager):
         return self._keep("BoundedSemaphore", value)
 
     def Condition(self, lock=None):
-        """Return a condition variable over `lock`, a lock of a manager; by default over an `RLock` of its own."""
+        """Return a condition variable over `lock`, a manager's; by default over an `RLock` of its own."""
         return self._keep("Condition", lock)
 
     def Event(self):
@@ -363,7 +364,10 @@ class SyncManager(_Started, _stdlib.SyncManager):
         return self._keep("Barrier", parties, action, timeout)
 
     def Value(self, typecode, value, lock=True):
-        """Return an object with an attribute `value`. It is in shared memory if it is a number of a numeric typecode."""
+        """Return an object with an attribute `value`.
+
+        It is in shared memory if it is a number of a numeric typecode.
+        """
         if ManagedValue.can_hold(typecode, value):
             return self._keep("Value", typecode, value)
         return super().Value(typecode, value, lock)
@@ -376,6 +380,7 @@ class SyncManager(_Started, _stdlib.SyncManager):
 
 
 SyncManager.register("Pool", Pool, _stdlib.PoolProxy)
+SyncManager.Pool.__doc__ = "Return a proxy of a pool of worker processes that the manager's process starts."
 
 if "set" not in SyncManager._registry:
     _operators = ("and", "or", "sub", "xor")
@@ -411,6 +416,7 @@ if "set" not in SyncManager._registry:
             return self
 
     SyncManager.register("set", set, SetProxy)
+    SyncManager.set.__doc__ = "Return a proxy of a set in the manager's process, of what the iterable yields."
 
 
 class SharedMemoryManager(_Started, _stdlib.SharedMemoryManager):

@@ -28,7 +28,14 @@ class _PipeContext:
 
 
 class Pool(_Pool):
-    """A pool of worker processes. It is CPython's, with processes and locks of this package's contexts."""
+    """A pool of worker processes. It is CPython's, with processes and locks of this package's contexts.
+
+    `processes` is how many there are, by default as many as CPUs. Each calls ``initializer(*initargs)`` first
+    and ends after `maxtasksperchild` tasks, if that is not None.
+
+        with Pool(4) as pool:
+            print(pool.map(abs, [-1, 2, -3]))
+    """
 
     def __init__(self, processes=None, initializer=None, initargs=(), maxtasksperchild=None, context=None):
         context = _PipeContext(context or _default_context.get_context())

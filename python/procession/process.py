@@ -16,8 +16,8 @@ _bootstrap = _stdlib.BaseProcess._bootstrap
 class BaseProcess(_stdlib.BaseProcess):
     """A function that runs in a process of its own, as `threading.Thread` runs one in a thread.
 
-    A daemon ends with its parent: when that exits it gets SIGTERM, as with `multiprocessing`, and when that is killed, or ends
-    without Python's clean-up, SIGKILL.
+    A daemon ends with its parent: when that exits it gets SIGTERM, as with `multiprocessing`, and when that
+    is killed, or ends without Python's clean-up, SIGKILL.
     """
 
     def start(self):
@@ -57,12 +57,21 @@ def _starter():
 
 
 def _end_with_starter(starter):
-    """From now on this process is killed when the one that called `_starter` ends; at once if it has ended."""
+    """Have this process killed when the one that called `_starter` ends; at once if it has ended."""
     from ._procession import _end_with
 
     process, pid, is_first = starter
     # For the kernel, a forkserver is the parent.
     _end_with(process, is_first and os.getppid() == pid)
+
+
+def _preload(module):
+    """Have the next forkserver that is started import the module too."""
+    from multiprocessing.forkserver import _forkserver
+
+    if module not in _forkserver._preload_modules:
+        # Not appended: the list is the program's.
+        _forkserver._preload_modules = [*_forkserver._preload_modules, module]
 
 
 def __getattr__(name):

@@ -1,11 +1,12 @@
 """Queues between processes, in shared memory.
 
-The classes of ``multiprocessing.queues`` with the same methods. There is no thread behind a queue: ``put`` returns when the
-object is where any other process can get it, and raises what cannot be pickled. A process that is killed, in the middle of
-whatever, never blocks the others.
+The classes of ``multiprocessing.queues`` with the same methods. There is no thread behind a queue: ``put``
+returns when the object is where any other process can get it, and raises what cannot be pickled. A process
+that is killed, in the middle of whatever, never blocks the others.
 
-A queue may be used by any process that has it: one that was forked, one that was given it as an argument, or one that received it in
-another queue, through a pipe, or in a pool's task. It is gone with the last process that has it.
+A queue may be used by any process that has it: one that was forked, one that was given it as an argument,
+or one that received it in another queue, through a pipe, or in a pool's task. It is gone with the last
+process that has it.
 """
 
 import os
@@ -17,17 +18,18 @@ from queue import Empty, Full
 from . import _asyncio, _procession
 from ._procession import DeliveryLost, ShutDown
 
-__all__ = ['Queue', 'SimpleQueue', 'JoinableQueue', 'Empty', 'Full', 'ShutDown', 'DeliveryLost']
+__all__ = ["Queue", "SimpleQueue", "JoinableQueue", "Empty", "Full", "ShutDown", "DeliveryLost"]
 
 
 # What a message begins with whose rest is a pickle.
-_PICKLE = b'\x40'
+_PICKLE = b"\x40"
 
 
 class _End:
-    """One end of a queue, for software that looks inside of CPython's queues: it is not kept, and does not count as a use of the queue.
+    """One end of a queue, for software that looks inside of CPython's queues.
 
-    Its methods use the base class, as CPython's pipes know nothing of what a subclass of Queue does in put and get.
+    Its methods use the base class, as CPython's pipes know nothing of what a subclass of Queue does in put
+    and get.
     """
 
     _name = None
@@ -45,7 +47,7 @@ class _End:
 
     def _check(self):
         if self.closed:
-            raise OSError('handle is closed')
+            raise OSError("handle is closed")
 
     def __eq__(self, other):
         return type(self) is type(other) and self._queue is other._queue
@@ -57,7 +59,7 @@ class _End:
 class _Reader(_End):
     """The end of a queue that objects come out of."""
 
-    _name = '_reader_closed'
+    _name = "_reader_closed"
     readable, writable = True, False
 
     def fileno(self):
@@ -69,7 +71,7 @@ class _Reader(_End):
         return self._queue._readable_fd()
 
     def poll(self, timeout=0.0):
-        """Whether there is an object, waiting for one for so many seconds at most, or without end if timeout is None."""
+        """Whether there is an object, waiting for one for timeout seconds at most (None: without end)."""
         self._check()
         if not self._queue.empty():
             return True
@@ -93,14 +95,14 @@ class _Reader(_End):
         else:
             pickled = bytes(ForkingPickler.dumps(_procession._decode(message)))
         if maxlength is not None and len(pickled) > maxlength:
-            raise OSError('got bad message length')
+            raise OSError("got bad message length")
         return pickled
 
 
 class _Writer(_End):
     """The end of a queue that objects go into."""
 
-    _name = '_writer_closed'
+    _name = "_writer_closed"
     readable, writable = False, True
 
     def fileno(self):
@@ -117,8 +119,8 @@ class _Writer(_End):
         """Put the object of a pickle, or of bytes in the queue's codec."""
         self._check()
         end = None if size is None else offset + size
-        begin = _PICKLE if self._queue._codec is None else b''
-        self._queue._put_encoded(begin + bytes(memoryview(buf).cast('B')[offset:end]))
+        begin = _PICKLE if self._queue._codec is None else b""
+        self._queue._put_encoded(begin + bytes(memoryview(buf).cast("B")[offset:end]))
 
 
 class _Base(_procession.BaseQueue):
@@ -147,8 +149,8 @@ class _Base(_procession.BaseQueue):
     async def aput(self, obj):
         """Put obj into the queue; other tasks run until there is room. No thread is used.
 
-        A task that is cancelled while it waits has put nothing. An object that waits for room is pickled anew each time that there may
-        be some.
+        A task that is cancelled while it waits has put nothing. An object that waits for room is pickled
+        anew each time that there may be some.
         """
         while True:
             try:
@@ -172,7 +174,13 @@ class _Base(_procession.BaseQueue):
         return _Reader(self).poll
 
     def _closed_error(self):
-        return ValueError(f'Queue {self!r} is closed')
+        return ValueError(f"Queue {self!r} is closed")
+
+    def _closed_empty(self, empty):
+        # As CPython's: one that was never used tells that it is empty.
+        if not empty:
+            raise OSError(f'Queue {self!r} is closed')
+        return empty
 
     def _has_feeder_error_hook(self):
         return False
@@ -181,16 +189,31 @@ class _Base(_procession.BaseQueue):
 class Queue(_Base):
     """A first-in, first-out queue of objects between processes: many may put, many may get.
 
-    maxsize is the most objects at a time; put waits for room. 0 or less means no bound: then put never waits, and
-    raises MemoryError when what is queued would take more than max_bytes (half of the machine's or cgroup's memory, if
-    None). ctx is accepted as by multiprocessing; a queue needs nothing of it.
+    >>> queue = Queue(maxsize=2)
+    >>> queue.put({"answer": 42})
+    >>> queue.put("words")
+    >>> queue.full()
+    True
+    >>> queue.get()
+    {'answer': 42}
+    >>> queue.shutdown()
+    >>> list(queue)
+    ['words']
 
-    With a name, other processes of this user can have the queue by ``Queue.open(name)`` as long as one process uses it;
-    FileExistsError is raised when the name is in use.
+    An object is got by exactly one process. One that dies takes with it what it had got, and puts all or
+    nothing of what it was putting; the others go on.
 
-    codec says how objects become bytes. None: any that can be pickled. "msgpack": None, bool, int of 64 bits, float, str, bytes, and
-    lists (tuples arrive as lists) and dicts of them, as MessagePack. "bytes": any bytes-like object, as it is; get returns bytes.
-    The latter two are for named queues that programs in other languages use, too; all sides of a queue have to agree.
+    maxsize is the most objects at a time; put waits for room. 0 or less means no bound: then put never
+    waits, and raises MemoryError when what is queued would take more than max_bytes (half of the machine's
+    or cgroup's memory, if None). ctx is accepted as by multiprocessing; a queue needs nothing of it.
+
+    With a name, other processes of this user can have the queue by ``Queue.open(name)`` as long as one
+    process uses it; FileExistsError is raised when the name is in use.
+
+    codec says how objects become bytes. None: any that can be pickled. "msgpack": None, bool, int of 64
+    bits, float, str, bytes, and lists (tuples arrive as lists) and dicts of them, as MessagePack. "bytes":
+    any bytes-like object, as it is; get returns bytes. The latter two are for named queues that programs in
+    other languages use, too; all sides of a queue have to agree.
     """
 
     def __init__(self, maxsize=0, *, ctx=None, name=None, max_bytes=None, codec=None):
@@ -200,7 +223,8 @@ class Queue(_Base):
     def open(cls, name, *, codec=None):
         """Open the queue that a process made under this name; codec as it was made.
 
-        Raises FileNotFoundError when no living process uses one, and ValueError when the name is a JoinableQueue's.
+        Raises FileNotFoundError when no living process uses one, and ValueError when the name is a
+        JoinableQueue's.
         """
         self = cls.__new__(cls)
         self._open_named(name, codec, False, False)
@@ -211,15 +235,15 @@ class Queue(_Base):
         self._close()
 
     def join_thread(self):
-        """Return at once: what was put is in shared memory already. For programs written for multiprocessing."""
-        assert self._closed, f'Queue {self!r} not closed'
+        """Return at once, as what was put is in shared memory already."""
+        assert self._closed, f"Queue {self!r} not closed"
 
     def cancel_join_thread(self):
-        """Do nothing: no thread is waited for. For programs written for multiprocessing."""
+        """Do nothing, as there is no thread to wait for."""
 
     @staticmethod
     def _on_queue_feeder_error(e, obj):
-        """What a subclass may define to be told of an object that cannot be pickled, in place of the exception from put."""
+        """Told of an object that put cannot pickle, in place of the exception, if a subclass defines it."""
         raise e
 
     def _has_feeder_error_hook(self):
@@ -229,9 +253,17 @@ class Queue(_Base):
 class JoinableQueue(Queue):
     """A Queue of tasks, each of which is declared done by task_done; join waits for all of them.
 
-    With redeliver, a task is handed out again when the process that got it dies before its task_done, or lets go of the queue:
-    before those that wait, once a process that waits or asks has noticed the death. So a task may be worked on twice, but none is lost. Then task_done acknowledges a task that
-    the caller's own process has: the oldest one that its thread got, else the oldest.
+    >>> tasks = JoinableQueue()
+    >>> tasks.put("sweep")
+    >>> tasks.get()
+    'sweep'
+    >>> tasks.task_done()
+    >>> tasks.join()
+
+    With redeliver, a task is handed out again when the process that got it dies before its task_done, or
+    lets go of the queue: before those that wait, once a process that waits or asks has noticed the death.
+    So a task may be worked on twice, but none is lost. Then task_done acknowledges a task that the caller's
+    own process has: the oldest one that its thread got, else the oldest.
     """
 
     def __init__(self, maxsize=0, *, ctx=None, name=None, max_bytes=None, codec=None, redeliver=False):
@@ -239,7 +271,7 @@ class JoinableQueue(Queue):
 
     @classmethod
     def open(cls, name, *, codec=None, redeliver=False):
-        """Open the queue that a process made under this name, with or without redelivery of what this process gets.
+        """Open the queue that a process made under this name; redeliver is for what this process gets.
 
         Raises FileNotFoundError when no living process uses one, and ValueError when the name is a Queue's.
         """
@@ -248,7 +280,9 @@ class JoinableQueue(Queue):
         return self
 
     def task_done(self):
-        """Declare one task done that was taken by get. Without redelivery, any process may declare any task done.
+        """Declare one task done that was taken by get.
+
+        Without redelivery, any process may declare any task done.
 
         Raises ValueError when no task is unfinished; with redelivery, when this process has none.
         """
@@ -257,15 +291,21 @@ class JoinableQueue(Queue):
     def join(self):
         """Wait until all tasks that were put are done.
 
-        A process that dies with a task does not block this: the task is handed out again if its process took it from a queue with
-        redelivery. Otherwise DeliveryLost is raised once all that are unfinished were taken by processes that died; they are
-        forgotten then.
+        A process that dies with a task does not block this: the task is handed out again if its process
+        took it from a queue with redelivery. Otherwise DeliveryLost is raised once all that are unfinished
+        were taken by processes that died; they are forgotten then.
         """
         self._join()
 
 
 class SimpleQueue(_Base):
-    """A Queue without a bound, for which put, get, empty and close are all that multiprocessing has."""
+    """A Queue without a bound, for which put, get, empty and close are all that multiprocessing has.
+
+    >>> queue = SimpleQueue()
+    >>> queue.put((1, 2.5, "three"))
+    >>> queue.get()
+    (1, 2.5, 'three')
+    """
 
     def __init__(self, *, ctx=None):
         self._create(0, None, None, None, False, False)
@@ -275,7 +315,10 @@ class SimpleQueue(_Base):
         self._close()
 
     def _closed_error(self):
-        return OSError('handle is closed')
+        return OSError("handle is closed")
+
+    def _closed_empty(self, empty):
+        raise OSError(f'Queue {self!r} is closed')
 
 
-os.register_at_fork(before=_procession._make_private)
+os.register_at_fork(before=_procession._make_private, after_in_child=_procession._make_private)

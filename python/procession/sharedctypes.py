@@ -1,7 +1,8 @@
 """ctypes objects in shared memory, as in ``multiprocessing.sharedctypes``.
 
-``Value`` and ``Array`` put a lock beside the object, ``RawValue`` and ``RawArray`` do not. All can be pickled and sent to any
-process, under every start method. The memory goes with the last process that has the object or a view of it.
+``Value`` and ``Array`` put a lock beside the object, ``RawValue`` and ``RawArray`` do not. All can be pickled
+and sent to any process, under every start method. The memory goes with the last process that has the object
+or a view of it.
 """
 
 import ctypes
@@ -38,10 +39,13 @@ def _new_value(type_):
 
 
 def RawValue(typecode_or_type, *args):
-    """Returns a ctypes object in shared memory, without a lock.
+    """Return a ctypes object in shared memory, without a lock.
 
-    The first argument is a ctypes type or one of the typecodes of the module ``array``, or ``"c"``; the others initialize the
-    object, whose bytes are zero without them.
+    The first argument is a ctypes type or one of the typecodes of the module ``array``, or ``"c"``; the
+    others initialize the object, whose bytes are zero without them.
+
+    >>> RawValue("d", 0.5).value
+    0.5
     """
     type_ = typecode_to_type.get(typecode_or_type, typecode_or_type)
     obj = _new_value(type_)
@@ -50,9 +54,12 @@ def RawValue(typecode_or_type, *args):
 
 
 def RawArray(typecode_or_type, size_or_initializer):
-    """Returns a ctypes array in shared memory, without a lock.
+    """Return a ctypes array in shared memory, without a lock.
 
     Its elements are zero if there is a size, or what the initializer, a sequence, contains.
+
+    >>> RawArray("i", [1, 2, 3])[1:]
+    [2, 3]
     """
     type_ = typecode_to_type.get(typecode_or_type, typecode_or_type)
     if isinstance(size_or_initializer, int):
@@ -63,9 +70,16 @@ def RawArray(typecode_or_type, size_or_initializer):
 
 
 def Value(typecode_or_type, *args, lock=True, ctx=None):
-    """Returns a ctypes object in shared memory together with a lock: see `RawValue` and `synchronized`.
+    """Return a ctypes object in shared memory together with a lock: see `RawValue` and `synchronized`.
 
-    With ``lock=False`` it is the object alone; another ``lock`` than ``True`` or ``None`` is used in place of a new ``RLock``.
+    With ``lock=False`` it is the object alone; another ``lock`` than ``True`` or ``None`` is used in place of
+    a new ``RLock``.
+
+    >>> counter = Value("i", 7)
+    >>> with counter:
+    ...     counter.value += 1
+    >>> counter.value
+    8
     """
     obj = RawValue(typecode_or_type, *args)
     if lock is False:
@@ -74,9 +88,15 @@ def Value(typecode_or_type, *args, lock=True, ctx=None):
 
 
 def Array(typecode_or_type, size_or_initializer, *, lock=True, ctx=None):
-    """Returns a ctypes array in shared memory together with a lock: see `RawArray` and `synchronized`.
+    """Return a ctypes array in shared memory together with a lock: see `RawArray` and `synchronized`.
 
-    With ``lock=False`` it is the array alone; another ``lock`` than ``True`` or ``None`` is used in place of a new ``RLock``.
+    With ``lock=False`` it is the array alone; another ``lock`` than ``True`` or ``None`` is used in place of
+    a new ``RLock``.
+
+    >>> array = Array("d", 3)
+    >>> array[0] = 0.5
+    >>> array[:]
+    [0.5, 0.0, 0.0]
     """
     obj = RawArray(typecode_or_type, size_or_initializer)
     if lock is False:
@@ -93,17 +113,18 @@ def _lock(lock, ctx):
 
 
 def copy(obj):
-    """Returns a copy of a ctypes object in shared memory, without a lock."""
+    """Return a copy of a ctypes object in shared memory, without a lock."""
     new_obj = _new_value(type(obj))
     ctypes.pointer(new_obj)[0] = obj
     return new_obj
 
 
 def synchronized(obj, lock=None, ctx=None):
-    """Returns a wrapper of a ctypes object that takes ``lock``, a new ``RLock`` by default, for each access.
+    """Return a wrapper of a ctypes object that takes ``lock``, a new ``RLock`` by default, for each access.
 
-    It has the object's ``value``, ``raw``, elements or fields, and ``get_obj``, ``get_lock``, ``acquire`` and ``release``; as a
-    context manager it holds the lock. A statement such as ``v.value += 1`` is two accesses: hold the lock around it.
+    It has the object's ``value``, ``raw``, elements or fields, and ``get_obj``, ``get_lock``, ``acquire`` and
+    ``release``; as a context manager it holds the lock. A statement such as ``v.value += 1`` is two accesses:
+    hold the lock around it.
     """
     assert not isinstance(obj, SynchronizedBase), "object already synchronized"
     if isinstance(obj, ctypes._SimpleCData):
@@ -130,7 +151,8 @@ def reduce_ctype(obj):
 
 
 def rebuild_ctype(type_, wrapper, length):
-    """The ctypes object of that type in the memory ``wrapper``; an array of so many if ``length`` is not ``None``."""
+    """The ctypes object of that type in the memory ``wrapper``; an array of so many if ``length`` is not
+    ``None``."""
     return _attach(type_ if length is None else type_ * length, wrapper)
 
 
@@ -161,7 +183,8 @@ def make_property(name):
         with self:
             setattr(self._obj, name, value)
 
-    return prop_cache.setdefault(name, property(get, set))
+    doc = f"The object's ``{name}``, read and written with the lock held."
+    return prop_cache.setdefault(name, property(get, set, doc=doc))
 
 
 prop_cache: dict[str, property] = {}
@@ -169,7 +192,13 @@ class_cache: weakref.WeakKeyDictionary[type, type] = weakref.WeakKeyDictionary()
 
 
 class SynchronizedArray(SynchronizedBase):
-    """A ctypes array in shared memory together with a lock, which each access takes."""
+    """A ctypes array in shared memory together with a lock, which each access takes.
+
+    >>> array = Array("i", range(4))
+    >>> array[1:3] = [10, 20]
+    >>> sum(array)
+    33
+    """
 
     def __len__(self):
         return len(self._obj)
@@ -187,6 +216,11 @@ class SynchronizedString(SynchronizedArray):
     """An array of bytes in shared memory together with a lock, which each access takes.
 
     ``value`` is what comes before the first zero byte, ``raw`` all of it.
+
+    >>> text = Array("c", 5)
+    >>> text.value = b"abc"
+    >>> text.value, text.raw
+    (b'abc', b'abc\\x00\\x00')
     """
 
     value = make_property("value")

@@ -1,7 +1,8 @@
-"""Locks, semaphores, conditions, events and barriers between processes, as in ``multiprocessing.synchronize``.
+"""Locks, semaphores, conditions, events and barriers between processes, as in
+``multiprocessing.synchronize``.
 
-A process that is killed while it holds a lock does not hang the others: see the argument ``robust`` of each class. Everything here
-can be pickled and sent to any process, under every start method.
+A process that is killed while it holds a lock does not hang the others: see the argument ``robust`` of each
+class. Everything here can be pickled and sent to any process, under every start method.
 """
 
 import threading

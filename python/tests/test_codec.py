@@ -52,7 +52,7 @@ class Colour(enum.IntEnum):
     RED = 1
 
 
-Point = collections.namedtuple('Point', 'x y')
+Point = collections.namedtuple("Point", "x y")
 
 
 @dataclasses.dataclass
@@ -69,23 +69,100 @@ def nested(depth):
 
 
 PLAIN = [
-    None, True, False, 0, 1, -1, 255, 2**31, -2**31, 2**63 - 1, -2**63, 2**63, -2**63 - 1, 2**200, 0.0, -0.0, 1.5, math.inf,
-    '', 'a', 'ascii ' * 100, 'ä', 'ﬀ', '😀' * 5000, '\0', '\ud800', 'x\udfff', 'large ' * 50_000, 'lärge ' * 50_000,
-    b'', b'\0', bytes(range(256)), b'x' * 16383, b'x' * 16384, b'x' * 16385, b'x' * 65536, b'x' * 3_000_000,
-    (), (1,), (1, 'two', 3.0, None, True, b'six'), [], [1], [[]], [[], []], {}, {'a': 1}, {1: 2, 'k': 'v', None: None, 1.5: b''},
-    {(1, 2): [3, 4]}, [{'a': [1, (2, {'b': None})]}], list(range(1000)), list(range(100_000)), ['s' * 1000] * 500,
-    {str(i): i for i in range(1000)}, nested(15), nested(16), nested(17), nested(300), [(i, str(i)) for i in range(100)],
-    [2**64], {'big': -2**70}, ['\ud800'], ['x' * 300_000], (b'x' * 300_000, 1), {'b': b'x' * 3_000_000},
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    255,
+    2**31,
+    -(2**31),
+    2**63 - 1,
+    -(2**63),
+    2**63,
+    -(2**63) - 1,
+    2**200,
+    0.0,
+    -0.0,
+    1.5,
+    math.inf,
+    "",
+    "a",
+    "ascii " * 100,
+    "ä",
+    "ﬀ",
+    "😀" * 5000,
+    "\0",
+    "\ud800",
+    "x\udfff",
+    "large " * 50_000,
+    "lärge " * 50_000,
+    b"",
+    b"\0",
+    bytes(range(256)),
+    b"x" * 16383,
+    b"x" * 16384,
+    b"x" * 16385,
+    b"x" * 65536,
+    b"x" * 3_000_000,
+    (),
+    (1,),
+    (1, "two", 3.0, None, True, b"six"),
+    [],
+    [1],
+    [[]],
+    [[], []],
+    {},
+    {"a": 1},
+    {1: 2, "k": "v", None: None, 1.5: b""},
+    {(1, 2): [3, 4]},
+    [{"a": [1, (2, {"b": None})]}],
+    list(range(1000)),
+    list(range(100_000)),
+    ["s" * 1000] * 500,
+    {str(i): i for i in range(1000)},
+    nested(15),
+    nested(16),
+    nested(17),
+    nested(300),
+    [(i, str(i)) for i in range(100)],
+    [2**64],
+    {"big": -(2**70)},
+    ["\ud800"],
+    ["x" * 300_000],
+    (b"x" * 300_000, 1),
+    {"b": b"x" * 3_000_000},
 ]
 
 OTHER = [
-    {1, 2}, frozenset('ab'), 1 + 2j, range(5), slice(1, 2), Text('t'), Number(7), Dictionary(a=1), Colour.RED, Point(1, 2), Record(1, 'x'),
-    [Record(i, str(i)) for i in range(3000)], bytearray(b'abc'), bytearray(b'x' * 500_000), array.array('d', [1.0, 2.0]), len, int, os.getcwd,
-    collections.OrderedDict(b=1, a=2), collections.deque([1], 5), Ellipsis, NotImplemented, struct.Struct,
+    {1, 2},
+    frozenset("ab"),
+    1 + 2j,
+    range(5),
+    slice(1, 2),
+    Text("t"),
+    Number(7),
+    Dictionary(a=1),
+    Colour.RED,
+    Point(1, 2),
+    Record(1, "x"),
+    [Record(i, str(i)) for i in range(3000)],
+    bytearray(b"abc"),
+    bytearray(b"x" * 500_000),
+    array.array("d", [1.0, 2.0]),
+    len,
+    int,
+    os.getcwd,
+    collections.OrderedDict(b=1, a=2),
+    collections.deque([1], 5),
+    Ellipsis,
+    NotImplemented,
+    struct.Struct,
 ]
 
 
-@pytest.mark.parametrize('value', PLAIN + OTHER, ids=lambda value: repr(value)[:30])
+@pytest.mark.parametrize("value", PLAIN + OTHER, ids=lambda value: repr(value)[:30])
 def test_arrives_equal_and_of_the_same_type(queue, value):
     got = sent(queue, value)
     assert got == value
@@ -100,33 +177,33 @@ def test_nan_and_the_sign_of_zero_arrive(queue):
 
 
 def test_subclasses_within_collections_stay_subclasses(queue):
-    got = sent(queue, [Text('a'), {Number(1): Dictionary(x=2)}, Colour.RED, Point(1, 2)])
+    got = sent(queue, [Text("a"), {Number(1): Dictionary(x=2)}, Colour.RED, Point(1, 2)])
     assert [type(item) for item in got] == [Text, dict, Colour, Point]
-    (key, value), = got[1].items()
+    ((key, value),) = got[1].items()
     assert (type(key), type(value)) == (Number, Dictionary)
 
 
 def test_the_order_of_a_dict_is_kept(queue):
-    value = {key: None for key in (5, 'a', 3, None, 'b')}
+    value = {key: None for key in (5, "a", 3, None, "b")}
     assert list(sent(queue, value)) == list(value)
 
 
-@pytest.mark.parametrize('make', [list, dict, lambda: [1], lambda: {'a': 1}, lambda: [[2]]])
+@pytest.mark.parametrize("make", [list, dict, lambda: [1], lambda: {"a": 1}, lambda: [[2]]])
 def test_what_is_shared_arrives_shared(queue, make):
     shared = make()
     first, second = sent(queue, (shared, shared))
     assert first is second
     first, [second] = sent(queue, [shared, [shared]])
     assert first is second
-    got = sent(queue, {'a': shared, 'b': {'c': shared}})
-    assert got['a'] is got['b']['c']
+    got = sent(queue, {"a": shared, "b": {"c": shared}})
+    assert got["a"] is got["b"]["c"]
     # Equal, but not the same.
     first, second = sent(queue, [make(), make()])
     assert first is not second
 
 
 def test_a_tuple_that_is_shared_arrives_shared(queue):
-    shared = tuple([1, 'x'])
+    shared = tuple([1, "x"])
     first, second = sent(queue, [shared, shared])
     assert first is second
 
@@ -137,9 +214,9 @@ def test_cycles_arrive(queue):
     got = sent(queue, ring)
     assert got[0] is got
     table = {}
-    table['list'] = [table]
+    table["list"] = [table]
     got = sent(queue, table)
-    assert got['list'][0] is got
+    assert got["list"][0] is got
     pair = ([],)
     pair[0].append(pair)
     got = sent(queue, pair)
@@ -156,10 +233,10 @@ def test_many_lists_that_are_referred_to_elsewhere(queue):
 
 def test_more_keys_than_are_kept(queue):
     for length in range(40):
-        value = {f'{number:0{length}}': number for number in range(700)}
-        value |= {'x' * count: count for count in range(40)}
+        value = {f"{number:0{length}}": number for number in range(700)}
+        value |= {"x" * count: count for count in range(40)}
         assert sent(queue, value) == value
-    for value in ({'': 1, '\0': 2, '\0\0': 3}, {'é' * 12: 1, 'é' * 11 + 'e': 2}):
+    for value in ({"": 1, "\0": 2, "\0\0": 3}, {"é" * 12: 1, "é" * 11 + "e": 2}):
         assert sent(queue, value) == value
         assert sent(queue, value) == value
 
@@ -173,15 +250,15 @@ def test_a_list_within_is_not_the_sender_s(queue):
 
 class Unpicklable:
     def __reduce__(self):
-        raise ZeroDivisionError('not to be pickled')
+        raise ZeroDivisionError("not to be pickled")
 
 
-@pytest.mark.parametrize('value', [Unpicklable(), [1, Unpicklable()], {'a': [Unpicklable()]}])
+@pytest.mark.parametrize("value", [Unpicklable(), [1, Unpicklable()], {"a": [Unpicklable()]}])
 def test_put_raises_what_pickling_raises_and_queues_nothing(queue, value):
     with pytest.raises(ZeroDivisionError):
         queue.put(value)
     assert queue.empty()
-    assert sent(queue, Record(1, 'next')) == Record(1, 'next')
+    assert sent(queue, Record(1, "next")) == Record(1, "next")
 
 
 def test_a_lambda_and_a_lock_cannot_be_put(queue):
@@ -192,7 +269,7 @@ def test_a_lambda_and_a_lock_cannot_be_put(queue):
 
 
 def refuse():
-    raise ZeroDivisionError('not to be unpickled')
+    raise ZeroDivisionError("not to be unpickled")
 
 
 class Unreadable:
@@ -203,11 +280,11 @@ class Unreadable:
 def test_get_raises_what_unpickling_raises_and_the_next_get_works(queue):
     queue.put(Unreadable())
     queue.put([bytearray(100_000), Unreadable()])
-    queue.put('next')
+    queue.put("next")
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             queue.get()
-    assert queue.get() == 'next'
+    assert queue.get() == "next"
 
 
 class UsesTheQueue:
@@ -220,22 +297,22 @@ class UsesTheQueue:
 
     def __getstate__(self):
         if self.depth:
-            assert sent(Queue(), [UsesTheQueue(self.depth - 1), 'inner', b'x' * 1000])[1] == 'inner'
-        self.queue.put(('pickled', self.depth))
-        return {'depth': self.depth}
+            assert sent(Queue(), [UsesTheQueue(self.depth - 1), "inner", b"x" * 1000])[1] == "inner"
+        self.queue.put(("pickled", self.depth))
+        return {"depth": self.depth}
 
     def __setstate__(self, state):
-        self.queue.put(('unpickled', Record(state['depth'], 'x')))
+        self.queue.put(("unpickled", Record(state["depth"], "x")))
         self.__dict__.update(state)
 
 
 def test_objects_that_use_the_queue_while_they_are_pickled(queue):
     UsesTheQueue.queue = Queue()
-    got = sent(queue, ['before', UsesTheQueue(3), 'after'])
-    assert (got[0], got[1].depth, got[2]) == ('before', 3, 'after')
+    got = sent(queue, ["before", UsesTheQueue(3), "after"])
+    assert (got[0], got[1].depth, got[2]) == ("before", 3, "after")
     assert queue.empty()
     said = UsesTheQueue.queue.get_many(100)
-    assert said.count(('pickled', 0)) == 1 and said.count(('unpickled', Record(3, 'x'))) == 1
+    assert said.count(("pickled", 0)) == 1 and said.count(("unpickled", Record(3, "x"))) == 1
 
 
 class Registered:
@@ -251,18 +328,18 @@ def rebuild(how):
 def test_reducers_are_those_registered_now(queue):
     assert type(sent(queue, Registered())) is Registered
     try:
-        copyreg.pickle(Registered, lambda _: (rebuild, ('copyreg',)))
-        assert sent(queue, Registered()).how == 'copyreg'
-        ForkingPickler.register(Registered, lambda _: (rebuild, ('first',)))
-        assert sent(queue, Registered()).how == 'first'
-        ForkingPickler.register(Registered, lambda _: (rebuild, ('second',)))
-        assert sent(queue, [Registered()])[0].how == 'second'
+        copyreg.pickle(Registered, lambda _: (rebuild, ("copyreg",)))
+        assert sent(queue, Registered()).how == "copyreg"
+        ForkingPickler.register(Registered, lambda _: (rebuild, ("first",)))
+        assert sent(queue, Registered()).how == "first"
+        ForkingPickler.register(Registered, lambda _: (rebuild, ("second",)))
+        assert sent(queue, [Registered()])[0].how == "second"
         del ForkingPickler._extra_reducers[Registered]
-        assert sent(queue, Registered()).how == 'copyreg'
+        assert sent(queue, Registered()).how == "copyreg"
     finally:
         copyreg.dispatch_table.pop(Registered, None)
         ForkingPickler._extra_reducers.pop(Registered, None)
-    assert not hasattr(sent(queue, Registered()), 'how')
+    assert not hasattr(sent(queue, Registered()), "how")
 
 
 class Buffers:
@@ -276,17 +353,17 @@ class Buffers:
         return Buffers, tuple(pickle.PickleBuffer(buffer) for buffer in self.buffers)
 
 
-@pytest.mark.parametrize('size', [0, 1, 100, 8191, 8192, 10_000, 100_000, 262_144, 1_000_000])
+@pytest.mark.parametrize("size", [0, 1, 100, 8191, 8192, 10_000, 100_000, 262_144, 1_000_000])
 def test_buffers_arrive_and_can_be_written_to(queue, size):
-    got = sent(queue, Buffers(bytearray(b'x' * size), bytearray(b'y' * 9000), b'z' * size))
+    got = sent(queue, Buffers(bytearray(b"x" * size), bytearray(b"y" * 9000), b"z" * size))
     first, second, third = (memoryview(buffer) for buffer in got.buffers)
-    assert (bytes(first), bytes(second), bytes(third)) == (b'x' * size, b'y' * 9000, b'z' * size)
+    assert (bytes(first), bytes(second), bytes(third)) == (b"x" * size, b"y" * 9000, b"z" * size)
     assert not first.readonly and not second.readonly and third.readonly
     if size:
         first[0] = 1
     second[-1] = 2
-    assert bytes(third) == b'z' * size
-    assert bytes(second[:-1]) == b'y' * 8999
+    assert bytes(third) == b"z" * size
+    assert bytes(second[:-1]) == b"y" * 8999
 
 
 def test_a_buffer_that_does_not_lie_together_cannot_be_put(queue):
@@ -300,7 +377,9 @@ def test_large_buffers_keep_their_content_while_the_queue_goes_on(queue):
     for number in range(20):
         got = sent(queue, Buffers(bytearray([number]) * 300_000))
         kept.append(got.buffers[0])
-    assert all(bytes(memoryview(buffer)[::1000]) == bytes([number]) * 300 for number, buffer in enumerate(kept))
+    assert all(
+        bytes(memoryview(buffer)[::1000]) == bytes([number]) * 300 for number, buffer in enumerate(kept)
+    )
     used = queue.memory_used()
     del kept, got
     gc.collect()
@@ -311,50 +390,50 @@ def test_large_buffers_keep_their_content_while_the_queue_goes_on(queue):
 
 def test_large_buffers_outlive_the_queue():
     queue = Queue()
-    view = memoryview(sent(queue, Buffers(bytearray(b'x' * 1_000_000))).buffers[0])
+    view = memoryview(sent(queue, Buffers(bytearray(b"x" * 1_000_000))).buffers[0])
     del queue
     gc.collect()
     view[0] = 1
-    assert bytes(view[1:]) == b'x' * 999_999
+    assert bytes(view[1:]) == b"x" * 999_999
 
 
 def test_a_forked_child_and_its_parent_have_their_own_buffers(queue):
-    view = memoryview(sent(queue, Buffers(bytearray(b'x' * 1_000_000))).buffers[0])
+    view = memoryview(sent(queue, Buffers(bytearray(b"x" * 1_000_000))).buffers[0])
     child_reads, parent_writes = os.pipe()
     pid = os.fork()
     if not pid:
         os.read(child_reads, 1)
-        same = bytes(view) == b'x' * 1_000_000
-        view[:] = b'c' * 1_000_000
+        same = bytes(view) == b"x" * 1_000_000
+        view[:] = b"c" * 1_000_000
         os._exit(0 if same else 1)
-    view[:] = b'p' * 1_000_000
-    os.write(parent_writes, b'.')
+    view[:] = b"p" * 1_000_000
+    os.write(parent_writes, b".")
     assert os.waitpid(pid, 0)[1] == 0
-    assert bytes(view) == b'p' * 1_000_000
+    assert bytes(view) == b"p" * 1_000_000
 
 
 def hostile(seed):
     """Messages that no encoder writes."""
-    yield b''
+    yield b""
     for tag in range(256):
         yield bytes([tag])
-        yield bytes([tag]) + b'\xff' * 8
-        yield bytes([tag]) + b'\x00' * 24
-        yield bytes([tag]) + struct.pack('<I', 3) + b'\x00\x01\x02'
+        yield bytes([tag]) + b"\xff" * 8
+        yield bytes([tag]) + b"\x00" * 24
+        yield bytes([tag]) + struct.pack("<I", 3) + b"\x00\x01\x02"
     # Deeper than any encoder goes.
-    yield (b'\x08' + struct.pack('<I', 1)) * 5000 + b'\x00'
+    yield (b"\x08" + struct.pack("<I", 1)) * 5000 + b"\x00"
     # A list as a key.
-    yield b'\x09' + struct.pack('<I', 1) + b'\x08\0\0\0\0' + b'\x00'
+    yield b"\x09" + struct.pack("<I", 1) + b"\x08\0\0\0\0" + b"\x00"
     # Trailing bytes, text that is no UTF-8, more items than there are bytes.
-    yield b'\x00\x00'
-    yield b'\x05\xff\xfe'
-    yield b'\x08' + struct.pack('<I', 2**32 - 1)
+    yield b"\x00\x00"
+    yield b"\x05\xff\xfe"
+    yield b"\x08" + struct.pack("<I", 2**32 - 1)
     # A pickle whose buffers are not there, of a length that wraps around, or not handed over.
-    yield b'\x41\0\0\0' + struct.pack('<IQQ', 1, 4, 2**64 - 1) + b'N.'
-    yield b'\x41\0\0\0' + struct.pack('<IQ', 2**32 - 1, 2**64 - 1)
-    yield b'\x41\0\0\0' + struct.pack('<IQ', 0, 2) + b'\x97.'
-    yield b'\x40'
-    yield b'\x40' + pickle.dumps([1, 2, 3])[:-3]
+    yield b"\x41\0\0\0" + struct.pack("<IQQ", 1, 4, 2**64 - 1) + b"N."
+    yield b"\x41\0\0\0" + struct.pack("<IQ", 2**32 - 1, 2**64 - 1)
+    yield b"\x41\0\0\0" + struct.pack("<IQ", 0, 2) + b"\x97."
+    yield b"\x40"
+    yield b"\x40" + pickle.dumps([1, 2, 3])[:-3]
 
 
 def test_bytes_that_are_no_message_raise_and_the_queue_goes_on(queue):
@@ -366,14 +445,20 @@ def test_bytes_that_are_no_message_raise_and_the_queue_goes_on(queue):
         except (pickle.UnpicklingError, EOFError, TypeError, UnicodeDecodeError, ValueError):
             refused += 1
     assert refused > 1000
-    assert sent(queue, [1, 'two']) == [1, 'two']
+    assert sent(queue, [1, "two"]) == [1, "two"]
 
 
 def test_damaged_messages_never_crash(queue):
     import random
+
     source = random.Random(7)
     originals = [
-        [1, 'two', {'three': (4.0, None)}], Record(1, 'x'), 'text', b'bytes', {'k': [1, 2, 3]}, Buffers(bytearray(9000)),
+        [1, "two", {"three": (4.0, None)}],
+        Record(1, "x"),
+        "text",
+        b"bytes",
+        {"k": [1, 2, 3]},
+        Buffers(bytearray(9000)),
     ]
     encoded = []
     for original in originals:
@@ -387,7 +472,7 @@ def test_damaged_messages_never_crash(queue):
             message[source.randrange(limit)] = source.randrange(256)
         if message[0] == 0x40:
             continue
-        queue._put_encoded(bytes(message[:source.randint(1, len(message))]))
+        queue._put_encoded(bytes(message[: source.randint(1, len(message))]))
         try:
             queue.get()
         except Exception as error:
@@ -399,7 +484,7 @@ def test_threads_that_pickle_at_the_same_time(queue):
     def work(number):
         own = Queue()
         for count in range(300):
-            value = [Record(number, str(count)), b'x' * count]
+            value = [Record(number, str(count)), b"x" * count]
             assert sent(own, value) == value
         queue.put(number)
 
@@ -416,7 +501,8 @@ def test_nothing_is_kept_alive(queue):
         pass
 
     import weakref
-    value = Record(1, 'x')
+
+    value = Record(1, "x")
     value.self = value
     reference = weakref.ref(value)
     queue.put([value])
@@ -427,13 +513,17 @@ def test_nothing_is_kept_alive(queue):
 
 
 def test_arrays_of_numpy():
-    numpy = pytest.importorskip('numpy')
+    numpy = pytest.importorskip("numpy")
     queue = Queue()
     for shape in [(0,), (5,), (100, 100), (300, 300), (2, 400, 400)]:
-        for order in 'CF':
+        for order in "CF":
             value = numpy.asarray(numpy.random.default_rng(1).random(shape), order=order)
-            got = sent(queue, {'array': value, 'name': 'x'})['array']
-            assert numpy.array_equal(got, value) and got.flags.writeable and got.flags.f_contiguous == value.flags.f_contiguous
+            got = sent(queue, {"array": value, "name": "x"})["array"]
+            assert (
+                numpy.array_equal(got, value)
+                and got.flags.writeable
+                and got.flags.f_contiguous == value.flags.f_contiguous
+            )
             got += 1
             assert numpy.array_equal(got, value + 1)
     strided = numpy.arange(100_000)[::3]

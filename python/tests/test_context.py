@@ -69,7 +69,8 @@ def test_every_public_name_is_there():
     assert set(multiprocessing.__all__) <= set(procession.__all__)
     for name in procession.__all__:
         assert getattr(procession, name) is not None, name
-    assert (procession.SUBDEBUG, procession.SUBWARNING) == (multiprocessing.SUBDEBUG, multiprocessing.SUBWARNING)
+    assert procession.SUBDEBUG == multiprocessing.SUBDEBUG
+    assert procession.SUBWARNING == multiprocessing.SUBWARNING
     assert issubclass(procession.TimeoutError, procession.ProcessError)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         procession.nothing
@@ -176,6 +177,29 @@ def test_what_one_context_made_goes_with_another(context, made_by):
     process.start()
     process.join()
     assert (queue.get(), value.value, process.exitcode) == (2, 1, 0)
+
+
+def test_a_forkserver_has_what_its_children_need():
+    code = """
+import sys, {0} as multiprocessing
+if "{0}" == "multiprocessing":
+    import procession
+    procession.install()
+multiprocessing.set_forkserver_preload(["decimal"])
+context = multiprocessing.get_context("forkserver")
+queue = context.Queue()
+context.Process(target=exec, args=("import sys; sys.stdout.write(str({{'procession.queues', 'decimal'}} <= loaded))",
+    {{"loaded": Loaded()}})).start()
+"""
+    # What is loaded before the child has been told anything.
+    probe = """
+import sys
+class Loaded:
+    def __reduce__(self):
+        return eval, ("set(__import__('sys').modules)",)
+"""
+    for package in "procession", "multiprocessing":
+        assert python(probe + code.format(package)) == "True"
 
 
 class Answer(procession.Process):

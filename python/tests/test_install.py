@@ -106,14 +106,20 @@ def test_a_module(tmp_path, method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_code(method):
-    code = "import sys, multiprocessing as mp; mp.set_start_method(sys.argv[1]); q = mp.Queue(); " \
-        "p = mp.Process(target=q.put, args=(q,)); p.start(); print(type(q.get()).__module__, sys.argv)"  # fmt: skip
+    code = """
+import sys, multiprocessing
+multiprocessing.set_start_method(sys.argv[1])
+queue = multiprocessing.Queue()
+multiprocessing.Process(target=queue.put, args=(queue,)).start()
+print(type(queue.get()).__module__, sys.argv)
+"""
     assert run("-m", "procession", "-c", code, method) == [f"procession.queues ['-c', '{method}']"]
 
 
 MAIN = """
     import sys, __main__
-    print(__name__, __file__, sys.argv, sys.path[0], __main__.__spec__ and __main__.__spec__.name, __package__)
+    print(__name__, __file__, sys.argv, sys.path[0], __package__)
+    print(__main__.__spec__ and __main__.__spec__.name)
     print(sorted(vars()))
 """
 

@@ -66,7 +66,8 @@ def pass_on(connection, things):
 
 def test_what_a_process_passed_on_outlives_it(context, manager):
     lock = manager.Lock()
-    things = [manager.Queue(2), lock, manager.Condition(lock), manager.Value("d", 0.5), manager.Array("b", [1])]
+    things = [manager.Queue(2), lock, manager.Condition(lock)]
+    things += [manager.Value("d", 0.5), manager.Array("b", [1])]
     here = things
     for _ in range(2):
         # Through two processes that are gone when it is opened.
@@ -211,7 +212,11 @@ def test_values_in_shared_memory(manager):
 
 
 @pytest.mark.parametrize(
-    "typecode, value", [(ctypes.c_char_p, "x"), (str, "x"), ("c", b"x"), ("i", 0.5), ("b", True), ("i", 2**70), (dict, {})]
+    "typecode, value",
+    [
+        *((ctypes.c_char_p, "x"), (str, "x"), (dict, {}), ("c", b"x")),
+        *(("i", 0.5), ("b", True), ("i", 2**70)),
+    ],
 )
 def test_values_of_other_types(manager, typecode, value):
     proxy = manager.Value(typecode, value)

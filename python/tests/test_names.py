@@ -1,7 +1,7 @@
 """Every public name of `multiprocessing` is here, and takes the arguments that it takes there.
 
-Compared with the running interpreter's package: what a call may pass there it may pass here, and means the same if it is
-left out. Here there may be more keyword-only arguments.
+Compared with the running interpreter's package: what a call may pass there it may pass here, and it means the
+same if it is left out. Here there may be more keyword-only arguments.
 """
 
 import functools
@@ -9,6 +9,7 @@ import importlib
 import inspect
 import multiprocessing
 import multiprocessing.managers
+import queue
 import types
 
 import pytest
@@ -45,6 +46,11 @@ DIFFERENT = {
     "queues.SimpleQueue.put",
     "SimpleQueue().get",
     "SimpleQueue().put",
+    # What is put is `obj` in every queue here; in `queue.Queue`, which CPython's manager has, `item`.
+    "Manager().Queue().put",
+    "Manager().Queue().put_nowait",
+    "Manager().JoinableQueue().put",
+    "Manager().JoinableQueue().put_nowait",
 }
 
 SPECIAL_METHODS = ["__init__", "__enter__", "__exit__", "__len__", "__getitem__", "__setitem__", "__call__"]
@@ -64,6 +70,23 @@ MADE = {
     "Semaphore": (),
     "SimpleQueue": (),
     "Value": ("i", 0),
+}
+
+
+# A manager's objects that are in shared memory here, and what they are there: a proxy's class, or what is
+# behind a proxy that passes on any arguments.
+PROXIES = {
+    "Array": multiprocessing.managers.ArrayProxy,
+    "Barrier": multiprocessing.managers.BarrierProxy,
+    "BoundedSemaphore": multiprocessing.managers.AcquirerProxy,
+    "Condition": multiprocessing.managers.ConditionProxy,
+    "Event": multiprocessing.managers.EventProxy,
+    "JoinableQueue": queue.Queue,
+    "Lock": multiprocessing.managers.AcquirerProxy,
+    "Queue": queue.Queue,
+    "RLock": multiprocessing.managers.AcquirerProxy,
+    "Semaphore": multiprocessing.managers.AcquirerProxy,
+    "Value": multiprocessing.managers.ValueProxy,
 }
 
 
@@ -107,7 +130,7 @@ POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, NAMED)
 
 
 def difference(theirs, ours):
-    """What a call may pass to theirs and not to ours, or means something else there; None if there is nothing."""
+    """What a call may pass to theirs and not to ours, or another default; None if there is nothing."""
     if theirs is None:
         return None
     if ours is None:
@@ -231,6 +254,19 @@ def differences_of(name):
             yield from compare(f"{name}().{method}", getattr(theirs, method), getattr(ours, method))
 
 
+def differences_of_managed(name):
+    theirs, ours = PROXIES[name], procession.managers._KEPT[name]
+    for method in methods(theirs):
+        # Only a with statement calls `__exit__`.
+        if method in ("__init__", "__exit__"):
+            continue
+        if not hasattr(ours, method):
+            yield f"Manager().{name}().{method}: missing"
+        else:
+            method_here = f"Manager().{name}().{method}"
+            yield from compare(method_here, getattr(theirs, method), getattr(ours, method), bound=False)
+
+
 def unexpected(differences):
     return [line for line in differences if line.partition(":")[0] not in DIFFERENT]
 
@@ -243,6 +279,11 @@ def test_the_arguments_are_the_same(module):
 @pytest.mark.parametrize("name", MADE)
 def test_the_methods_take_the_same(name):
     assert unexpected(differences_of(name)) == []
+
+
+@pytest.mark.parametrize("name", PROXIES)
+def test_the_methods_of_a_managers_objects_take_the_same(name):
+    assert unexpected(differences_of_managed(name)) == []
 
 
 def test_a_manager_makes_its_objects_from_the_same():
@@ -266,6 +307,7 @@ def test_a_manager_makes_its_objects_from_the_same():
 def test_what_is_listed_as_different_is_so():
     found = [line for module in MODULES for line in differences_in(module)]
     found += [line for name in MADE for line in differences_of(name)]
+    found += [line for name in PROXIES for line in differences_of_managed(name)]
     assert {line.partition(":")[0] for line in found} >= DIFFERENT
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from procession.queues import DeliveryLost, JoinableQueue, Queue, ShutDown, SimpleQueue
 
-METHODS = ['fork', 'spawn', 'forkserver']
+METHODS = ["fork", "spawn", "forkserver"]
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def context(request):
     return multiprocessing.get_context(request.param)
 
 
-FORK = multiprocessing.get_context('fork')
+FORK = multiprocessing.get_context("fork")
 
 
 def start(context, target, *args):
@@ -66,7 +66,8 @@ def wait_for(condition):
 
 # What CPython's queues do
 
-@pytest.mark.parametrize('make', [Queue, JoinableQueue])
+
+@pytest.mark.parametrize("make", [Queue, JoinableQueue])
 def test_first_in_first_out(make):
     queue = make()
     for number in range(1000):
@@ -85,13 +86,13 @@ def test_a_bound_on_messages():
         with pytest.raises(Full):
             queue.put(3, *arguments)
     with pytest.raises(Full):
-        queue.put(b'x' * 100_000, timeout=0.01)
+        queue.put(b"x" * 100_000, timeout=0.01)
     with pytest.raises(Full):
         queue.put_nowait(3)
     assert queue.qsize() == 2
     assert queue.get() == 1
-    queue.put(b'x' * 100_000, timeout=10)
-    assert queue.get() == 2 and queue.get() == b'x' * 100_000
+    queue.put(b"x" * 100_000, timeout=10)
+    assert queue.get() == 2 and queue.get() == b"x" * 100_000
 
 
 def test_an_empty_queue():
@@ -107,7 +108,7 @@ def test_an_empty_queue():
     assert time.monotonic() - before >= 0.2
 
 
-@pytest.mark.parametrize('maxsize', [0, -1, -10**30])
+@pytest.mark.parametrize("maxsize", [0, -1, -(10**30)])
 def test_no_bound(maxsize):
     queue = Queue(maxsize)
     for number in range(10_000):
@@ -115,27 +116,35 @@ def test_no_bound(maxsize):
     assert not queue.full()
 
 
-@pytest.mark.parametrize('maxsize, error', [
-    ('1', TypeError), (1.5, TypeError), (None, TypeError), ([], TypeError), (2**31 + 1, OverflowError), (2**100, OverflowError),
-])
+@pytest.mark.parametrize(
+    "maxsize, error",
+    [
+        ("1", TypeError),
+        (1.5, TypeError),
+        (None, TypeError),
+        ([], TypeError),
+        (2**31 + 1, OverflowError),
+        (2**100, OverflowError),
+    ],
+)
 def test_an_impossible_maxsize(maxsize, error):
-    with pytest.raises(error, match='maxsize'):
+    with pytest.raises(error, match="maxsize"):
         Queue(maxsize)
 
 
 def test_other_impossible_arguments():
     queue = Queue()
     with pytest.raises(ValueError):
-        queue.get(timeout=float('nan'))
+        queue.get(timeout=float("nan"))
     with pytest.raises(TypeError):
-        queue.get(timeout='1')
+        queue.get(timeout="1")
     with pytest.raises(TypeError):
         queue.put()
     with pytest.raises(ValueError):
         Queue(max_bytes=1)
     with pytest.raises((TypeError, OverflowError)):
         Queue(max_bytes=-1)
-    with pytest.raises(RuntimeError, match='not initialised'):
+    with pytest.raises(RuntimeError, match="not initialised"):
         Queue.__new__(Queue).put(1)
 
 
@@ -147,8 +156,13 @@ def test_closed():
         queue.close()
         queue.join_thread()
         queue.cancel_join_thread()
-        for use in (lambda: queue.put(1), lambda: queue.get(), lambda: queue.put_many([1]), lambda: queue.get_many(1)):
-            with pytest.raises(ValueError, match='Queue .* is closed'):
+        for use in (
+            lambda: queue.put(1),
+            lambda: queue.get(),
+            lambda: queue.put_many([1]),
+            lambda: queue.get_many(1),
+        ):
+            with pytest.raises(ValueError, match="Queue .* is closed"):
                 use()
     queue = SimpleQueue()
     queue.close()
@@ -170,22 +184,22 @@ def test_a_queue_that_is_closed_here_is_open_elsewhere():
 def test_simple_queue():
     queue = SimpleQueue()
     assert queue.empty()
-    queue.put({'a': 1})
+    queue.put({"a": 1})
     assert not queue.empty()
-    assert queue.get() == {'a': 1}
+    assert queue.get() == {"a": 1}
 
 
 def test_max_bytes():
     queue = Queue(max_bytes=1 << 20)
-    with pytest.raises(MemoryError, match='max_bytes'):
+    with pytest.raises(MemoryError, match="max_bytes"):
         for _ in range(10_000):
-            queue.put(b'x' * 10_000)
+            queue.put(b"x" * 10_000)
     before = queue.qsize()
     with pytest.raises(MemoryError):
-        queue.put(b'x' * (2 << 20))
+        queue.put(b"x" * (2 << 20))
     assert queue.qsize() == before
     for _ in range(before):
-        assert queue.get() == b'x' * 10_000
+        assert queue.get() == b"x" * 10_000
     queue.put(1)
     assert queue.get() == 1
 
@@ -199,7 +213,7 @@ def test_tasks():
         queue.get()
         queue.task_done()
     queue.join()
-    with pytest.raises(ValueError, match=r'task_done\(\) called too many times'):
+    with pytest.raises(ValueError, match=r"task_done\(\) called too many times"):
         queue.task_done()
 
 
@@ -255,18 +269,18 @@ class Counting(Queue):
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
-        self.label = 'made'
+        self.label = "made"
         self.lock = threading.Lock()
 
     def __getstate__(self):
-        return {'parent': super().__getstate__(), 'label': self.label}
+        return {"parent": super().__getstate__(), "label": self.label}
 
     def __setstate__(self, state):
-        super().__setstate__(state['parent'])
-        self.label = state['label'] + ', sent'
+        super().__setstate__(state["parent"])
+        self.label = state["label"] + ", sent"
 
     def get(self, *args, **options):
-        return 'got', super().get(*args, **options)
+        return "got", super().get(*args, **options)
 
 
 def use_counting(queue):
@@ -278,8 +292,8 @@ def test_subclasses(context):
     queue.put(1)
     process = start(context, use_counting, queue)
     process.join()
-    label = 'made' if context.get_start_method() == 'fork' else 'made, sent'
-    assert queue.get() == ('got', (label, ('got', 1)))
+    label = "made" if context.get_start_method() == "fork" else "made, sent"
+    assert queue.get() == ("got", (label, ("got", 1)))
 
 
 def test_generic():
@@ -298,7 +312,7 @@ def test_the_hook_for_what_cannot_be_pickled():
     unpicklable = [lambda: None]
     queue.put(unpicklable)
     assert queue.empty() and not queue.full()
-    (kind, obj), = Hooked.refused
+    ((kind, obj),) = Hooked.refused
     assert obj is unpicklable and issubclass(kind, Exception)
 
 
@@ -308,8 +322,8 @@ def test_ends_as_software_uses_them():
     assert queue._reader.recv() == 1
     queue._writer.send_bytes(pickle.dumps([1, 2]))
     assert queue.get() == [1, 2]
-    queue.put('x')
-    assert pickle.loads(queue._reader.recv_bytes()) == 'x'
+    queue.put("x")
+    assert pickle.loads(queue._reader.recv_bytes()) == "x"
     queue.put({1})
     assert pickle.loads(queue._reader.recv_bytes()) == {1}
     queue._reader.close()
@@ -321,6 +335,7 @@ def test_ends_as_software_uses_them():
 
 
 # Handles
+
 
 def forward(queue, where):
     where.put(queue.get())
@@ -350,11 +365,11 @@ def test_a_queue_through_a_pipe():
     queue = Queue()
 
     def work():
-        theirs.recv().put('received')
+        theirs.recv().put("received")
 
     pid = fork(work)
     ours.send(queue)
-    assert queue.get() == 'received'
+    assert queue.get() == "received"
     assert ended(pid) == 0
 
 
@@ -372,14 +387,14 @@ def test_a_queue_in_the_arguments_of_a_pool(context):
 def test_a_handle_in_a_message_that_is_not_put_is_taken_back():
     queue = Queue(1)
     queue.put(0)
-    before = len(os.listdir('/proc/self/fd'))
+    before = len(os.listdir("/proc/self/fd"))
     for _ in range(50):
         with pytest.raises(Full):
             queue.put([Queue()], block=False)
         with pytest.raises(Full):
             queue.put_many([Queue(), Queue()], block=False)
     gc.collect()
-    assert len(os.listdir('/proc/self/fd')) <= before + 5
+    assert len(os.listdir("/proc/self/fd")) <= before + 5
 
 
 def test_a_handle_of_a_process_that_is_gone():
@@ -394,20 +409,20 @@ def test_a_handle_of_a_process_that_is_gone():
 
 
 def test_names():
-    name = f'test-{os.getpid()}'
+    name = f"test-{os.getpid()}"
     queue = Queue(5, name=name)
     with pytest.raises(FileExistsError):
         Queue(name=name)
     with pytest.raises(ValueError):
-        Queue(name='no/name')
+        Queue(name="no/name")
     with pytest.raises(ValueError):
         JoinableQueue.open(name)
 
     def work():
-        Queue.open(name).put('by name')
+        Queue.open(name).put("by name")
 
     assert ended(fork(work)) == 0
-    assert queue.get() == 'by name'
+    assert queue.get() == "by name"
     assert Queue.open(name).get is not None
     del queue
     gc.collect()
@@ -417,8 +432,9 @@ def test_names():
 
 # Beyond CPython's
 
+
 def test_shutdown():
-    assert ShutDown is getattr(stdlib_queue, 'ShutDown', ShutDown)
+    assert ShutDown is getattr(stdlib_queue, "ShutDown", ShutDown)
     queue = Queue()
     queue.put_many([1, 2])
     queue.shutdown()
@@ -470,7 +486,7 @@ def test_iteration_until_shutdown():
 def test_many():
     queue = Queue()
     assert queue.put_many([]) == 0
-    items = [1, 'two', [3], {'x': 1}, b'y' * 20_000, None, 'z' * 100_000] * 100
+    items = [1, "two", [3], {"x": 1}, b"y" * 20_000, None, "z" * 100_000] * 100
     assert queue.put_many(item for item in items) == 700
     assert queue.qsize() == 700
     got = queue.get_many(10)
@@ -496,7 +512,7 @@ def test_many_say_how_many_were_put():
 
     def failing():
         yield 1
-        yield b'x' * 50_000
+        yield b"x" * 50_000
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError) as caught:
@@ -505,7 +521,7 @@ def test_many_say_how_many_were_put():
     with pytest.raises(Exception) as caught:
         queue.put_many([2, lambda: None, 3])
     assert caught.value.put_count == 1
-    assert queue.get_many(10) == [1, b'x' * 50_000, 2]
+    assert queue.get_many(10) == [1, b"x" * 50_000, 2]
 
 
 def refuse():
@@ -517,7 +533,7 @@ class Unreadable:
         return refuse, ()
 
 
-@pytest.mark.parametrize('make', [Queue, lambda: JoinableQueue(redeliver=True)])
+@pytest.mark.parametrize("make", [Queue, lambda: JoinableQueue(redeliver=True)])
 def test_many_lose_nothing_for_one_that_cannot_be_read(make):
     queue = make()
     queue.put_many([1, Unreadable(), 2])
@@ -543,11 +559,12 @@ def test_many_through_a_bound():
 def test_what_a_queue_says_of_itself():
     queue = Queue(7)
     queue.put(1)
-    assert 'at most 7 messages' in queue.describe()
+    assert "at most 7 messages" in queue.describe()
     assert queue.memory_used() > 0
 
 
 # Deaths
+
 
 def take_and_sleep(queue, taken):
     queue.get()
@@ -557,7 +574,7 @@ def take_and_sleep(queue, taken):
 
 def test_a_task_of_a_dead_consumer_is_lost_without_redelivery(context):
     queue, taken = JoinableQueue(), Queue()
-    queue.put('task')
+    queue.put("task")
     process = start(context, take_and_sleep, queue, taken)
     assert taken.get() == process.pid
     process.kill()
@@ -571,8 +588,8 @@ def test_a_task_of_a_dead_consumer_is_lost_without_redelivery(context):
 def test_a_task_of_a_dead_consumer_is_handed_out_again(context):
     queue, taken = JoinableQueue(redeliver=True), Queue()
     carried = Queue()
-    queue.put(['task', carried, b'x' * 50_000])
-    queue.put(['next'])
+    queue.put(["task", carried, b"x" * 50_000])
+    queue.put(["next"])
     process = start(context, take_and_sleep, queue, taken)
     taken.get()
     process.kill()
@@ -583,9 +600,9 @@ def test_a_task_of_a_dead_consumer_is_handed_out_again(context):
         task = queue.get()
         got[task[0]] = task
         queue.task_done()
-    assert len(got['task'][2]) == 50_000 and 'next' in got
-    got['task'][1].put('still usable')
-    assert carried.get() == 'still usable'
+    assert len(got["task"][2]) == 50_000 and "next" in got
+    got["task"][1].put("still usable")
+    assert carried.get() == "still usable"
     with pytest.raises(ValueError):
         queue.task_done()
     queue.join()
@@ -593,8 +610,8 @@ def test_a_task_of_a_dead_consumer_is_handed_out_again(context):
 
 def test_deliveries_are_acknowledged_by_the_thread_that_has_them():
     queue = JoinableQueue(redeliver=True)
-    queue.put_many(['main', 'thread', 'main 2'])
-    assert queue.get() == 'main'
+    queue.put_many(["main", "thread", "main 2"])
+    assert queue.get() == "main"
     seen = []
 
     def work():
@@ -604,7 +621,8 @@ def test_deliveries_are_acknowledged_by_the_thread_that_has_them():
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert seen == ['thread']
+    assert seen == ["thread"]
+
     # The child's copy is its parent's.
     def child():
         with pytest.raises(ValueError):
@@ -632,7 +650,9 @@ def test_deliveries_go_back_with_the_handle():
 def produce(queue, number):
     count = 0
     while True:
-        queue.put((number, count, b'x' * (count * 37 % 3000)) if count % 50 else [number, count, b'x' * 100_000])
+        queue.put(
+            (number, count, b"x" * (count * 37 % 3000)) if count % 50 else [number, count, b"x" * 100_000]
+        )
         count += 1
 
 
@@ -655,7 +675,7 @@ def test_killed_producers_leave_whole_messages_in_order():
                 break
             assert count == last[number] + 1
             last[number] = count
-            assert not content.strip(b'x')
+            assert not content.strip(b"x")
 
 
 def consume(queue, results):
@@ -668,7 +688,7 @@ def test_killed_consumers_lose_at_most_one_message_each():
         queue, results = Queue(), Queue()
         consumers = [start(FORK, consume, queue, results) for _ in range(3)]
         for number in range(600):
-            queue.put((number, b'x' * (number % 7 * 5000)))
+            queue.put((number, b"x" * (number % 7 * 5000)))
         wait_for(lambda: results.qsize() > 50)
         for process in consumers:
             process.kill()
@@ -678,10 +698,11 @@ def test_killed_consumers_lose_at_most_one_message_each():
         numbers = [number for number, _ in got]
         assert len(numbers) == len(set(numbers))
         assert 600 - len(consumers) <= len(numbers) <= 600
-        assert all(content == b'x' * (number % 7 * 5000) for number, content in got)
+        assert all(content == b"x" * (number % 7 * 5000) for number, content in got)
 
 
 # Signals, threads and forks
+
 
 def interrupted(use):
     """Whether `use`, blocked, raises KeyboardInterrupt."""
@@ -704,25 +725,34 @@ def interrupted(use):
 def test_an_interrupt_ends_every_wait_and_nothing_is_lost():
     empty, full, tasks = Queue(), Queue(1), JoinableQueue()
     redelivering = JoinableQueue(redeliver=True)
-    full.put('first')
+    full.put("first")
     tasks.put(1)
-    for use in (empty.get, lambda: empty.get(timeout=500), lambda: empty.get_many(5), lambda: next(iter(empty)), redelivering.get,
-                lambda: full.put(2), lambda: full.put(2, timeout=500), lambda: full.put(b'x' * 100_000),
-                lambda: full.put_many([1, 2]), tasks.join):
+    for use in (
+        empty.get,
+        lambda: empty.get(timeout=500),
+        lambda: empty.get_many(5),
+        lambda: next(iter(empty)),
+        redelivering.get,
+        lambda: full.put(2),
+        lambda: full.put(2, timeout=500),
+        lambda: full.put(b"x" * 100_000),
+        lambda: full.put_many([1, 2]),
+        tasks.join,
+    ):
         assert interrupted(use)
-    empty.put('there')
-    assert empty.get(timeout=10) == 'there'
-    assert full.get() == 'first' and full.empty()
-    redelivering.put('there')
-    assert redelivering.get(timeout=10) == 'there'
+    empty.put("there")
+    assert empty.get(timeout=10) == "there"
+    assert full.get() == "first" and full.empty()
+    redelivering.put("there")
+    assert redelivering.get(timeout=10) == "there"
 
 
 def test_signal_handlers_run_while_a_thread_waits():
     queue = Queue()
-    previous = signal.signal(signal.SIGALRM, lambda *_: queue.put('from the handler'))
+    previous = signal.signal(signal.SIGALRM, lambda *_: queue.put("from the handler"))
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.05)
-        assert queue.get(timeout=60) == 'from the handler'
+        assert queue.get(timeout=60) == "from the handler"
     finally:
         signal.signal(signal.SIGALRM, previous)
 
@@ -768,7 +798,7 @@ def test_forks_while_threads_use_the_queue():
 
     def use():
         while not stop.is_set():
-            queue.put([object, b'x' * 20_000])
+            queue.put([object, b"x" * 20_000])
             queue.put(1)
             queue.get()
             queue.get()
@@ -778,6 +808,7 @@ def test_forks_while_threads_use_the_queue():
         thread.start()
     try:
         for number in range(20):
+
             def work():
                 own = Queue()
                 own.put([object, number])
@@ -795,10 +826,10 @@ def test_forks_while_threads_use_the_queue():
 
 def test_a_queue_and_its_descriptor_go_with_the_last_handle():
     gc.collect()
-    before = set(os.listdir('/proc/self/fd'))
+    before = set(os.listdir("/proc/self/fd"))
     for make in (Queue, JoinableQueue, SimpleQueue):
         queue = make()
         queue.put(1)
         _ = queue._reader, queue._writer
         del queue, _
-    assert set(os.listdir('/proc/self/fd')) == before
+    assert set(os.listdir("/proc/self/fd")) == before

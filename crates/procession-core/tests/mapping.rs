@@ -150,6 +150,35 @@ fn what_a_dead_process_had_mapped_is_freed() {
     assert_eq!(queue.memory_used(), used);
 }
 
+/// What other threads write meanwhile stays.
+#[test]
+fn others_write_while_it_becomes_private() {
+    let queue = queue();
+    for byte in 0..50 {
+        let mapping = mapped(&queue, byte);
+        let place = mapping.as_mut_ptr().addr();
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(move || {
+                let at = |index: usize| (place + index) as *mut u8;
+                for round in 0..3_u8 {
+                    for index in 0..LEN {
+                        // SAFETY: within the mapping, which outlives this thread. Only this thread uses the bytes meanwhile.
+                        unsafe {
+                            at(index).write_volatile(at(index).read_volatile().wrapping_add(round + 1))
+                        };
+                    }
+                }
+            });
+            std::thread::sleep(Duration::from_micros(200));
+            mapping.make_private().unwrap();
+            writer.join().unwrap();
+        });
+        assert!(is_all(&mapping, byte.wrapping_add(6)));
+        use_again(&queue);
+        assert!(is_all(&mapping, byte.wrapping_add(6)));
+    }
+}
+
 /// Readers find the same bytes at every moment.
 #[test]
 fn others_read_while_it_becomes_private() {

@@ -9,7 +9,7 @@ use pyo3::types::{PyBytes, PyDict, PyTuple};
 use crate::arguments::Context;
 use crate::blocking::{ask, deadline};
 use crate::made::Made;
-use crate::{errors, handle};
+use crate::{calls, errors, handle};
 
 /// A place where `parties` processes and threads, 1 to 32,767, wait for each other, as often as they like.
 ///
@@ -20,6 +20,12 @@ use crate::{errors, handle};
 /// makes it whole again.
 ///
 /// It can be pickled and sent to any process; the sender has to live until it is unpickled.
+///
+///     >>> barrier = Barrier(2)
+///     >>> other = threading.Thread(target=barrier.wait)
+///     >>> other.start()
+///     >>> barrier.wait() in (0, 1)
+///     True
 #[pyclass(subclass, weakref, frozen, module = "procession.synchronize")]
 pub(crate) struct Barrier(Made<Shared>);
 
@@ -68,10 +74,10 @@ impl Barrier {
         self.0.set(Shared { core, action: state.1, timeout: state.2 })
     }
 
-    /// Waits until all parties have arrived, for `timeout` seconds at most (`None`: the barrier's own timeout). Returns the
+    /// Wait until all parties have arrived, for `timeout` seconds at most (`None`: the barrier's own timeout). Return the
     /// order of this one's arrival, from 0.
     ///
-    /// `threading.BrokenBarrierError` when the barrier is broken or becomes so: by a `timeout` that is up, an `action` that
+    /// Raise `threading.BrokenBarrierError` when the barrier is broken or becomes so: by a `timeout` that is up, an `action` that
     /// raised (its party gets that exception), `abort`, `reset`, or the death of a party. An exception from a signal's handler
     /// takes the arrival back, and the others go on waiting.
     #[pyo3(signature = (timeout = None))]
@@ -81,7 +87,7 @@ impl Barrier {
         let mut failure = None;
         let mut act = || match &shared.action {
             None => true,
-            Some(action) => match action.call0(py) {
+            Some(action) => match calls::call(action.bind(py), (), None) {
                 Ok(_) => true,
                 Err(error) => {
                     failure = Some(error);
@@ -97,13 +103,13 @@ impl Barrier {
         result.map_err(|error| broken(py, error))
     }
 
-    /// Makes the barrier empty and whole. Those who wait get `BrokenBarrierError`.
+    /// Make the barrier empty and whole. Those who wait get `BrokenBarrierError`.
     fn reset(&self) -> PyResult<()> {
         self.0.get()?.core.reset();
         Ok(())
     }
 
-    /// Breaks the barrier: all who wait, and all who come before a `reset`, get `BrokenBarrierError`.
+    /// Break the barrier: all who wait, and all who come before a `reset`, get `BrokenBarrierError`.
     fn abort(&self) -> PyResult<()> {
         self.0.get()?.core.abort();
         Ok(())

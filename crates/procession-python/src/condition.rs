@@ -12,7 +12,7 @@ use crate::lock::Lock;
 use crate::made::Made;
 use crate::owner::{Robust, report};
 use crate::rlock::RLock;
-use crate::{errors, handle};
+use crate::{calls, errors, handle};
 
 /// A condition variable between processes: whoever holds its lock can wait to be notified by another that holds it.
 ///
@@ -21,6 +21,15 @@ use crate::{errors, handle};
 /// processes and threads wait at once.
 ///
 /// It can be pickled and sent to any process; the sender has to live until it is unpickled.
+///
+///     >>> jobs = []
+///     >>> changed = Condition()
+///     >>> with changed:
+///     ...     jobs.append(1)
+///     ...     changed.notify()
+///     >>> with changed:
+///     ...     changed.wait_for(lambda: jobs, timeout=1)
+///     [1]
 #[pyclass(subclass, weakref, frozen, module = "procession.synchronize")]
 pub(crate) struct Condition(Made<Shared>);
 
@@ -156,7 +165,7 @@ impl Condition {
         self.0.set(Shared { core, lock })
     }
 
-    /// As the lock's `acquire`.
+    /// Acquire the lock, as its own `acquire` does.
     #[pyo3(signature = (block = Truth(true), timeout = None), text_signature = "($self, block=True, timeout=None)")]
     fn acquire(&self, py: Python<'_>, block: Truth, timeout: Option<f64>) -> PyResult<bool> {
         match &self.0.get()?.lock {
@@ -165,12 +174,12 @@ impl Condition {
         }
     }
 
-    /// As the lock's `release`.
+    /// Release the lock, as its own `release` does.
     fn release(&self) -> PyResult<()> {
         self.0.get()?.release()
     }
 
-    /// Whether somebody has the lock at this instant.
+    /// Return whether somebody has the lock at this instant.
     fn locked(&self) -> PyResult<bool> {
         Ok(match &self.0.get()?.lock {
             AnyLock::Lock(lock) => lock.get().shared()?.core.is_locked(),
@@ -178,17 +187,17 @@ impl Condition {
         })
     }
 
-    /// Releases the lock, however often it was taken, waits to be notified, for `timeout` seconds at most (below 0 is 0, `None`
-    /// no limit), and takes the lock again as often, for as long as that may take. Returns whether it was notified.
+    /// Release the lock, however often it was taken, wait to be notified, for `timeout` seconds at most (below 0 is 0, `None` no
+    /// limit), and take the lock again as often, for as long as that may take. Return whether it was notified.
     ///
-    /// `AssertionError` if the calling thread does not hold the lock. The lock is held again whatever else it raises: what a
+    /// Raise `AssertionError` if the calling thread does not hold the lock. The lock is held again whatever else it raises: what a
     /// signal's handler raised, and `OwnerDied` where the lock was that of a dead process.
     #[pyo3(signature = (timeout = None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         self.0.get()?.wait(py, deadline(true, timeout)?)
     }
 
-    /// Waits until `predicate()` is true, for `timeout` seconds at most; what it returned last. It is called with the lock
+    /// Wait until `predicate()` is true, for `timeout` seconds at most. Return what it returned last. It is called with the lock
     /// held, at first before any wait.
     #[pyo3(signature = (predicate, timeout = None))]
     fn wait_for<'py>(
@@ -197,28 +206,28 @@ impl Condition {
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let shared = self.0.get()?;
-        let mut result = predicate.call0()?;
+        let mut result = calls::call(predicate, (), None)?;
         let deadline = deadline(true, timeout)?;
         while !result.is_truthy()? && !deadline.passed() {
             shared.wait(predicate.py(), deadline)?;
-            result = predicate.call0()?;
+            result = calls::call(predicate, (), None)?;
         }
         Ok(result)
     }
 
-    /// Notifies the `n` that have waited longest, or all if there are fewer. `AssertionError` if the calling thread does not hold
-    /// the lock.
+    /// Notify the `n` that have waited longest, or all if there are fewer. Raise `AssertionError` if the calling thread does not
+    /// hold the lock.
     #[pyo3(signature = (n = 1))]
     fn notify(&self, n: i64) -> PyResult<()> {
         self.0.get()?.notify(usize::try_from(n).unwrap_or(0))
     }
 
-    /// Notifies all who wait. `AssertionError` if the calling thread does not hold the lock.
+    /// Notify all who wait. Raise `AssertionError` if the calling thread does not hold the lock.
     fn notify_all(&self) -> PyResult<()> {
         self.0.get()?.notify(usize::MAX)
     }
 
-    /// As the lock's.
+    /// Acquire the lock.
     fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
         match &self.0.get()?.lock {
             AnyLock::Lock(lock) => lock.get().shared()?.enter(py),
@@ -226,6 +235,7 @@ impl Condition {
         }
     }
 
+    /// Release the lock.
     #[pyo3(signature = (exc_type = None, exc_value = None, traceback = None, /))]
     fn __exit__(
         &self,

@@ -12,6 +12,13 @@ use crate::{errors, handle};
 /// A flag between processes that can be waited for. Nobody owns it, so no death matters.
 ///
 /// It can be pickled and sent to any process; the sender has to live until it is unpickled.
+///
+///     >>> event = Event()
+///     >>> event.wait(timeout=0.01)
+///     False
+///     >>> event.set()
+///     >>> event.wait()
+///     True
 #[pyclass(subclass, weakref, frozen, module = "procession.synchronize")]
 pub(crate) struct Event(Made<objects::Event>);
 
@@ -37,24 +44,24 @@ impl Event {
         self.0.set(objects::Event::open(handle::parse(state.0.as_bytes())?).map_err(errors::open)?)
     }
 
-    /// Whether the flag is set.
+    /// Return whether the flag is set.
     fn is_set(&self) -> PyResult<bool> {
         Ok(self.0.get()?.is_set())
     }
 
-    /// Sets the flag and lets all go on that wait for it, even if it is cleared again at once.
+    /// Set the flag and let all go on that wait for it, even if it is cleared again at once.
     fn set(&self) -> PyResult<()> {
         self.0.get()?.set();
         Ok(())
     }
 
-    /// Clears the flag.
+    /// Clear the flag.
     fn clear(&self) -> PyResult<()> {
         self.0.get()?.clear();
         Ok(())
     }
 
-    /// Waits until the flag is set, for `timeout` seconds at most (below 0 is 0, `None` no limit). Returns whether it is, or was
+    /// Wait until the flag is set, for `timeout` seconds at most (below 0 is 0, `None` no limit). Return whether it is, or was
     /// since the call began.
     #[pyo3(signature = (timeout = None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {

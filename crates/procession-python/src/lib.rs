@@ -7,6 +7,7 @@ mod arguments;
 mod barrier;
 mod block;
 mod blocking;
+mod calls;
 mod codec;
 mod condition;
 mod errors;

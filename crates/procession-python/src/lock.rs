@@ -19,6 +19,16 @@ use crate::{errors, handle};
 /// `OwnerDiedWarning` says so, with `robust="raise"` the exception `OwnerDied`; with `robust=False` it stays locked for ever.
 ///
 /// It can be pickled and sent to any process; the sender has to live until it is unpickled.
+///
+///     >>> lock = Lock()
+///     >>> with lock:
+///     ...     lock.locked()
+///     True
+///     >>> lock.acquire(timeout=0.5)
+///     True
+///     >>> lock.acquire(block=False)
+///     False
+///     >>> lock.release()
 #[pyclass(subclass, weakref, frozen, module = "procession.synchronize")]
 pub(crate) struct Lock(Made<Shared>);
 
@@ -140,8 +150,8 @@ impl Lock {
         self.0.set(Shared::new(core, state.1))
     }
 
-    /// Takes the lock, waiting for it if `block`, for `timeout` seconds at most (below 0 is 0, `None` no limit). Returns whether
-    /// it was taken.
+    /// Take the lock, waiting for it if `block`, for `timeout` seconds at most (below 0 is 0, `None` no limit). Return whether it
+    /// was taken.
     ///
     /// When the last owner died with it, an `OwnerDiedWarning` is issued, or `OwnerDied` is raised with `robust="raise"`. The
     /// caller holds the lock then too, also when a filter turns the warning into an exception.
@@ -150,12 +160,12 @@ impl Lock {
         self.shared()?.acquire(py, block.0, timeout)
     }
 
-    /// Releases the lock, whoever took it. `ValueError` if nobody did.
+    /// Release the lock, whoever took it. Raise `ValueError` if nobody did.
     fn release(&self) -> PyResult<()> {
         self.shared()?.release()
     }
 
-    /// Whether somebody has the lock at this instant.
+    /// Return whether somebody has the lock at this instant.
     fn locked(&self) -> PyResult<bool> {
         Ok(self.shared()?.core.is_locked())
     }
@@ -165,6 +175,7 @@ impl Lock {
         self.shared()?.enter(py)
     }
 
+    /// As `release()`.
     #[pyo3(signature = (exc_type = None, exc_value = None, traceback = None, /))]
     fn __exit__(
         &self,

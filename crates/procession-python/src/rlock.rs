@@ -21,6 +21,12 @@ use crate::{errors, handle};
 /// `OwnerDiedWarning` says so, with `robust="raise"` the exception `OwnerDied`; with `robust=False` it stays locked for ever.
 ///
 /// It can be pickled and sent to any process; the sender has to live until it is unpickled.
+///
+///     >>> lock = RLock()
+///     >>> with lock:
+///     ...     with lock:
+///     ...         lock.locked()
+///     True
 #[pyclass(subclass, weakref, frozen, module = "procession.synchronize")]
 pub(crate) struct RLock(Made<Shared>);
 
@@ -144,8 +150,8 @@ impl RLock {
         self.0.set(Shared { core, robust: state.1 })
     }
 
-    /// Takes the lock, or takes it once more, waiting for it if `block`, for `timeout` seconds at most (below 0 is 0, `None` no
-    /// limit). Returns whether it was taken.
+    /// Take the lock, or take it once more, waiting for it if `block`, for `timeout` seconds at most (below 0 is 0, `None` no
+    /// limit). Return whether it was taken.
     ///
     /// When the last owner died with it, an `OwnerDiedWarning` is issued, or `OwnerDied` is raised with `robust="raise"`. The
     /// caller holds the lock then too, also when a filter turns the warning into an exception.
@@ -154,12 +160,12 @@ impl RLock {
         self.shared()?.acquire(py, block.0, timeout)
     }
 
-    /// Undoes one `acquire`. `AssertionError` if the calling thread does not hold the lock.
+    /// Undo one `acquire`. Raise `AssertionError` if the calling thread does not hold the lock.
     fn release(&self) -> PyResult<()> {
         self.shared()?.release()
     }
 
-    /// Whether somebody has the lock at this instant.
+    /// Return whether somebody has the lock at this instant.
     fn locked(&self) -> PyResult<bool> {
         Ok(self.shared()?.core.is_locked())
     }
@@ -169,6 +175,7 @@ impl RLock {
         self.shared()?.enter(py)
     }
 
+    /// As `release()`.
     #[pyo3(signature = (exc_type = None, exc_value = None, traceback = None, /))]
     fn __exit__(
         &self,

@@ -20,6 +20,11 @@ use crate::{errors, handle};
 /// only what it has acquired itself.
 ///
 /// It can be pickled and sent to any process; the sender has to live until it is unpickled.
+///
+///     >>> permits = Semaphore(2)
+///     >>> with permits:
+///     ...     permits.get_value()
+///     1
 #[pyclass(subclass, weakref, frozen, module = "procession.synchronize")]
 pub(crate) struct Semaphore(Made<Shared>);
 
@@ -139,24 +144,24 @@ impl Semaphore {
         self.0.set(Shared::new(core))
     }
 
-    /// Takes a permit, waiting for one if `block`, for `timeout` seconds at most (below 0 is 0, `None` no limit). Returns
-    /// whether it was taken.
+    /// Take a permit, waiting for one if `block`, for `timeout` seconds at most (below 0 is 0, `None` no limit). Return whether it
+    /// was taken.
     #[pyo3(signature = (block = Truth(true), timeout = None), text_signature = "($self, block=True, timeout=None)")]
     fn acquire(&self, py: Python<'_>, block: Truth, timeout: Option<f64>) -> PyResult<bool> {
         self.shared()?.acquire(py, block.0, timeout)
     }
 
-    /// Gives a permit back. `ValueError` if there would be too many, or if it is robust and this process has none.
+    /// Give a permit back. Raise `ValueError` if there would be too many, or if it is robust and this process has none.
     fn release(&self) -> PyResult<()> {
         self.shared()?.release()
     }
 
-    /// How many permits are free at this instant.
+    /// Return how many permits are free at this instant.
     fn get_value(&self) -> PyResult<u32> {
         Ok(self.shared()?.core.value())
     }
 
-    /// Whether no permit is free at this instant.
+    /// Return whether no permit is free at this instant.
     fn locked(&self) -> PyResult<bool> {
         Ok(self.get_value()? == 0)
     }
@@ -165,6 +170,7 @@ impl Semaphore {
         self.shared()?.acquire(py, true, None)
     }
 
+    /// As `release()`.
     #[pyo3(signature = (exc_type = None, exc_value = None, traceback = None, /))]
     fn __exit__(
         &self,
@@ -194,6 +200,12 @@ impl Semaphore {
 /// A semaphore that never has more permits than the `value` it began with: a `release` too many is a `ValueError`.
 ///
 /// With `robust=True` as `Semaphore`.
+///
+///     >>> permits = BoundedSemaphore(2)
+///     >>> permits.release()
+///     Traceback (most recent call last):
+///     ...
+///     ValueError: semaphore or lock released too many times
 #[pyclass(extends = Semaphore, subclass, frozen, module = "procession.synchronize")]
 pub(crate) struct BoundedSemaphore;
 

@@ -35,6 +35,7 @@ impl SemLock {
         if matches!(self.0, Of::RLock(_)) { RECURSIVE_MUTEX } else { SEMAPHORE }
     }
 
+    /// The most permits that it has.
     #[getter]
     fn maxvalue(&self) -> PyResult<u32> {
         match &self.0 {

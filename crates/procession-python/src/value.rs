@@ -7,6 +7,7 @@ use pyo3::types::{PyBool, PyDict, PyFloat, PyGenericAlias, PyInt, PyTuple, PyTyp
 use pyo3::{ffi, intern};
 
 use crate::block::Block;
+use crate::calls;
 use crate::lock::Lock;
 use crate::made::Made;
 use crate::quick::{Ordinary, QuickLock, QuickValue};
@@ -73,9 +74,9 @@ impl AnyLock {
             }
             AnyLock::Other(lock) => {
                 let lock = lock.bind(py);
-                lock.call_method0(intern!(py, "acquire"))?;
+                calls::call_method(lock, intern!(py, "acquire"), ())?;
                 let result = access();
-                lock.call_method0(intern!(py, "release"))?;
+                calls::call_method(lock, intern!(py, "release"), ())?;
                 result
             }
         }
@@ -340,7 +341,7 @@ impl SynchronizedBase {
         PyGenericAlias::new(cls.py(), cls.as_any(), item)
     }
 
-    /// Takes the lock, with the lock's own arguments.
+    /// Acquire the lock, with the lock's own arguments.
     #[pyo3(signature = (*args, **kwargs), text_signature = "($self, block=True, timeout=None)")]
     fn acquire<'py>(
         &self,
@@ -349,10 +350,10 @@ impl SynchronizedBase {
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let lock = self.shared()?.lock.object(py);
-        lock.getattr(intern!(py, "acquire"))?.call(args, kwargs)
+        calls::call(&lock.getattr(intern!(py, "acquire"))?, args.clone(), kwargs)
     }
 
-    /// Releases the lock.
+    /// Release the lock.
     #[pyo3(signature = (*args, **kwargs), text_signature = "($self)")]
     fn release<'py>(
         &self,
@@ -361,15 +362,15 @@ impl SynchronizedBase {
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let lock = self.shared()?.lock.object(py);
-        lock.getattr(intern!(py, "release"))?.call(args, kwargs)
+        calls::call(&lock.getattr(intern!(py, "release"))?, args.clone(), kwargs)
     }
 
-    /// The ctypes object.
+    /// Return the ctypes object, access to which takes no lock.
     fn get_obj(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         Ok(self.shared()?.object.clone_ref(py))
     }
 
-    /// The lock.
+    /// Return the lock.
     fn get_lock<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         Ok(self.shared()?.lock.object(py))
     }
@@ -384,16 +385,18 @@ impl SynchronizedBase {
         self.get_lock(py)
     }
 
+    /// Acquire the lock.
     fn __enter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         match &self.shared()?.lock {
             AnyLock::RLock(lock) => {
                 Ok(PyBool::new(py, lock.get().shared()?.enter(py)?).to_owned().into_any())
             }
             AnyLock::Lock(lock) => Ok(PyBool::new(py, lock.get().shared()?.enter(py)?).to_owned().into_any()),
-            AnyLock::Other(lock) => lock.bind(py).call_method0(intern!(py, "__enter__")),
+            AnyLock::Other(lock) => calls::call_method(lock.bind(py), intern!(py, "__enter__"), ()),
         }
     }
 
+    /// Release the lock.
     #[pyo3(signature = (exc_type = None, exc_value = None, traceback = None, /))]
     fn __exit__<'py>(
         &self,
@@ -407,7 +410,7 @@ impl SynchronizedBase {
             AnyLock::Lock(lock) => lock.get().shared()?.release()?,
             AnyLock::Other(lock) => {
                 let exception = (exc_type, exc_value, traceback);
-                return lock.bind(py).call_method1(intern!(py, "__exit__"), exception);
+                return calls::call_method(lock.bind(py), intern!(py, "__exit__"), exception);
             }
         }
         Ok(py.None().into_bound(py))
@@ -422,7 +425,15 @@ impl SynchronizedBase {
     }
 }
 
-/// A number or character in shared memory together with a lock.
+/// A number or character in shared memory together with a lock, which each access takes.
+///
+/// When a process dies with the lock, the next to take it is told by an `OwnerDiedWarning`.
+///
+///     >>> counter = Value("i", 7)
+///     >>> with counter:
+///     ...     counter.value += 1
+///     >>> counter.value
+///     8
 #[pyclass(extends = SynchronizedBase, subclass, frozen, module = "procession.sharedctypes")]
 pub(crate) struct Synchronized;
 

@@ -1,7 +1,7 @@
 """Runs some of CPython's own tests in this process, with the package in the place of ``multiprocessing``.
 
-Started by ``run.py``, once for each class of tests. What becomes of each test is written to a file, a line of JSON each, as it
-happens, so that it is known which one a process was in that did not live to the end.
+Started by ``run.py``, once for each class of tests. What becomes of each test is written to a file, a line of
+JSON each, as it happens, so that it is known which one a process was in that did not live to the end.
 """
 
 import argparse
@@ -33,7 +33,8 @@ def classes(suite):
         for name, value in vars(module).items():
             is_tests = isinstance(value, type) and issubclass(value, unittest.TestCase)
             # Of concurrent.futures only what uses processes.
-            if is_tests and value.__module__ == module.__name__ and (suite != "futures" or "ProcessPool" in name):
+            wanted = suite != "futures" or "ProcessPool" in name
+            if is_tests and wanted and value.__module__ == module.__name__:
                 found[name] = value
     return found
 

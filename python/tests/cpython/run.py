@@ -1,10 +1,11 @@
-"""Runs CPython's own tests of ``multiprocessing`` and of ``concurrent.futures``' process pools against the package.
+"""Runs CPython's own tests of ``multiprocessing`` and ``concurrent.futures`` against the package.
 
-They are ``test._test_multiprocessing`` of the interpreter that runs this, under each start method with ``procession.install()``
-in force, and ``test.test_concurrent_futures`` over the package's contexts. Each class of tests has a process of its own. The
-file ``exclusions.toml`` names the tests that may fail, with the reasons; one that does not fail any more is an error. What fails
-is run again with CPython's own ``multiprocessing``: what fails there too is only reported. A test that is skipped has to be
-skipped there too.
+They are ``test._test_multiprocessing`` of the interpreter that runs this, under each start method with
+``procession.install()`` in force, and ``test.test_concurrent_futures`` over the package's contexts. Each
+class of tests has a process of its own. The file ``exclusions.toml`` names the tests that may fail, with the
+reasons; one that does not fail any more is an error. What fails is run again with CPython's own
+``multiprocessing``: what fails there too is only reported. A test that is skipped has to be skipped there
+too.
 
 The exit status is 0 when nothing is wrong, else 1.
 """
@@ -62,7 +63,7 @@ class Exclusion:
 
 
 class Outcome:
-    """What became of a test: `passed`, `failed`, `skipped`, or `died` when its process did not live to its end."""
+    """What became of a test: `passed`, `failed`, `skipped`, or `died` if its process did."""
 
     def __init__(self, kind, detail="", seconds=0.0):
         self.kind = kind
@@ -82,7 +83,10 @@ def tests_of(suite):
     process = driver(suite, "--plain", "--list", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     output, errors = process.communicate()
     if process.returncode:
-        return None, errors.strip().rpartition("\n")[2]
+        reason = errors.strip().rpartition("\n")[2]
+        if not reason.startswith("ModuleNotFoundError: No module named 'test"):
+            sys.exit(f"the tests of {suite} cannot be listed:\n{errors}")
+        return None, reason
     return output.split(), ""
 
 
@@ -97,7 +101,8 @@ def run(suite, tests, limit, plain=False):
             with open(pathlib.Path(directory, "output"), "w+") as output:
                 started = time.monotonic()
                 process = driver(suite, *options, *rest, stdout=output, stderr=output, cwd=directory)
-                # The driver ends itself when a test takes too long; this is for one that is stopped or cannot even do that.
+                # The driver ends itself when a test takes too long; this is for one that is stopped or cannot
+                # even do that.
                 watchdog = threading.Timer(limit * (len(rest) + 1), process.kill)
                 watchdog.start()
                 process.wait()
@@ -147,32 +152,39 @@ def read(results, tests, outcomes, code, output, seconds):
         outcomes[tests[-1]] = Outcome("died", f"after its tests: exit status {code}\n{output}")
 
 
-def judge(suite, test, outcome, exclusions, limit):
-    """Return `(wrong, line)`: whether that outcome is wrong, and what is to be said of it, if anything."""
-    exclusion = next((entry for entry in exclusions if entry.matches(suite, test)), None)
-    name = f"{suite}: {test}"
-    if exclusion is not None:
-        if outcome.kind == "passed" and exclusion.always:
-            return True, f"STALE    {name} passes, and is in exclusions.toml: {exclusion.reason}"
-        return False, None
-    if outcome.kind == "passed":
-        return False, None
-    plain = run(suite, [test], limit, plain=True)[test]
-    if outcome.kind == plain.kind == "skipped":
-        return False, None
-    if outcome.kind != "skipped" and plain.kind in ("failed", "died"):
-        return False, f"CPYTHON  {name} fails with CPython's own multiprocessing too"
-    return True, f"{outcome.kind.upper():8} {name}\n{outcome.detail}"
+def judge(suite, outcomes, exclusions, limit):
+    """Return `(wrong, line)` for each outcome of which something is to be said: whether it is wrong, and what."""
+    judged = []
+    suspects = {}
+    for test, outcome in outcomes.items():
+        exclusion = next((entry for entry in exclusions if entry.matches(suite, test)), None)
+        if exclusion is None and outcome.kind != "passed":
+            suspects[test] = outcome
+        if exclusion is not None and exclusion.always and outcome.kind == "passed":
+            line = f"STALE    {suite}: {test} passes, and is in exclusions.toml: {exclusion.reason}"
+            judged.append((True, line))
+    plain = run(suite, list(suspects), limit, plain=True)
+    for test, outcome in suspects.items():
+        name = f"{suite}: {test}"
+        if outcome.kind == plain[test].kind == "skipped":
+            continue
+        if outcome.kind != "skipped" and plain[test].kind in ("failed", "died"):
+            judged.append((False, f"CPYTHON  {name} fails with CPython's own multiprocessing too"))
+        else:
+            judged.append((True, f"{outcome.kind.upper():8} {name}\n{outcome.detail}"))
+    return judged
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--start-method", "--suite", dest="suites", action="append", choices=SUITES, help="only this")
+    parser.add_argument(
+        "--start-method", "--suite", dest="suites", action="append", choices=SUITES, help="only this"
+    )
     parser.add_argument("--quick", action="store_true", help="only a part that takes some seconds")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="so many processes at a time")
-    parser.add_argument("--limit", type=float, default=180, help="seconds after which a test is taken to hang")
+    parser.add_argument("--limit", type=float, default=180, help="seconds for a test at most")
     parser.add_argument("--all", action="store_true", help="as if exclusions.toml were empty")
-    parser.add_argument("patterns", nargs="*", help="only tests that match one of these: Class.test, with * and ?")
+    parser.add_argument("patterns", nargs="*", help="only tests that match: Class.test, with * and ?")
     arguments = parser.parse_args()
     exclusions = []
     if not arguments.all:
@@ -201,8 +213,7 @@ def main():
 
     def one(suite, tests):
         outcomes = run(suite, tests, arguments.limit)
-        judged = [judge(suite, test, outcome, exclusions, arguments.limit) for test, outcome in outcomes.items()]
-        return outcomes, judged
+        return outcomes, judge(suite, outcomes, exclusions, arguments.limit)
 
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as threads:
         for done in concurrent.futures.as_completed([threads.submit(one, *item) for item in work]):
@@ -211,8 +222,7 @@ def main():
                 counts[outcome.kind] = counts.get(outcome.kind, 0) + 1
             for is_wrong, line in judged:
                 wrong += is_wrong
-                if line:
-                    print(line, flush=True)
+                print(line, flush=True)
     summary = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
     print(f"{summary or 'no tests'}; {wrong} wrong")
     return 1 if wrong else 0

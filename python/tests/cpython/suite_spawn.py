@@ -1,4 +1,4 @@
-"""CPython's tests of multiprocessing under the start method ``spawn``; a module of its own, from which children import them."""
+"""CPython's tests of multiprocessing under ``spawn``, in a module from which children import them."""
 
 import test._test_multiprocessing as suite
 

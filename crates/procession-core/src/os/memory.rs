@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{
@@ -12,7 +13,7 @@ use rustix::fs::{
     memfd_create,
 };
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, MremapFlags, ProtFlags, mmap, mmap_anonymous, mremap_fixed, munmap};
+use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags, madvise, mmap, mremap_fixed, munmap};
 use rustix::process::{Resource, getrlimit};
 
 use super::word::step;
@@ -151,26 +152,47 @@ impl Mapping {
         Ok(Mapping { start, len })
     }
 
-    /// Replaces the shared pages by private ones with the same bytes, at the same addresses. Other threads go on reading;
-    /// what they write meanwhile may be lost.
+    /// Replaces the shared pages, which are those of the file from `offset` on, by private ones of the same bytes, at the same
+    /// addresses. Once for a mapping. Other threads go on reading and writing, and what they write stays.
+    ///
+    /// Until [`Mapping::copy_pages`], a page that has not been written to since is still the file's.
     ///
     /// # Errors
     /// Out of memory or of mappings, or over `RLIMIT_AS`; the mapping is as it was.
-    pub fn make_private(&self) -> io::Result<()> {
-        // SAFETY: a new mapping at an address of the kernel's choosing disturbs nothing that exists.
-        let copy = unsafe { mmap_anonymous(std::ptr::null_mut(), self.len, ACCESS, MapFlags::PRIVATE)? };
-        // SAFETY: both ranges are mapped with this length, and are not the same. Bytes that another process changes
-        // under the copy are copied as this or that.
-        unsafe { copy.cast::<u8>().copy_from_nonoverlapping(self.start.as_ptr(), self.len) };
-        let to = self.start.as_ptr().cast();
-        // SAFETY: the copy is moved, in one step for all other threads, over exactly the range of this mapping. Who has
+    pub fn make_private(&self, fd: impl AsFd, offset: u64) -> io::Result<()> {
+        // What was written so far is in the file, and so in the new mapping; what is written from now on goes to a copy of its
+        // page, which the kernel makes in one step. At no time is there a page elsewhere that writes could miss.
+        let private = Self::with_flags(fd, offset, self.len, MapFlags::PRIVATE | MapFlags::NORESERVE)?;
+        let (from, to) = (private.start.as_ptr().cast(), self.start.as_ptr().cast());
+        // SAFETY: the new mapping is moved, in one step for all other threads, over exactly the range of this one. Who has
         // pointers into it finds the same bytes there.
-        let moved = unsafe { mremap_fixed(copy, self.len, self.len, MremapFlags::MAYMOVE, to) };
-        if let Err(error) = moved {
-            // SAFETY: mapped above, not moved, and known to nobody else.
-            let result = unsafe { munmap(copy, self.len) };
-            debug_assert!(result.is_ok(), "munmap of a whole mapping");
-            return Err(error.into());
+        unsafe { mremap_fixed(from, self.len, self.len, MremapFlags::MAYMOVE, to)? };
+        std::mem::forget(private);
+        Ok(())
+    }
+
+    /// Makes copies of all pages that are still the file's, after [`Mapping::make_private`]. Other threads go on as there.
+    ///
+    /// # Errors
+    /// Out of memory; some pages may be the file's then.
+    pub fn copy_pages(&self) -> io::Result<()> {
+        loop {
+            // SAFETY: it changes no byte of this mapping.
+            match unsafe { madvise(self.start.as_ptr().cast(), self.len, Advice::LinuxPopulateWrite) } {
+                Ok(()) => return Ok(()),
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                // Before Linux 5.14.
+                Err(Errno::INVAL) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        for at in (0..self.len).step_by(page_size()) {
+            // SAFETY: a byte of the mapping, which other threads may use as the bytes of one that they share.
+            let byte = unsafe { AtomicU8::from_ptr(self.start.as_ptr().add(at)) };
+            let mut value = byte.load(Ordering::Relaxed);
+            while let Err(other) = byte.compare_exchange(value, value, Ordering::Relaxed, Ordering::Relaxed) {
+                value = other;
+            }
         }
         Ok(())
     }

@@ -27,15 +27,23 @@ pub struct MessageMapping {
 }
 
 /// A block that goes back to the queue when this is dropped.
-struct Lent(OwnedBlock);
+struct Lent {
+    block: OwnedBlock,
+    /// Where it lies in the queue's file.
+    offset: u64,
+    /// Whether the mapping is private already, but for copies of pages that there was no memory for.
+    is_replaced: bool,
+}
 
 impl MessageMapping {
     /// Maps the message in a block.
     #[allow(clippy::result_large_err, reason = "the block goes on to whoever has it")]
     pub(super) fn new(block: OwnedBlock) -> Result<Self, (OwnedBlock, io::Error)> {
         match block.shared.ring.map_apart(block.number, block.start, block.len) {
-            Ok(mapping) => {
-                Ok(MessageMapping { mapping, len: block.len, block: Mutex::new(Some(Lent(block))) })
+            Ok((mapping, offset)) => {
+                let len = block.len;
+                let lent = Lent { block, offset, is_replaced: false };
+                Ok(MessageMapping { mapping, len, block: Mutex::new(Some(lent)) })
             }
             Err(error) => Err((block, error)),
         }
@@ -62,18 +70,20 @@ impl MessageMapping {
     /// Replaces the memory by a private copy at the same address and gives the queue its own back. For just before a fork, which
     /// gives each side its own bytes then, as of all its private memory. Does nothing the second time.
     ///
-    /// Reading goes on meanwhile as before. What another thread *writes* to the bytes while this runs may be lost.
+    /// Reading and writing go on meanwhile as before.
     ///
     /// # Errors
-    /// Out of memory or of mappings; the bytes are where they were.
+    /// Out of memory or of mappings. The bytes are this process's as before; it may be called again.
     pub fn make_private(&self) -> io::Result<()> {
         let block = {
             let _gate = fork::gate();
             let mut block = self.block.lock().unwrap_or_else(PoisonError::into_inner);
-            if block.is_none() {
-                return Ok(());
+            let Some(lent) = &mut *block else { return Ok(()) };
+            if !lent.is_replaced {
+                self.mapping.make_private(lent.block.shared.ring.fd(), lent.offset)?;
+                lent.is_replaced = true;
             }
-            self.mapping.make_private()?;
+            self.mapping.copy_pages()?;
             block.take()
         };
         // After the pages are replaced, and outside the gate, which freeing may need.
@@ -101,7 +111,7 @@ impl DerefMut for MessageMapping {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        self.0.free();
+        self.block.free();
     }
 }
 

@@ -300,8 +300,9 @@ impl Ring {
         })
     }
 
-    /// Maps a message of `len` bytes, which the caller has in a block mapped from `start` on, a second time.
-    pub(crate) fn map_apart(&self, block: u32, start: NonNull<u8>, len: usize) -> io::Result<Mapping> {
+    /// Maps a message of `len` bytes, which the caller has in a block mapped from `start` on, a second time; and where it lies
+    /// in the file.
+    pub(crate) fn map_apart(&self, block: u32, start: NonNull<u8>, len: usize) -> io::Result<(Mapping, u64)> {
         let damaged = |error| io::Error::new(io::ErrorKind::InvalidData, error);
         let page = memory::page_size();
         let offset = self
@@ -317,7 +318,7 @@ impl Ring {
         if self.windows.at(offset, len as u64)? != start {
             return Err(damaged(Damaged("a block's place")));
         }
-        Mapping::populated(self.fd(), offset, len)
+        Ok((Mapping::populated(self.fd(), offset, len)?, offset))
     }
 
     /// Where a block lies in the file. It has `len` bytes there, and the caller uses this number: the descriptor may say

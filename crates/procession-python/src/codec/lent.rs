@@ -77,7 +77,8 @@ pub(super) fn note(mapping: &Arc<MessageMapping>) {
 }
 
 /// Makes the memory of all arrays that lie in queues' memory private to this process, for just before it forks: each side has its
-/// own arrays then, as with all its objects.
+/// own arrays then, as with all its objects. And in the child just after: a function that runs between this one and the fork may wait
+/// and let another thread receive an array.
 ///
 /// Raises MemoryError or OSError when there is no room for that. Arrays that could not be made private belong to the parent;
 /// the child must not use them.

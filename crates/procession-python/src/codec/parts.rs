@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyBytesMethods};
+use pyo3::types::{PyBytes, PyBytesMethods, PyString, PyStringMethods};
 
 use super::{DETACH_FROM, Encoded, INLINE_MAX};
 
@@ -20,6 +20,8 @@ pub(crate) struct Parts {
 enum Part {
     Own(Vec<u8>),
     Bytes(Py<PyBytes>),
+    /// One that has UTF-8, which it keeps.
+    Text(Py<PyString>),
     View(View),
     /// So many zeroes, fewer than [`super::pickle::ALIGNMENT`].
     Padding(usize),
@@ -32,8 +34,11 @@ impl Parts {
         parts.own(vec![tag]);
         match object.cast::<PyBytes>() {
             Ok(bytes) => parts.bytes(bytes),
-            // Its UTF-8, which the string keeps while it is referred to here.
-            Err(_) => parts.own(object.extract::<&str>()?.as_bytes().to_vec()),
+            Err(_) => {
+                let text = object.cast::<PyString>()?;
+                parts.len += text.to_str()?.len();
+                parts.parts.push(Part::Text(text.clone().unbind()));
+            }
         }
         Ok(parts)
     }
@@ -113,6 +118,7 @@ impl Parts {
         self.parts.iter().map(move |part| match part {
             Part::Own(bytes) => bytes,
             Part::Bytes(bytes) => bytes.bind(py).as_bytes(),
+            Part::Text(text) => text.bind(py).to_str().unwrap_or_default().as_bytes(),
             Part::View(view) => view.as_bytes(),
             Part::Padding(len) => &ZEROES[..*len],
         })

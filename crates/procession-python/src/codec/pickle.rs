@@ -25,6 +25,7 @@ use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyType};
 use super::lent::{self, MessageBuffer};
 use super::parts::{Parts, View};
 use super::{DETACH_FROM, Encoded, INLINE_MAX, malformed, tag};
+use crate::calls;
 
 /// Where buffers begin: vector instructions like it.
 pub(super) const ALIGNMENT: usize = 64;
@@ -165,7 +166,7 @@ impl Pickler {
 
     fn dump(&self, object: &Bound<'_, PyAny>) -> PyResult<Written> {
         let py = object.py();
-        self.dump.bind(py).call1((object,))?;
+        calls::call(self.dump.bind(py), (object,), None)?;
         Ok(self.sink.get().take())
     }
 }
@@ -180,7 +181,7 @@ pub(super) fn encode(object: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> PyResult<E
     // One whose object raised is not used again: it may be in the middle of anything.
     let Written { mut pickle, buffers } = pickler.dump(object)?;
     if pickle.len() < KEPT {
-        pickler.clear_memo.bind(py).call0()?;
+        calls::call(pickler.clear_memo.bind(py), (), None)?;
         let _ = PICKLER.try_with(|kept| kept.set(Some(pickler)));
     }
     if buffers.is_empty() {
@@ -220,11 +221,11 @@ fn loads<'py>(
     let py = pickle.py();
     let loads = LOADS.import(py, "_pickle", "loads")?;
     match buffers {
-        None => loads.call1((pickle,)),
+        None => calls::call(loads, (pickle,), None),
         Some(buffers) => {
             let options = PyDict::new(py);
             options.set_item(intern!(py, "buffers"), buffers)?;
-            loads.call((pickle,), Some(&options))
+            calls::call(loads, (pickle,), Some(&options))
         }
     }
 }

@@ -12,6 +12,7 @@ use super::deliveries::{self, Delivered};
 use super::put::{put_bytes, put_parts};
 use super::{Opened, Queue, errors};
 use crate::blocking::block as wait;
+use crate::calls;
 use crate::codec::{Encoded, Parts, with_buffer};
 
 /// So many are encoded before they are put: a long iterable neither waits for its end nor fills memory.
@@ -75,7 +76,7 @@ fn put_group(
         if ends.len() == GROUP || buffer.len() >= GROUP_BYTES {
             break End::Full;
         }
-        match objects.next() {
+        match calls::next(objects) {
             None => break End::Objects,
             Some(Err(error)) => break End::Failed(error),
             Some(Ok(object)) => match opened.codec.encode(&object, buffer) {

@@ -230,7 +230,8 @@ impl Queue {
     /// If block is true and timeout is None, waits until there is one; with a timeout, at most so many seconds, and then
     /// raises queue.Empty. If block is false, raises queue.Empty at once when there is none.
     ///
-    /// An object that cannot be unpickled raises here and is gone; the next get has the next one.
+    /// An object that cannot be unpickled raises here and is gone; the next get has the next one. What a process has got is gone
+    /// with it when it dies, unless the queue is a JoinableQueue with redelivery.
     #[pyo3(signature = (block = None, timeout = None), text_signature = "($self, block=True, timeout=None)")]
     fn get<'py>(
         this: &Bound<'py, Self>,
@@ -280,17 +281,21 @@ impl Queue {
         Objects { queue: this }
     }
 
-    /// The number of objects in the queue, exact at an instant during the call.
+    /// Return the number of objects in the queue, exact at an instant during the call.
     fn qsize(&self) -> PyResult<u64> {
         Ok(self.opened()?.core.len())
     }
 
-    /// Whether the queue has no objects, exact at an instant during the call.
-    fn empty(&self) -> PyResult<bool> {
-        Ok(self.opened()?.core.is_empty())
+    /// Return whether the queue has no objects, exact at an instant during the call. OSError for one that was used and closed.
+    fn empty(this: &Bound<'_, Self>) -> PyResult<bool> {
+        let empty = this.get().opened()?.core.is_empty();
+        if this.get().is_closed() {
+            return this.call_method1("_closed_empty", (empty,))?.extract();
+        }
+        Ok(empty)
     }
 
-    /// Whether the queue has as many objects as its maxsize allows, exact at an instant during the call.
+    /// Return whether the queue has as many objects as its maxsize allows, exact at an instant during the call.
     fn full(&self) -> PyResult<bool> {
         Ok(self.opened()?.core.is_full())
     }
@@ -304,13 +309,13 @@ impl Queue {
         self.opened()?.core.shutdown(immediate).map_err(|error| errors::memory(error.into()))
     }
 
-    /// How many bytes of memory the queue takes now, in use or kept for later messages.
+    /// Return how many bytes of memory the queue takes now, in use or kept for later messages.
     fn memory_used(&self) -> PyResult<u64> {
         Ok(self.opened()?.core.memory_used())
     }
 
-    /// The queue's state in plain words: what waits, who holds its internal locks and whether that process lives, what the memory is
-    /// used for. Takes no lock and does not wait, so that it tells why a program does not go on.
+    /// Return the queue's state in plain words: what waits, who holds its internal locks and whether that process lives, what the
+    /// memory is used for. Takes no lock and does not wait, so that it tells why a program does not go on.
     fn describe(&self) -> PyResult<String> {
         Ok(self.opened()?.core.describe().to_string())
     }

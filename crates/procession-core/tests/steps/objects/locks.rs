@@ -16,6 +16,17 @@ fn use_rlock(with: &With<RLock>) {
     with.object.release().expect("it is mine");
 }
 
+/// Only a lock that is free, or the thread's own, is taken so.
+fn use_free_rlock(with: &With<RLock>) {
+    if !with.object.acquire_free() {
+        with.mended(with.object.acquire(soon()));
+    }
+    assert!(with.object.acquire_free());
+    with.section();
+    with.object.release().expect("it is mine");
+    with.object.release().expect("it is mine");
+}
+
 pub(super) fn situations(run: &mut Run) {
     run.each_death(Situation {
         name: "lock: taken and released",
@@ -87,6 +98,14 @@ pub(super) fn situations(run: &mut Run) {
         meanwhile: None,
         second: Some(use_rlock),
         survivor: |with, _| use_rlock(with),
+    });
+    run.each_death(Situation {
+        name: "rlock: taken twice where it is free",
+        prepare: || with(RLock::new(true).expect("a lock")),
+        victim: use_free_rlock,
+        meanwhile: None,
+        second: Some(use_rlock),
+        survivor: |with, _| use_free_rlock(with),
     });
     run.each_death(Situation {
         name: "rlock: waited for, another waits too",
