@@ -66,7 +66,9 @@ def main():
         times = [(run(theirs), run(ours)) for _ in range(options.rounds)]
         theirs_us, ours_us = (statistics.median(column) * 1e6 for column in zip(*times, strict=True))
         low, ratio, high = statistics.quantiles(a / b for a, b in times)
-        print(f"{name:40} {theirs_us:8.1f} {ours_us:9.1f} {ratio:6.2f} x  {low:.2f} to {high:.2f}", flush=True)
+        print(
+            f"{name:40} {theirs_us:8.1f} {ours_us:9.1f} {ratio:6.2f} x  {low:.2f} to {high:.2f}", flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -87,15 +87,26 @@ def cases(ours):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=51)
-    parser.add_argument("--count", type=int, default=5_000, help="operations in each round; eight times as many by two processes")
+    parser.add_argument(
+        "--count",
+        type=int,
+        default=5_000,
+        help="operations in each round; eight times as many by two processes",
+    )
     options = parser.parse_args()
-    for label, run, count in (("alone", alone, options.count), ("two processes", two_processes, 8 * options.count)):
+    for label, run, count in (
+        ("alone", alone, options.count),
+        ("two processes", two_processes, 8 * options.count),
+    ):
         print(f"{label:46}   mp ns  ours ns    ratio  half of the rounds")
         for (name, work, theirs), (_, _, ours) in zip(cases(False), cases(True), strict=True):
             times = [(run(work, theirs, count), run(work, ours, count)) for _ in range(options.rounds)]
             theirs_ns, ours_ns = (statistics.median(column) * 1e9 for column in zip(*times, strict=True))
             low, ratio, high = statistics.quantiles(a / b for a, b in times)
-            print(f"{name:46} {theirs_ns:7.1f} {ours_ns:8.1f} {ratio:6.2f} x  {low:.2f} to {high:.2f}", flush=True)
+            print(
+                f"{name:46} {theirs_ns:7.1f} {ours_ns:8.1f} {ratio:6.2f} x  {low:.2f} to {high:.2f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
