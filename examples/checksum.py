@@ -245,7 +245,9 @@ def run(arguments):
     if not arguments.quiet:
         hashed_files = sum(isinstance(outcome, bytes) for outcome in job.outcomes)
         total = sum(size for _, size in files)
-        summary = f"{counted(hashed_files, 'file')}, {counted(total, 'byte')} in {time.monotonic() - start:.2f} s"
+        summary = (
+            f"{counted(hashed_files, 'file')}, {counted(total, 'byte')} in {time.monotonic() - start:.2f} s"
+        )
         summary += f" with {counted(len(job.workers), 'worker')}"
         summary += f", {job.killed} killed" if arguments.chaos else ""
         summary += f", {job.died} died" if job.died else ""
@@ -263,8 +265,12 @@ def positive(text):
 def main():
     parser = argparse.ArgumentParser(prog="checksum", description=__doc__.splitlines()[0])
     parser.add_argument("dir", help="the folder; links below it are not followed")
-    parser.add_argument("--workers", type=positive, default=os.cpu_count(), metavar="N", help="worker processes")
-    parser.add_argument("--chaos", action="store_true", help="kill a random worker every 50 ms and start another")
+    parser.add_argument(
+        "--workers", type=positive, default=os.cpu_count(), metavar="N", help="worker processes"
+    )
+    parser.add_argument(
+        "--chaos", action="store_true", help="kill a random worker every 50 ms and start another"
+    )
     parser.add_argument("--quiet", action="store_true", help="show neither progress nor summary")
     try:
         return 0 if run(parser.parse_args()) else INCOMPLETE

@@ -92,7 +92,9 @@ class Log:
 
     def __init__(self, folder, what, process):
         self.process = process
-        self.file = os.open(os.path.join(folder, f"{what}-{process}"), os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+        self.file = os.open(
+            os.path.join(folder, f"{what}-{process}"), os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600
+        )
 
     def note(self, process, number):
         os.write(self.file, ENTRY.pack(process, 0, number))
@@ -106,7 +108,8 @@ def entries(folder, what):
             with open(os.path.join(folder, name), "rb") as file:
                 data = file.read()
             logs[int(name.removeprefix(f"{what}-"))] = [
-                (process, number) for process, _, number in ENTRY.iter_unpack(data[: len(data) // ENTRY.size * ENTRY.size])
+                (process, number)
+                for process, _, number in ENTRY.iter_unpack(data[: len(data) // ENTRY.size * ENTRY.size])
             ]
     return logs
 
@@ -254,7 +257,9 @@ class Turn:
         return sum(acknowledged.values()), len(lost), repeated
 
     def account_sums(self):
-        sums = collections.Counter(number for log in entries(self.folder, "sum").values() for _, number in log)
+        sums = collections.Counter(
+            number for log in entries(self.folder, "sum").values() for _, number in log
+        )
         if any(times > 1 for times in sums.values()):
             raise AssertionError("two processes were under the lock")
         # Killed between the addition and the note, a sum is in no log.
@@ -286,7 +291,9 @@ def main():
             messages, lost, repeated = turn.account()
         except AssertionError as error:
             describe = getattr(turn.shared, "describe", None)
-            print(f"{kind} by {method}, seed {seed}: {error}\nlogs: {folder}\n{describe() if describe else ''}")
+            print(
+                f"{kind} by {method}, seed {seed}: {error}\nlogs: {folder}\n{describe() if describe else ''}"
+            )
             return 1
         shutil.rmtree(folder)
         kills, longest = kills + turn.kills, max(longest, turn.longest)

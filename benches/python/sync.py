@@ -1,4 +1,4 @@
-"""Locks and shared values against multiprocessing's: the contenders take turns, medians of the rounds, ratios.
+"""Locks and shared values against multiprocessing's: the contenders take turns in many short rounds; medians, ratios.
 
 Run it with a release build of the package installed.
 """
@@ -86,16 +86,27 @@ def cases(ours):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--count", type=int, default=100_000, help="operations in each round")
+    parser.add_argument("--rounds", type=int, default=51)
+    parser.add_argument(
+        "--count",
+        type=int,
+        default=5_000,
+        help="operations in each round; eight times as many by two processes",
+    )
     options = parser.parse_args()
-    for label, run in (("alone", alone), ("two processes", two_processes)):
-        print(f"{label:48} mp ns  ours ns   ratio")
+    for label, run, count in (
+        ("alone", alone, options.count),
+        ("two processes", two_processes, 8 * options.count),
+    ):
+        print(f"{label:46}   mp ns  ours ns    ratio  half of the rounds")
         for (name, work, theirs), (_, _, ours) in zip(cases(False), cases(True), strict=True):
-            times = [(run(work, theirs, options.count), run(work, ours, options.count)) for _ in range(options.rounds)]
+            times = [(run(work, theirs, count), run(work, ours, count)) for _ in range(options.rounds)]
             theirs_ns, ours_ns = (statistics.median(column) * 1e9 for column in zip(*times, strict=True))
-            ratio = statistics.median(a / b for a, b in times)
-            print(f"{name:46} {theirs_ns:7.1f} {ours_ns:8.1f} {ratio:6.2f} x", flush=True)
+            low, ratio, high = statistics.quantiles(a / b for a, b in times)
+            print(
+                f"{name:46} {theirs_ns:7.1f} {ours_ns:8.1f} {ratio:6.2f} x  {low:.2f} to {high:.2f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -179,7 +179,7 @@ class _Base(_procession.BaseQueue):
     def _closed_empty(self, empty):
         # As CPython's: one that was never used tells that it is empty.
         if not empty:
-            raise OSError(f'Queue {self!r} is closed')
+            raise OSError(f"Queue {self!r} is closed")
         return empty
 
     def _has_feeder_error_hook(self):
@@ -318,7 +318,7 @@ class SimpleQueue(_Base):
         return OSError("handle is closed")
 
     def _closed_empty(self, empty):
-        raise OSError(f'Queue {self!r} is closed')
+        raise OSError(f"Queue {self!r} is closed")
 
 
 os.register_at_fork(before=_procession._make_private, after_in_child=_procession._make_private)

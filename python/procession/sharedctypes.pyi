@@ -8,9 +8,13 @@ from weakref import WeakKeyDictionary
 
 from ._procession import (
     Block,
-    Synchronized as Synchronized,
-    SynchronizedBase as SynchronizedBase,
     _LockLike,
+)
+from ._procession import (
+    Synchronized as Synchronized,
+)
+from ._procession import (
+    SynchronizedBase as SynchronizedBase,
 )
 
 __all__ = ["RawValue", "RawArray", "Value", "Array", "copy", "synchronized"]

@@ -10,9 +10,8 @@ import sys
 import time
 
 import numpy
-import pytest
-
 import procession
+import pytest
 
 METHODS = ["fork", "spawn", "forkserver"]
 PROGRAMS = pathlib.Path(__file__).parent / "programs"

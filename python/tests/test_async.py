@@ -13,7 +13,6 @@ from multiprocessing import connection
 from queue import Empty, Full
 
 import pytest
-
 from procession.queues import JoinableQueue, Queue, ShutDown, SimpleQueue
 
 

@@ -7,7 +7,6 @@ import textwrap
 import threading
 
 import pytest
-
 from procession.queues import Queue
 
 LENGTH = 1 << 20

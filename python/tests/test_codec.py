@@ -15,7 +15,6 @@ import threading
 from multiprocessing.reduction import ForkingPickler
 
 import pytest
-
 from procession.queues import Queue
 
 

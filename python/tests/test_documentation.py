@@ -12,7 +12,9 @@ PAGES = [ROOT / "README.md", ROOT / "docs" / "python.md"]
 EXAMPLES = [
     pytest.param(example, id=f"{page.name}-{number}")
     for page in PAGES
-    for number, example in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE))
+    for number, example in enumerate(
+        re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    )
 ]
 WATCHDOG = 120
 
@@ -26,6 +28,10 @@ def test_example(example, tmp_path):
     program = tmp_path / "example.py"
     program.write_text(example)
     done = subprocess.run(
-        [sys.executable, "-W", "error", program], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=WATCHDOG
+        [sys.executable, "-W", "error", program],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=WATCHDOG,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -8,9 +8,8 @@ import sys
 import textwrap
 import threading
 
-import pytest
-
 import procession
+import pytest
 from procession import queues, sharedctypes, synchronize
 
 MODULES = ["", "context", "managers", "pool", "process", "queues", "sharedctypes", "synchronize"]

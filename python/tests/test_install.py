@@ -11,7 +11,7 @@ import pytest
 METHODS = ["fork", "spawn", "forkserver"]
 WATCHDOG = 120
 # What each process finds: whether a name that was bound before is ours.
-CHECK = '''
+CHECK = """
 import multiprocessing
 from multiprocessing import Lock, Pool, Process, Queue, get_context
 
@@ -21,7 +21,7 @@ def kinds():
         multiprocessing.Value("i").get_lock(), multiprocessing.queues.JoinableQueue(ctx=get_context()),
     )
     return {type(thing).__module__.partition(".")[0] for thing in made}
-'''
+"""
 
 
 def run(*arguments, check=True, cwd=None):

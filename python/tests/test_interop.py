@@ -10,7 +10,6 @@ import subprocess
 import sys
 
 import pytest
-
 from procession.queues import JoinableQueue, Queue
 
 ROOT = pathlib.Path(__file__).parents[2]

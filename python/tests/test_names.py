@@ -12,10 +12,9 @@ import multiprocessing.managers
 import queue
 import types
 
-import pytest
-
 import procession
 import procession.managers
+import pytest
 
 MODULES = [
     "",

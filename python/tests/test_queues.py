@@ -13,7 +13,6 @@ import time
 from queue import Empty, Full
 
 import pytest
-
 from procession.queues import DeliveryLost, JoinableQueue, Queue, ShutDown, SimpleQueue
 
 METHODS = ["fork", "spawn", "forkserver"]

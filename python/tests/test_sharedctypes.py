@@ -31,8 +31,39 @@ class Point3(Point):
     _fields_ = [("z", ctypes.c_double)]
 
 
-CONVERSIONS = [0, 1, -1, 127, 128, 255, 256, 2**15, 2**16 + 3, 2**31, 2**32 + 5, -(2**31) - 1, 2**63, 2**64 + 7, -(2**70)]
-CONVERSIONS += [True, False, 1.5, -0.0, 1e300, float("inf"), "x", "ab", b"x", b"ab", bytearray(b"q"), None, [], 2 + 3j]
+CONVERSIONS = [
+    0,
+    1,
+    -1,
+    127,
+    128,
+    255,
+    256,
+    2**15,
+    2**16 + 3,
+    2**31,
+    2**32 + 5,
+    -(2**31) - 1,
+    2**63,
+    2**64 + 7,
+    -(2**70),
+]
+CONVERSIONS += [
+    True,
+    False,
+    1.5,
+    -0.0,
+    1e300,
+    float("inf"),
+    "x",
+    "ab",
+    b"x",
+    b"ab",
+    bytearray(b"q"),
+    None,
+    [],
+    2 + 3j,
+]
 
 
 def outcome(set_value):
@@ -42,7 +73,9 @@ def outcome(set_value):
         return type(error), str(error)
 
 
-@pytest.mark.parametrize("type_", [*sharedctypes.typecode_to_type, ctypes.c_bool, ctypes.c_size_t, ctypes.c_longdouble])
+@pytest.mark.parametrize(
+    "type_", [*sharedctypes.typecode_to_type, ctypes.c_bool, ctypes.c_size_t, ctypes.c_longdouble]
+)
 @pytest.mark.parametrize("lock", [None, "lock", False])
 def test_values_convert_as_in_ctypes(type_, lock):
     if lock == "lock":

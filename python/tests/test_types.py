@@ -5,9 +5,8 @@ import re
 import subprocess
 import sys
 
-import pytest
-
 import procession
+import pytest
 
 HERE = pathlib.Path(__file__).parent
 TYPED = HERE / "typed"

@@ -69,6 +69,14 @@ pub(crate) fn test(filter: Option<&OsStr>) -> Result<(), Failure> {
     }
 }
 
+/// Format and lints of everything in Python.
+pub(crate) fn lints() -> Result<(), Failure> {
+    for command in [["format", "--check"], ["check", "--quiet"]] {
+        python(Profile::Dev, With::Tests)?.args(["-m", "ruff"]).args(command).folder(root()).run()?;
+    }
+    Ok(())
+}
+
 /// The checksum example.
 pub(crate) fn demo() -> Result<Tool, Failure> {
     Ok(python(Profile::Release, With::Tests)?.args([root().join("examples/checksum.py")]))

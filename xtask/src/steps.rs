@@ -121,6 +121,7 @@ pub(crate) fn ci() -> Result<(), Failure> {
         let core = ["--package", "procession-core", "--features", "steps", "--all-targets"];
         cargo("clippy", ROOT).args(core).args(["--", "--deny", "warnings"]).run()
     })?;
+    step("format and lints in Python", python::lints)?;
     step("documentation", || {
         cargo("doc", ROOT).args(["--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings").run()
     })?;

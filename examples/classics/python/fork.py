@@ -21,7 +21,9 @@ def main():
         os._exit(7)
     _, status = os.wait()
     money -= 30
-    print(f"parent: process {os.getpid()}, child {pid}, exit status {os.waitstatus_to_exitcode(status)}, money {money}")
+    print(
+        f"parent: process {os.getpid()}, child {pid}, exit status {os.waitstatus_to_exitcode(status)}, money {money}"
+    )
     print(f"parent: shared money {shared.value}")
 
 

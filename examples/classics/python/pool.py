@@ -22,7 +22,9 @@ def main():
         print(f"map: {pool.map(square, range(10))}")
         print(f"apply: {pool.apply(square, (7,))}")
         result = pool.apply_async(square, (8,))
-        print(f"apply_async: {result.get(timeout=60)}, ready: {result.ready()}, successful: {result.successful()}")
+        print(
+            f"apply_async: {result.get(timeout=60)}, ready: {result.ready()}, successful: {result.successful()}"
+        )
         print(f"imap_unordered: {sorted(pool.imap_unordered(square, range(5)))}")
         print(f"starmap: {pool.starmap(pow, [(2, 3), (3, 2)])}")
         try:

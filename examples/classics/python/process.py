@@ -43,7 +43,9 @@ def main():
     sleeper = multiprocessing.Process(target=time.sleep, args=(1000,), daemon=True)
     sleeper.start()
     sleeper.join(timeout=0.1)
-    print(f"main: sleeper is alive: {sleeper.is_alive()}, exit code {sleeper.exitcode}, daemon: {sleeper.daemon}")
+    print(
+        f"main: sleeper is alive: {sleeper.is_alive()}, exit code {sleeper.exitcode}, daemon: {sleeper.daemon}"
+    )
     sleeper.terminate()
     sleeper.join()
     print(f"main: sleeper is alive: {sleeper.is_alive()}, exit code {sleeper.exitcode}")

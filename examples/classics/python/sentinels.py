@@ -31,7 +31,8 @@ def consume(number, numbers, sums):
 def main():
     numbers, sums = multiprocessing.Queue(), multiprocessing.SimpleQueue()
     consumers = [
-        multiprocessing.Process(target=consume, args=(number, numbers, sums)) for number in range(1, CONSUMERS + 1)
+        multiprocessing.Process(target=consume, args=(number, numbers, sums))
+        for number in range(1, CONSUMERS + 1)
     ]
     producer = multiprocessing.Process(target=produce, args=(numbers,))
     for process in [*consumers, producer]:
