@@ -230,7 +230,8 @@ def wait_for_ctrl_c(ready, queue):
     try:
         ready.set()
         while True:
-            time.sleep(60)
+            # A signal that comes just before a sleep ends only the next one.
+            time.sleep(0.01)
     except KeyboardInterrupt:
         queue.put("interrupted")
 
