@@ -1,7 +1,7 @@
 //! The module `procession._procession`: Python classes over `procession-core`.
 //!
 //! Thin: a class holds a core object, converts arguments, and waits with the interpreter's lock released
-//! ([`blocking`]). What is written in Python (contexts, managers, the names that programs import) is in `python/procession`.
+//! (`blocking`). What is written in Python (contexts, managers, the names that programs import) is in `python/procession`.
 
 mod arguments;
 mod barrier;
