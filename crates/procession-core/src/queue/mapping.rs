@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use super::message::OwnedBlock;
 use crate::os::fork;
 use crate::os::memory::Mapping;
+use crate::ring::Apart;
 
 /// A large message that was taken, at an address of its own, for as long as this value lives. Dereferences to its bytes, which
 /// are the holder's alone to read and write: what other processes do with the queue does not reach them.
@@ -18,8 +19,8 @@ use crate::os::memory::Mapping;
 /// A process that forks must call [`MessageMapping::make_private`] on each before: otherwise parent and child have the same
 /// memory, which is the queue's again once the parent drops it.
 pub struct MessageMapping {
-    /// Dropped before the block is: from then on it is others' to write to.
-    mapping: Mapping,
+    /// `Some` until this is dropped. Gone before the block is: from then on it is others' to write to.
+    mapping: Option<Apart>,
     len: usize,
     /// Where the bytes lie, unless they have become private. Locked under the fork gate alone, so that no forked child
     /// finds it locked.
@@ -34,9 +35,11 @@ impl MessageMapping {
     #[allow(clippy::result_large_err, reason = "the block goes on to whoever has it")]
     pub(super) fn new(block: OwnedBlock) -> Result<Self, (OwnedBlock, io::Error)> {
         match block.shared.ring.map_apart(block.number, block.start, block.len) {
-            Ok(mapping) => {
-                Ok(MessageMapping { mapping, len: block.len, block: Mutex::new(Some(Lent(block))) })
-            }
+            Ok(mapping) => Ok(MessageMapping {
+                mapping: Some(mapping),
+                len: block.len,
+                block: Mutex::new(Some(Lent(block))),
+            }),
             Err(error) => Err((block, error)),
         }
     }
@@ -44,7 +47,11 @@ impl MessageMapping {
     /// The first byte of the message, at the start of a page. Stays where it is until this is dropped, also across
     /// [`MessageMapping::make_private`]. Who writes through it does so as with any memory that threads share.
     pub fn as_mut_ptr(&self) -> *mut u8 {
-        self.mapping.start().as_ptr()
+        self.mapping().start().as_ptr()
+    }
+
+    fn mapping(&self) -> &Mapping {
+        self.mapping.as_ref().expect("there until the drop").mapping()
     }
 
     /// The message's length in bytes.
@@ -73,7 +80,7 @@ impl MessageMapping {
             if block.is_none() {
                 return Ok(());
             }
-            self.mapping.make_private()?;
+            self.mapping().make_private()?;
             block.take()
         };
         // After the pages are replaced, and outside the gate, which freeing may need.
@@ -99,6 +106,18 @@ impl DerefMut for MessageMapping {
     }
 }
 
+impl Drop for MessageMapping {
+    fn drop(&mut self) {
+        let block = self.block.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // A private one is unmapped, and so is a forked child's copy.
+        if let (Some(Lent(block)), Some(mapping)) = (block, self.mapping.take())
+            && block.is_mine()
+        {
+            block.shared.ring.keep_apart(mapping);
+        }
+    }
+}
+
 impl Drop for Lent {
     fn drop(&mut self) {
         self.0.free();
@@ -108,5 +127,46 @@ impl Drop for Lent {
 impl fmt::Debug for MessageMapping {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MessageMapping").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::os::clock::Deadline;
+    use crate::queue::{Queue, QueueOptions};
+
+    const LEN: usize = 1 << 20;
+
+    fn received(queue: &Queue, value: u8) -> super::MessageMapping {
+        queue.put(&[value; LEN], Deadline::Now).unwrap();
+        queue.get_message(Deadline::Now).unwrap().into_mapping().unwrap()
+    }
+
+    #[test]
+    fn a_mapping_is_used_again_for_its_place_alone() {
+        let queue = Queue::create(&QueueOptions::new()).unwrap();
+        let first = received(&queue, 1);
+        let second = received(&queue, 2);
+        let places = (first.as_mut_ptr(), second.as_mut_ptr());
+        drop(first);
+        let third = received(&queue, 3);
+        assert_eq!(third.as_mut_ptr(), places.0);
+        assert_eq!((third[0], third[LEN - 1], second[0]), (3, 3, 2));
+        // The queue gives the memory back, and gets other memory.
+        drop(third);
+        queue.trim().unwrap();
+        assert_eq!(received(&queue, 4)[LEN - 1], 4);
+    }
+
+    #[test]
+    fn one_that_became_private_is_not_used_again() {
+        let queue = Queue::create(&QueueOptions::new()).unwrap();
+        let first = received(&queue, 1);
+        first.make_private().unwrap();
+        let second = received(&queue, 2);
+        assert_eq!((first[0], second[0]), (1, 2));
+        drop(first);
+        let third = received(&queue, 3);
+        assert_eq!((second[LEN - 1], third[LEN - 1]), (2, 3));
     }
 }
