@@ -45,7 +45,7 @@ impl Identity {
 
     #[cold]
     fn find_out() -> Self {
-        let cell = fork_cleared_cell();
+        let [cell, _] = fork_cleared_words();
         let pid = rustix::process::getpid();
         let start = start_time(pid).or_else(|error| match error.raw_os_error() {
             // A forked child of a process that has used up its descriptors, say.
@@ -150,7 +150,15 @@ impl fmt::Debug for Identity {
 /// # Errors
 /// What looking at `/proc/self/ns/pid` reported.
 pub fn pid_namespace() -> io::Result<u64> {
-    Ok(rustix::fs::stat("/proc/self/ns/pid")?.st_ino)
+    // It never changes for a process, but a forked child may be in another.
+    let [_, known] = fork_cleared_words();
+    match known.load(Ordering::Relaxed) {
+        0 => {}
+        namespace => return Ok(namespace),
+    }
+    let namespace = rustix::fs::stat("/proc/self/ns/pid")?.st_ino;
+    known.store(namespace, Ordering::Relaxed);
+    Ok(namespace)
 }
 
 fn gone(error: Errno) -> io::Error {
@@ -196,13 +204,13 @@ fn parse_start_time(stat: &str) -> io::Result<u64> {
 /// The cell that holds this process's identity, once it is known; null before.
 static CELL: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());
 
-/// A word that reads 0 in a forked child, however the fork came about.
-fn fork_cleared_cell() -> &'static AtomicU64 {
-    static MADE: OnceLock<&'static AtomicU64> = OnceLock::new();
-    let cell = MADE.get_or_init(|| {
+/// Words that read 0 in a forked child, however the fork came about: who this process is, and the number of its pid namespace.
+fn fork_cleared_words() -> &'static [AtomicU64; 2] {
+    static MADE: OnceLock<&'static [AtomicU64; 2]> = OnceLock::new();
+    let words = MADE.get_or_init(|| {
         let len = rustix::param::page_size();
         // SAFETY: a fresh private mapping that nothing else refers to and that is never unmapped; it is
-        // zeroed, page-aligned and large enough for the word.
+        // zeroed, page-aligned and large enough for the words.
         unsafe {
             let page = mm::mmap_anonymous(
                 std::ptr::null_mut(),
@@ -212,11 +220,11 @@ fn fork_cleared_cell() -> &'static AtomicU64 {
             )
             .expect("one page of memory");
             mm::madvise(page, len, Advice::LinuxWipeOnFork).expect("MADV_WIPEONFORK, Linux 4.14 or newer");
-            &*page.cast::<AtomicU64>()
+            &*page.cast::<[AtomicU64; 2]>()
         }
     });
-    CELL.store(std::ptr::from_ref(*cell).cast_mut(), Ordering::Release);
-    cell
+    CELL.store(std::ptr::from_ref(&words[0]).cast_mut(), Ordering::Release);
+    words
 }
 
 #[cfg(test)]
