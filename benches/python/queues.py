@@ -3,8 +3,8 @@
     python benches/python/queues.py [--rounds 5] [--only WORKLOAD ...] [--scale 1.0]
 
 Each figure is the median of several rounds. A round runs every contender once on the same work, so that
-what else the machine does meets all alike. Needs numpy for the workloads with arrays, and takes faster-fifo
-along where it is installed.
+what else the machine does meets all alike; a ratio is the median of those of the rounds, with the lowest and
+the highest. Needs numpy for the workloads with arrays, and takes faster-fifo along where it is installed.
 """
 
 import argparse
@@ -102,20 +102,22 @@ def echo(there, back, count):
 
 
 def ping_pong(make, count):
-    """Round trips a second of a small int, through one queue each way."""
+    """Round trips a second of a small int, through one queue each way: by the median, so that moments
+    when something else has a processor do not count."""
     there, back = make(), make()
     worker = FORK.Process(target=echo, args=(there, back, count + 10))
     worker.start()
     for number in range(10):
         there.put(number)
         back.get()
-    start = time.perf_counter()
+    times = []
     for number in range(count):
+        start = time.perf_counter()
         there.put(number)
         back.get()
-    end = time.perf_counter()
+        times.append(time.perf_counter() - start)
     worker.join()
-    return count / (end - start)
+    return 1 / statistics.median(times)
 
 
 def produce_many(queue, batches, ready, go):
@@ -206,7 +208,8 @@ def main():
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the numbers of messages")
     parser.add_argument("--only", nargs="*", help="workloads whose names contain one of these")
     options = parser.parse_args()
-    print(f"{'workload':20}" + "".join(f"{name:>18}" for name in CONTENDERS) + f"{'ratio':>9}{'goal':>7}")
+    names = "".join(f"{name:>18}" for name in CONTENDERS)
+    print(f"{'workload':20}{names}{'ratio':>9}  {'range':15}{'goal':>5}")
     for name, goal, count, run in WORKLOADS:
         if options.only and not any(part in name for part in options.only):
             continue
@@ -220,10 +223,10 @@ def main():
                     rates[contender].append(rate)
         medians = {contender: statistics.median(found) for contender, found in rates.items() if found}
         shown = "".join(f"{medians[c]:>16,.0f}/s" if c in medians else f"{'-':>18}" for c in CONTENDERS)
-        print(
-            f"{name:20}{shown}{medians['procession'] / medians['multiprocessing']:>8.1f}x{goal:>6}x",
-            flush=True,
-        )
+        pairs = zip(rates["procession"], rates["multiprocessing"], strict=True)
+        ratios = sorted(ours / theirs for ours, theirs in pairs)
+        spread = f"{ratios[0]:.1f}x - {ratios[-1]:.1f}x"
+        print(f"{name:20}{shown}{statistics.median(ratios):>8.1f}x  {spread:15}{goal:>4}x", flush=True)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ impl Deadline {
         Instant::now().checked_add(timeout).map_or(Deadline::Never, Deadline::At)
     }
 
-    /// The time left, at most `slice`; `None` when the deadline has passed, or the [host](super::host) ends the operation.
+    /// The time left, at most `slice`; `None` when the deadline has passed, or the [host] ends the operation.
     pub fn slice(self, slice: Duration) -> Option<Duration> {
         if host::is_interrupted() {
             return None;
@@ -42,7 +42,7 @@ impl Deadline {
         }
     }
 
-    /// Whether the deadline has passed, or the [host](super::host) ends the operation.
+    /// Whether the deadline has passed, or the [host] ends the operation.
     pub fn passed(self) -> bool {
         match self {
             _ if host::is_interrupted() => true,

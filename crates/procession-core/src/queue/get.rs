@@ -307,9 +307,10 @@ impl Shared {
         let queue = &ring.control().waiting.not_empty;
         if deadline == Deadline::Now && ring.deliveries_are_held() {
             // Whoever only asks and never sleeps finds the dead here.
-            self.look_around()?;
+            self.look_around(true)?;
         }
-        let found = wait_until(queue, &self.get_spinner, deadline, ready, || self.look_around().map(drop))?;
+        let found =
+            wait_until(queue, &self.get_spinner, deadline, ready, |idle| self.look_around(idle).map(drop))?;
         if ring.has_message() {
             Ok(())
         } else if ring.is_over() {
@@ -357,8 +358,9 @@ impl Shared {
         Ok(())
     }
 
-    /// What a process does after it has slept a slice in vain. False when another did it a moment ago.
-    pub(super) fn look_around(&self) -> Result<bool, Damaged> {
+    /// What a process does between sleeps; if it is `idle`, for it has slept a whole slice, it also gives memory back. False when
+    /// another looked a moment ago.
+    pub(super) fn look_around(&self, idle: bool) -> Result<bool, Damaged> {
         self.mend()?;
         // One process at a time looks, however many wait.
         if !self.ring.is_time_to_look(clock::now_ms(), SLICE.as_millis() as u64) {
@@ -369,14 +371,15 @@ impl Shared {
             self.discard_all()?;
         }
         let memory = &self.ring.control().memory;
-        let much = memory.used.load(Ordering::Relaxed) > KEPT_WHEN_IDLE;
+        // A wake that found nothing is no idleness: what is given back then would be asked for again at once.
+        let much = idle && memory.used.load(Ordering::Relaxed) > KEPT_WHEN_IDLE;
         if self.ring.somebody_died_with_a_lock() || self.ring.somebody_died_with_a_delivery()? || much {
             self.ring.sweep()?;
         }
         if much {
             self.shrink()?;
         }
-        if memory.cached.load(Ordering::Relaxed) > KEPT_WHEN_IDLE {
+        if idle && memory.cached.load(Ordering::Relaxed) > KEPT_WHEN_IDLE {
             self.ring.trim()?;
         }
         Ok(true)

@@ -41,12 +41,12 @@ impl Queue {
             Some((count, pids)) => Err(JoinError::DeliveryLost { count, pids }),
             None => Ok(()),
         };
-        if deadline == Deadline::Now && done() == 0 && shared.look_around()? {
+        if deadline == Deadline::Now && done() == 0 && shared.look_around(true)? {
             // Whoever only asks and never sleeps is told here.
             losses()?;
         }
-        let look = || {
-            shared.look_around()?;
+        let look = |idle| {
+            shared.look_around(idle)?;
             losses()
         };
         let ended = wait_until(all_done, &Spinner::impatient(), deadline, done, look)?;

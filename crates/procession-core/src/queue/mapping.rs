@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::message::OwnedBlock;
 use crate::os::fork;
-use crate::os::memory::Mapping;
+use crate::ring::Apart;
 
 /// A large message that was taken, at an address of its own, for as long as this value lives. Dereferences to its bytes, which
 /// are the holder's alone to read and write: what other processes do with the queue does not reach them.
@@ -18,8 +18,8 @@ use crate::os::memory::Mapping;
 /// A process that forks must call [`MessageMapping::make_private`] on each before: otherwise parent and child have the same
 /// memory, which is the queue's again once the parent drops it.
 pub struct MessageMapping {
-    /// Dropped before the block is: from then on it is others' to write to.
-    mapping: Mapping,
+    /// `Some` until this is dropped. Gone before the block is: from then on it is others' to write to.
+    mapping: Option<Apart>,
     len: usize,
     /// Where the bytes lie, unless they have become private. Locked under the fork gate alone, so that no forked child
     /// finds it locked.
@@ -29,8 +29,6 @@ pub struct MessageMapping {
 /// A block that goes back to the queue when this is dropped.
 struct Lent {
     block: OwnedBlock,
-    /// Where it lies in the queue's file.
-    offset: u64,
     /// Whether the mapping is private already, but for copies of pages that there was no memory for.
     is_replaced: bool,
 }
@@ -40,10 +38,10 @@ impl MessageMapping {
     #[allow(clippy::result_large_err, reason = "the block goes on to whoever has it")]
     pub(super) fn new(block: OwnedBlock) -> Result<Self, (OwnedBlock, io::Error)> {
         match block.shared.ring.map_apart(block.number, block.start, block.len) {
-            Ok((mapping, offset)) => {
+            Ok(mapping) => {
                 let len = block.len;
-                let lent = Lent { block, offset, is_replaced: false };
-                Ok(MessageMapping { mapping, len, block: Mutex::new(Some(lent)) })
+                let lent = Lent { block, is_replaced: false };
+                Ok(MessageMapping { mapping: Some(mapping), len, block: Mutex::new(Some(lent)) })
             }
             Err(error) => Err((block, error)),
         }
@@ -52,7 +50,11 @@ impl MessageMapping {
     /// The first byte of the message, at the start of a page. Stays where it is until this is dropped, also across
     /// [`MessageMapping::make_private`]. Who writes through it does so as with any memory that threads share.
     pub fn as_mut_ptr(&self) -> *mut u8 {
-        self.mapping.start().as_ptr()
+        self.apart().mapping().start().as_ptr()
+    }
+
+    fn apart(&self) -> &Apart {
+        self.mapping.as_ref().expect("there until the drop")
     }
 
     /// The message's length in bytes.
@@ -79,11 +81,12 @@ impl MessageMapping {
             let _gate = fork::gate();
             let mut block = self.block.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(lent) = &mut *block else { return Ok(()) };
+            let apart = self.apart();
             if !lent.is_replaced {
-                self.mapping.make_private(lent.block.shared.ring.fd(), lent.offset)?;
+                apart.mapping().make_private(lent.block.shared.ring.fd(), apart.offset())?;
                 lent.is_replaced = true;
             }
-            self.mapping.copy_pages()?;
+            apart.mapping().copy_pages()?;
             block.take()
         };
         // After the pages are replaced, and outside the gate, which freeing may need.
@@ -109,6 +112,19 @@ impl DerefMut for MessageMapping {
     }
 }
 
+impl Drop for MessageMapping {
+    fn drop(&mut self) {
+        let block = self.block.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // A private one is unmapped, and so is a forked child's copy.
+        if let (Some(lent), Some(mapping)) = (block, self.mapping.take())
+            && !lent.is_replaced
+            && lent.block.is_mine()
+        {
+            lent.block.shared.ring.keep_apart(mapping);
+        }
+    }
+}
+
 impl Drop for Lent {
     fn drop(&mut self) {
         self.block.free();
@@ -118,5 +134,46 @@ impl Drop for Lent {
 impl fmt::Debug for MessageMapping {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MessageMapping").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::os::clock::Deadline;
+    use crate::queue::{Queue, QueueOptions};
+
+    const LEN: usize = 1 << 20;
+
+    fn received(queue: &Queue, value: u8) -> super::MessageMapping {
+        queue.put(&[value; LEN], Deadline::Now).unwrap();
+        queue.get_message(Deadline::Now).unwrap().into_mapping().unwrap()
+    }
+
+    #[test]
+    fn a_mapping_is_used_again_for_its_place_alone() {
+        let queue = Queue::create(&QueueOptions::new()).unwrap();
+        let first = received(&queue, 1);
+        let second = received(&queue, 2);
+        let places = (first.as_mut_ptr(), second.as_mut_ptr());
+        drop(first);
+        let third = received(&queue, 3);
+        assert_eq!(third.as_mut_ptr(), places.0);
+        assert_eq!((third[0], third[LEN - 1], second[0]), (3, 3, 2));
+        // The queue gives the memory back, and gets other memory.
+        drop(third);
+        queue.trim().unwrap();
+        assert_eq!(received(&queue, 4)[LEN - 1], 4);
+    }
+
+    #[test]
+    fn one_that_became_private_is_not_used_again() {
+        let queue = Queue::create(&QueueOptions::new()).unwrap();
+        let first = received(&queue, 1);
+        first.make_private().unwrap();
+        let second = received(&queue, 2);
+        assert_eq!((first[0], second[0]), (1, 2));
+        drop(first);
+        let third = received(&queue, 3);
+        assert_eq!((second[LEN - 1], third[LEN - 1]), (2, 3));
     }
 }

@@ -43,7 +43,7 @@ impl OwnedBlock {
         Ok(OwnedBlock { shared, number, owner: Identity::current(), start, len })
     }
 
-    fn is_mine(&self) -> bool {
+    pub(super) fn is_mine(&self) -> bool {
         self.owner == Identity::current()
     }
 

@@ -348,14 +348,14 @@ impl Shared {
     }
 }
 
-/// Waits until something is `there`, looking first and then sleeping in `queue`; `each_slice` runs between sleeps. Whether
-/// there was something before the deadline.
+/// Waits until something is `there`, looking first and then sleeping in `queue`; `each_sleep` runs between sleeps and is told
+/// whether the last one was for a whole slice, without a wake. Whether there was something before the deadline.
 fn wait_until<E>(
     queue: &WaitQueue,
     spinner: &Spinner,
     deadline: Deadline,
     there: impl Fn() -> u32,
-    mut each_slice: impl FnMut() -> Result<(), E>,
+    mut each_sleep: impl FnMut(bool) -> Result<(), E>,
 ) -> Result<bool, E> {
     if deadline == Deadline::Now {
         return Ok(there() != 0);
@@ -380,11 +380,11 @@ fn wait_until<E>(
                 Slept::Woken => break,
                 Slept::Undisturbed => {
                     slices.undisturbed();
-                    each_slice()?;
+                    each_sleep(true)?;
                 }
                 Slept::PastDeadline => return Ok(false),
             }
         }
-        each_slice()?;
+        each_sleep(false)?;
     }
 }

@@ -190,7 +190,7 @@ impl Shared {
         self.ring.refresh_if_dull(Side::Room)?;
         let ready = || self.ring.room().max(self.ring.shutdown_state());
         let queue = &self.ring.control().waiting.not_full;
-        if wait_until(queue, &self.put_spinner, deadline, ready, || self.mend())? {
+        if wait_until(queue, &self.put_spinner, deadline, ready, |_| self.mend())? {
             Ok(())
         } else {
             Err(PutError::Full)

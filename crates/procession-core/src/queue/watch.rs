@@ -28,7 +28,7 @@ impl Queue {
         let shared = &self.shared;
         shared.mend()?;
         if shared.ring.deliveries_are_held() {
-            shared.look_around()?;
+            shared.look_around(true)?;
         }
         shared.ring.refresh(Side::Messages)
     }

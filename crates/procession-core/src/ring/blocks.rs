@@ -13,8 +13,9 @@ use crate::sync::RobustGuard;
 use crate::sync::atomic::Ordering::{Relaxed, Release};
 use crate::sync::atomic::step;
 
-/// How many bytes free blocks may keep, so that the next large message finds memory that is touched already.
-const CACHE: u64 = 64 << 20;
+/// How many bytes free blocks may keep while the queue is used, so that the next large message finds memory that is touched already:
+/// as many as four messages of 16 MiB, or 64 of 1 MiB, take with what is around them.
+const CACHE: u64 = 72 << 20;
 /// The largest block's size in bytes.
 const LARGEST: u64 = 1 << (CLASSES - 1);
 /// The grain in which a segment's memory is reserved, unless the segment is large.

@@ -6,6 +6,7 @@
 //! happen, so a death leaves nothing to repair but caches and blocks that nobody has.
 
 mod accounts;
+mod apart;
 mod blocks;
 mod get;
 pub(crate) mod layout;
@@ -23,11 +24,13 @@ use rustix::fd::{BorrowedFd, OwnedFd};
 pub use self::layout::{INLINE_MAX, MAX_MESSAGES};
 pub use self::watch::WatchError;
 pub(crate) use self::{
+    apart::Apart,
     get::{GetSession, Take, Taken},
     put::{Content, Pushed},
     watch::Side,
 };
 
+use self::apart::Spare;
 use self::layout::{
     ACCOUNTS, ACCOUNTS_AT, Account, BlockState, Control, Cursor, DESCRIPTORS_AT, Descriptor, FIRST_SEGMENT,
     FIRST_TABLE, Segment, UNIT,
@@ -97,6 +100,7 @@ pub(crate) struct Ring {
     /// The account this process used last, a hint.
     account: LocalAtomicU32,
     watches: Watches,
+    spare: Spare,
 }
 
 // SAFETY: what the pointer leads to is shared between processes by design: atomics, and records that the locks in
@@ -133,6 +137,7 @@ impl Ring {
             get_segment: SegmentCache::new(),
             account: LocalAtomicU32::new(0),
             watches: Watches::default(),
+            spare: Spare::default(),
         };
         let control = ring.control();
         control.settings.max_messages.store(settings.max_messages, Ordering::Relaxed);
@@ -174,6 +179,7 @@ impl Ring {
             get_segment: SegmentCache::new(),
             account: LocalAtomicU32::new(0),
             watches: Watches::default(),
+            spare: Spare::default(),
         };
         let shared = ring.control();
         let id = shared.header.check(Kind::Queue)?;
@@ -300,9 +306,8 @@ impl Ring {
         })
     }
 
-    /// Maps a message of `len` bytes, which the caller has in a block mapped from `start` on, a second time; and where it lies
-    /// in the file.
-    pub(crate) fn map_apart(&self, block: u32, start: NonNull<u8>, len: usize) -> io::Result<(Mapping, u64)> {
+    /// Maps a message of `len` bytes, which the caller has in a block mapped from `start` on, a second time.
+    pub(crate) fn map_apart(&self, block: u32, start: NonNull<u8>, len: usize) -> io::Result<Apart> {
         let damaged = |error| io::Error::new(io::ErrorKind::InvalidData, error);
         let page = memory::page_size();
         let offset = self
@@ -318,7 +323,15 @@ impl Ring {
         if self.windows.at(offset, len as u64)? != start {
             return Err(damaged(Damaged("a block's place")));
         }
-        Ok((Mapping::populated(self.fd(), offset, len)?, offset))
+        if let Some(spare) = self.spare.take(offset, len) {
+            return Ok(spare);
+        }
+        Ok(Apart { mapping: Mapping::populated(self.fd(), offset, len)?, offset })
+    }
+
+    /// Takes a mapping back that nobody uses any more, shared as it was made.
+    pub(crate) fn keep_apart(&self, apart: Apart) {
+        self.spare.keep(apart);
     }
 
     /// Where a block lies in the file. It has `len` bytes there, and the caller uses this number: the descriptor may say

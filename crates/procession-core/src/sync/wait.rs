@@ -202,16 +202,20 @@ impl Lookout {
 /// the spinner therefore lets a few of them come together before it looks.
 #[derive(Debug)]
 pub struct Spinner {
-    /// How long to look, in ns.
+    /// How long to look, in ns; below [`MIN_BUDGET`], for how many more waits not to look.
     budget: LocalAtomicU32,
+    /// For how many waits not to look after the next one that looked in vain.
+    pause: LocalAtomicU32,
     /// How long not to look at first, in ns.
     delay: LocalAtomicU32,
 }
 
 const MIN_BUDGET: u32 = 500;
-/// A smaller budget is none, for so many more waits: looking does not help where the other side waits for this very
-/// core, but that may change.
-const PROBE: u32 = 8;
+/// Looking does not help where the other side waits for this very core, but that may change: after so many waits it is tried
+/// again, and after twice as many when that was in vain. Each trial may take a [`MAX_BUDGET`]: while both sides sleep each
+/// time, a wait lasts for a wake-up, and whoever looks for less never finds that they need not.
+const FIRST_PAUSE: u32 = 8;
+const LAST_PAUSE: u32 = 256;
 const MAX_BUDGET: u32 = 20_000;
 /// What comes within so many ns is part of a stream.
 const STREAM: u32 = 120;
@@ -227,12 +231,20 @@ const MANY: u32 = 400;
 impl Spinner {
     /// A spinner that has learnt nothing.
     pub const fn new() -> Self {
-        Spinner { budget: LocalAtomicU32::new(MAX_BUDGET), delay: LocalAtomicU32::new(0) }
+        Self::with_budget(MAX_BUDGET)
     }
 
     /// A spinner for waits that are expected to be long.
     pub const fn impatient() -> Self {
-        Spinner { budget: LocalAtomicU32::new(0), delay: LocalAtomicU32::new(0) }
+        Self::with_budget(FIRST_PAUSE)
+    }
+
+    const fn with_budget(budget: u32) -> Self {
+        Spinner {
+            budget: LocalAtomicU32::new(budget),
+            pause: LocalAtomicU32::new(FIRST_PAUSE),
+            delay: LocalAtomicU32::new(0),
+        }
     }
 
     /// Looks at `condition` until it holds or it is time to sleep; whether it holds.
@@ -240,12 +252,15 @@ impl Spinner {
         if cpu::count() == 1 {
             return condition();
         }
-        let start = Instant::now();
-        let budget = self.budget.load(Ordering::Relaxed);
-        if budget < PROBE {
-            self.budget.store(budget.checked_sub(1).unwrap_or(MIN_BUDGET), Ordering::Relaxed);
+        let mut budget = self.budget.load(Ordering::Relaxed);
+        let is_trial = budget == 0;
+        if is_trial {
+            budget = MAX_BUDGET;
+        } else if budget < MIN_BUDGET {
+            self.budget.store(budget - 1, Ordering::Relaxed);
             return condition();
         }
+        let start = Instant::now();
         loop {
             for _ in 0..8 {
                 if condition() {
@@ -255,11 +270,24 @@ impl Spinner {
                 std::hint::spin_loop();
             }
             if nanos_since(start) >= budget {
-                let less = budget / 2;
-                self.budget.store(if less < MIN_BUDGET { PROBE - 1 } else { less }, Ordering::Relaxed);
+                self.in_vain(budget, is_trial);
                 return false;
             }
         }
+    }
+
+    #[cold]
+    fn in_vain(&self, budget: u32, is_trial: bool) {
+        let less = budget / 2;
+        let next = if !is_trial && less >= MIN_BUDGET {
+            less
+        } else {
+            let pause = self.pause.load(Ordering::Relaxed);
+            let longer = if is_trial { (2 * pause).min(LAST_PAUSE) } else { FIRST_PAUSE };
+            self.pause.store(longer, Ordering::Relaxed);
+            longer
+        };
+        self.budget.store(next, Ordering::Relaxed);
     }
 
     /// Learns that what it had given up looking for came right after: looking helps again.
@@ -312,6 +340,48 @@ impl Default for Spinner {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// How many waits in a row do not look, after which one does.
+    fn waits_without_a_look(spinner: &Spinner) -> u32 {
+        let mut waits = 0;
+        loop {
+            let mut looks = 0;
+            spinner.spin(|| {
+                looks += 1;
+                false
+            });
+            if looks > 1 {
+                return waits;
+            }
+            waits += 1;
+        }
+    }
+
+    #[test]
+    fn looking_is_tried_again_less_and_less_often() {
+        if cpu::count() == 1 {
+            return;
+        }
+        let spinner = Spinner::new();
+        while spinner.budget.load(Ordering::Relaxed) >= MIN_BUDGET {
+            assert!(!spinner.spin(|| false));
+        }
+        assert_eq!(waits_without_a_look(&spinner), FIRST_PAUSE);
+        assert_eq!(waits_without_a_look(&spinner), 2 * FIRST_PAUSE);
+        for _ in 0..8 {
+            waits_without_a_look(&spinner);
+        }
+        assert_eq!(waits_without_a_look(&spinner), LAST_PAUSE);
+        // A trial that succeeds ends that, also if what it looks for takes as long as a wake-up.
+        while spinner.budget.load(Ordering::Relaxed) != 0 {
+            spinner.spin(|| false);
+        }
+        let start = Instant::now();
+        spinner.spin(|| start.elapsed() >= Duration::from_micros(2));
+        if start.elapsed() < Duration::from_nanos(MAX_BUDGET.into()) {
+            assert_eq!(spinner.budget.load(Ordering::Relaxed), MAX_BUDGET);
+        }
+    }
 
     #[test]
     fn a_wake_between_the_last_look_and_the_sleep_is_not_lost() {
