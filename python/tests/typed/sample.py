@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from typing import Any, assert_type
 
 import procession
-from procession.connection import wait
+from procession.connection import Connection, wait
 from procession.context import BaseContext, ForkContext, ForkServerContext, SpawnContext
-from procession.managers import SyncManager
+from procession.managers import ManagedQueue, SyncManager
 from procession.queues import JoinableQueue, Queue, ShutDown, SimpleQueue
 from procession.shared_memory import SharedMemory
 from procession.sharedctypes import Synchronized, SynchronizedArray, SynchronizedString
