@@ -32,6 +32,8 @@ const NO_CONTROL: &[(&str, &str)] = &[
     ("ring/watch.rs", "own"),
     ("sync/wait.rs", "self . budget"),
     ("sync/wait.rs", "self . delay"),
+    ("sync/wait.rs", "self . pause"),
+    ("os/memory.rs", "byte"),
     ("os/futex.rs", "RELIES_ON_WAKES"),
     ("shm/arena.rs", "self . sent"),
     ("objects/owned.rs", "LAST"),
