@@ -51,7 +51,8 @@ pub(crate) fn python(profile: Profile, with: With) -> Result<Tool, Failure> {
         // Apart from cargo's, for maturin builds with settings of its own.
         .args([root().join("target/python/build")])
         .args((profile == Profile::Release).then_some("--release"));
-    in_environment(maturin, &folder).folder(root()).run()?;
+    // What it says on standard output is no part of what the caller's program prints.
+    in_environment(maturin, &folder).folder(root()).output(Stdio::inherit())?;
     Ok(in_environment(Tool(Command::new(bin.join("python"))), &folder))
 }
 
