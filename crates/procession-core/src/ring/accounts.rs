@@ -122,9 +122,16 @@ impl Ring {
 
     /// Acknowledges a delivery that this process holds.
     pub(crate) fn acknowledge(&self, block: u32) -> Result<(), Damaged> {
-        self.release_what_is_not_kept(self.descriptor(block)?)?;
+        let class = self.descriptor(block)?.class.load(Relaxed);
         let guard = self.lock_memory()?;
-        self.settle(&guard, block)
+        self.settle(&guard, block)?;
+        if !self.keeps_too_much() {
+            return Ok(());
+        }
+        // Its memory goes back only now: a death before it is settled hands it out again, and then its bytes must be there.
+        let spare = self.pop_free(&guard, class)?;
+        drop(guard);
+        spare.map_or(Ok(()), |block| self.free(block))
     }
 
     /// Makes a delivery that this process holds one that was taken for good, to be declared done by [`Ring::task_done`].

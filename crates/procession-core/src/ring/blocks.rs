@@ -152,9 +152,14 @@ impl Ring {
         Ok(())
     }
 
+    /// Whether free blocks keep more than they may.
+    pub(super) fn keeps_too_much(&self) -> bool {
+        self.control().memory.cached.load(Relaxed) > CACHE
+    }
+
     /// Gives the memory of a block that the caller has and is about to free back, when enough is kept already. Without the
-    /// lock, for it takes time.
-    pub(super) fn release_what_is_not_kept(&self, descriptor: &Descriptor) -> Result<(), Damaged> {
+    /// lock, for it takes time. Nobody may need the bytes any more, also if the caller dies here.
+    fn release_what_is_not_kept(&self, descriptor: &Descriptor) -> Result<(), Damaged> {
         let cached = self.control().memory.cached.load(Relaxed);
         if cached.saturating_add(descriptor.reserved.load(Relaxed)) > CACHE {
             self.release_block(descriptor)?;
@@ -181,7 +186,7 @@ impl Ring {
         }
     }
 
-    fn pop_free(&self, _guard: &RobustGuard<'_>, class: u32) -> Result<Option<u32>, Damaged> {
+    pub(super) fn pop_free(&self, _guard: &RobustGuard<'_>, class: u32) -> Result<Option<u32>, Damaged> {
         let memory = &self.control().memory;
         let top = memory.free.get(class as usize).ok_or(Damaged("a block's size"))?;
         let Some(block) = top.load(Relaxed).checked_sub(1) else { return Ok(None) };

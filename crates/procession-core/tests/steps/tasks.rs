@@ -7,7 +7,7 @@ use procession_core::os::clock::Deadline;
 use procession_core::queue::{JoinError, Queue, QueueOptions};
 
 use crate::harness::{Child, End, Run, Situation, fork, word};
-use crate::queue::{LARGE, drain, id_of, put, soon};
+use crate::queue::{HUGE, LARGE, drain, id_of, put, soon};
 
 struct Tasks {
     queue: Queue,
@@ -99,6 +99,32 @@ fn deliveries(run: &mut Run) {
         meanwhile: None,
         second: Some(repair),
         survivor: |tasks, died| work_off(tasks, died, &[&[2], &[1, 2]], 0),
+    });
+    run.each_death(Situation {
+        name: "delivery: too large to keep its memory, taken and done",
+        prepare: || {
+            let tasks = tasks(&[]);
+            let mut message = tasks.queue.reserve(HUGE).expect("room");
+            message[HUGE - 1] = 7;
+            message.commit(soon()).expect("room");
+            tasks
+        },
+        victim: |tasks| tasks.queue.get_delivery(soon()).expect("a task").done().expect("it is mine"),
+        meanwhile: None,
+        second: None,
+        survivor: |tasks, died| {
+            loop {
+                if let Ok(delivery) = tasks.queue.get_delivery(Deadline::Now) {
+                    assert!(died);
+                    assert_eq!(delivery[HUGE - 1], 7, "its memory was given back before it was done");
+                    delivery.done().expect("it is mine");
+                }
+                if tasks.queue.join(Deadline::after(std::time::Duration::from_millis(20))).is_ok() {
+                    break;
+                }
+            }
+            assert_eq!(tasks.queue.unfinished(), 0);
+        },
     });
     run.each_death(Situation {
         name: "delivery: large, taken and done",

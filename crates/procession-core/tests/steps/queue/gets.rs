@@ -107,7 +107,7 @@ pub(super) fn situations(run: &mut Run) {
         name: "get: a message too large to keep its memory",
         prepare: || {
             let line = line_with(&[]);
-            line.queue.reserve(70 << 20).expect("room").commit(soon()).expect("room");
+            line.queue.reserve(HUGE).expect("room").commit(soon()).expect("room");
             line
         },
         victim: |line| drop(line.queue.get_message(soon()).expect("a message")),
@@ -116,7 +116,7 @@ pub(super) fn situations(run: &mut Run) {
         survivor: |line, died| {
             assert!(died || line.queue.is_empty());
             if !line.queue.is_empty() {
-                assert_eq!(line.queue.get_message(soon()).expect("a message").len(), 70 << 20);
+                assert_eq!(line.queue.get_message(soon()).expect("a message").len(), HUGE);
             }
             goes_on(&line.queue);
         },

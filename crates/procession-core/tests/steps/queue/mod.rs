@@ -17,6 +17,8 @@ use crate::harness::{Child, End, LONG, Run, Situation, fork, word};
 
 /// Longer than what lies in the ring, and much beside [`LEFT`].
 pub(crate) const LARGE: usize = 1 << 20;
+/// More than a queue keeps of what is free.
+pub(crate) const HUGE: usize = 80 << 20;
 /// In the ring, seven of which are too much for its first segment.
 const MIDDLE: usize = 10_000;
 /// What a queue may still have of memory when it is empty and trimmed.
