@@ -1,39 +1,23 @@
 from multiprocessing import reduction as reducer
-from multiprocessing.util import SUBDEBUG as SUBDEBUG
-from multiprocessing.util import SUBWARNING as SUBWARNING
+from multiprocessing.util import SUBDEBUG as SUBDEBUG, SUBWARNING as SUBWARNING
 
 from . import context
 from .context import (
     AuthenticationError as AuthenticationError,
-)
-from .context import (
     BufferTooShort as BufferTooShort,
-)
-from .context import (
     Process as Process,
-)
-from .context import (
     ProcessError as ProcessError,
-)
-from .context import (
     TimeoutError as TimeoutError,
 )
 from .process import (
     active_children as active_children,
-)
-from .process import (
     current_process as current_process,
-)
-from .process import (
     parent_process as parent_process,
 )
 
 # At runtime these are functions that make such queues. As classes they let a program say `Queue[int]`.
-from .queues import JoinableQueue as JoinableQueue
-from .queues import Queue as Queue
-from .queues import SimpleQueue as SimpleQueue
-from .synchronize import OwnerDied as OwnerDied
-from .synchronize import OwnerDiedWarning as OwnerDiedWarning
+from .queues import JoinableQueue as JoinableQueue, Queue as Queue, SimpleQueue as SimpleQueue
+from .synchronize import OwnerDied as OwnerDied, OwnerDiedWarning as OwnerDiedWarning
 
 __all__ = [
     "Array",

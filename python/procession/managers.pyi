@@ -1,40 +1,19 @@
 import array
 import sys
-from collections.abc import Callable, Iterable, Iterator, MutableSet, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Iterable, Iterator, MutableSet, Sequence, Set as AbstractSet
 from multiprocessing import managers as _stdlib
 from multiprocessing.context import BaseContext
 from multiprocessing.managers import (
     BaseListProxy as BaseListProxy,
-)
-from multiprocessing.managers import (
     BaseManager as BaseManager,
-)
-from multiprocessing.managers import (
     BaseProxy as BaseProxy,
-)
-from multiprocessing.managers import (
     DictProxy as DictProxy,
-)
-from multiprocessing.managers import (
     ListProxy as ListProxy,
-)
-from multiprocessing.managers import (
     Namespace as Namespace,
-)
-from multiprocessing.managers import (
     RemoteError as RemoteError,
-)
-from multiprocessing.managers import (
     Server as Server,
-)
-from multiprocessing.managers import (
     SharedMemoryServer as SharedMemoryServer,
-)
-from multiprocessing.managers import (
     Token as Token,
-)
-from multiprocessing.managers import (
     ValueProxy as ValueProxy,
 )
 from typing import Any, Generic, Literal, TypeVar, overload

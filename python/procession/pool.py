@@ -1,9 +1,7 @@
 """Pools of worker processes, as in ``multiprocessing.pool``."""
 
-from multiprocessing import pool as _stdlib
-from multiprocessing import queues as _queues
-from multiprocessing.pool import Pool as _Pool
-from multiprocessing.pool import ThreadPool
+from multiprocessing import pool as _stdlib, queues as _queues
+from multiprocessing.pool import Pool as _Pool, ThreadPool
 
 from .context import _default_context
 

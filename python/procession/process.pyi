@@ -1,11 +1,7 @@
 from multiprocessing import process as _stdlib
 from multiprocessing.process import (
     active_children as active_children,
-)
-from multiprocessing.process import (
     current_process as current_process,
-)
-from multiprocessing.process import (
     parent_process as parent_process,
 )
 

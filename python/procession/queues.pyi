@@ -1,14 +1,11 @@
 from multiprocessing.context import BaseContext
-from queue import Empty as Empty
-from queue import Full as Full
+from queue import Empty as Empty, Full as Full
 from types import GenericAlias
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from typing_extensions import Self
 
-from ._procession import BaseQueue
-from ._procession import DeliveryLost as DeliveryLost
-from ._procession import ShutDown as ShutDown
+from ._procession import BaseQueue, DeliveryLost as DeliveryLost, ShutDown as ShutDown
 
 __all__ = ["Queue", "SimpleQueue", "JoinableQueue", "Empty", "Full", "ShutDown", "DeliveryLost"]
 

@@ -8,13 +8,9 @@ from weakref import WeakKeyDictionary
 
 from ._procession import (
     Block,
-    _LockLike,
-)
-from ._procession import (
     Synchronized as Synchronized,
-)
-from ._procession import (
     SynchronizedBase as SynchronizedBase,
+    _LockLike,
 )
 
 __all__ = ["RawValue", "RawArray", "Value", "Array", "copy", "synchronized"]

@@ -7,8 +7,8 @@ class. Everything here can be pickled and sent to any process, under every start
 
 import threading
 
-from ._procession import Barrier as _Barrier
 from ._procession import (
+    Barrier as _Barrier,
     BoundedSemaphore,
     Condition,
     Event,

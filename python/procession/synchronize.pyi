@@ -4,29 +4,13 @@ from typing import Final
 from . import _procession
 from ._procession import (
     BoundedSemaphore as BoundedSemaphore,
-)
-from ._procession import (
     Condition as Condition,
-)
-from ._procession import (
     Event as Event,
-)
-from ._procession import (
     Lock as Lock,
-)
-from ._procession import (
     OwnerDied as OwnerDied,
-)
-from ._procession import (
     OwnerDiedWarning as OwnerDiedWarning,
-)
-from ._procession import (
     RLock as RLock,
-)
-from ._procession import (
     Semaphore as Semaphore,
-)
-from ._procession import (
     SemLock as SemLock,
 )
 

@@ -1,4 +1,6 @@
 from multiprocessing.dummy.connection import *
-from multiprocessing.dummy.connection import Connection as Connection
-from multiprocessing.dummy.connection import __all__ as __all__
-from multiprocessing.dummy.connection import families as families
+from multiprocessing.dummy.connection import (
+    Connection as Connection,
+    __all__ as __all__,
+    families as families,
+)
