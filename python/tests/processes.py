@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import time
 
 METHODS = ["fork", "spawn", "forkserver"]
@@ -30,6 +31,13 @@ def started(target, *args, method="fork"):
         process.join()
 
 
+def start(context, target, *args):
+    """A daemon that runs the target."""
+    process = context.Process(target=target, args=args, daemon=True)
+    process.start()
+    return process
+
+
 def finish(process):
     """Waits for the process to end and asserts that it ended well."""
     process.join()
@@ -40,6 +48,26 @@ def kill(process):
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert process.exitcode == -signal.SIGKILL
+
+
+def fork(work):
+    """Runs `work` in a child made by `os.fork` itself; its pid."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        work()
+        code = 0
+    except BaseException as error:
+        print(repr(error), file=sys.stderr)
+    finally:
+        os._exit(code)
+
+
+def ended(pid):
+    """Waits for a child to end; its exit code."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def until(condition):

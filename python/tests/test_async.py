@@ -1,7 +1,6 @@
 """Waiting for queues with asyncio, and together with other things."""
 
 import asyncio
-import faulthandler
 import multiprocessing
 import os
 import signal
@@ -14,14 +13,6 @@ from queue import Empty, Full
 
 import pytest
 from procession.queues import JoinableQueue, Queue, ShutDown, SimpleQueue
-
-
-@pytest.fixture(autouse=True)
-def watchdog():
-    faulthandler.dump_traceback_later(120, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
-
 
 FORK = multiprocessing.get_context("fork")
 

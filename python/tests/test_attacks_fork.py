@@ -7,6 +7,7 @@ import textwrap
 import threading
 
 import pytest
+from processes import ended, fork
 from procession.queues import Queue
 
 LENGTH = 1 << 20
@@ -27,18 +28,6 @@ class Buffer:
 @pytest.fixture
 def queue():
     return Queue()
-
-
-def forked(work):
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_what_a_thread_writes_during_a_fork_stays(queue):
@@ -67,7 +56,7 @@ def test_what_a_thread_writes_during_a_fork_stays(queue):
         for thread in threads:
             thread.start()
         started.wait()
-        forked(lambda: None)
+        assert ended(fork(lambda: None)) == 0
         for thread in threads:
             thread.join()
         assert received == lines

@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 import pytest
+from processes import METHODS
 
 PROGRAMS = pathlib.Path(__file__).parents[2] / "examples" / "classics" / "python"
-METHODS = ["fork", "spawn", "forkserver"]
 WATCHDOG = 120
 
 

@@ -5,7 +5,6 @@ import collections
 import copyreg
 import dataclasses
 import enum
-import faulthandler
 import gc
 import math
 import os
@@ -16,13 +15,6 @@ from multiprocessing.reduction import ForkingPickler
 
 import pytest
 from procession.queues import Queue
-
-
-@pytest.fixture(autouse=True)
-def watchdog():
-    faulthandler.dump_traceback_later(120, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Contexts and processes."""
 
-import faulthandler
 import importlib
 import multiprocessing
 import os
@@ -13,8 +12,8 @@ import time
 
 import procession
 import pytest
+from processes import METHODS
 
-METHODS = ["fork", "spawn", "forkserver"]
 WATCHDOG = 120
 
 FACTORIES = {
@@ -29,18 +28,6 @@ FACTORIES = {
     "Event": ("synchronize", ()),
     "Barrier": ("synchronize", (2,)),
 }
-
-
-@pytest.fixture(autouse=True)
-def watchdog():
-    faulthandler.dump_traceback_later(WATCHDOG, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
-
-
-@pytest.fixture(params=METHODS)
-def context(request):
-    return procession.get_context(request.param)
 
 
 def python(code, *arguments):

@@ -1,6 +1,5 @@
 """concurrent.futures over the package's contexts."""
 
-import faulthandler
 import os
 import signal
 import threading
@@ -11,13 +10,6 @@ import procession
 import pytest
 
 WATCHDOG = 120
-
-
-@pytest.fixture(autouse=True)
-def watchdog():
-    faulthandler.dump_traceback_later(WATCHDOG, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(params=["fork", "spawn", "forkserver"])

@@ -7,8 +7,8 @@ import sys
 import textwrap
 
 import pytest
+from processes import METHODS
 
-METHODS = ["fork", "spawn", "forkserver"]
 WATCHDOG = 120
 # What each process finds: whether a name that was bound before is ours.
 CHECK = """

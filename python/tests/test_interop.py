@@ -1,7 +1,6 @@
 """Queues whose other side is written in another language, or knows nothing of pickles."""
 
 import collections
-import faulthandler
 import math
 import os
 import pathlib
@@ -13,13 +12,6 @@ import pytest
 from procession.queues import JoinableQueue, Queue
 
 ROOT = pathlib.Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def watchdog():
-    faulthandler.dump_traceback_later(300, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="module")

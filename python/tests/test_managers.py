@@ -1,7 +1,6 @@
 """Managers, whose queues, locks and values are in shared memory."""
 
 import ctypes
-import faulthandler
 import os
 import pickle
 import queue
@@ -13,20 +12,7 @@ import procession
 import pytest
 from procession.managers import BaseManager, SharedMemoryManager, SyncManager
 
-METHODS = ["fork", "spawn", "forkserver"]
 WATCHDOG = 120
-
-
-@pytest.fixture(autouse=True)
-def watchdog():
-    faulthandler.dump_traceback_later(WATCHDOG, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
-
-
-@pytest.fixture(params=METHODS)
-def context(request):
-    return procession.get_context(request.param)
 
 
 @pytest.fixture

@@ -1,66 +1,26 @@
-"""Queues between processes: order, bounds, ends, deaths."""
+"""Queues between processes: order, bounds, ends, tasks, names."""
 
-import faulthandler
 import gc
 import multiprocessing
 import os
 import pickle
 import queue as stdlib_queue
-import signal
-import sys
 import threading
 import time
 from queue import Empty, Full
 
 import pytest
-from procession.queues import DeliveryLost, JoinableQueue, Queue, ShutDown, SimpleQueue
-
-METHODS = ["fork", "spawn", "forkserver"]
-
-
-@pytest.fixture(autouse=True)
-def watchdog():
-    faulthandler.dump_traceback_later(120, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
+from processes import METHODS, ended, fork, start
+from procession.queues import JoinableQueue, Queue, ShutDown, SimpleQueue
 
 
 @pytest.fixture(params=METHODS)
 def context(request):
+    """CPython's own: queues go with any."""
     return multiprocessing.get_context(request.param)
 
 
 FORK = multiprocessing.get_context("fork")
-
-
-def start(context, target, *args):
-    process = context.Process(target=target, args=args, daemon=True)
-    process.start()
-    return process
-
-
-def fork(work):
-    """Runs `work` in a forked child; its pid."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        work()
-        code = 0
-    except BaseException as error:
-        print(repr(error), file=sys.stderr)
-    finally:
-        os._exit(code)
-
-
-def ended(pid):
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def wait_for(condition):
-    while not condition():
-        time.sleep(0.001)
 
 
 # What CPython's queues do
@@ -560,267 +520,6 @@ def test_what_a_queue_says_of_itself():
     queue.put(1)
     assert "at most 7 messages" in queue.describe()
     assert queue.memory_used() > 0
-
-
-# Deaths
-
-
-def take_and_sleep(queue, taken):
-    queue.get()
-    taken.put(os.getpid())
-    time.sleep(600)
-
-
-def test_a_task_of_a_dead_consumer_is_lost_without_redelivery(context):
-    queue, taken = JoinableQueue(), Queue()
-    queue.put("task")
-    process = start(context, take_and_sleep, queue, taken)
-    assert taken.get() == process.pid
-    process.kill()
-    with pytest.raises(DeliveryLost) as caught:
-        queue.join()
-    assert caught.value.count == 1 and caught.value.pids == [process.pid]
-    process.join()
-    queue.join()
-
-
-def test_a_task_of_a_dead_consumer_is_handed_out_again(context):
-    queue, taken = JoinableQueue(redeliver=True), Queue()
-    carried = Queue()
-    queue.put(["task", carried, b"x" * 50_000])
-    queue.put(["next"])
-    process = start(context, take_and_sleep, queue, taken)
-    taken.get()
-    process.kill()
-    process.join()
-    # Which comes first depends on when the death is noticed.
-    got = {}
-    for _ in range(2):
-        task = queue.get()
-        got[task[0]] = task
-        queue.task_done()
-    assert len(got["task"][2]) == 50_000 and "next" in got
-    got["task"][1].put("still usable")
-    assert carried.get() == "still usable"
-    with pytest.raises(ValueError):
-        queue.task_done()
-    queue.join()
-
-
-def test_deliveries_are_acknowledged_by_the_thread_that_has_them():
-    queue = JoinableQueue(redeliver=True)
-    queue.put_many(["main", "thread", "main 2"])
-    assert queue.get() == "main"
-    seen = []
-
-    def work():
-        seen.append(queue.get())
-        queue.task_done()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert seen == ["thread"]
-
-    # The child's copy is its parent's.
-    def child():
-        with pytest.raises(ValueError):
-            queue.task_done()
-
-    assert ended(fork(child)) == 0
-    del queue
-    gc.collect()
-
-
-def test_deliveries_go_back_with_the_handle():
-    queue = JoinableQueue(redeliver=True)
-    other = pickle.loads(pickle.dumps(queue))
-    queue.put(1)
-    assert other.get() == 1
-    with pytest.raises(Empty):
-        queue.get(block=False)
-    del other
-    gc.collect()
-    assert queue.get(timeout=10) == 1
-    queue.task_done()
-    queue.join()
-
-
-def produce(queue, number):
-    count = 0
-    while True:
-        queue.put(
-            (number, count, b"x" * (count * 37 % 3000)) if count % 50 else [number, count, b"x" * 100_000]
-        )
-        count += 1
-
-
-def test_killed_producers_leave_whole_messages_in_order():
-    queue = Queue(100)
-    for round in range(15):
-        producers = [start(FORK, produce, queue, number) for number in range(3)]
-        last = [-1] * 3
-        for _ in range(200):
-            number, count, content = queue.get()
-            assert count == last[number] + 1
-            last[number] = count
-        for process in producers:
-            process.kill()
-            process.join()
-        while True:
-            try:
-                number, count, content = queue.get(block=False)
-            except Empty:
-                break
-            assert count == last[number] + 1
-            last[number] = count
-            assert not content.strip(b"x")
-
-
-def consume(queue, results):
-    while True:
-        results.put(queue.get())
-
-
-def test_killed_consumers_lose_at_most_one_message_each():
-    for round in range(10):
-        queue, results = Queue(), Queue()
-        consumers = [start(FORK, consume, queue, results) for _ in range(3)]
-        for number in range(600):
-            queue.put((number, b"x" * (number % 7 * 5000)))
-        wait_for(lambda: results.qsize() > 50)
-        for process in consumers:
-            process.kill()
-            process.join()
-        got = [results.get() for _ in range(results.qsize())]
-        got += [queue.get() for _ in range(queue.qsize())]
-        numbers = [number for number, _ in got]
-        assert len(numbers) == len(set(numbers))
-        assert 600 - len(consumers) <= len(numbers) <= 600
-        assert all(content == b"x" * (number % 7 * 5000) for number, content in got)
-
-
-# Signals, threads and forks
-
-
-def interrupted(use):
-    """Whether `use`, blocked, raises KeyboardInterrupt."""
-    ready = Queue()
-
-    def work():
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        ready.put(1)
-        with pytest.raises(KeyboardInterrupt):
-            use()
-
-    pid = fork(work)
-    ready.get()
-    # It may be sent before the wait begins: then it ends it as well.
-    time.sleep(0.05)
-    os.kill(pid, signal.SIGINT)
-    return ended(pid) == 0
-
-
-def test_an_interrupt_ends_every_wait_and_nothing_is_lost():
-    empty, full, tasks = Queue(), Queue(1), JoinableQueue()
-    redelivering = JoinableQueue(redeliver=True)
-    full.put("first")
-    tasks.put(1)
-    for use in (
-        empty.get,
-        lambda: empty.get(timeout=500),
-        lambda: empty.get_many(5),
-        lambda: next(iter(empty)),
-        redelivering.get,
-        lambda: full.put(2),
-        lambda: full.put(2, timeout=500),
-        lambda: full.put(b"x" * 100_000),
-        lambda: full.put_many([1, 2]),
-        tasks.join,
-    ):
-        assert interrupted(use)
-    empty.put("there")
-    assert empty.get(timeout=10) == "there"
-    assert full.get() == "first" and full.empty()
-    redelivering.put("there")
-    assert redelivering.get(timeout=10) == "there"
-
-
-def test_signal_handlers_run_while_a_thread_waits():
-    queue = Queue()
-    previous = signal.signal(signal.SIGALRM, lambda *_: queue.put("from the handler"))
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        assert queue.get(timeout=60) == "from the handler"
-    finally:
-        signal.signal(signal.SIGALRM, previous)
-
-
-def test_threads_use_one_handle():
-    queue, results = Queue(10), Queue()
-
-    def produce():
-        for number in range(500):
-            queue.put(number)
-
-    def consume():
-        for number in iter(queue.get, None):
-            results.put(number)
-
-    producers = [threading.Thread(target=produce) for _ in range(3)]
-    consumers = [threading.Thread(target=consume) for _ in range(3)]
-    for thread in producers + consumers:
-        thread.start()
-    for thread in producers:
-        thread.join()
-    for _ in consumers:
-        queue.put(None)
-    for thread in consumers:
-        thread.join()
-    assert sorted(results.get() for _ in range(1500)) == sorted(list(range(500)) * 3)
-
-
-def test_other_threads_run_while_one_waits():
-    queue, other = Queue(), Queue()
-    thread = threading.Thread(target=lambda: other.put(queue.get()))
-    thread.start()
-    for number in range(1000):
-        pass
-    queue.put(1)
-    assert other.get() == 1
-    thread.join()
-
-
-def test_forks_while_threads_use_the_queue():
-    queue, results = Queue(50), Queue()
-    stop = threading.Event()
-
-    def use():
-        while not stop.is_set():
-            queue.put([object, b"x" * 20_000])
-            queue.put(1)
-            queue.get()
-            queue.get()
-
-    threads = [threading.Thread(target=use) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    try:
-        for number in range(20):
-
-            def work():
-                own = Queue()
-                own.put([object, number])
-                assert own.get()[1] == number
-                results.put([object, number])
-
-            assert ended(fork(work)) == 0
-            assert results.get()[1] == number
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert queue.empty()
 
 
 def test_a_queue_and_its_descriptor_go_with_the_last_handle():

@@ -1,6 +1,5 @@
 import array
 import ctypes
-import faulthandler
 import gc
 import mmap
 import multiprocessing
@@ -10,17 +9,10 @@ import threading
 from multiprocessing.reduction import ForkingPickler
 
 import pytest
-from processes import HUNG, METHODS, finish, kill, started
+from processes import METHODS, finish, kill, started
 from procession import sharedctypes
 from procession.sharedctypes import Array, RawArray, RawValue, Value, copy, synchronized
 from procession.synchronize import Lock, OwnerDiedWarning, RLock
-
-
-@pytest.fixture(autouse=True)
-def watchdog():
-    faulthandler.dump_traceback_later(HUNG, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
 
 
 class Point(ctypes.Structure):
