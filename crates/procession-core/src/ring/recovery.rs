@@ -184,7 +184,7 @@ impl Ring {
                         descriptor
                             .attempts
                             .store(descriptor.attempts.load(Relaxed).saturating_add(1), Relaxed);
-                        descriptor.set_state(BlockState::Returned, None);
+                        descriptor.set_state(BlockState::Returned, owner);
                     }
                     false
                 }
