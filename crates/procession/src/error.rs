@@ -1,6 +1,7 @@
 //! The errors of all operations in one type, for programs that do not tell them apart.
 
 use crate::connection::{AcceptError, ConnectError, ListenError, RecvError, SendError};
+use crate::pool::{PoolError, TaskError};
 use crate::process::{JoinError, StartError, WaitError};
 use crate::queue::{self, GetError, MemoryError, PutError, TaskDoneError};
 use crate::shared::SharedMemoryError;
@@ -21,6 +22,12 @@ pub enum Error {
     /// There was nothing to wait for.
     #[error(transparent)]
     Wait(#[from] WaitError),
+    /// A pool could not be made, changed or waited for.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// A task of a pool gave no result.
+    #[error(transparent)]
+    Task(#[from] TaskError),
     /// A shared object could not be made.
     #[error(transparent)]
     Create(#[from] CreateError),

@@ -30,6 +30,7 @@
 //! | for | there is |
 //! | --- | --- |
 //! | running a function in a process of its own | [`Process`], [`process`] |
+//! | calling a function for many things, in several processes | [`Pool`], [`pool`] |
 //! | messages and tasks, many to many | [`Queue`], [`JoinableQueue`], [`SimpleQueue`] |
 //! | messages, one to one; programs that know an address | [`Pipe`], [`connection`] |
 //! | plain data that all change | [`Value`], [`Array`], [`RawValue`], [`RawArray`], [`SharedMemory`] |
@@ -62,6 +63,7 @@ pub mod error;
 mod handle;
 #[cfg(test)]
 mod hostile;
+pub mod pool;
 pub mod process;
 pub mod queue;
 pub mod shared;
@@ -69,6 +71,7 @@ pub mod sync;
 
 pub use connection::{Connection, Pipe, Receiver, Sender};
 pub use error::Error;
+pub use pool::Pool;
 pub use process::{Process, StartMethod, active_children, cpu_count, current, parent};
 pub use procession_core::shm::{CreateError, OpenError};
 pub use queue::{JoinableQueue, Queue, SimpleQueue};

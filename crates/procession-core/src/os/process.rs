@@ -344,6 +344,8 @@ pub enum Disposition {
     Default,
     /// Nothing.
     Ignore,
+    /// Nothing, but a program that it executes begins with [`Disposition::Default`].
+    Pass,
 }
 
 /// Sets what the process does with a signal; whether it ignored it before.
@@ -354,10 +356,23 @@ pub fn set_disposition(signal: Signal, disposition: Disposition) -> io::Result<b
     let action = match disposition {
         Disposition::Default => libc::SIG_DFL,
         Disposition::Ignore => libc::SIG_IGN,
+        Disposition::Pass => pass as *const () as libc::sighandler_t,
     };
-    // SAFETY: neither action is code that could run.
+    // SAFETY: `pass` touches nothing, and the others are no code that could run.
     let before = unsafe { libc::signal(signal.as_raw(), action) };
     if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(before == libc::SIG_IGN) }
+}
+
+extern "C" fn pass(_signal: libc::c_int) {}
+
+/// Blocks no signal in this thread any more.
+pub fn unblock_signals() {
+    // SAFETY: the set is local and initialised by the call; a mask of this thread only is changed.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+    }
 }
 
 /// Runs `run` with all signals blocked in this thread, so that a thread it starts never takes one.

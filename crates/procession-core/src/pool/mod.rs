@@ -160,9 +160,16 @@ impl WorkQueue {
     /// # Errors
     /// [`RingError`]: without memory, or damaged.
     pub fn report(&self, report: Report, payload: &[u8]) -> Result<(), RingError> {
-        let message = [&report.to_bytes()[..], payload].concat();
+        self.put_report(&[&report.to_bytes()[..], payload].concat())
+    }
+
+    /// Puts a report that begins the message, as [`WorkQueue::report`] does.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn put_report(&self, message: &[u8]) -> Result<(), RingError> {
         loop {
-            match self.reports.put(&message, Deadline::Never) {
+            match self.reports.put(message, Deadline::Never) {
                 Ok(()) => return Ok(()),
                 // Nobody reads it any more.
                 Err(PutError::ShutDown) => return Ok(()),
