@@ -16,7 +16,7 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 
 use super::error::PoolError;
-use super::shared::{Phase, Reason, Shared};
+use super::shared::{NO_JOB, Phase, Reason, Shared};
 use super::worker::{Order, work};
 use crate::process::{ExitStatus, Process, StartError, StartMethod};
 
@@ -152,6 +152,8 @@ impl Supervisor {
             self.wait();
         }
         self.shared.at_rest.store(true, Ordering::Release);
+        // Whoever reads reports in `join`; and the others.
+        self.shared.announce(Report { id: TaskId { job: NO_JOB, index: 0 }, outcome: Outcome::Wake });
         self.shared.wake_all();
     }
 
