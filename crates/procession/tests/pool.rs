@@ -35,7 +35,10 @@ fn calls_and_maps_with_every_start_method() {
         for method in StartMethod::ALL {
             let pool = Pool::builder().workers(2).start_method(method).build().unwrap();
             assert_eq!(pool.apply(square, 7).unwrap(), 49);
-            assert_eq!(pool.apply(|(a, b): (String, u32)| a.repeat(b as usize), ("ab".to_string(), 2)).unwrap(), "abab");
+            assert_eq!(
+                pool.apply(|(a, b): (String, u32)| a.repeat(b as usize), ("ab".to_string(), 2)).unwrap(),
+                "abab"
+            );
             assert_eq!(pool.map(square, 0..1000).unwrap(), (0..1000).map(square).collect::<Vec<_>>());
             assert_eq!(pool.task(square).chunksize(1).map(vec![3, 4]).unwrap(), [9, 16]);
             assert_eq!(pool.map(square, std::iter::empty()).unwrap(), [0; 0]);
@@ -178,7 +181,8 @@ fn many_threads_use_one_pool() {
                     let n = thread * 1000 + round;
                     assert_eq!(pool.apply(square, n).unwrap(), n * n);
                     if round % 20 == 0 {
-                        let results: Vec<u64> = pool.imap(square, n..n + 50).unwrap().map(Result::unwrap).collect();
+                        let results: Vec<u64> =
+                            pool.imap(square, n..n + 50).unwrap().map(Result::unwrap).collect();
                         assert_eq!(results, (n..n + 50).map(square).collect::<Vec<_>>());
                     }
                 }

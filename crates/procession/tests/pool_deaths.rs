@@ -70,7 +70,14 @@ fn a_dead_worker_fails_its_task_alone() {
             }
             assert_eq!(others.get().unwrap(), vec![5; 100]);
             let results: Vec<_> = pool
-                .imap(|n: u32| if n == 2 { die(0) }, 0..5)
+                .imap(
+                    |n: u32| {
+                        if n == 2 {
+                            die(0)
+                        }
+                    },
+                    0..5,
+                )
                 .unwrap()
                 .map(|result| result.is_ok())
                 .collect();
@@ -266,9 +273,10 @@ fn an_initializer_that_fails_ends_the_pool() {
                 *n += 1;
                 *n
             });
-            assert!(n.unwrap() % 2 == 0);
+            assert!(n.unwrap().is_multiple_of(2));
         };
-        let pool = Pool::builder().workers(2).tasks_per_child(1).initializer(every_other, begun.clone()).build();
+        let pool =
+            Pool::builder().workers(2).tasks_per_child(1).initializer(every_other, begun.clone()).build();
         let pool = pool.unwrap();
         assert_eq!(pool.task(square).chunksize(1).map(0..8).unwrap().len(), 8);
         assert!(begun.get().unwrap() >= 8);
@@ -306,10 +314,16 @@ fn a_task_that_takes_too_long_is_ended() {
 fn tasks_are_cancelled() {
     let _watchdog = watchdog("tasks_are_cancelled");
     let pool = Pool::new(1).unwrap();
-    let busy = pool.apply_async(sleep, 150_000).unwrap();
+    let begun = Queue::<u32>::unbounded().unwrap();
+    let stay = |begun: Queue<u32>| {
+        begun.put(&std::process::id()).unwrap();
+        sleep(150_000)
+    };
+    let busy = pool.apply_async(stay, begun.clone()).unwrap();
     let waiting = pool.apply_async(square, 5).unwrap();
     let map = pool.map_async(square, 0..100).unwrap();
-    eventually("the first one runs", || !busy.cancel() && !busy.is_ready());
+    assert_eq!(begun.get().unwrap(), pool.worker_pids()[0]);
+    assert!(!busy.cancel() && !busy.is_ready());
     assert!(waiting.cancel() && waiting.is_ready());
     assert!(matches!(waiting.get(), Err(TaskError::Cancelled { .. })));
     assert!(map.cancel() && matches!(map.get(), Err(TaskError::Cancelled { .. })));
@@ -326,8 +340,8 @@ fn tasks_are_cancelled() {
     }
     // There is room for more once those are over.
     for _ in 0..3 {
-        let busy = pool.apply_async(sleep, 150_000).unwrap();
-        eventually("it runs", || !busy.cancel() && !busy.is_ready());
+        let busy = pool.apply_async(stay, begun.clone()).unwrap();
+        begun.get().unwrap();
         let many: Vec<_> = (0..3000).map(|n| pool.apply_async(square, n).unwrap()).collect();
         assert!(many.iter().all(|result| result.cancel()));
         assert!(busy.cancel_running());
@@ -417,7 +431,11 @@ fn workers_end_with_a_killed_parent() {
         for worker in workers {
             eventually("the worker is gone", || gone(worker));
         }
-        assert_eq!(done.len(), u64::from(!daemon) as usize, "one that is no daemon comes to the end of its task");
+        assert_eq!(
+            done.len(),
+            u64::from(!daemon) as usize,
+            "one that is no daemon comes to the end of its task"
+        );
     }
 }
 
@@ -453,8 +471,14 @@ fn a_fork_cannot_use_its_parents_pool() {
             let pool = pool.take().unwrap();
             assert!(matches!(pool.apply(square, 1), Err(TaskError::Forked { .. })));
             assert!(matches!(pool.close(), Err(PoolError::Forked { .. })));
-            assert!(matches!(result.get(), Err(TaskError::Forked { .. })) && !result.is_ready() && !result.cancel());
-            assert!(matches!(results.next(), Some(Err(TaskError::Forked { .. }))) && results.next().is_none());
+            assert!(
+                matches!(result.get(), Err(TaskError::Forked { .. }))
+                    && !result.is_ready()
+                    && !result.cancel()
+            );
+            assert!(
+                matches!(results.next(), Some(Err(TaskError::Forked { .. }))) && results.next().is_none()
+            );
             assert!(pool.worker_pids().is_empty());
             drop(pool);
             // One of its own.

@@ -237,7 +237,8 @@ pub fn limit() -> u64 {
 pub fn resident() -> io::Result<u64> {
     let pages = std::fs::read_to_string("/proc/self/statm")?;
     let pages = pages.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
-    let pages = pages.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc/self/statm"))?;
+    let pages =
+        pages.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc/self/statm"))?;
     Ok(pages.saturating_mul(rustix::param::page_size() as u64))
 }
 

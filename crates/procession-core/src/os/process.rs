@@ -75,12 +75,12 @@ impl fmt::Display for ExitStatus {
             ExitStatus::Signaled { signal, core_dumped } => {
                 match Signal::from_named_raw(*signal) {
                     Some(name) => {
-                        // rustix has a signal's name only in its `Debug` form, `Signal::KILL`.
+                        // rustix has a signal's name only in its `Debug` form, `"Signal::KILL"` with its quotes.
                         let name = format!("{name:?}");
                         write!(
                             f,
                             "signal {signal} (SIG{})",
-                            name.trim_start_matches("Signal::").trim_matches('"')
+                            name.trim_matches('"').trim_start_matches("Signal::")
                         )?;
                     }
                     None => write!(f, "signal {signal}")?,
@@ -435,6 +435,7 @@ mod tests {
         let killed = ExitStatus::from_wait_status(9);
         assert_eq!(killed, ExitStatus::Signaled { signal: 9, core_dumped: false });
         assert_eq!(killed.exitcode(), Some(-9));
+        assert_eq!(killed.to_string(), "signal 9 (SIGKILL)");
         assert!(ExitStatus::from_wait_status(0).success());
         assert_eq!(ExitStatus::Unknown.exitcode(), None);
     }

@@ -268,16 +268,17 @@ impl<F: Copy + 'static> Call<'_, F> {
     {
         self.shared.check_ours()?;
         let items = items.into_iter();
-        let (items, count): (Box<dyn Iterator<Item = A> + '_>, usize) = match (items.size_hint(), self.chunksize) {
-            ((least, Some(most)), _) if least == most => (Box::new(items.fuse()), least),
-            ((least, _), Some(_)) => (Box::new(items.fuse()), least),
-            _ => {
-                // How many there are says how large a chunk is.
-                let items: Vec<A> = items.collect();
-                let count = items.len();
-                (Box::new(items.into_iter()), count)
-            }
-        };
+        let (items, count): (Box<dyn Iterator<Item = A> + '_>, usize) =
+            match (items.size_hint(), self.chunksize) {
+                ((least, Some(most)), _) if least == most => (Box::new(items.fuse()), least),
+                ((least, _), Some(_)) => (Box::new(items.fuse()), least),
+                _ => {
+                    // How many there are says how large a chunk is.
+                    let items: Vec<A> = items.collect();
+                    let count = items.len();
+                    (Box::new(items.into_iter()), count)
+                }
+            };
         let mut items = items;
         let chunk = self.chunksize.unwrap_or_else(|| count.div_ceil(SHARES * self.shared.target()));
         let spec = self.spec::<A, R>(chunk)?;

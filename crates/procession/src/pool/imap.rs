@@ -72,7 +72,16 @@ where
         progress: Option<Progress>,
     ) -> Self {
         let job = Held { shared: Arc::clone(&shared), job };
-        let mut imap = Imap { shared, job, spec, items: Some(items.fuse()), buffersize, refusal: None, told: false, progress };
+        let mut imap = Imap {
+            shared,
+            job,
+            spec,
+            items: Some(items.fuse()),
+            buffersize,
+            refusal: None,
+            told: false,
+            progress,
+        };
         imap.fill();
         imap
     }

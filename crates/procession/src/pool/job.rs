@@ -417,7 +417,10 @@ mod tests {
     }
 
     fn returned(numbers: &[u32]) -> Vec<u8> {
-        numbers.iter().flat_map(|number| [vec![RETURNED], postcard::to_stdvec(number).unwrap()].concat()).collect()
+        numbers
+            .iter()
+            .flat_map(|number| [vec![RETURNED], postcard::to_stdvec(number).unwrap()].concat())
+            .collect()
     }
 
     #[test]

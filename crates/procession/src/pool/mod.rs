@@ -37,8 +37,8 @@ pub use self::call::Call;
 pub use self::error::{PoolError, TaskError, TaskName};
 pub use self::imap::Imap;
 pub use self::result::AsyncResult;
-pub(crate) use self::shared::{Shared, at_exit};
 use self::shared::{NO_JOB, Phase};
+pub(crate) use self::shared::{Shared, at_exit};
 
 /// Worker processes that call functions for this one.
 ///

@@ -296,7 +296,8 @@ impl Shared {
     /// All that an ended worker has reported has been read.
     pub(super) fn bury(&self, pid: u32) {
         let mut state = self.lock();
-        let Some(place) = state.seats.iter().position(|seat| seat.pid() == pid && seat.ended.is_some()) else {
+        let Some(place) = state.seats.iter().position(|seat| seat.pid() == pid && seat.ended.is_some())
+        else {
             return;
         };
         let seat = state.seats.swap_remove(place);
@@ -511,7 +512,9 @@ impl Shared {
         for (worker, id) in running {
             let pid = worker.pid().as_raw_nonzero().get().unsigned_abs();
             let Some(reason) = reason(worker, id) else { continue };
-            let Some(seat) = seats.iter().find(|seat| seat.pid() == pid && seat.ended.is_none()) else { continue };
+            let Some(seat) = seats.iter().find(|seat| seat.pid() == pid && seat.ended.is_none()) else {
+                continue;
+            };
             killed.push_back((pid, id, reason));
             if killed.len() > REMEMBERED {
                 killed.pop_front();

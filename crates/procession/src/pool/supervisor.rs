@@ -136,8 +136,7 @@ impl Supervisor {
     fn seat(&self, process: Process<()>) -> io::Result<()> {
         let process = Arc::new(process);
         let data = EventData::new_u64(process.pid().into());
-        let watched =
-            epoll::add(&self.events, process.as_fd(), data, EventFlags::IN | EventFlags::ONESHOT);
+        let watched = epoll::add(&self.events, process.as_fd(), data, EventFlags::IN | EventFlags::ONESHOT);
         if let Err(error) = watched {
             // It is a child of this process.
             let _ = process.kill();
@@ -261,7 +260,12 @@ impl Supervisor {
         ended.into_iter().for_each(|pid| self.shared.bury(pid));
         let processes: Vec<_> = {
             let state = self.shared.lock();
-            state.seats.iter().filter(|seat| seat.ended.is_none()).map(|seat| Arc::clone(&seat.process)).collect()
+            state
+                .seats
+                .iter()
+                .filter(|seat| seat.ended.is_none())
+                .map(|seat| Arc::clone(&seat.process))
+                .collect()
         };
         let now = Instant::now();
         let due = *self.kill_at.get_or_insert_with(|| {

@@ -138,7 +138,8 @@ where
 {
     // SAFETY: called by `Caller::call` with what it found, where this is the entry.
     let Some(function) = (unsafe { function::<F, A, R>(pointer, types) }) else {
-        Failure::Arguments("the function at this place of the program has other types".into()).write(call.out);
+        Failure::Arguments("the function at this place of the program has other types".into())
+            .write(call.out);
         return Outcome::Raised;
     };
     if call.items == 0 {

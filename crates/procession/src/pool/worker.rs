@@ -155,7 +155,9 @@ where
 impl Serialize for Initializer {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Initializer::Given(function) => function.order().map_err(ser::Error::custom)?.serialize(serializer),
+            Initializer::Given(function) => {
+                function.order().map_err(ser::Error::custom)?.serialize(serializer)
+            }
             Initializer::Ready(_) => Err(ser::Error::custom("it is in its worker already")),
         }
     }

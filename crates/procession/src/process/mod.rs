@@ -26,7 +26,6 @@ mod start;
 mod state;
 mod wire;
 
-
 use std::time::Duration;
 
 pub(crate) use child::{Panic, caught};
