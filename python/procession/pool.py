@@ -316,7 +316,8 @@ class Pool:
         running = {pid: f"task {index} of job {job}" for pid, job, index in self._work.running()}
         lines = [repr(self)]
         lines += [
-            f"{worker.name}, pid {worker.pid}: {running.get(worker.pid, 'waits')}" for worker in list(self._pool)
+            f"{worker.name}, pid {worker.pid}: {running.get(worker.pid, 'waits')}"
+            for worker in list(self._pool)
         ]
         return "\n".join([*lines, self._work.describe()])
 
@@ -365,9 +366,7 @@ class Pool:
             self._feed(result, func, iter(iterable), chunk, unpack, retries, timeout, False)
         return result
 
-    def _imap(
-        self, func, iterable, chunksize, ordered, buffersize, retries, timeout, progress, unpack=False
-    ):
+    def _imap(self, func, iterable, chunksize, ordered, buffersize, retries, timeout, progress, unpack=False):
         self._check_running()
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize}")
@@ -392,7 +391,9 @@ class Pool:
         try:
             if not patient and not self._work.feed(*arguments, None):
                 return
-            threading.Thread(target=_feed, args=(self._work, *arguments), name="PoolFeeder", daemon=True).start()
+            threading.Thread(
+                target=_feed, args=(self._work, *arguments), name="PoolFeeder", daemon=True
+            ).start()
         except BaseException:
             self._work.cancel(job, PoolTerminated("its tasks could not be handed out"), False)
             raise
