@@ -240,18 +240,6 @@ pub fn limit() -> u64 {
     })
 }
 
-/// How many bytes of memory this process has resident, shared ones included.
-///
-/// # Errors
-/// What reading `/proc/self/statm` reported.
-pub fn resident() -> io::Result<u64> {
-    let pages = std::fs::read_to_string("/proc/self/statm")?;
-    let pages = pages.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
-    let pages =
-        pages.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc/self/statm"))?;
-    Ok(pages.saturating_mul(rustix::param::page_size() as u64))
-}
-
 /// How many more bytes can be had right now without driving this process, or another, out of memory: a guess
 /// from above, for refusing what cannot be before the kernel starts killing.
 pub fn available() -> u64 {
