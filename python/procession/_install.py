@@ -19,7 +19,12 @@ _REPLACED = {
         *("Array", "RawArray", "RawValue", "Value", "copy", "synchronized"),
         *("Synchronized", "SynchronizedArray", "SynchronizedBase", "SynchronizedString"),
     ),
-    "managers": ("SyncManager",),
+    "managers": (
+        *("AcquirerProxy", "ArrayProxy", "AutoProxy", "BarrierProxy", "BaseListProxy", "BaseManager"),
+        *("BaseProxy", "ConditionProxy", "DictProxy", "EventProxy", "IteratorProxy", "ListProxy"),
+        *("MakeProxyType", "NamespaceProxy", "PoolProxy", "RebuildProxy", "Server", "SetProxy"),
+        *("SharedMemoryManager", "SharedMemoryServer", "SyncManager", "Token", "ValueProxy"),
+    ),
     "pool": ("Pool",),
 }
 
@@ -90,8 +95,13 @@ def install():
         return
     # All are imported before the first is replaced, so that none is built upon another of this package.
     ours = {name: import_module(f"procession.{name}") for name in _REPLACED}
+    theirs = multiprocessing.managers.BaseManager
     for module in ("queues", "pool"):
-        _separate(getattr(multiprocessing, module))
+        _separate(vars(getattr(multiprocessing, module)).values(), getattr(multiprocessing, module))
+    _separate(
+        [multiprocessing.managers.SharedMemoryManager, multiprocessing.managers.SharedMemoryServer],
+        multiprocessing.managers,
+    )
     for module, names in _REPLACED.items():
         for name in names:
             replacement = getattr(ours[module], name)
@@ -99,12 +109,12 @@ def install():
                 replacement = _Replacement(replacement, getattr(multiprocessing.queues, name))
             setattr(getattr(multiprocessing, module), name, replacement)
     _patch_process()
-    _patch_registries(multiprocessing.managers.BaseManager, ours["pool"])
+    _patch_registries(theirs, ours)
     _reach_children()
     _installed = True
 
 
-def _separate(module):
+def _separate(classes, module):
     """Have the methods of a module's classes find each other still when the names there are replaced.
 
     Other software has subclasses of them, that of concurrent.futures for one, whose methods say `Queue` for
@@ -121,7 +131,7 @@ def _separate(module):
             setattr(copy, name, getattr(function, name))
         return copy
 
-    for cls in names.values():
+    for cls in list(classes):
         if not isinstance(cls, type) or cls.__module__ != module.__name__:
             continue
         for name, member in list(vars(cls).items()):
@@ -141,17 +151,22 @@ def _patch_process():
         setattr(multiprocessing.process.BaseProcess, name, vars(BaseProcess)[name])
 
 
-def _patch_registries(manager, pool):
-    """Have managers that exist make pools of this package.
+def _patch_registries(manager, ours):
+    """Have managers that exist make pools and proxies of this package.
 
     They could not even start: what a pickle names is replaced.
     """
+    proxies = {
+        id(theirs): getattr(ours["managers"], name) for name, theirs in ours["managers"].THEIRS.items()
+    }
     registry = vars(manager).get("_registry", {})
-    for typeid, (callable, *rest) in registry.items():
-        if callable is pool._Pool:
-            registry[typeid] = (pool.Pool, *rest)
+    for typeid, (callable, exposed, methods, proxytype) in registry.items():
+        if callable is ours["pool"]._Pool:
+            callable = ours["pool"].Pool
+        registry[typeid] = callable, exposed, methods, proxies.get(id(proxytype), proxytype)
     for subclass in manager.__subclasses__():
-        _patch_registries(subclass, pool)
+        if not subclass.__module__.startswith("procession."):
+            _patch_registries(subclass, ours)
 
 
 def _reach_children():

@@ -1,0 +1,587 @@
+"""A manager's process: the objects, who holds them, and the connections of those who use them."""
+
+import os
+import socket
+import sys
+import threading
+import time
+import weakref
+from collections import Counter, OrderedDict, deque
+from multiprocessing import connection, process, util
+from multiprocessing import managers as _stdlib
+from multiprocessing.pool import ExceptionWithTraceback
+from multiprocessing.reduction import ForkingPickler
+from traceback import format_exc
+
+from ._errors import Raised, gone
+from ._session import dumps, keep_alive, loads, receive
+from ._token import token_with
+
+_servers = weakref.WeakSet()
+
+
+def server_of(ident):
+    """The server in this process that has the object; None if there is none."""
+    for server in list(_servers):
+        if ident.startswith(server.nonce):
+            return server
+    return None
+
+
+class Entry:
+    """An object that others have proxies of.
+
+    It is there as long as something refers to its entry: a session, a ticket, or a proxy in this process, in
+    another managed object for example. Python's own garbage collection does the rest, cycles included.
+    """
+
+    __slots__ = ("__weakref__", "exposed", "gettypeid", "ident", "obj", "proxytype", "typeid")
+
+    def __init__(self, ident, typeid, obj, exposed, gettypeid, proxytype):
+        self.ident = ident
+        self.typeid = typeid
+        self.obj = obj
+        self.exposed = exposed
+        self.gettypeid = gettypeid
+        self.proxytype = proxytype
+
+
+class Holder:
+    """What one process, or all of CPython's clients together, hold."""
+
+    def __init__(self, held=()):
+        self.held = {ident: list(pair) for ident, pair in dict(held).items()}
+        # Tickets that were made for it and not shown yet.
+        self.tickets = set()
+
+    def hold(self, entry):
+        self.held.setdefault(entry.ident, [entry, 0])[1] += 1
+
+    def drop(self, ident):
+        """Undo one `hold`; False if there was none."""
+        pair = self.held.get(ident)
+        if pair is None:
+            return False
+        pair[1] -= 1
+        if pair[1] == 0:
+            del self.held[ident]
+        return True
+
+
+class Server(_stdlib.Server):
+    """The server of a manager of this package.
+
+    Peers that do not know the key have `handshake_seconds` to prove it, at most `handshakes` of them at a
+    time; when there are more, the oldest goes. What a process has sent in a message that nobody has received
+    is kept as long as the process lives, and `transit_seconds` longer.
+    """
+
+    public = [*_stdlib.Server.public, "make", "open_session", "serve"]
+    handshake_seconds = 10.0
+    handshakes = 64
+    transit_seconds = 3600.0
+
+    def __init__(self, registry, address, authkey, serializer):
+        if not isinstance(authkey, bytes):
+            raise TypeError(f"Authkey {authkey!r} is type {type(authkey)!s}, not bytes")
+        self.registry = registry
+        self.authkey = process.AuthenticationString(authkey)
+        listener, _ = _stdlib.listener_client[serializer]
+        self.listener = listener(address=address, backlog=128)
+        self.address = self.listener.address
+        self.mutex = threading.RLock()
+        self.stop_event = threading.Event()
+        # No ident of another server, one that was here before at the same address for example, is one of this.
+        self.nonce = os.urandom(8).hex()
+        self._idents = 0
+        self._entries = weakref.WeakValueDictionary()
+        self._by_object = weakref.WeakValueDictionary()
+        self._tickets = {}
+        self._orphans = deque()
+        self._foreign = Holder()
+        self._holders = {self._foreign}
+        self._clones = {}
+        self._cloned = threading.Condition(self.mutex)
+        self._pending = OrderedDict()
+        self._open = set()
+        self._thread = threading.local()
+        _servers.add(self)
+
+    # Accepting
+
+    def serve_forever(self):
+        """Serve until a manager shuts it down; then exit."""
+        process.current_process()._manager_server = self
+        try:
+            accepter = threading.Thread(target=self.accepter, daemon=True)
+            accepter.start()
+            try:
+                while not self.stop_event.wait(1):
+                    self._tidy()
+            except (KeyboardInterrupt, SystemExit):
+                pass
+        finally:
+            if sys.stdout != sys.__stdout__:
+                util.debug("resetting stdout, stderr")
+                sys.stdout = sys.__stdout__
+                sys.stderr = sys.__stderr__
+            sys.exit(0)
+
+    def accepter(self):
+        """Accept connections, each of which is a thread's; none is waited for here."""
+        while not self.stop_event.is_set():
+            try:
+                accepted = self.listener.accept()
+            except OSError as error:
+                util.info("manager cannot accept: %r", error)
+                # No descriptor is left, perhaps. Those of peers that prove nothing come back.
+                self._abort_oldest()
+                time.sleep(0.05)
+                continue
+            with self.mutex:
+                self._open.add(accepted)
+                self._pending[accepted] = time.monotonic() + self.handshake_seconds
+                if len(self._pending) > self.handshakes:
+                    self._abort_oldest()
+            try:
+                threading.Thread(target=self.handle_request, args=(accepted,), daemon=True).start()
+            except RuntimeError as error:
+                util.info("manager cannot start a thread: %r", error)
+                self._close(accepted)
+
+    def _abort_oldest(self):
+        with self.mutex:
+            if self._pending:
+                accepted, _ = self._pending.popitem(last=False)
+                # Its thread sees the end of the file and closes it.
+                sock = socket.socket(fileno=accepted.fileno())
+                try:
+                    sock.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass
+                finally:
+                    sock.detach()
+
+    def _close(self, accepted):
+        with self.mutex:
+            self._pending.pop(accepted, None)
+            self._open.discard(accepted)
+            accepted.close()
+
+    def _tidy(self):
+        now = time.monotonic()
+        with self.mutex:
+            while self._pending and next(iter(self._pending.values())) < now:
+                self._abort_oldest()
+            while self._orphans and self._orphans[0][0] < now:
+                self._tickets.pop(self._orphans.popleft()[1], None)
+            for name, (deadline, _) in list(self._clones.items()):
+                if deadline < now:
+                    del self._clones[name]
+
+    def _forked(self):
+        """Leave all to the parent: its peers see its end by the end of their connections."""
+        _servers.discard(self)
+        for accepted in self._open:
+            accepted.close()
+        sock = getattr(getattr(self.listener, "_listener", None), "_socket", None)
+        if sock is not None:
+            sock.close()
+
+    def handle_request(self, conn):
+        """Serve one connection. Who does not prove that it has the key is told nothing."""
+        try:
+            try:
+                connection.deliver_challenge(conn, self.authkey)
+                connection.answer_challenge(conn, self.authkey)
+                keep_alive(conn)
+                with self.mutex:
+                    if self._pending.pop(conn, None) is None:
+                        return
+            except Exception as error:
+                util.info("manager refused a peer: %r", error)
+                return
+            self._handle_request(conn)
+        except SystemExit:
+            # `serve_client` of CPython's server ends so; a subclass may call it.
+            pass
+        finally:
+            self._close(conn)
+
+    def _handle_request(self, c):
+        request = None
+        try:
+            request = c.recv()
+            _, name, args, kwds = request
+            assert name in self.public, f"{name!r} unrecognized"
+            message = "#RETURN", getattr(self, name)(c, *args, **kwds)
+        except (EOFError, ConnectionError):
+            return
+        except Exception:
+            message = "#TRACEBACK", format_exc()
+        try:
+            c.send(message)
+        except OSError as error:
+            util.info("manager could not reply to %r: %r", request, error)
+        except Exception:
+            c.send(("#TRACEBACK", format_exc()))
+
+    # Serving calls
+
+    def accept_connection(self, c, name):
+        """Serve the calls of a thread of a client that is CPython's."""
+        threading.current_thread().name = name
+        c.send(("#RETURN", None))
+        self.serve_client(c)
+        sys.exit(0)
+
+    def serve(self, c, name):
+        """Serve the calls of a thread of a client."""
+        threading.current_thread().name = name
+        c.send(("#RETURN", None))
+        self._serve_calls(c, Holder())
+        sys.exit(0)
+
+    def serve_client(self, conn):
+        """Serve the calls of a thread of a client that is CPython's."""
+        self._serve_calls(conn, None)
+
+    def _serve_calls(self, conn, holder):
+        # The tickets in a reply are the connection's.
+        self._thread.holder = holder
+        try:
+            while not self.stop_event.is_set():
+                try:
+                    data = receive(conn)
+                except (EOFError, OSError):
+                    return
+                try:
+                    request = loads(conn, data)
+                except Exception:
+                    reply = "#TRACEBACK", format_exc()
+                else:
+                    # The client has what the last reply had for it.
+                    self._discard(holder)
+                    reply = self._reply(conn, holder, request)
+                    # Nothing here may keep what is dropped while it waits.
+                    del request
+                try:
+                    data = dumps(conn, reply)
+                except Exception:
+                    data = dumps(conn, ("#UNSERIALIZABLE", format_exc()))
+                del reply
+                try:
+                    conn.send_bytes(data)
+                except OSError as error:
+                    util.info("manager could not reply: %r", error)
+                    return
+                del data
+        finally:
+            self._discard(holder)
+            self._thread.holder = None
+
+    def _reply(self, conn, holder, request):
+        try:
+            ident, method, args, kwds = request
+        except Exception:
+            return "#TRACEBACK", format_exc()
+        if ident is None:
+            try:
+                assert method in self.public, f"{method!r} unrecognized"
+                return "#RETURN", getattr(self, method)(conn, *args, **kwds)
+            except Exception:
+                return "#TRACEBACK", format_exc()
+        kind, result = self.perform(conn, ident, method, args, kwds)
+        if kind == "#ERROR" and holder is not None:
+            return kind, Raised(result)
+        if kind == "#ERROR":
+            return kind, ExceptionWithTraceback(result, result.__traceback__)
+        if kind == "#PROXY":
+            exposed, token, proxytype = result
+            return kind, (exposed, token) if holder is None else result
+        return kind, result
+
+    def perform(self, conn, ident, method, args, kwds):
+        """Call a method of an object; return what kind of result there is, and the result."""
+        entry = obj = None
+        try:
+            try:
+                entry = self._entries[ident]
+            except KeyError:
+                raise gone(ident) from None
+            obj = entry.obj
+            if method not in entry.exposed:
+                raise AttributeError(
+                    f"method {method!r} of {type(obj)!r} object is not in exposed={entry.exposed!r}"
+                )
+            function = getattr(obj, method)
+        except AttributeError:
+            try:
+                return "#RETURN", self.fallback_mapping[method](self, conn, ident, obj, *args, **kwds)
+            except Exception:
+                return "#TRACEBACK", format_exc()
+        except Exception as error:
+            return "#TRACEBACK", str(error.args[0]) if error.args else format_exc()
+        try:
+            result = function(*args, **kwds)
+        except Exception as error:
+            return "#ERROR", error
+        except BaseException:
+            return "#TRACEBACK", format_exc()
+        typeid = entry.gettypeid and entry.gettypeid.get(method)
+        if not typeid:
+            return "#RETURN", result
+        try:
+            made, exposed = self.create(conn, typeid, result)
+            token = token_with(self._issued, typeid, self.address, made)
+            return "#PROXY", (exposed, token, self._portable(self.registry[typeid][-1]))
+        except Exception:
+            return "#TRACEBACK", format_exc()
+
+    def _portable(self, proxytype):
+        """The type, for a process that has no manager to ask for it; None if it cannot be pickled."""
+        try:
+            ForkingPickler.dumps(proxytype)
+        except Exception:
+            return None
+        return proxytype
+
+    # Objects
+
+    def create(self, c, typeid, /, *args, **kwds):
+        """Make an object; return its ident and the methods that it exposes."""
+        callable, exposed, method_to_typeid, proxytype = self.registry[typeid]
+        if callable is None:
+            if kwds or len(args) != 1:
+                raise ValueError("Without callable, must have one non-keyword argument")
+            obj = args[0]
+        else:
+            obj = callable(*args, **kwds)
+        if exposed is None:
+            exposed = _stdlib.public_methods(obj)
+        if method_to_typeid is not None:
+            if not isinstance(method_to_typeid, dict):
+                raise TypeError(
+                    f"Method_to_typeid {method_to_typeid!r}: type {type(method_to_typeid)!s}, not dict"
+                )
+            exposed = [*exposed, *method_to_typeid]
+        with self.mutex:
+            entry = self._by_object.get((id(obj), typeid))
+            if entry is None:
+                self._idents += 1
+                ident = f"{self.nonce}{self._idents:x}"
+                entry = Entry(ident, typeid, obj, frozenset(exposed), method_to_typeid, proxytype)
+                self._entries[ident] = self._by_object[id(obj), typeid] = entry
+            holder = getattr(self._thread, "holder", None)
+            if holder is None:
+                self._foreign.hold(entry)
+            else:
+                self._issued = self.issue(entry, holder)
+        util.debug("%r callable returned object with id %r", typeid, entry.ident)
+        return entry.ident, tuple(exposed)
+
+    def make(self, c, typeid, /, *args, **kwds):
+        """Make an object; return its ident, the methods that it exposes and a ticket."""
+        ident, exposed = self.create(c, typeid, *args, **kwds)
+        return ident, exposed, self._issued
+
+    @property
+    def _issued(self):
+        return getattr(self._thread, "issued", None)
+
+    @_issued.setter
+    def _issued(self, ticket):
+        self._thread.issued = ticket
+
+    @property
+    def id_to_obj(self):
+        """The objects: what CPython's server has under this name."""
+        entries = dict(self._entries)
+        return {ident: (entry.obj, entry.exposed, entry.gettypeid) for ident, entry in entries.items()}
+
+    def issue(self, entry, holder=None):
+        """Keep an object until somebody shows the ticket, or who it was made for is gone."""
+        ticket = os.urandom(12).hex()
+        with self.mutex:
+            if holder is None:
+                holder = getattr(self._thread, "holder", None)
+            if holder is None:
+                # A message of this process's own.
+                self._orphans.append((time.monotonic() + self.transit_seconds, ticket))
+                self._tickets[ticket] = entry, None
+            else:
+                holder.tickets.add(ticket)
+                self._tickets[ticket] = entry, holder
+        return ticket
+
+    def claim(self, ident, ticket):
+        """The object, for who shows a ticket for it; it is there without one too if somebody has it."""
+        with self.mutex:
+            entry, holder = self._tickets.pop(ticket, (None, None))
+            if holder is not None:
+                holder.tickets.discard(ticket)
+            if entry is None or entry.ident != ident:
+                entry = self._entries.get(ident)
+            if entry is None:
+                raise gone(ident)
+            return entry
+
+    def _discard(self, holder):
+        if holder is not None and holder.tickets:
+            with self.mutex:
+                dropped = [self._tickets.pop(ticket, None) for ticket in holder.tickets]
+                holder.tickets.clear()
+            # Outside of the lock: it may be the end of objects.
+            del dropped
+
+    def incref(self, c, ident):
+        """Count a reference of a client that is CPython's."""
+        with self.mutex:
+            self._foreign.hold(self.claim(ident, None))
+
+    def decref(self, c, ident):
+        """Undo an `incref`."""
+        entry = self._entries.get(ident)
+        with self.mutex:
+            if not self._foreign.drop(ident):
+                raise AssertionError(f"Id {ident!s} has refcount 0, not 1+")
+        del entry
+
+    def get_methods(self, c, token):
+        """Return the methods that the object of a token exposes."""
+        return tuple(self.claim(token.id, None).exposed)
+
+    def number_of_objects(self, c):
+        """Return how many objects there are."""
+        return len(self._entries)
+
+    def debug_info(self, c):
+        """Return a text with the objects and how often they are held by processes and messages."""
+        with self.mutex:
+            counts = Counter()
+            for holder in self._holders:
+                for ident, (_, count) in list(holder.held.items()):
+                    counts[ident] += count
+            counts.update(entry.ident for entry, _ in self._tickets.values())
+            entries = sorted(dict(self._entries).items())
+        return "\n".join(
+            f"  {ident}:       refcount={counts[ident]}\n    {str(entry.obj)[:75]}"
+            for ident, entry in entries
+        )
+
+    # Sessions
+
+    def open_session(self, c, clone=""):
+        """Serve the session of a process, until that ends."""
+        holder = Holder()
+        if clone:
+            with self._cloned:
+                # The parent's word that it forks comes over another connection.
+                self._cloned.wait_for(lambda: clone in self._clones, self.handshake_seconds)
+                _, holder = self._clones.pop(clone)
+        c.send(("#RETURN", (os.getpid(), self.nonce)))
+        self._serve_session(socket.socket(fileno=os.dup(c.fileno())), holder)
+        sys.exit(0)
+
+    def _serve_session(self, sock, holder):
+        with self.mutex:
+            self._open.add(sock)
+            self._holders.add(holder)
+        received = b""
+        descriptors = deque()
+        try:
+            while True:
+                data, fds, _, _ = socket.recv_fds(sock, 65536, 16)
+                descriptors += fds
+                if not data:
+                    return
+                *lines, received = (received + data).split(b"\n")
+                for line in lines:
+                    reply = self._attend(holder, line.decode().split(" "), descriptors)
+                    if reply is not None:
+                        sock.sendall(reply.encode() + b"\n")
+        except OSError as error:
+            util.info("the session of a process has ended: %r", error)
+        finally:
+            for fd in descriptors:
+                os.close(fd)
+            self._close(sock)
+            self._end(holder)
+
+    def _attend(self, holder, words, descriptors):
+        match words:
+            case "hold", number, ident, ticket:
+                try:
+                    with self.mutex:
+                        holder.hold(self.claim(ident, ticket))
+                except _stdlib.RemoteError:
+                    return f"{number} gone"
+                return f"{number} ok"
+            case "drop", *idents:
+                for ident in idents:
+                    holder.drop(ident)
+            case "ticket", number, ident:
+                pair = holder.held.get(ident)
+                return f"{number} {self.issue(pair[0], holder) if pair else 'gone'}"
+            case "sync", number:
+                return f"{number} ok"
+            case "fork", "-":
+                sock = socket.socket(fileno=descriptors.popleft())
+                threading.Thread(
+                    target=self._serve_session, args=(sock, Holder(holder.held)), daemon=True
+                ).start()
+            case "fork", clone:
+                with self._cloned:
+                    self._clones[clone] = time.monotonic() + 60, Holder(holder.held)
+                    self._cloned.notify_all()
+            case _:
+                util.info("a session said what this manager does not know: %r", words)
+        return None
+
+    def _end(self, holder):
+        with self.mutex:
+            self._holders.discard(holder)
+            until = time.monotonic() + self.transit_seconds
+            for ticket in holder.tickets:
+                entry, _ = self._tickets[ticket]
+                self._tickets[ticket] = entry, None
+                self._orphans.append((until, ticket))
+            holder.tickets.clear()
+            held = dict(holder.held)
+            holder.held.clear()
+        # Outside of the lock: it may be the end of objects.
+        del held
+
+
+def _after_fork_in_child():
+    for server in list(_servers):
+        server._forked()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class SharedMemoryServer(Server):
+    """The server of a manager of blocks of shared memory."""
+
+    public = [*Server.public, "track_segment", "release_segment", "list_segments"]
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        address = os.fsdecode(self.address) if isinstance(self.address, bytes) else self.address
+        self.shared_memory_context = _stdlib._SharedMemoryTracker(f"shm_{address}_{os.getpid()}")
+
+    def create(self, c, typeid, /, *args, **kwargs):
+        """Make an object that is not in a block of shared memory."""
+        if hasattr(self.registry[typeid][-1], "_shared_memory_proxy"):
+            kwargs["shared_memory_context"] = self.shared_memory_context
+        return super().create(c, typeid, *args, **kwargs)
+
+    def shutdown(self, c):
+        """Remove all blocks and end."""
+        self.shared_memory_context.unlink()
+        return super().shutdown(c)
+
+    track_segment = _stdlib.SharedMemoryServer.track_segment
+    release_segment = _stdlib.SharedMemoryServer.release_segment
+    list_segments = _stdlib.SharedMemoryServer.list_segments
