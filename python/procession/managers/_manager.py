@@ -4,8 +4,8 @@ import resource
 import signal
 import sys
 from array import array
-from multiprocessing import connection, resource_tracker, util
-from multiprocessing import managers as _stdlib
+from contextlib import closing
+from multiprocessing import connection, managers as _stdlib, resource_tracker, util
 from multiprocessing.context import ProcessError
 from multiprocessing.managers import State, convert_to_error, dispatch
 
@@ -50,7 +50,7 @@ class BaseManager(_stdlib.BaseManager):
     def connect(self):
         """Connect to the server at the address. OSError if there is none."""
         _session.discard_ended(self._address)
-        with _session.connect(self._address, self._authkey, self._serializer) as made:
+        with closing(_session.connect(self._address, self._authkey, self._serializer)) as made:
             dispatch(made, None, "dummy")
         _session.remember_key(self._address, self._authkey)
         self._state.value = State.STARTED
@@ -127,7 +127,7 @@ class BaseManager(_stdlib.BaseManager):
         if process.is_alive():
             try:
                 # A stopped one does not answer.
-                with _session.connect(address, authkey, serializer, shutdown_timeout) as made:
+                with closing(_session.connect(address, authkey, serializer, shutdown_timeout)) as made:
                     dispatch(made, None, "shutdown")
             except Exception as error:
                 util.info("manager was not asked to shut down: %r", error)
@@ -146,7 +146,7 @@ class BaseManager(_stdlib.BaseManager):
         assert self._state.value == State.STARTED, "server not yet started"
         session = _session.session(self._address, self._authkey, self._serializer, anew=True)
         if session.nonce is None:
-            with self._Client(self._address, authkey=self._authkey) as made:
+            with closing(self._Client(self._address, authkey=self._authkey)) as made:
                 return dispatch(made, None, method, args, kwds)
         session.synchronize()
         kind, result = session.call(None, method, args, kwds)
@@ -170,7 +170,7 @@ class BaseManager(_stdlib.BaseManager):
         proxy = proxytype(token, self._serializer, manager=self, authkey=self._authkey, exposed=exposed)
         if getattr(token, "_ticket", None) is None:
             # CPython's server has counted one for its own.
-            with self._Client(token.address, authkey=self._authkey) as made:
+            with closing(self._Client(token.address, authkey=self._authkey)) as made:
                 dispatch(made, None, "decref", (token.id,))
         return proxy
 

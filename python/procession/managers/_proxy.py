@@ -1,8 +1,8 @@
 """Proxies: what stands for an object of a manager's process in the others."""
 
 import weakref
-from multiprocessing import managers as _stdlib
-from multiprocessing import process
+from contextlib import closing
+from multiprocessing import managers as _stdlib, process
 from multiprocessing.context import get_spawning_popen
 from multiprocessing.managers import convert_to_error, dispatch
 from multiprocessing.reduction import ForkingPickler
@@ -10,7 +10,7 @@ from os import getpid
 
 from . import _session
 from ._server import Holder, server_of
-from ._token import token_with
+from ._token import Token, token_with
 
 _THEIRS = _stdlib.RebuildProxy
 
@@ -192,7 +192,7 @@ def AutoProxy(token, serializer, manager=None, authkey=None, exposed=None, incre
     """Return a proxy with all public methods of its object."""
     if exposed is None:
         key = authkey or (manager._authkey if manager is not None else _session.key_of(token.address))
-        with _stdlib.listener_client[serializer][1](token.address, authkey=key) as connection:
+        with closing(_stdlib.listener_client[serializer][1](token.address, authkey=key)) as connection:
             exposed = dispatch(connection, None, "get_methods", (token,))
     proxytype = MakeProxyType(f"AutoProxy[{token.typeid}]", exposed)
     proxy = proxytype(

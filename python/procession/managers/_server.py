@@ -7,8 +7,7 @@ import threading
 import time
 import weakref
 from collections import Counter, OrderedDict, deque
-from multiprocessing import connection, process, util
-from multiprocessing import managers as _stdlib
+from multiprocessing import connection, managers as _stdlib, process, util
 from multiprocessing.pool import ExceptionWithTraceback
 from multiprocessing.reduction import ForkingPickler
 from traceback import format_exc
@@ -292,14 +291,17 @@ class Server(_stdlib.Server):
             except Exception:
                 return "#TRACEBACK", format_exc()
         kind, result = self.perform(conn, ident, method, args, kwds)
-        if kind == "#ERROR" and holder is not None:
-            return kind, Raised(result)
-        if kind == "#ERROR":
-            return kind, ExceptionWithTraceback(result, result.__traceback__)
-        if kind == "#PROXY":
-            exposed, token, proxytype = result
-            return kind, (exposed, token) if holder is None else result
-        return kind, result
+        try:
+            if kind == "#ERROR" and holder is not None:
+                return kind, Raised(result)
+            if kind == "#ERROR":
+                return kind, ExceptionWithTraceback(result, result.__traceback__)
+            if kind == "#PROXY" and holder is None:
+                return kind, result[:2]
+            return kind, result
+        finally:
+            # An exception refers to this frame by its traceback, and so to what is dropped next.
+            del result
 
     def perform(self, conn, ident, method, args, kwds):
         """Call a method of an object; return what kind of result there is, and the result."""

@@ -9,15 +9,14 @@ its other end to the manager through its own session, so that no proxy is withou
 """
 
 import os
-import select
 import socket
 import struct
 import threading
 import time
 import weakref
 from collections import Counter, deque
-from multiprocessing import connection, process
-from multiprocessing import managers as _stdlib
+from contextlib import closing
+from multiprocessing import connection, managers as _stdlib, process
 from multiprocessing.context import AuthenticationError
 from multiprocessing.managers import RemoteError, dispatch
 from multiprocessing.reduction import ForkingPickler
@@ -154,7 +153,6 @@ class _Base:
         try:
             made.send_bytes(data)
             del data
-            self._wait(made)
             reply = receive(made)
         except (OSError, EOFError) as error:
             self.disconnect()
@@ -184,7 +182,6 @@ class Session(_Base):
 
     def __init__(self, address, authkey, serializer):
         super().__init__(address, authkey, serializer)
-        self._pidfd = None
         self._open()
         self._prepare()
 
@@ -194,15 +191,6 @@ class Session(_Base):
         self._sock = socket.socket(fileno=os.dup(made.fileno()))
         made.close()
         self._local = self._sock.family == socket.AF_UNIX
-        if self._local and self._pidfd is None:
-            pid, _, _ = struct.unpack("3i", self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-            # Else it is in another namespace, or another process than the one that listens.
-            if pid == self.pid:
-                try:
-                    self._pidfd = os.pidfd_open(pid)
-                    weakref.finalize(self, os.close, self._pidfd)
-                except OSError:
-                    pass
 
     def _prepare(self):
         self._request = threading.Lock()
@@ -213,19 +201,6 @@ class Session(_Base):
         self._out = bytearray()
         self._dropped = deque()
         self._child = None
-
-    def _wait(self, file):
-        """Wait until there is something to be read, or the manager's process has ended."""
-        if self._pidfd is None:
-            return
-        poll = select.poll()
-        poll.register(file.fileno(), select.POLLIN)
-        poll.register(self._pidfd, select.POLLIN)
-        if not any(fd != self._pidfd for fd, _ in poll.poll()):
-            # What it wrote before it ended is there.
-            poll.unregister(self._pidfd)
-            if not poll.poll(0):
-                raise EOFError
 
     def ended(self):
         """Whether the manager is known to have ended."""
@@ -275,7 +250,6 @@ class Session(_Base):
                 self._send(" ".join((words[0], number, *words[1:])))
                 while True:
                     while b"\n" not in self._received:
-                        self._wait(self._sock)
                         data = self._sock.recv(4096)
                         if not data:
                             raise EOFError
@@ -379,15 +353,12 @@ class ForeignSession(_Base):
         super().__init__(address, authkey, serializer)
         self._held = Counter()
 
-    def _wait(self, file):
-        pass
-
     def ended(self):
         return self.dead
 
     def _tell(self, method, ident):
         try:
-            with connect(self.address, self.authkey, self.serializer) as made:
+            with closing(connect(self.address, self.authkey, self.serializer)) as made:
                 return dispatch(made, None, method, (ident,))
         except (OSError, EOFError) as error:
             raise self.died() from error
