@@ -50,8 +50,9 @@ class Holder:
 
     def __init__(self, held=()):
         self.held = {ident: list(pair) for ident, pair in dict(held).items()}
-        # Tickets that were made for it and not shown yet.
+        # Tickets that were made for it and not shown yet: for messages to anybody, and for calls and replies.
         self.tickets = set()
+        self.lent = set()
 
     def hold(self, entry):
         self.held.setdefault(entry.ident, [entry, 0])[1] += 1
@@ -378,7 +379,7 @@ class Server(_stdlib.Server):
             if holder is None:
                 self._foreign.hold(entry)
             else:
-                self._issued = self.issue(entry, holder)
+                self._issued = self.issue(entry, holder.lent)
         util.debug("%r callable returned object with id %r", typeid, entry.ident)
         return entry.ident, tuple(exposed)
 
@@ -401,27 +402,27 @@ class Server(_stdlib.Server):
         entries = dict(self._entries)
         return {ident: (entry.obj, entry.exposed, entry.gettypeid) for ident, entry in entries.items()}
 
-    def issue(self, entry, holder=None):
+    def issue(self, entry, tickets=None):
         """Keep an object until somebody shows the ticket, or who it was made for is gone."""
         ticket = os.urandom(12).hex()
         with self.mutex:
-            if holder is None:
+            if tickets is None:
                 holder = getattr(self._thread, "holder", None)
-            if holder is None:
-                # A message of this process's own.
+                tickets = None if holder is None else holder.lent
+            if tickets is None:
+                # In a message of this process's own.
                 self._orphans.append((time.monotonic() + self.transit_seconds, ticket))
-                self._tickets[ticket] = entry, None
             else:
-                holder.tickets.add(ticket)
-                self._tickets[ticket] = entry, holder
+                tickets.add(ticket)
+            self._tickets[ticket] = entry, tickets
         return ticket
 
     def claim(self, ident, ticket):
         """The object, for who shows a ticket for it; it is there without one too if somebody has it."""
         with self.mutex:
-            entry, holder = self._tickets.pop(ticket, (None, None))
-            if holder is not None:
-                holder.tickets.discard(ticket)
+            entry, tickets = self._tickets.pop(ticket, (None, None))
+            if tickets is not None:
+                tickets.discard(ticket)
             if entry is None or entry.ident != ident:
                 entry = self._entries.get(ident)
             if entry is None:
@@ -429,10 +430,10 @@ class Server(_stdlib.Server):
             return entry
 
     def _discard(self, holder):
-        if holder is not None and holder.tickets:
+        if holder is not None and holder.lent:
             with self.mutex:
-                dropped = [self._tickets.pop(ticket, None) for ticket in holder.tickets]
-                holder.tickets.clear()
+                dropped = [self._tickets.pop(ticket, None) for ticket in holder.lent]
+                holder.lent.clear()
             # Outside of the lock: it may be the end of objects.
             del dropped
 
@@ -522,9 +523,10 @@ class Server(_stdlib.Server):
             case "drop", *idents:
                 for ident in idents:
                     holder.drop(ident)
-            case "ticket", number, ident:
+            case ("ticket" | "lend") as word, number, ident:
+                tickets = holder.lent if word == "lend" else holder.tickets
                 pair = holder.held.get(ident)
-                return f"{number} {self.issue(pair[0], holder) if pair else 'gone'}"
+                return f"{number} {self.issue(pair[0], tickets) if pair else 'gone'}"
             case "sync", number:
                 return f"{number} ok"
             case "fork", "-":
@@ -551,6 +553,7 @@ class Server(_stdlib.Server):
             holder.tickets.clear()
             held = dict(holder.held)
             holder.held.clear()
+        self._discard(holder)
         # Outside of the lock: it may be the end of objects.
         del held
 

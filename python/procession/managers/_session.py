@@ -149,7 +149,12 @@ class _Base:
     def call(self, ident, method, args=(), kwds={}):
         """Call a method of an object, or of the server if `ident` is None. Return the reply's two parts."""
         made = self.connection()
-        data = dumps(made, (ident, method, args, kwds))
+        before = getattr(context, "calling", None)
+        context.calling = self
+        try:
+            data = dumps(made, (ident, method, args, kwds))
+        finally:
+            context.calling = before
         try:
             made.send_bytes(data)
             del data
@@ -220,7 +225,8 @@ class Session(_Base):
 
     def ticket(self, ident):
         """Have the manager keep an object for whoever will show this ticket."""
-        ticket = self._ask("ticket", ident)
+        # What is in a call of this very manager is of no use to anybody else.
+        ticket = self._ask("lend" if getattr(context, "calling", None) is self else "ticket", ident)
         if ticket == "gone":
             raise gone(ident)
         return ticket
@@ -406,11 +412,11 @@ def session(address, authkey, serializer, anew=False):
         with _making:
             found = _sessions.get(address)
             if found is None or found.dead:
-                found = _sessions[address] = _open(address, authkey, serializer)
+                found = _sessions[address] = _open(address, authkey, serializer, found and found.pid)
     return found
 
 
-def _open(address, authkey, serializer):
+def _open(address, authkey, serializer, pid):
     try:
         return Session(address, authkey, serializer)
     except RemoteError as error:
@@ -418,7 +424,7 @@ def _open(address, authkey, serializer):
             raise
         return ForeignSession(address, authkey, serializer)
     except (OSError, EOFError) as error:
-        raise ManagerDied(address) from error
+        raise ManagerDied(address, pid) from error
 
 
 def discard_ended(address):
