@@ -158,7 +158,7 @@ def test_clients_that_are_killed_anywhere(context):
         before = server.threads()
         for number in range(12 if context.get_start_method() == "fork" else 3):
             processes = [start(context, hammer, table, items) for _ in range(2)]
-            until(lambda: len(table) > 2)
+            until(lambda: {process.pid for process in processes} <= set(table.keys()))
             time.sleep(random.random() * 0.05)
             for process in processes:
                 process.kill()
