@@ -14,8 +14,8 @@ import time
 
 import procession
 import pytest
-from procession.managers import BaseManager, ManagerDied, SyncManager
 from processes import ended, finish, fork, sleeps, start, until
+from procession.managers import BaseManager, ManagerDied, SyncManager
 
 
 class Server:

@@ -9,8 +9,8 @@ import time
 
 import procession
 import pytest
-from procession.managers import BaseManager, SyncManager
 from processes import ended, finish, fork, kill, start, until
+from procession.managers import BaseManager, SyncManager
 
 
 @pytest.fixture
