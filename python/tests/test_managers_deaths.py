@@ -275,6 +275,64 @@ def test_a_server_that_is_killed():
         Remote(address=client.address, authkey=b"key").connect()
 
 
+@pytest.mark.parametrize("method", ["get", "put", "acquire"])
+def test_a_dead_client_takes_nothing(method):
+    """The thread that waited for it in the manager's process does not take what comes later."""
+    with Plain(ctx=procession.get_context("fork")) as manager:
+        tasks, lock, server = manager.Tasks(1), manager.Plain_lock(), manager.Server()
+        before = server.threads()
+        lock.acquire()
+        if method == "put":
+            tasks.put("first")
+        call = {"get": tasks.get, "put": lambda: tasks.put("the dead one's"), "acquire": lock.acquire}[method]
+        pid = fork(call)
+        until(lambda: server.threads() > before)
+        until(lambda: sleeps(pid))
+        os.kill(pid, signal.SIGKILL)
+        assert ended(pid) == -signal.SIGKILL
+        until(lambda: server.threads() <= before)
+        if method == "get":
+            tasks.put("for the living")
+            assert tasks.get(timeout=1000) == "for the living"
+        if method == "put":
+            assert (tasks.get(), tasks.empty()) == ("first", True)
+        lock.release()
+        assert lock.acquire(timeout=1000)
+
+
+def test_calls_that_wait_are_as_they_were():
+    with Plain(ctx=procession.get_context("fork")) as manager:
+        tasks, lock = manager.Tasks(1), manager.Plain_lock()
+        for call in lambda: tasks.get(False), lambda: tasks.get(True, 0.3), lambda: tasks.get(timeout=0):
+            with pytest.raises(queue.Empty):
+                call()
+        tasks.put(item=1, timeout=5)
+        for call in lambda: tasks.put(2, False), lambda: tasks.put(2, timeout=0.3):
+            with pytest.raises(queue.Full):
+                call()
+        with pytest.raises(ValueError, match="non-negative"):
+            tasks.put(1, timeout=-1)
+        with pytest.raises(TypeError):
+            tasks.get(1, 2, 3)
+        assert lock.acquire() is True
+        assert lock.acquire(False) is False
+        assert lock.acquire(True, 0.3) is False
+        assert lock.acquire(timeout=0.3) is False
+        with pytest.raises(ValueError):
+            lock.acquire(True, -2)
+        threading.Timer(0.3, lock.release).start()
+        assert lock.acquire(True, -1) is True
+
+
+class Plain(BaseManager):
+    pass
+
+
+Plain.register("Tasks", queue.Queue)
+Plain.register("Plain_lock", threading.Lock)
+Plain.register("Server", Server)
+
+
 def run(tmp_path, text, *arguments, **options):
     path = tmp_path / "program.py"
     path.write_text(textwrap.dedent(text))
@@ -339,13 +397,15 @@ def test_ctrl_c(tmp_path, context):
                 while True:
                     table["a"] = 1
     """
-    for wait in 0, 0, None, 0.1:
+    forkserver = context.get_start_method() == "forkserver"
+    for wait in 0, 0.05, None, None:
         process = run(tmp_path, program, context.get_start_method(), start_new_session=True)
         process.stdout.readline()
         pid = None
-        if wait is None or context.get_start_method() != "fork":
+        # A forkserver's child imports the program before anything of the package runs there.
+        if wait is None or forkserver:
             pid = int(process.stdout.readline())
-        if wait:
+        else:
             time.sleep(wait)
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate()

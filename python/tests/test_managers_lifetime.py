@@ -191,18 +191,18 @@ def test_a_killed_process_holds_nothing(context):
 
 def test_a_forked_child_has_what_the_parent_drops_at_once(manager):
     reader, writer = os.pipe()
-    made = manager.list([1])
+    made = [manager.list([1])]
 
     def use():
         os.close(writer)
         # Not before the parent has dropped it.
         os.read(reader, 1)
-        made.append(2)
-        assert list(made) == [1, 2]
+        made[0].append(2)
+        assert list(made[0]) == [1, 2]
 
     pid = fork(use)
     os.close(reader)
-    del made, use
+    made.clear()
     gc.collect()
     assert objects(manager) == 1
     os.close(writer)
@@ -248,15 +248,14 @@ def test_forks_while_threads_make_and_drop_proxies(manager):
     for thread in threads:
         thread.start()
     try:
-        made = manager.list()
+        made = [manager.list()]
         for number in range(20):
-            assert ended(fork(lambda: made.append(number))) == 0
+            assert ended(fork(lambda: made[0].append(number))) == 0
     finally:
         ending.set()
         for thread in threads:
             thread.join()
-    assert list(made) == list(range(20))
-    del made
+    assert list(made.pop()) == list(range(20))
     gc.collect()
     until(lambda: objects(manager) == 0)
 

@@ -4,7 +4,7 @@ import resource
 import signal
 import sys
 from array import array
-from contextlib import closing
+from contextlib import closing, contextmanager
 from multiprocessing import connection, managers as _stdlib, resource_tracker, util
 from multiprocessing.context import ProcessError
 from multiprocessing.managers import State, convert_to_error, dispatch
@@ -73,37 +73,34 @@ class BaseManager(_stdlib.BaseManager):
         )
         identity = ":".join(str(number) for number in self._process._identity)
         self._process.name = f"{type(self).__name__}-{identity}"
-        with reader:
-            # Ctrl-C is not for the manager's process, from its first moment on.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-            try:
-                with writer:
+        try:
+            with reader:
+                with writer, _without_interrupts(self._ctx.get_start_method()):
                     self._process.start()
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            try:
                 address = reader.recv()
-                if isinstance(address, Exception):
-                    raise address
-            except BaseException as error:
+            if isinstance(address, Exception):
+                raise address
+            self._address = address
+            _session.discard_ended(address)
+            _session.remember_key(address, self._authkey)
+            self.shutdown = util.Finalize(
+                self,
+                type(self)._finalize_manager,
+                args=(
+                    *(self._process, self._address, self._authkey, self._state),
+                    *(self._Client, self._shutdown_timeout, self._serializer),
+                ),
+                exitpriority=0,
+            )
+            self._state.value = State.STARTED
+        except BaseException as error:
+            pid = self._process.pid
+            if pid is not None:
                 self._process.kill()
                 self._process.join()
-                if isinstance(error, EOFError):
-                    raise ManagerDied(self._address, self._process.pid, "its start") from error
-                raise
-        self._address = address
-        _session.discard_ended(address)
-        _session.remember_key(address, self._authkey)
-        self._state.value = State.STARTED
-        self.shutdown = util.Finalize(
-            self,
-            type(self)._finalize_manager,
-            args=(
-                *(self._process, self._address, self._authkey, self._state),
-                *(self._Client, self._shutdown_timeout, self._serializer),
-            ),
-            exitpriority=0,
-        )
+            if isinstance(error, EOFError):
+                raise ManagerDied(self._address, pid, "its start") from error
+            raise
 
     @classmethod
     def _run_server(cls, registry, address, authkey, serializer, writer, initializer=None, initargs=()):
@@ -205,6 +202,20 @@ class BaseManager(_stdlib.BaseManager):
 
             make.__name__ = typeid
             setattr(cls, typeid, make)
+
+
+@contextmanager
+def _without_interrupts(method):
+    """Keep Ctrl-C from a process that is started now, until it says that it ignores it."""
+    if method == "forkserver":
+        # It is that server's child. The server would keep what is blocked, for all its children.
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _initialize(starter, initializer, initargs):

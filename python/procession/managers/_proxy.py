@@ -9,7 +9,8 @@ from multiprocessing.reduction import ForkingPickler
 from os import getpid
 
 from . import _session
-from ._server import Holder, server_of
+from ._objects import Holder
+from ._server import server_of
 from ._token import Token, token_with
 
 _THEIRS = _stdlib.RebuildProxy
