@@ -17,6 +17,8 @@ from ._objects import Holder, Objects
 from ._session import dumps, keep_alive, loads, receive
 from ._waiting import HungUp
 
+# `procession.install` replaces the name.
+THEIR_TOKEN = _stdlib.Token
 _servers = weakref.WeakSet()
 
 
@@ -252,7 +254,8 @@ class Server(Objects, _stdlib.Server):
             if kind == "#ERROR":
                 return kind, ExceptionWithTraceback(result, result.__traceback__)
             if kind == "#PROXY" and holder is None:
-                return kind, result[:2]
+                exposed, token, _ = result
+                return kind, (exposed, THEIR_TOKEN(token.typeid, token.address, token.id))
             return kind, result
         finally:
             # An exception refers to this frame by its traceback, and so to what is dropped next.

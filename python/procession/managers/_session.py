@@ -173,7 +173,15 @@ class _Base:
         finally:
             context.session = before
 
+    def close(self):
+        """Have no more to do with the manager."""
+        self.dead = True
+        # Other threads may be in a call, so that none is closed here: each is closed when nobody has it.
+        self._connections = weakref.WeakSet()
+        self._calls = threading.local()
+
     def _close_connections(self):
+        """Close copies of the parent's."""
         for made in list(self._connections):
             made.close()
         self._connections = weakref.WeakSet()
@@ -242,9 +250,11 @@ class Session(_Base):
 
     def close(self):
         """End the session, and with it what it holds."""
-        self.dead = True
-        self._sock.close()
-        self._close_connections()
+        super().close()
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
 
     def _ask(self, *words):
         with self._request:
@@ -385,10 +395,6 @@ class ForeignSession(_Base):
 
     def synchronize(self):
         pass
-
-    def close(self):
-        self.dead = True
-        self._close_connections()
 
     def before_fork(self):
         pass
