@@ -6,7 +6,6 @@ import pickle
 import sys
 import traceback
 
-import procession
 import pytest
 from processes import finish, start
 from procession.managers import RemoteError, SyncManager
@@ -74,12 +73,16 @@ def refuse():
     raise EOFError("not the connection's end")
 
 
-SyncManager.register("Raiser", Raiser)
+class Manager(SyncManager):
+    pass
+
+
+Manager.register("Raiser", Raiser)
 
 
 @pytest.fixture(scope="module")
 def manager():
-    with procession.Manager() as manager:
+    with Manager() as manager:
         yield manager
 
 

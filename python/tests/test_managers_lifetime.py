@@ -13,9 +13,28 @@ from processes import ended, finish, fork, kill, start, until
 from procession.managers import BaseManager, SyncManager
 
 
+class Collector:
+    def collect(self):
+        gc.collect()
+
+
+class Sleeper:
+    def sleep(self, seconds):
+        time.sleep(seconds)
+        return "slept"
+
+
+class Manager(SyncManager):
+    pass
+
+
+Manager.register("Collector", Collector)
+Manager.register("Sleeper", Sleeper)
+
+
 @pytest.fixture
 def manager():
-    with procession.Manager() as manager:
+    with Manager() as manager:
         yield manager
 
 
@@ -121,14 +140,6 @@ def test_objects_that_contain_themselves(manager):
     del items
     manager.Collector().collect()
     assert objects(manager) == 0
-
-
-class Collector:
-    def collect(self):
-        gc.collect()
-
-
-SyncManager.register("Collector", Collector)
 
 
 def nest(table, depth):
@@ -333,15 +344,6 @@ def test_an_interrupted_call_does_not_shift_the_replies(manager):
         signal.signal(signal.SIGUSR1, before)
     assert [table["a"], len(table)] == [1, 1]
     assert objects(manager) == 2
-
-
-class Sleeper:
-    def sleep(self, seconds):
-        time.sleep(seconds)
-        return "slept"
-
-
-SyncManager.register("Sleeper", Sleeper)
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])

@@ -201,6 +201,9 @@ class BaseManager(_stdlib.BaseManager):
                 return self._make(typeid, proxytype, args, kwds)
 
             make.__name__ = typeid
+            make.__doc__ = (
+                f"Make an object of type {typeid!r} in the manager's process; return a proxy of it."
+            )
             setattr(cls, typeid, make)
 
 
