@@ -19,7 +19,7 @@ pub use self::error::{GetError, JoinError, PutError, TaskDoneError};
 pub use self::get::{Batch, Part};
 pub use self::mapping::MessageMapping;
 pub use self::message::{Delivery, Message, Reservation};
-pub use crate::ring::{Damaged, INLINE_MAX, MAX_MESSAGES, RingError, WatchError};
+pub use crate::ring::{BEGINNING, Damaged, INLINE_MAX, MAX_MESSAGES, RingError, WatchError};
 
 use crate::os::clock::Deadline;
 use crate::os::{fork, memory};
