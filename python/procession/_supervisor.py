@@ -129,7 +129,9 @@ class Supervisor:
                 return False
             # It does not go on to another task between this look and the kill.
             runs = [
-                task[1:] for task in self.work.running() if task[:2] == (pid, number) and index in (None, task[2])
+                task[1:]
+                for task in self.work.running()
+                if task[:2] == (pid, number) and index in (None, task[2])
             ]
             if not runs:
                 signal.pidfd_send_signal(pidfd, signal.SIGCONT)
@@ -175,7 +177,9 @@ class Supervisor:
         self._maintain()
 
     def _go_on(self):
-        return self.state == RUN or (self.state == CLOSE and (self.workers or not self._closed or self._untold))
+        return self.state == RUN or (
+            self.state == CLOSE and (self.workers or not self._closed or self._untold)
+        )
 
     def _wait(self):
         timeout = self._tick()
@@ -340,7 +344,10 @@ class Supervisor:
         with self._changing:
             for process in list(self.workers):
                 pidfd = self._pidfds[process.pid]
-                if pidfd is not None and not select.select([pidfd], [], [], max(deadline - time.monotonic(), 0))[0]:
+                if (
+                    pidfd is not None
+                    and not select.select([pidfd], [], [], max(deadline - time.monotonic(), 0))[0]
+                ):
                     self._kill_all(signal.SIGKILL)
                 process.join()
                 self._forget(process)

@@ -315,7 +315,8 @@ class Pool:
         running = {pid: f"task {index} of job {job}" for pid, job, index in self._work.running()}
         lines = [repr(self)]
         lines += [
-            f"{worker.name}, pid {worker.pid}: {running.get(worker.pid, 'waits')}" for worker in list(self._pool)
+            f"{worker.name}, pid {worker.pid}: {running.get(worker.pid, 'waits')}"
+            for worker in list(self._pool)
         ]
         return "\n".join([*lines, self._work.describe()])
 
@@ -377,7 +378,9 @@ class Pool:
         try:
             if not patient and not self._work.feed(*arguments, None):
                 return
-            threading.Thread(target=_feed, args=(self._work, *arguments), name="PoolFeeder", daemon=True).start()
+            threading.Thread(
+                target=_feed, args=(self._work, *arguments), name="PoolFeeder", daemon=True
+            ).start()
         except BaseException:
             self._work.cancel(job, PoolTerminated("its tasks could not be handed out"), False)
             raise

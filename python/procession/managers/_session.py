@@ -16,7 +16,7 @@ import time
 import weakref
 from collections import Counter, deque
 from contextlib import closing
-from multiprocessing import connection, managers as _stdlib, process
+from multiprocessing import connection, managers as _stdlib, process, util
 from multiprocessing.context import AuthenticationError
 from multiprocessing.managers import RemoteError, dispatch
 from multiprocessing.reduction import ForkingPickler
@@ -255,6 +255,13 @@ class Session(_Base):
             self._sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass
+        # Not under the feet of another thread, whose last look at it this is. If a garbage collection in this
+        # very thread's request has led here, it is closed when the session is deleted.
+        if self._request.acquire(timeout=1):
+            if self._write.acquire(timeout=1):
+                self._sock.close()
+                self._write.release()
+            self._request.release()
 
     def _ask(self, *words):
         with self._request:
@@ -451,6 +458,11 @@ def forget(address):
         found.close()
 
 
+def _close_all():
+    for address in list(_sessions):
+        forget(address)
+
+
 def _before_fork():
     _forks.acquire()
     for each in list(_sessions.values()):
@@ -475,3 +487,5 @@ def _after_fork_in_child():
 os.register_at_fork(
     before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
 )
+# After what the program's managers do at its end.
+util.Finalize(None, _close_all, exitpriority=-10)
