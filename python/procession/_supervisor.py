@@ -62,18 +62,23 @@ class Supervisor:
         """Start the workers and the thread."""
         try:
             self.populate()
+            for process in self.workers:
+                self._watch(process)
+            self._thread.start()
         except BaseException:
-            self._kill_all(signal.SIGKILL)
+            for process in self.workers:
+                process.terminate()
             for process in self.workers:
                 process.join()
             raise
-        self._thread.start()
 
     def populate(self):
         """Start as many workers as are missing."""
         with self._changing:
             while len(self.workers) < self.processes and self.state in (RUN, CLOSE):
-                self._start_one()
+                self.workers.append(self._start(None if self._daemon else _starter()))
+        if self._thread.ident is not None:
+            self.wake()
 
     def resize(self, processes):
         """Have so many workers from now on. Some that are too many end after the task that they have."""
@@ -141,18 +146,15 @@ class Supervisor:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             return True
 
-    def _start_one(self):
-        starter = None if self._daemon else _starter()
-        process = self._start(starter)
+    def _watch(self, process):
         try:
             pidfd = os.pidfd_open(process.pid)
         except ProcessLookupError:
             # A forkserver has taken its exit status already.
             pidfd = None
-        self.workers.append(process)
-        self._pidfds[process.pid] = pidfd
-        if pidfd is not None:
+        else:
             self._poll.register(pidfd, select.POLLIN)
+        self._pidfds[process.pid] = pidfd
 
     def _run(self):
         # Processes that this thread starts get Ctrl-C only when they are ready for it.
@@ -208,8 +210,10 @@ class Supervisor:
     def _reap(self):
         with self._changing:
             for process in list(self.workers):
+                if process.pid not in self._pidfds:
+                    self._watch(process)
                 pidfd = self._pidfds[process.pid]
-                if pidfd is not None and not select.select([pidfd], [], [], 0)[0]:
+                if pidfd is not None and not _has_ended(pidfd):
                     continue
                 # It has ended; its exit status may be on its way through a forkserver.
                 process.join(1)
@@ -254,9 +258,10 @@ class Supervisor:
         self._untold.discard(pid)
         self.work.collect_always_no_more()
         # Another worker may still report what this one has left, but not once that many others have ended.
-        self._kills.pop(pid, None)
         while len(self._exitcodes) > 1000:
-            del self._exitcodes[next(iter(self._exitcodes))]
+            oldest = next(iter(self._exitcodes))
+            del self._exitcodes[oldest]
+            self._kills.pop(oldest, None)
         if pid in self._ready:
             self._ready.discard(pid)
             return
@@ -339,15 +344,15 @@ class Supervisor:
 
     def _terminate(self):
         self.work.terminate()
+        for process in self.workers:
+            if process.pid not in self._pidfds:
+                self._watch(process)
         self._kill_all(signal.SIGTERM)
         deadline = time.monotonic() + _UNTIL_KILLED
         with self._changing:
             for process in list(self.workers):
                 pidfd = self._pidfds[process.pid]
-                if (
-                    pidfd is not None
-                    and not select.select([pidfd], [], [], max(deadline - time.monotonic(), 0))[0]
-                ):
+                if pidfd is not None and not _has_ended(pidfd, max(deadline - time.monotonic(), 0)):
                     self._kill_all(signal.SIGKILL)
                 process.join()
                 self._forget(process)
@@ -389,6 +394,12 @@ class _Callbacks:
             finally:
                 job._finish()
             del job
+
+
+def _has_ended(pidfd, timeout=0):
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(timeout * 1000))
 
 
 def _stop(pid, pidfd):

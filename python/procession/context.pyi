@@ -75,6 +75,7 @@ class BaseContext(_stdlib.BaseContext):
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
+        **options: Any,
     ) -> pool.Pool: ...
     @overload
     def RawValue(self, typecode_or_type: type[_CT], *args: Any) -> _CT: ...

@@ -244,6 +244,13 @@ impl Queue {
         self.shared.ring.control().memory.used.load(Ordering::Relaxed)
     }
 
+    /// Of [`Queue::memory_used`], what is in use: by messages that are put or being put, or taken and not yet dropped, and the ring
+    /// itself.
+    pub fn memory_in_use(&self) -> u64 {
+        let memory = &self.shared.ring.control().memory;
+        memory.used.load(Ordering::Relaxed).saturating_sub(memory.cached.load(Ordering::Relaxed))
+    }
+
     /// Gives memory back to the system that is kept for later large messages, or that dead processes' messages have.
     ///
     /// It need not be called: both are found when memory is short or nothing has come for a while.

@@ -137,10 +137,11 @@ impl WorkQueue {
         let mut had_events = false;
         let result = loop {
             let reports = self.core.reports();
-            let got = block(py, deadline, |deadline| match reports.get_many_into(GROUP, &mut batch, deadline) {
-                Err(GetError::Empty) => None,
-                got => Some(got),
-            });
+            let got =
+                block(py, deadline, |deadline| match reports.get_many_into(GROUP, &mut batch, deadline) {
+                    Err(GetError::Empty) => None,
+                    got => Some(got),
+                });
             match got {
                 Ok(Some(Ok(()))) => {}
                 Ok(None) => break Ok(()),
@@ -178,12 +179,7 @@ impl WorkQueue {
     ///
     /// # Errors
     /// What a signal handler raised while an object was unpickled; the report has been taken care of.
-    fn dispatch(
-        &self,
-        py: Python<'_>,
-        part: Part<'_>,
-        last: &mut Option<(u64, Py<Job>)>,
-    ) -> PyResult<bool> {
+    fn dispatch(&self, py: Python<'_>, part: Part<'_>, last: &mut Option<(u64, Py<Job>)>) -> PyResult<bool> {
         let bytes: &[u8] = match &part {
             Part::Copied(bytes) => bytes,
             Part::InPlace(message) => message,
@@ -245,11 +241,7 @@ impl WorkQueue {
     }
 
     /// The object in a report, and what a signal handler raised meanwhile.
-    fn object<'py>(
-        &self,
-        py: Python<'py>,
-        part: Part<'_>,
-    ) -> (PyResult<Bound<'py, PyAny>>, Option<PyErr>) {
+    fn object<'py>(&self, py: Python<'py>, part: Part<'_>) -> (PyResult<Bound<'py, PyAny>>, Option<PyErr>) {
         let bytes = match part {
             Part::InPlace(message) => {
                 let start = message::object_in_report(&message);

@@ -56,7 +56,11 @@ enum Phase {
 enum Results {
     One(Option<Py<PyAny>>),
     /// `chunk` of them are one task, of which there are `tasks`.
-    List { list: Py<PyList>, chunk: usize, tasks: u32 },
+    List {
+        list: Py<PyList>,
+        chunk: usize,
+        tasks: u32,
+    },
     Stream(Stream),
 }
 
@@ -420,7 +424,8 @@ impl Job {
     /// The function's name, for messages.
     #[getter]
     fn _function_name(&self, py: Python<'_>) -> String {
-        let function = self.lock().kept.as_ref().and_then(|kept| kept.function.as_ref().map(|f| f.clone_ref(py)));
+        let function =
+            self.lock().kept.as_ref().and_then(|kept| kept.function.as_ref().map(|f| f.clone_ref(py)));
         let Some(function) = function else { return String::from("a function") };
         let function = function.bind(py);
         let name = function.getattr("__qualname__").and_then(|name| name.extract::<String>());

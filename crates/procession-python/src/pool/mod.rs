@@ -145,10 +145,10 @@ impl WorkQueue {
         self.lock().jobs.len()
     }
 
-    /// Bytes that tasks and reports take.
+    /// Bytes that tasks take, and reports.
     #[getter]
     fn memory(&self) -> (u64, u64) {
-        (self.core.tasks().memory_used(), self.core.reports().memory_used())
+        (self.core.tasks().memory_in_use(), self.core.reports().memory_in_use())
     }
 
     /// Hands out `function(*args, **kwargs)` as the job's only task. What cannot be pickled is the job's failure.
@@ -301,7 +301,12 @@ impl WorkQueue {
     /// Cancels a job that has not begun; whether it had not. A job of more than one task is cancelled as far as it has not begun, and
     /// also counts as cancelled when some of it runs. With `running`, what runs does not keep it from being cancelled.
     /// Which workers run tasks of it.
-    fn cancel(&self, job: &Bound<'_, Job>, exception: Py<PyAny>, running: bool) -> PyResult<(bool, Vec<i32>)> {
+    fn cancel(
+        &self,
+        job: &Bound<'_, Job>,
+        exception: Py<PyAny>,
+        running: bool,
+    ) -> PyResult<(bool, Vec<i32>)> {
         self.check_owner()?;
         let this = job.get();
         let py = job.py();

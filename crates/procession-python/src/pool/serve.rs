@@ -43,9 +43,7 @@ impl WorkQueue {
         let report = Report::of_worker(std::process::id() as i32, outcome);
         match problem {
             None => self.core.report(report, &[]).map_err(errors::memory),
-            Some(problem) => {
-                with_buffer(|buffer| self.report(py, report, problem, buffer, Tally::begin()))
-            }
+            Some(problem) => with_buffer(|buffer| self.report(py, report, problem, buffer, Tally::begin())),
         }
     }
 
@@ -243,7 +241,9 @@ fn apply<'py>(
     let py = function.py();
     let unpack = |arguments: Bound<'py, PyAny>| match arguments.cast_into::<PyTuple>() {
         Ok(arguments) => Ok(arguments),
-        Err(error) => error.into_inner().try_iter()?.collect::<PyResult<Vec<_>>>().and_then(|all| PyTuple::new(py, all)),
+        Err(error) => {
+            error.into_inner().try_iter()?.collect::<PyResult<Vec<_>>>().and_then(|all| PyTuple::new(py, all))
+        }
     };
     match shape {
         Shape::Call => {
@@ -268,4 +268,3 @@ fn apply<'py>(
         }
     }
 }
-

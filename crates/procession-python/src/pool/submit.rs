@@ -9,9 +9,9 @@ use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::{PyIterator, PyTuple};
 
+use super::WorkQueue;
 use super::job::{Job, Kept};
 use super::message::{Encoding, Function, Shape, encode_task, put};
-use super::WorkQueue;
 use crate::calls;
 use crate::codec::{Parts, with_buffer};
 use crate::queue::many::put_encoded;
@@ -47,7 +47,12 @@ enum End {
 
 impl WorkQueue {
     /// Gives a job its number and a place in the table.
-    pub(super) fn enter(&self, py: Python<'_>, job: &Bound<'_, Job>, function: &Bound<'_, PyAny>) -> PyResult<u64> {
+    pub(super) fn enter(
+        &self,
+        py: Python<'_>,
+        job: &Bound<'_, Job>,
+        function: &Bound<'_, PyAny>,
+    ) -> PyResult<u64> {
         self.check_owner()?;
         let (id, is_urgent) = {
             let mut state = self.lock();
@@ -110,6 +115,12 @@ impl WorkQueue {
         })
     }
 
+    /// Whether what waits in shared memory is enough for now. Results that were taken may lie there for long.
+    fn has_enough(&self) -> bool {
+        let (tasks, reports) = (self.core.tasks(), self.core.reports());
+        tasks.memory_in_use() > ENOUGH || !reports.is_empty() && reports.memory_in_use() > ENOUGH
+    }
+
     /// Hands out tasks of a job for what the iterator yields, `chunk` at a time, or one by one if that is 0, until there are no more or
     /// there are enough. What the iterator raises is the result of a last task.
     #[allow(clippy::too_many_arguments, reason = "as its caller in Python")]
@@ -148,7 +159,7 @@ impl WorkQueue {
             if room == 0 {
                 return Ok(Pause::Ahead);
             }
-            if self.core.tasks().memory_used() > ENOUGH || self.core.reports().memory_used() > ENOUGH {
+            if self.has_enough() {
                 return Ok(Pause::Memory);
             }
             let end = with_buffer(|buffer| group.put(items, chunk, room.min(GROUP), buffer))?;
@@ -271,4 +282,3 @@ fn next<'py>(items: &Bound<'py, PyIterator>, chunk: usize) -> PyResult<Option<Bo
     }
     if taken.is_empty() { Ok(None) } else { Ok(Some(PyTuple::new(py, taken)?.into_any())) }
 }
-
