@@ -1,10 +1,12 @@
 """A manager's process that ends, and clients that end in the middle of a call."""
 
+import errno
 import gc
 import os
 import pickle
 import queue
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -217,6 +219,25 @@ def test_a_manager_that_is_slow_is_not_dead(manager):
     os.kill(pid, signal.SIGCONT)
     assert ended(child) == 0
     assert table["a"] == 1
+
+
+def test_no_descriptors_in_a_client(manager):
+    """That is another error, and no more than that."""
+    table = manager.dict(a=1)
+
+    def work():
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            table["a"]
+        except OSError as error:
+            assert error.errno == errno.EMFILE
+        else:
+            raise AssertionError
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert table["a"] == 1
+
+    assert ended(fork(work)) == 0
 
 
 def fail():

@@ -12,7 +12,7 @@ from multiprocessing.managers import State, convert_to_error, dispatch
 from .. import pool
 from ..context import _default_context
 from ..process import _end_with_starter, _starter
-from . import _session, _types
+from . import _connection, _session, _types
 from ._errors import ManagerDied, Raised
 from ._kept import _KEPT, ManagedArray, ManagedValue
 from ._proxy import AutoProxy
@@ -50,7 +50,7 @@ class BaseManager(_stdlib.BaseManager):
     def connect(self):
         """Connect to the server at the address. OSError if there is none."""
         _session.discard_ended(self._address)
-        with closing(_session.connect(self._address, self._authkey, self._serializer)) as made:
+        with closing(_connection.connect(self._address, self._authkey, self._serializer)) as made:
             dispatch(made, None, "dummy")
         _session.remember_key(self._address, self._authkey)
         self._state.value = State.STARTED
@@ -124,7 +124,7 @@ class BaseManager(_stdlib.BaseManager):
         if process.is_alive():
             try:
                 # A stopped one does not answer.
-                with closing(_session.connect(address, authkey, serializer, shutdown_timeout)) as made:
+                with closing(_connection.connect(address, authkey, serializer, shutdown_timeout)) as made:
                     dispatch(made, None, "shutdown")
             except Exception as error:
                 util.info("manager was not asked to shut down: %r", error)

@@ -6,15 +6,14 @@ import sys
 import threading
 import time
 import weakref
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from multiprocessing import connection, managers as _stdlib, process, util
 from multiprocessing.pool import ExceptionWithTraceback
-from multiprocessing.reduction import ForkingPickler
 from traceback import format_exc
 
+from ._connection import dumps, keep_alive, loads, receive
 from ._errors import Raised
 from ._objects import Holder, Objects
-from ._session import dumps, keep_alive, loads, receive
 from ._waiting import HungUp
 
 # `procession.install` replaces the name.

@@ -10,20 +10,18 @@ its other end to the manager through its own session, so that no proxy is withou
 
 import os
 import socket
-import struct
 import threading
 import time
 import weakref
 from collections import Counter, deque
 from contextlib import closing
-from multiprocessing import connection, managers as _stdlib, process, util
+from multiprocessing import process, util
 from multiprocessing.context import AuthenticationError
 from multiprocessing.managers import RemoteError, dispatch
-from multiprocessing.reduction import ForkingPickler
 
+from ._connection import connect, dumps, loads, means_the_end, receive
 from ._errors import ManagerDied, gone
 
-_ATTEMPTS = 4
 _sessions = {}
 _making = threading.RLock()
 # Held by the thread that forks, whose sessions these are.
@@ -47,62 +45,6 @@ def remember_key(address, authkey):
 def key_of(address):
     """The key of the manager at an address."""
     return _keys().get(address) or process.current_process().authkey
-
-
-def keep_alive(file):
-    """Have the kernel notice that the machine at the other end is gone."""
-    sock = socket.socket(fileno=file.fileno())
-    try:
-        if sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    finally:
-        sock.detach()
-
-
-def connect(address, authkey, serializer, timeout=None):
-    """An authenticated connection. With a timeout, OSError if any one step takes longer."""
-    if serializer != "pickle":
-        return _stdlib.listener_client[serializer][1](address, authkey=authkey)
-    for attempt in range(_ATTEMPTS):
-        with socket.socket(getattr(socket, connection.address_type(address))) as sock:
-            if timeout is not None:
-                value = struct.pack("@ll", int(timeout), int(timeout % 1 * 1e6) or 1)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
-            sock.connect(address)
-            made = connection.Connection(sock.detach())
-        try:
-            connection.answer_challenge(made, authkey)
-            connection.deliver_challenge(made, authkey)
-            keep_alive(made)
-            return made
-        except (EOFError, ConnectionResetError, BrokenPipeError):
-            made.close()
-            # This process may have been stopped for longer than the manager waits.
-            if attempt == _ATTEMPTS - 1:
-                raise
-            time.sleep(0.01 * 2**attempt)
-        except BaseException:
-            made.close()
-            raise
-
-
-def receive(file):
-    """The bytes of one message."""
-    return file._recv_bytes().getbuffer() if isinstance(file, connection.Connection) else file.recv_bytes()
-
-
-def loads(file, data):
-    """What the bytes say."""
-    return ForkingPickler.loads(data) if isinstance(file, connection.Connection) else file._loads(data)
-
-
-def dumps(file, message):
-    """The bytes of a message."""
-    return ForkingPickler.dumps(message) if isinstance(file, connection.Connection) else file._dumps(message)
 
 
 class _Base:
@@ -135,6 +77,8 @@ class _Base:
                 made = connect(self.address, self.authkey, self.serializer)
                 dispatch(made, None, self._serve, (name,))
             except (OSError, EOFError) as error:
+                if not means_the_end(error) or self._is_busy(error):
+                    raise
                 raise self.died() from error
             self._connections.add(made)
             self._calls.connection = made
@@ -161,6 +105,8 @@ class _Base:
             reply = receive(made)
         except (OSError, EOFError) as error:
             self.disconnect()
+            if not means_the_end(error):
+                raise
             raise self.died(f"a call of {method!r}") from error
         except BaseException:
             # The reply would be taken for that of the next call.
@@ -214,6 +160,15 @@ class Session(_Base):
         self._out = bytearray()
         self._dropped = deque()
         self._child = None
+
+    def _is_busy(self, error):
+        """Whether the manager has hung up on a new connection, and lives."""
+        if isinstance(error, (FileNotFoundError, ConnectionRefusedError)):
+            return False
+        until = time.monotonic() + 0.5
+        while not self.ended() and time.monotonic() < until:
+            time.sleep(0.01)
+        return not self.dead
 
     def ended(self):
         """Whether the manager is known to have ended."""
@@ -376,6 +331,9 @@ class ForeignSession(_Base):
         super().__init__(address, authkey, serializer)
         self._held = Counter()
 
+    def _is_busy(self, error):
+        return False
+
     def ended(self):
         return self.dead
 
@@ -384,6 +342,8 @@ class ForeignSession(_Base):
             with closing(connect(self.address, self.authkey, self.serializer)) as made:
                 return dispatch(made, None, method, (ident,))
         except (OSError, EOFError) as error:
+            if not means_the_end(error):
+                raise
             raise self.died() from error
 
     def hold(self, ident, ticket=None):
@@ -397,8 +357,8 @@ class ForeignSession(_Base):
         self._held[ident] -= 1
         try:
             self._tell("decref", ident)
-        except (ManagerDied, RemoteError):
-            pass
+        except (OSError, RemoteError) as error:
+            util.info("a manager of CPython's goes on counting a proxy: %r", error)
 
     def synchronize(self):
         pass
@@ -437,6 +397,8 @@ def _open(address, authkey, serializer, pid):
             raise
         return ForeignSession(address, authkey, serializer)
     except (OSError, EOFError) as error:
+        if not means_the_end(error):
+            raise
         raise ManagerDied(address, pid) from error
 
 
