@@ -12,7 +12,7 @@ from collections.abc import (
 from multiprocessing import managers as _stdlib
 from multiprocessing.context import BaseContext
 from multiprocessing.managers import Namespace as Namespace, RemoteError as RemoteError
-from typing import Any, Generic, Literal, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
 from typing_extensions import Self
 
@@ -185,7 +185,7 @@ class SyncManager(BaseManager, _stdlib.SyncManager):
     def Barrier(
         self, parties: int, action: Callable[[], object] | None = None, timeout: float | None = None
     ) -> ManagedBarrier: ...
-    def Pool(
+    def Pool(  # type: ignore[override]
         self,
         processes: int | None = None,
         initializer: Callable[..., object] | None = None,
