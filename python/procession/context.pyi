@@ -69,7 +69,7 @@ class BaseContext(_stdlib.BaseContext):
         redeliver: bool = False,
     ) -> queues.JoinableQueue[Any]: ...
     def SimpleQueue(self) -> queues.SimpleQueue[Any]: ...  # type: ignore[override]
-    def Pool(
+    def Pool(  # type: ignore[override]
         self,
         processes: int | None = None,
         initializer: Callable[..., object] | None = None,
