@@ -2,7 +2,11 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use common::{eventually, process_state, watchdog};
 use procession::pool::{PoolError, TaskError};
@@ -118,59 +122,83 @@ fn a_task_is_begun_again_as_often_as_it_may_be() {
     assert_eq!(attempts.get().unwrap(), 2);
 }
 
-/// Kills a random worker now and then until it is told to stop; whom.
-fn killer<'a>(
-    pool: &'a Pool,
-    stop: &'a std::sync::atomic::AtomicBool,
-    killed: &'a std::sync::Mutex<Vec<u32>>,
-) -> impl FnOnce() + Send + 'a {
-    move || {
-        let mut random = fastrand::Rng::new();
-        while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-            std::thread::sleep(Duration::from_micros(random.u64(1000..30_000)));
-            let pids = pool.worker_pids();
-            if let Some(victim) = random.choice(&pids) {
-                killed.lock().unwrap().push(*victim);
-                kill(*victim, libc::SIGKILL);
+/// Kills a random worker now and then, while results come, until it is dropped.
+struct Killer {
+    killed: Arc<Mutex<Vec<u32>>>,
+    results: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Killer {
+    fn start(pool: &Arc<Pool>) -> Killer {
+        let (killed, results, stop) = Default::default();
+        let mut killer = Killer { killed, results, stop, thread: None };
+        let (killed, results) = (Arc::clone(&killer.killed), Arc::clone(&killer.results));
+        let (stop, pool) = (Arc::clone(&killer.stop), Arc::clone(pool));
+        killer.thread = Some(std::thread::spawn(move || {
+            let mut random = fastrand::Rng::new();
+            while !stop.load(Relaxed) {
+                std::thread::sleep(Duration::from_micros(random.u64(1000..20_000)));
+                // Where workers are killed faster than they get ready, nothing is ever done.
+                let pids = pool.worker_pids();
+                if results.swap(0, Relaxed) > 0
+                    && let Some(victim) = random.choice(&pids)
+                {
+                    killed.lock().unwrap().push(*victim);
+                    kill(*victim, libc::SIGKILL);
+                }
             }
-        }
+        }));
+        killer
+    }
+
+    fn result(&self) {
+        self.results.fetch_add(1, Relaxed);
+    }
+
+    fn killed(&self) -> Vec<u32> {
+        self.killed.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Killer {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        let _ = self.thread.take().unwrap().join();
     }
 }
 
 #[test]
 fn under_kills_only_the_tasks_of_the_dead_fail() {
     let _watchdog = watchdog("under_kills_only_the_tasks_of_the_dead_fail");
-    let pool = Pool::builder().workers(3).start_method(StartMethod::ForkServer).build().unwrap();
-    let (stop, killed) = (std::sync::atomic::AtomicBool::new(false), std::sync::Mutex::new(Vec::new()));
+    let pool = Arc::new(Pool::builder().workers(3).start_method(StartMethod::ForkServer).build().unwrap());
+    let killer = Killer::start(&pool);
     let mut failed = 0;
-    std::thread::scope(|scope| {
-        scope.spawn(killer(&pool, &stop, &killed));
-        let since = Instant::now();
-        let mut n = 0;
-        while since.elapsed() < Duration::from_secs(5) {
-            let size = [10, 40_000][n % 2];
-            let work = |(n, size): (u64, usize)| (n * n, vec![n as u8; size]);
-            let results = pool.task(work).chunksize(1 + n % 3).imap((0..100).map(|n| (n, size))).unwrap();
-            for (n, result) in results.enumerate() {
-                match result {
-                    Ok((square, bytes)) => {
-                        assert_eq!(square, (n * n) as u64);
-                        assert!(bytes.len() == size && bytes.iter().all(|byte| *byte == n as u8));
-                    }
-                    Err(TaskError::WorkerDied { task, pid, status }) => {
-                        assert!(killed.lock().unwrap().contains(&pid), "{pid} was not killed");
-                        assert_eq!(status.signal(), Some(libc::SIGKILL));
-                        assert!(task.items().unwrap().contains(&(n as u64)));
-                        failed += 1;
-                    }
-                    Err(error) => panic!("{error}"),
+    let mut round = 0;
+    while round < 20 || killer.killed().len() < 50 || failed == 0 {
+        let size = [10, 40_000][round % 2];
+        let work = |(n, size): (u64, usize)| (n * n, vec![n as u8; size]);
+        let results = pool.task(work).chunksize(1 + round % 3).imap((0..100).map(|n| (n, size))).unwrap();
+        for (n, result) in results.enumerate() {
+            match result {
+                Ok((square, bytes)) => {
+                    assert_eq!(square, (n * n) as u64);
+                    assert!(bytes.len() == size && bytes.iter().all(|byte| *byte == n as u8));
+                    killer.result();
                 }
+                Err(TaskError::WorkerDied { task, pid, status }) => {
+                    assert!(killer.killed().contains(&pid), "{pid} was not killed");
+                    assert_eq!(status.signal(), Some(libc::SIGKILL));
+                    assert!(task.items().unwrap().contains(&(n as u64)));
+                    failed += 1;
+                }
+                Err(error) => panic!("{error}"),
             }
-            n += 1;
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    });
-    assert!(killed.lock().unwrap().len() > 20 && failed > 0, "{failed}");
+        round += 1;
+    }
+    drop(killer);
     assert_eq!(pool.apply(square, 9).unwrap(), 81);
     pool.close().unwrap();
     pool.join().unwrap();
@@ -179,23 +207,23 @@ fn under_kills_only_the_tasks_of_the_dead_fail() {
 #[test]
 fn under_kills_nothing_is_lost_that_may_be_begun_again() {
     let _watchdog = watchdog("under_kills_nothing_is_lost_that_may_be_begun_again");
-    let pool = Pool::builder().workers(3).start_method(StartMethod::ForkServer).build().unwrap();
-    let (stop, killed) = (std::sync::atomic::AtomicBool::new(false), std::sync::Mutex::new(Vec::new()));
-    std::thread::scope(|scope| {
-        scope.spawn(killer(&pool, &stop, &killed));
-        let since = Instant::now();
-        while since.elapsed() < Duration::from_secs(4) {
-            let task = || pool.task(square).retries(1_000_000);
-            assert_eq!(task().map(0..500).unwrap(), (0..500).map(square).collect::<Vec<_>>());
-            assert_eq!(task().chunksize(1).map(0..500).unwrap(), (0..500).map(square).collect::<Vec<_>>());
-            let mut results: Vec<_> = task().imap_unordered(0..100).unwrap().map(Result::unwrap).collect();
-            results.sort_unstable();
-            assert_eq!(results, (0..100).map(square).collect::<Vec<_>>());
-            assert_eq!(task().apply(5).unwrap(), 25);
-        }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    });
-    assert!(killed.lock().unwrap().len() > 20);
+    let pool = Arc::new(Pool::builder().workers(3).start_method(StartMethod::ForkServer).build().unwrap());
+    let killer = Killer::start(&pool);
+    let mut round = 0;
+    while round < 20 || killer.killed().len() < 50 {
+        let task = || pool.task(square).retries(1_000_000);
+        assert_eq!(task().map(0..500).unwrap(), (0..500).map(square).collect::<Vec<_>>());
+        killer.result();
+        assert_eq!(task().chunksize(1).map(0..500).unwrap(), (0..500).map(square).collect::<Vec<_>>());
+        killer.result();
+        let results = task().imap_unordered(0..100).unwrap();
+        let mut results: Vec<_> = results.map(Result::unwrap).inspect(|_| killer.result()).collect();
+        results.sort_unstable();
+        assert_eq!(results, (0..100).map(square).collect::<Vec<_>>());
+        assert_eq!(task().apply(5).unwrap(), 25);
+        round += 1;
+    }
+    drop(killer);
 }
 
 struct Bytes(usize);
@@ -529,4 +557,43 @@ fn an_interrupt_is_for_the_parent() {
         std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap())
     };
     assert_eq!(pool.apply(interrupted, ()).unwrap(), Some(libc::SIGINT));
+}
+
+#[test]
+fn pools_leave_nothing_behind() {
+    let _watchdog = watchdog("pools_leave_nothing_behind");
+    let run = |_: ()| {
+        let count = |what: &str| std::fs::read_dir(format!("/proc/self/{what}")).unwrap().count();
+        let use_one = |round: u64| {
+            let pool = Pool::builder().workers(2).start_method(StartMethod::ForkServer).build().unwrap();
+            let queue = Queue::<u64>::unbounded().unwrap();
+            let put = |(queue, n): (Queue<u64>, u64)| queue.put(&n).unwrap();
+            pool.map(put, (0..10).map(|n| (queue.clone(), n))).unwrap();
+            let made: Queue<u64> = pool.apply(|_: ()| Queue::unbounded().unwrap(), ()).unwrap();
+            made.put(&1).unwrap();
+            let _ = pool.apply(die, 0);
+            match round % 3 {
+                0 => pool.terminate().unwrap(),
+                1 => {
+                    pool.close().unwrap();
+                    pool.join().unwrap();
+                }
+                _ => drop(pool.apply_async(sleep, 150_000).unwrap()),
+            }
+        };
+        use_one(0);
+        let (files, threads) = (count("fd"), count("task"));
+        (0..9).for_each(use_one);
+        // What was handed out is looked through now and then, as it is sent.
+        eventually("no descriptor and no thread is left", || {
+            let queue = Queue::<Queue<u64>>::unbounded().unwrap();
+            queue.put(&Queue::unbounded().unwrap()).unwrap();
+            drop(queue.get().unwrap());
+            drop(queue);
+            std::thread::sleep(Duration::from_millis(20));
+            count("fd") <= files + 1 && count("task") <= threads
+        });
+        assert!(process::active_children().is_empty());
+    };
+    Process::spawn(run, ()).unwrap().join().unwrap_or_else(|error| panic!("{error}"));
 }

@@ -41,8 +41,8 @@ impl Builder {
 
     /// What each worker does before its first task: `function(arguments)`, a plain `fn` or a closure that captures nothing.
     ///
-    /// When as many workers as the pool has, and at least three, end one after another before one of them is through with it, the
-    /// pool ends with an error that says why.
+    /// When as many workers as the pool has, and at least three, end one after another before one of them is through with it, and no
+    /// other is there that was, the pool ends with an error that says why.
     pub fn initializer<F, A>(mut self, function: F, arguments: A) -> Self
     where
         F: Fn(A) + Copy + Send + Sync + 'static,

@@ -88,6 +88,13 @@ pub(super) struct State {
     pub(super) sealed: bool,
 }
 
+impl State {
+    /// Whether workers end one after another without becoming ready.
+    pub(super) fn stillbirths(&self) -> bool {
+        self.stillborn >= self.target.max(3)
+    }
+}
+
 pub(crate) struct Shared {
     pub(super) work: WorkQueue,
     owner: Identity,
@@ -306,12 +313,14 @@ impl Shared {
         if state.dead.len() > REMEMBERED {
             state.dead.pop_front();
         }
-        if !seat.ready {
+        if seat.ready {
+            state.stillborn = 0;
+        } else {
             state.stillborn += 1;
         }
         let parked: Vec<TaskId> =
             state.parked.extract_if(.., |(_, worker)| *worker == pid).map(|(id, _)| id).collect();
-        let hopeless = state.stillborn >= state.target.max(3);
+        let hopeless = state.stillbirths() && !state.seats.iter().any(|seat| seat.ready);
         let complaint = if hopeless { state.complaint.clone() } else { None };
         let (stillborn, over) = (state.stillborn, state.phase.is_over());
         drop(state);

@@ -199,18 +199,23 @@ impl Supervisor {
         }
         self.not_before = None;
         loop {
-            let seats = {
+            let (seats, slowly) = {
                 let state = self.shared.lock();
                 if state.phase.is_over() {
                     return;
                 }
-                state.seats.len()
+                (state.seats.len(), state.stillbirths())
             };
             if seats >= target {
                 return;
             }
+            if slowly {
+                // Others work, and this one may not get ready either.
+                self.not_before = Some(Instant::now() + RETRY);
+            }
             let started = self.recruiter.start(true).map_err(PoolError::from);
             match started.and_then(|process| Ok(self.seat(process)?)) {
+                Ok(()) if slowly => return,
                 Ok(()) => self.failures = 0,
                 Err(error) => {
                     self.failures += 1;
