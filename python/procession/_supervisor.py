@@ -19,7 +19,6 @@ RUN, CLOSE, TERMINATE, BROKEN = "RUN", "CLOSE", "TERMINATE", "BROKEN"
 _UNTIL_KILLED = 5
 _LONGEST_TICK = 0.25
 _SHORTEST_TICK = 0.005
-_UNTIL_STOPPED = 1
 
 
 class Supervisor:
@@ -128,20 +127,18 @@ class Supervisor:
     def kill_if_running(self, pid, number, index=None, exception=None):
         """Kill a worker if it runs that task (or any of the job), which then fails with `exception`; whether it did."""
         with self._changing:
-            process = next((process for process in self.workers if process.pid == pid), None)
             pidfd = self._pidfds.get(pid)
-            if process is None or pidfd is None or not _stop(pid, pidfd):
+            if pidfd is None:
                 return False
-            # It does not go on to another task between this look and the kill.
-            runs = [
-                task[1:] for task in self.work.running() if task[:2] == (pid, number) and index in (None, task[2])
-            ]
-            if not runs:
-                signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+            found = self.work.condemn(pid, number, index)
+            if found is None:
                 return False
             if exception is not None:
-                self._kills[pid] = (*runs[0], exception)
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                self._kills[pid] = (number, found, exception)
+            try:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
             return True
 
     def _watch(self, process):
@@ -226,6 +223,7 @@ class Supervisor:
         if pidfd is not None:
             self._poll.unregister(pidfd)
             os.close(pidfd)
+            self.work.pardon(process.pid)
 
     def _handle(self, what, job, index, pid, message):
         if what == "complete":
@@ -395,19 +393,3 @@ def _has_ended(pidfd, timeout=0):
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(timeout * 1000))
-
-
-def _stop(pid, pidfd):
-    """Stop a process; whether it has."""
-    try:
-        signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
-        deadline = time.monotonic() + _UNTIL_STOPPED
-        while time.monotonic() < deadline:
-            with open(f"/proc/{pid}/stat", "rb") as file:
-                if file.read().rpartition(b")")[2].split()[0] in b"Tt":
-                    return True
-            time.sleep(0.0005)
-        signal.pidfd_send_signal(pidfd, signal.SIGCONT)
-    except (ProcessLookupError, FileNotFoundError):
-        pass
-    return False

@@ -21,6 +21,7 @@ use pyo3::types::{PyBytes, PyIterator, PyTuple};
 
 use self::job::{Job, ResultIterator};
 use self::message::Function;
+use crate::blocking::ask;
 use crate::errors::{create, open, send};
 use crate::queue::errors;
 
@@ -293,9 +294,25 @@ impl WorkQueue {
     }
 
     /// Which tasks run: the worker's pid, the job's number and the task's.
-    fn running(&self) -> PyResult<Vec<(i32, u64, u32)>> {
-        let running = self.core.running().map_err(errors::memory)?;
-        Ok(running.into_iter().map(|(worker, id)| (pid_of(worker), id.job, id.index)).collect())
+    fn running(&self, py: Python<'_>) -> PyResult<Vec<(i32, u64, u32)>> {
+        let (running, _) = ask(py, |_| self.core.running());
+        Ok(running
+            .map_err(errors::memory)?
+            .into_iter()
+            .map(|(worker, id)| (pid_of(worker), id.job, id.index))
+            .collect())
+    }
+
+    /// If that worker runs a task of the job, or that one, forbids it to take another, so that it may be killed: the task's number.
+    #[pyo3(signature = (pid, job, index = None))]
+    fn condemn(&self, py: Python<'_>, pid: i32, job: u64, index: Option<u32>) -> PyResult<Option<u32>> {
+        let (found, _) = ask(py, |_| self.core.condemn_if_running(pid, job, index));
+        Ok(found.map_err(errors::memory)?.map(|id| id.index))
+    }
+
+    /// Undoes `condemn` for a worker that is gone.
+    fn pardon(&self, pid: i32) {
+        self.core.pardon(pid);
     }
 
     /// Cancels a job that has not begun; whether it had not. A job of more than one task is cancelled as far as it has not begun, and
