@@ -54,11 +54,13 @@ class IMapIterator(ResultIterator):
     When nobody uses it any more, what has not begun is cancelled.
     """
 
-    def __del__(self, _cancel=True):
-        job = self._job
-        pool = job._pool
-        if pool is not None:
-            pool._cancel(job, False)
+    def _cancel(self):
+        pool = self._job._pool
+        # A forked child's copy is nothing to its parent's.
+        if pool is not None and pool._work.is_mine:
+            pool._cancel(self._job, False)
+
+    __del__ = _cancel
 
 
 class IMapUnorderedIterator(IMapIterator):
@@ -165,6 +167,10 @@ class Pool:
             self._supervisor.populate()
 
     def _check_running(self):
+        if not self._work.is_mine:
+            raise RuntimeError(
+                "the pool belongs to the process that made it, of which this one is a forked child; make another one here"
+            )
         if self._supervisor.state == BROKEN:
             raise self._supervisor.broken()
         if self._state != RUN:
@@ -186,6 +192,8 @@ class Pool:
         the result is ready. What cannot be pickled is raised by the result's `get`.
         """
         self._check_running()
+        if callback is not None or error_callback is not None:
+            self._supervisor.expect_callbacks()
         result = ApplyResult(self._work, self, callback, error_callback)
         retries = self._retries if retries is None else _check_retries(retries)
         self._work.call(result, func, args, kwds, retries)
@@ -266,7 +274,15 @@ class Pool:
                 setter(outcome)
 
         def hand_over(setter):
-            return lambda outcome: loop.call_soon_threadsafe(settle, setter, outcome)
+            def hand_over(outcome):
+                try:
+                    loop.call_soon_threadsafe(settle, setter, outcome)
+                except RuntimeError:
+                    # Nobody waits for it any more.
+                    if not loop.is_closed():
+                        raise
+
+            return hand_over
 
         result = self.apply_async(
             func,
@@ -315,7 +331,8 @@ class Pool:
         running = {pid: f"task {index} of job {job}" for pid, job, index in self._work.running()}
         lines = [repr(self)]
         lines += [
-            f"{worker.name}, pid {worker.pid}: {running.get(worker.pid, 'waits')}" for worker in list(self._pool)
+            f"{worker.name}, pid {worker.pid}: {running.get(worker.pid, 'waits')}"
+            for worker in list(self._pool)
         ]
         return "\n".join([*lines, self._work.describe()])
 
@@ -323,6 +340,18 @@ class Pool:
         timeout = self._timeout if timeout is None else _check_timeout(timeout)
         if timeout is not None:
             self._supervisor.limit(job, timeout * items)
+
+    def _is_running(self, job):
+        return any(number == job._job for _, number, _ in self._work.running())
+
+    def _cancel_pending(self):
+        """Cancel all calls that have not begun."""
+        from concurrent.futures import CancelledError
+
+        for number, index in self._work.take_back():
+            job = self._work.job(number)
+            if job is not None:
+                self._work.fail(job, index, CancelledError())
 
     def _cancel(self, job, kill):
         from concurrent.futures import CancelledError
@@ -346,13 +375,15 @@ class Pool:
         elif chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize}")
         tasks = -(-count // chunksize)
+        if callback is not None or error_callback is not None:
+            self._supervisor.expect_callbacks()
         result = MapResult(self._work, self, callback, error_callback, [None] * count, chunksize, tasks)
         if tasks:
             chunk = 0 if chunksize == 1 else chunksize
             self._feed(result, func, iter(iterable), chunk, unpack, retries, timeout, False)
         return result
 
-    def _imap(self, func, iterable, chunksize, ordered, buffersize, retries, timeout, progress):
+    def _imap(self, func, iterable, chunksize, ordered, buffersize, retries, timeout, progress, unpack=False):
         self._check_running()
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize}")
@@ -365,7 +396,7 @@ class Pool:
         results = (IMapIterator if ordered else IMapUnorderedIterator)(job)
         total = len(iterable) if hasattr(iterable, "__len__") else None
         chunk = 0 if chunksize == 1 else chunksize
-        self._feed(job, func, iter(iterable), chunk, False, retries, timeout, patient)
+        self._feed(job, func, iter(iterable), chunk, unpack, retries, timeout, patient)
         return _bar(results, total) if progress else results
 
     def _feed(self, job, func, items, chunk, unpack, retries, timeout, patient):
@@ -377,7 +408,9 @@ class Pool:
         try:
             if not patient and not self._work.feed(*arguments, None):
                 return
-            threading.Thread(target=_feed, args=(self._work, *arguments), name="PoolFeeder", daemon=True).start()
+            threading.Thread(
+                target=_feed, args=(self._work, *arguments), name="PoolFeeder", daemon=True
+            ).start()
         except BaseException:
             self._work.cancel(job, PoolTerminated("its tasks could not be handed out"), False)
             raise

@@ -160,17 +160,24 @@ impl WorkQueue {
     /// # Errors
     /// [`RingError`]: without memory, or damaged.
     pub fn report(&self, report: Report, payload: &[u8]) -> Result<(), RingError> {
-        let message = [&report.to_bytes()[..], payload].concat();
-        loop {
-            match self.reports.put(&message, Deadline::Never) {
-                Ok(()) => return Ok(()),
-                // Nobody reads it any more.
-                Err(PutError::ShutDown) => return Ok(()),
-                Err(PutError::Full) => {}
-                Err(PutError::Memory(error)) if self.may_be_collected(&error) => {}
-                Err(PutError::Memory(error)) => return Err(error),
-            }
+        while !self.try_report(report, payload)? {
             std::thread::sleep(UNTIL_COLLECTED);
+        }
+        Ok(())
+    }
+
+    /// As [`WorkQueue::report`], but false while reports take all memory that they may.
+    ///
+    /// # Errors
+    /// As [`WorkQueue::report`].
+    pub fn try_report(&self, report: Report, payload: &[u8]) -> Result<bool, RingError> {
+        let message = [&report.to_bytes()[..], payload].concat();
+        match self.reports.put(&message, Deadline::Never) {
+            // After a shutdown nobody reads it any more.
+            Ok(()) | Err(PutError::ShutDown) => Ok(true),
+            Err(PutError::Full) => Ok(false),
+            Err(PutError::Memory(error)) if self.may_be_collected(&error) => Ok(false),
+            Err(PutError::Memory(error)) => Err(error),
         }
     }
 
