@@ -319,8 +319,9 @@ impl WorkQueue {
     }
 
     /// Finds the tasks that dead workers left and that are not to be begun again: they become events.
-    fn find_lost(&self) -> PyResult<()> {
-        let lost = self.core.lost().map_err(|error| Python::attach(|py| errors::get(py, error)))?;
+    fn find_lost(&self, py: Python<'_>) -> PyResult<()> {
+        let (lost, _) = ask(py, |_| self.core.lost());
+        let lost = lost.map_err(|error| errors::get(py, error))?;
         for task in lost {
             self.lost(task.id.job, task.id.index, task.worker);
         }
@@ -406,8 +407,10 @@ impl WorkQueue {
             state.jobs.values().map(|job| job.clone_ref(py)).collect()
         };
         for job in jobs {
-            job.get().fail(exception.clone_ref(py));
-            self.settle(py, job.bind(py))?;
+            // Of one whose callbacks are to be called, that is under way.
+            if job.get().fail(exception.clone_ref(py)).is_some() {
+                self.settle(py, job.bind(py))?;
+            }
         }
         Ok(())
     }

@@ -144,8 +144,9 @@ impl WorkQueue {
         let encoded = match self.function(function) {
             Ok(encoded) => encoded,
             Err(error) => {
-                job.get().fail(error.into_value(py).into_any());
-                self.settle(py, job)?;
+                if job.get().fail(error.into_value(py).into_any()).is_some() {
+                    self.settle(py, job)?;
+                }
                 return Ok(Pause::End);
             }
         };
