@@ -443,7 +443,7 @@ def _feed(work, job, func, items, chunk, unpack, retries):
             else:
                 # There is enough in shared memory. What is done need not lie there.
                 work.collect_reports()
-                time.sleep(0.005)
+                time.sleep(0.001)
     except BaseException as error:
         work.cancel(job, error, True)
 
