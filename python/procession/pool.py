@@ -54,11 +54,12 @@ class IMapIterator(ResultIterator):
     When nobody uses it any more, what has not begun is cancelled.
     """
 
-    def __del__(self, _cancel=True):
-        job = self._job
-        pool = job._pool
+    def _cancel(self):
+        pool = self._job._pool
         if pool is not None:
-            pool._cancel(job, False)
+            pool._cancel(self._job, False)
+
+    __del__ = _cancel
 
 
 class IMapUnorderedIterator(IMapIterator):
@@ -324,6 +325,18 @@ class Pool:
         if timeout is not None:
             self._supervisor.limit(job, timeout * items)
 
+    def _is_running(self, job):
+        return any(number == job._job for _, number, _ in self._work.running())
+
+    def _cancel_pending(self):
+        """Cancel all calls that have not begun."""
+        from concurrent.futures import CancelledError
+
+        for number, index in self._work.take_back():
+            job = self._work.job(number)
+            if job is not None:
+                self._work.fail(job, index, CancelledError())
+
     def _cancel(self, job, kill):
         from concurrent.futures import CancelledError
 
@@ -352,7 +365,9 @@ class Pool:
             self._feed(result, func, iter(iterable), chunk, unpack, retries, timeout, False)
         return result
 
-    def _imap(self, func, iterable, chunksize, ordered, buffersize, retries, timeout, progress):
+    def _imap(
+        self, func, iterable, chunksize, ordered, buffersize, retries, timeout, progress, unpack=False
+    ):
         self._check_running()
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize}")
@@ -365,7 +380,7 @@ class Pool:
         results = (IMapIterator if ordered else IMapUnorderedIterator)(job)
         total = len(iterable) if hasattr(iterable, "__len__") else None
         chunk = 0 if chunksize == 1 else chunksize
-        self._feed(job, func, iter(iterable), chunk, False, retries, timeout, patient)
+        self._feed(job, func, iter(iterable), chunk, unpack, retries, timeout, patient)
         return _bar(results, total) if progress else results
 
     def _feed(self, job, func, items, chunk, unpack, retries, timeout, patient):
