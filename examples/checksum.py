@@ -17,7 +17,6 @@ import sys
 import time
 
 import procession as multiprocessing
-from procession.pool import PoolBroken, WorkerDied
 
 # A file of this many bytes is big, and so many big ones are open at once: more would only make a disk seek.
 BIG, BIG_FILES = 8 << 20, 8
@@ -210,10 +209,10 @@ class PoolJob:
             for done, index in enumerate(order, 1):
                 try:
                     self.outcomes[index] = next(outcomes)
-                except WorkerDied as death:
+                except multiprocessing.WorkerDied as death:
                     self.outcomes[index] = f"given up: {death}"
                     self.died += 1
-                except PoolBroken as error:
+                except multiprocessing.PoolBroken as error:
                     raise Failure(error) from None
                 now = time.monotonic()
                 if now >= next_look:
@@ -332,7 +331,9 @@ def main():
         "--chaos", action="store_true", help="kill a random worker every 50 ms and start another"
     )
     parser.add_argument(
-        "--pool", action="store_true", help="use a Pool instead of processes, a queue of tasks and one of reports"
+        "--pool",
+        action="store_true",
+        help="use a Pool instead of processes, a queue of tasks and one of reports",
     )
     parser.add_argument("--quiet", action="store_true", help="show neither progress nor summary")
     try:
