@@ -19,6 +19,7 @@ class WorkerDied(ProcessError):
 
     @property
     def signal(self):
+        """The signal that killed the worker, or None."""
         if self.exitcode is None or self.exitcode >= 0:
             return None
         try:

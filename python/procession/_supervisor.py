@@ -134,7 +134,9 @@ class Supervisor:
                 return False
             # It does not go on to another task between this look and the kill.
             runs = [
-                task[1:] for task in self.work.running() if task[:2] == (pid, number) and index in (None, task[2])
+                task[1:]
+                for task in self.work.running()
+                if task[:2] == (pid, number) and index in (None, task[2])
             ]
             if not runs:
                 signal.pidfd_send_signal(pidfd, signal.SIGCONT)
@@ -177,7 +179,9 @@ class Supervisor:
         self._maintain()
 
     def _go_on(self):
-        return self.state == RUN or (self.state == CLOSE and (self.workers or not self._closed or self._untold))
+        return self.state == RUN or (
+            self.state == CLOSE and (self.workers or not self._closed or self._untold)
+        )
 
     def _wait(self):
         timeout = self._tick()
@@ -254,9 +258,10 @@ class Supervisor:
         self._untold.discard(pid)
         self.work.collect_always_no_more()
         # Another worker may still report what this one has left, but not once that many others have ended.
-        self._kills.pop(pid, None)
         while len(self._exitcodes) > 1000:
-            del self._exitcodes[next(iter(self._exitcodes))]
+            oldest = next(iter(self._exitcodes))
+            del self._exitcodes[oldest]
+            self._kills.pop(oldest, None)
         if pid in self._ready:
             self._ready.discard(pid)
             return

@@ -104,9 +104,7 @@ class BaseContext(_stdlib.BaseContext):
         """
         from .pool import Pool
 
-        return Pool(
-            processes, initializer, initargs, maxtasksperchild, context=self.get_context(), **options
-        )
+        return Pool(processes, initializer, initargs, maxtasksperchild, context=self.get_context(), **options)
 
     def RawValue(self, typecode_or_type, *args):
         """Return a ctypes object in shared memory, without a lock."""
