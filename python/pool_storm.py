@@ -293,8 +293,7 @@ class PoolTurn:
         self.seen = set()
 
     def run(self):
-        with self.context.Pool(1) as pool:
-            pool.apply(abs, (1,))  # What a start method sets up once is no leak.
+        use_once(self.context)  # What a start method sets up once is no leak.
         gc.collect()
         before = descriptors()
         size = self.dice.randrange(2, 5)
@@ -373,6 +372,11 @@ class PoolTurn:
             time.sleep(0.01)
 
 
+def use_once(context):
+    with context.Pool(1) as pool:
+        pool.apply(abs, (1,))
+
+
 def send(worker, number):
     try:
         os.kill(worker.pid, number)
@@ -413,13 +417,15 @@ def kill_an_owner(method, folder, dice):
     """Lets another process have a pool, kills that process, and waits until all of its processes have ended."""
     mark = f"{os.getpid()}-{dice.randrange(1 << 60)}"
     os.mkdir(folder)
-    owner = subprocess.Popen(
-        [sys.executable, __file__, method, folder, str(dice.random())],
-        env={**os.environ, MARK: mark},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with owner:
+    arguments = [sys.executable, __file__, method, folder, str(dice.random())]
+    environment = {**os.environ, MARK: mark}
+    # A worker that is just starting says that its parent has ended.
+    with (
+        open(os.path.join(folder, "errors"), "w") as errors,
+        subprocess.Popen(
+            arguments, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as owner,
+    ):
         if owner.stdout.readline() != "ready\n":
             raise AssertionError(f"an owner ended with {owner.wait()}")
         time.sleep(dice.uniform(0, 0.7))

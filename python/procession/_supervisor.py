@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 import time
-from functools import partial
 from multiprocessing import util
 
 from ._failures import PoolBroken, PoolTerminated, TaskTimeoutError, WorkerDied
@@ -52,10 +51,10 @@ class Supervisor:
         self._since = {}
         self._closed = False
         self._callbacks = None
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        work.set_wake(partial(os.eventfd_write, self._wake, 1))
+        self._wake = _Wake()
+        work.set_wake(self._wake)
         self._poll = select.poll()
-        self._poll.register(self._wake, select.POLLIN)
+        self._poll.register(self._wake.fd, select.POLLIN)
         self._thread = threading.Thread(target=self._run, name="PoolSupervisor", daemon=True)
 
     def start(self):
@@ -94,7 +93,7 @@ class Supervisor:
 
     def wake(self):
         """Have the thread look around."""
-        os.eventfd_write(self._wake, 1)
+        self._wake()
 
     def close(self):
         """Have the workers end when all jobs are done."""
@@ -194,7 +193,7 @@ class Supervisor:
             if reports is not None:
                 self._poll.unregister(reports)
         try:
-            os.eventfd_read(self._wake)
+            os.eventfd_read(self._wake.fd)
         except BlockingIOError:
             pass
 
@@ -368,6 +367,19 @@ class Supervisor:
                     signal.pidfd_send_signal(pidfd, signal.SIGCONT)
                 except ProcessLookupError:
                     pass
+
+
+class _Wake:
+    """Wakes the thread. The descriptor stays until nobody can wake it any more."""
+
+    def __init__(self):
+        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def __call__(self):
+        os.eventfd_write(self.fd, 1)
+
+    def __del__(self, close=os.close):
+        close(self.fd)
 
 
 class _Callbacks:
