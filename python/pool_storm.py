@@ -28,7 +28,9 @@ import procession
 from procession import PoolTerminated, TaskTimeoutError, WorkerDied
 
 # Seconds without a result after which somebody hangs, however slow the machine is.
-HANGS = 10.0
+HANGS = 30.0
+# Seconds between two kills, at most: where a worker takes long to start, something is to be done between them.
+PAUSES = {"fork": 0.12, "forkserver": 0.3, "spawn": 0.6}
 # Enough for tasks that need not fail.
 RETRIES = 100_000
 ENTRY = struct.Struct("<QQ")
@@ -315,7 +317,7 @@ class PoolTurn:
     def storm(self, pool):
         end = time.monotonic() + self.seconds
         while time.monotonic() < end and not self.traffic.problems:
-            time.sleep(self.dice.uniform(0.005, 0.12))
+            time.sleep(self.dice.uniform(0.005, PAUSES[self.context.get_start_method()]))
             self.watch()
             # One that is killed before it is ready counts as one that cannot begin: of these a pool bears few in a row.
             self.seen.update(pid for pid, _ in entries(self.folder, "workers"))
