@@ -319,6 +319,7 @@ class Supervisor:
         """Leave nothing behind: no worker, no job that somebody waits for."""
         if self.state in (TERMINATE, BROKEN):
             self._terminate()
+        self.work.disown_handles()
         self.work.collect_reports()
         if self.state == BROKEN:
             self.work.fail_all(self.broken())

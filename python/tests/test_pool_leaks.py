@@ -9,6 +9,12 @@ import procession
 import pytest
 
 
+def descriptors():
+    """How many there are, without those of arenas, which are kept for objects to come."""
+    leads_to = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+    return sum("procession-arena" not in path for path in leads_to)
+
+
 @pytest.fixture
 def nothing_left(context):
     def use():
@@ -17,10 +23,10 @@ def nothing_left(context):
 
     use()  # What a start method sets up once.
     gc.collect()
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     yield
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
     assert threading.active_count() == 1
     assert not procession.active_children()
 
@@ -57,3 +63,13 @@ def test_results_whose_errors_were_raised_keep_nothing(context, nothing_left):
     gone = use()
     gc.collect()
     assert gone() is None
+
+
+def test_workers_that_are_killed_at_their_start_leave_nothing(context, nothing_left):
+    for _ in range(5):
+        pool = context.Pool(3)
+        for worker in procession.active_children():
+            worker.kill()
+        pool.terminate()
+        pool.join()
+        del pool, worker
