@@ -299,7 +299,7 @@ class PoolTurn:
         gc.collect()
         before = descriptors()
         size = self.dice.randrange(2, 5)
-        pool = self.context.Pool(size, begin, (self.folder,), self.dice.choice([None, None, 1, 20]))
+        pool = self.context.Pool(size, begin, (self.folder,), self.dice.choice([None, None, 30, 300]))
         self.traffic = Traffic(pool, self.dice.random(), self.folder)
         self.traffic.start()
         try:
