@@ -334,6 +334,7 @@ class Supervisor:
         try:
             if self.state in (TERMINATE, BROKEN):
                 self._terminate()
+            self.work.disown_handles()
             self.work.collect_reports()
         finally:
             if self.state == BROKEN:
