@@ -1,13 +1,14 @@
 //! What the pool's process knows of work that it has handed out.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use procession_core::os::clock::Deadline;
 use pyo3::exceptions::{PyRuntimeError, PyStopIteration, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyList, PyListMethods, PyType};
+use pyo3::{PyTraverseError, PyVisit};
 
 use super::WorkQueue;
 use crate::blocking::deadline;
@@ -100,6 +101,8 @@ pub(super) struct Arrival {
     pub(super) news: bool,
     /// No result will come any more.
     pub(super) complete: bool,
+    /// It had ended before.
+    pub(super) late: bool,
 }
 
 /// What an iterator has.
@@ -137,10 +140,11 @@ impl Job {
     /// Notes the result of a task.
     pub(super) fn arrive(&self, py: Python<'_>, index: u32, item: Item) -> PyResult<Arrival> {
         let mut state = self.lock();
-        if state.phase != Phase::Open || !state.note(index) {
-            // Dropped after the lock: it may run Python code.
+        let late = state.phase != Phase::Open;
+        if late || !state.note(index) {
+            // The item is dropped after the lock: it may run Python code.
             drop(state);
-            return Ok(Arrival::default());
+            return Ok(Arrival { late, ..Arrival::default() });
         }
         let unused = state.keep(py, index, item);
         let complete = state.is_complete();
@@ -151,7 +155,7 @@ impl Job {
         let kept = if state.phase == Phase::Done { state.kept.take() } else { None };
         drop(state);
         drop((unused?, kept));
-        Ok(Arrival { news, complete })
+        Ok(Arrival { news, complete, late: false })
     }
 
     /// Ends it with an exception, whatever is still to come; how many results are, or `None` if it had ended.
@@ -256,15 +260,18 @@ impl Job {
         let kept = if complete { state.kept.take() } else { None };
         drop(state);
         drop(kept);
-        Arrival { news: complete, complete }
+        Arrival { news: complete, complete, late: false }
     }
 }
 
 impl State {
-    /// Notes that a task is handed out; its number.
-    pub(super) fn submit(&mut self) -> u32 {
+    /// Notes that a task is handed out; its number, or `None` if the job has ended.
+    pub(super) fn submit(&mut self) -> Option<u32> {
+        if self.phase != Phase::Open {
+            return None;
+        }
         self.submitted += 1;
-        self.submitted - 1
+        Some(self.submitted - 1)
     }
 
     /// Whether callbacks are to be called before it is done.
@@ -290,6 +297,28 @@ impl State {
         self.seen[word] |= bit;
         self.arrived += u32::from(first);
         first
+    }
+
+    fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.failure)?;
+        if let Some((callback, error_callback)) = &self.callbacks {
+            visit.call(callback)?;
+            visit.call(error_callback)?;
+        }
+        if let Some(kept) = &self.kept {
+            visit.call(&kept.pool)?;
+            visit.call(&kept.function)?;
+        }
+        match &self.results {
+            Results::One(value) => visit.call(value),
+            Results::List { list, .. } => visit.call(list),
+            Results::Stream(stream) => {
+                visit.call(&stream.feeder)?;
+                stream.items.iter().chain(stream.early.values()).try_for_each(|item| match item {
+                    Item::Value(object) | Item::Error(object) => visit.call(object),
+                })
+            }
+        }
     }
 
     fn is_complete(&self) -> bool {
@@ -415,6 +444,25 @@ impl Job {
         Job { work, state: Mutex::new(state) }
     }
 
+    /// An exception that was raised to a caller leads to this by its traceback, if a variable there does.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.work)?;
+        // Locked, it is locked throughout the collection: by what has caused that.
+        match self.state.try_lock() {
+            Ok(state) => state.traverse(&visit),
+            Err(TryLockError::Poisoned(state)) => state.into_inner().traverse(&visit),
+            Err(TryLockError::WouldBlock) => Ok(()),
+        }
+    }
+
+    fn __clear__(&self) {
+        let mut state = self.lock();
+        let results = std::mem::replace(&mut state.results, Results::One(None));
+        let rest = (state.failure.take(), state.callbacks.take(), state.kept.take());
+        drop(state);
+        drop((results, rest));
+    }
+
     /// The number by which reports name it.
     #[getter]
     fn _job(&self) -> u64 {
@@ -538,6 +586,10 @@ impl ResultIterator {
         ResultIterator { job }
     }
 
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.job)
+    }
+
     #[getter]
     fn _job(&self, py: Python<'_>) -> Py<Job> {
         self.job.clone_ref(py)
@@ -566,9 +618,13 @@ impl ResultIterator {
 fn take_next(job: &Bound<'_, Job>, deadline: Deadline) -> PyResult<Option<Py<PyAny>>> {
     let py = job.py();
     let mut next = job.get().next_item()?;
-    if matches!(next, Next::Nothing) {
-        WorkQueue::wait_for(job, deadline)?;
+    // Another thread may take what this one has waited for.
+    while matches!(next, Next::Nothing) {
+        let is_there = WorkQueue::wait_for(job, deadline)?;
         next = job.get().next_item()?;
+        if !is_there {
+            break;
+        }
     }
     match next {
         Next::Item(Item::Value(value)) => Ok(Some(value)),

@@ -126,8 +126,6 @@ impl<T> AsyncResult<T> {
 
     /// As [`AsyncResult::cancel`], and kills the workers that run its tasks now. Others take their places. Whether anything was
     /// cancelled.
-    ///
-    /// A worker whose task ends at this very moment may be killed with its next one.
     pub fn cancel_running(&self) -> bool {
         self.shared.cancel(self.job.id(), true)
     }

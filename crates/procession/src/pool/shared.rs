@@ -323,7 +323,12 @@ impl Shared {
         let hopeless = state.stillbirths() && !state.seats.iter().any(|seat| seat.ready);
         let complaint = if hopeless { state.complaint.clone() } else { None };
         let (stillborn, over) = (state.stillborn, state.phase.is_over());
+        let condemned = state.killed.iter().any(|(killed, ..)| *killed == pid);
         drop(state);
+        if condemned {
+            let _alone = self.cancelling.lock().unwrap_or_else(PoisonError::into_inner);
+            self.work.pardon(pid as i32);
+        }
         for id in parked {
             self.fail_lost(self.lock(), id, pid, status);
         }
@@ -509,26 +514,41 @@ impl Shared {
         }
     }
 
-    /// Kills the workers whose tasks there is a reason for. A worker that ends its task at this very moment may be killed
-    /// with the next one in its hands.
+    /// Kills the workers whose tasks there is a reason for, and that still have them.
     pub(super) fn kill(&self, reason: impl Fn(Identity, TaskId) -> Option<Reason>) {
+        let broken = |error| self.break_up(&format!("its tasks: {error}"));
         let running = match self.work.running() {
             Ok(running) => running,
-            Err(error) => return self.break_up(&format!("its tasks: {error}")),
+            Err(error) => return broken(error),
         };
-        let mut state = self.lock();
-        let State { seats, killed, .. } = &mut *state;
         for (worker, id) in running {
-            let pid = worker.pid().as_raw_nonzero().get().unsigned_abs();
+            let pid = worker.pid().as_raw_nonzero().get();
             let Some(reason) = reason(worker, id) else { continue };
-            let Some(seat) = seats.iter().find(|seat| seat.pid() == pid && seat.ended.is_none()) else {
-                continue;
+            let process = {
+                let state = self.lock();
+                let seat =
+                    state.seats.iter().find(|seat| seat.pid() == pid.unsigned_abs() && seat.ended.is_none());
+                seat.map(|seat| Arc::clone(&seat.process))
             };
-            killed.push_back((pid, id, reason));
-            if killed.len() > REMEMBERED {
-                killed.pop_front();
+            let Some(process) = process else { continue };
+            let condemned = {
+                let _alone = self.cancelling.lock().unwrap_or_else(PoisonError::into_inner);
+                self.work.condemn_if_running(pid, id.job, Some(id.index))
+            };
+            match condemned {
+                Ok(Some(_)) => {}
+                // It has come to the task's end.
+                Ok(None) => continue,
+                Err(error) => return broken(error),
             }
-            if let Err(error) = seat.process.kill() {
+            {
+                let mut state = self.lock();
+                state.killed.push_back((pid.unsigned_abs(), id, reason));
+                if state.killed.len() > REMEMBERED {
+                    state.killed.pop_front();
+                }
+            }
+            if let Err(error) = process.kill() {
                 tracing::error!(%error, pid, "a worker cannot be killed");
             }
         }
