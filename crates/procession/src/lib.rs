@@ -33,6 +33,7 @@
 //! | messages and tasks, many to many | [`Queue`], [`JoinableQueue`], [`SimpleQueue`] |
 //! | messages, one to one; programs that know an address | [`Pipe`], [`connection`] |
 //! | plain data that all change | [`Value`], [`Array`], [`RawValue`], [`RawArray`], [`SharedMemory`] |
+//! | objects in a process of their own, for programs on one or several machines | [`Manager`], [`manager`] |
 //! | taking turns | [`Lock`], [`RLock`], [`Semaphore`], [`BoundedSemaphore`], [`Condition`], [`Event`], [`Barrier`] |
 //!
 //! Each value of these types is a handle. Its clones, the copies in forked processes, and what another process reads of
@@ -62,6 +63,7 @@ pub mod error;
 mod handle;
 #[cfg(test)]
 mod hostile;
+pub mod manager;
 pub mod process;
 pub mod queue;
 pub mod shared;
@@ -69,6 +71,7 @@ pub mod sync;
 
 pub use connection::{Connection, Pipe, Receiver, Sender};
 pub use error::Error;
+pub use manager::Manager;
 pub use process::{Process, StartMethod, active_children, cpu_count, current, parent};
 pub use procession_core::shm::{CreateError, OpenError};
 pub use queue::{JoinableQueue, Queue, SimpleQueue};

@@ -7,7 +7,7 @@ use procession_core::os::clock::Deadline;
 use procession_core::os::identity::Identity;
 use procession_core::os::socket::{self, Endpoint, Watch};
 use procession_core::shm::ObjectId;
-use rustix::event::PollFlags;
+use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::HANDSHAKE_TIMEOUT;
@@ -225,6 +225,15 @@ impl Listener {
     }
 
     fn accept_until<S, R>(&mut self, deadline: Deadline) -> Result<Connection<S, R>, AcceptError> {
+        self.accept_unless(None, deadline)?.ok_or(AcceptError::Timeout)
+    }
+
+    /// As [`Listener::accept`]; `None` as soon as `other` is readable, or at the deadline.
+    pub(crate) fn accept_unless<S, R>(
+        &mut self,
+        other: Option<BorrowedFd<'_>>,
+        deadline: Deadline,
+    ) -> Result<Option<Connection<S, R>>, AcceptError> {
         if self.state.owner != Identity::current() {
             // The parent goes on with its peers.
             self.state = State::new(&self.socket).map_err(AcceptError::System)?;
@@ -237,12 +246,11 @@ impl Listener {
             if let Some((socket, peer)) = ready {
                 let connection = Connection::try_from(socket).map_err(AcceptError::System)?;
                 self.last_accepted = Some(peer);
-                return Ok(connection);
+                return Ok(Some(connection));
             }
-            if deadline.passed() {
-                return Err(AcceptError::Timeout);
+            if deadline.passed() || self.wait(other, deadline).map_err(AcceptError::System)? {
+                return Ok(None);
             }
-            self.wait(deadline).map_err(AcceptError::System)?;
         }
     }
 
@@ -315,8 +323,8 @@ impl Listener {
         tracing::warn!(listener = %self.address, ?peer, %error, "refused a peer");
     }
 
-    /// Waits for any peer, the deadline, or the end of a handshake's time.
-    fn wait(&mut self, deadline: Deadline) -> io::Result<()> {
+    /// Waits for any peer, the deadline, the end of a handshake's time, or `other`; whether it is readable.
+    fn wait(&mut self, other: Option<BorrowedFd<'_>>, deadline: Deadline) -> io::Result<bool> {
         let pending = &mut self.state.pending;
         let longest = pending.iter().map(|pending| pending.left).min();
         let until = match longest.map(|longest| deadline.slice(longest).unwrap_or_default()) {
@@ -324,12 +332,15 @@ impl Listener {
             None => deadline,
         };
         let begun = Instant::now();
-        socket::wait(&self.state.watch, PollFlags::IN, until)?;
+        let mut fds = vec![PollFd::new(&self.state.watch, PollFlags::IN)];
+        fds.extend(other.map(|other| PollFd::from_borrowed_fd(other, PollFlags::IN)));
+        socket::poll(&mut fds, until)?;
+        let other_is_ready = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
         let spent = begun.elapsed();
         for pending in pending {
             pending.left = pending.left.saturating_sub(spent);
         }
-        Ok(())
+        Ok(other_is_ready)
     }
 }
 

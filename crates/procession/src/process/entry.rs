@@ -20,7 +20,7 @@ pub(super) const MARKER: &str = "PROCESSION_CHILD";
 
 /// A function in this program, valid in every process that runs the same build of it.
 #[derive(Clone, Copy, Serialize, Deserialize)]
-pub(super) struct TaskRef {
+pub(crate) struct TaskRef {
     /// The build.
     program: u64,
     /// The offset of [`run`] for the function's types.
@@ -39,7 +39,7 @@ impl TaskRef {
     ///
     /// # Errors
     /// It captures a value, or is not part of the executable.
-    pub(super) fn new<F, A, R>(function: F) -> Result<TaskRef, StartError>
+    pub(crate) fn new<F, A, R>(function: F) -> Result<TaskRef, StartError>
     where
         F: Fn(A) -> R + Copy + 'static,
         A: DeserializeOwned + 'static,
@@ -75,7 +75,7 @@ impl TaskRef {
     }
 
     /// Runs the function.
-    pub(super) fn run(self, arguments: &[u8], descriptors: Vec<OwnedFd>) -> Report {
+    pub(crate) fn run(self, arguments: &[u8], descriptors: Vec<OwnedFd>) -> Report {
         let found = Image::current().ok().filter(|image| image.fingerprint() == self.program);
         let Some(image) = found else {
             return Report::Begin(
