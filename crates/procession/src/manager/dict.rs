@@ -39,7 +39,7 @@ use super::wire::{Answer, Bytes, Operation, Packed, TableOperation};
 /// ```
 pub struct Dict<K, V> {
     reference: Arc<Reference>,
-    types: PhantomData<fn(K, V) -> (K, V)>,
+    types: PhantomData<fn() -> (K, V)>,
 }
 
 proxy!(Dict<K, V>, 1, "dict");

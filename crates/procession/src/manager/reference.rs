@@ -282,8 +282,8 @@ impl Reference {
 
 /// What a proxy is and does whatever its object is.
 macro_rules! proxy {
-    ($proxy:ident<$($param:ident),*>, $tag:expr, $noun:expr) => {
-        impl<$($param),*> $proxy<$($param),*> {
+    ($proxy:ident $(<$($param:ident),*>)?, $tag:expr, $noun:expr) => {
+        impl $(<$($param),*>)? $proxy $(<$($param),*>)? {
             pub(super) fn over(reference: std::sync::Arc<$crate::manager::reference::Reference>) -> Self {
                 $proxy { reference, types: std::marker::PhantomData }
             }
@@ -294,27 +294,27 @@ macro_rules! proxy {
             }
         }
 
-        impl<$($param),*> Clone for $proxy<$($param),*> {
+        impl $(<$($param),*>)? Clone for $proxy $(<$($param),*>)? {
             fn clone(&self) -> Self {
                 Self::over(std::sync::Arc::clone(&self.reference))
             }
         }
 
-        impl<$($param),*> std::fmt::Debug for $proxy<$($param),*> {
+        impl $(<$($param),*>)? std::fmt::Debug for $proxy $(<$($param),*>)? {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 write!(f, concat!(stringify!($proxy), "({})"), self.reference.describe(&$noun))
             }
         }
 
         /// Asks the manager to keep the object until this is read.
-        impl<$($param),*> serde::Serialize for $proxy<$($param),*> {
+        impl $(<$($param),*>)? serde::Serialize for $proxy $(<$($param),*>)? {
             fn serialize<Z: serde::Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
                 self.reference.serialize($tag, serializer)
             }
         }
 
         /// Connects to the manager unless this process is connected.
-        impl<'de, $($param),*> serde::Deserialize<'de> for $proxy<$($param),*> {
+        impl<'de $(, $($param),*)?> serde::Deserialize<'de> for $proxy $(<$($param),*>)? {
             fn deserialize<Z: serde::Deserializer<'de>>(deserializer: Z) -> Result<Self, Z::Error> {
                 $crate::manager::reference::Reference::deserialize($tag, deserializer).map(Self::over)
             }

@@ -86,7 +86,7 @@ pub(crate) fn before_fork() -> Inheritance {
 
 impl Inheritance {
     /// In the parent: the child with this pid has copies.
-    pub(crate) fn is_had_by(self, pid: u32) {
+    pub(crate) fn go_to(self, pid: u32) {
         let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
         // A child that has ended already has none.
         let child = pid.and_then(|pid| Identity::of_pid(pid).ok());

@@ -157,7 +157,7 @@ pub(super) fn fork(allow_threads: bool) -> Result<Forked, StartError> {
             drop(theirs);
             match process::open(child).and_then(|pidfd| channel.send(GO, &[], None).map(|()| pidfd)) {
                 Ok(pidfd) => {
-                    inheritance.is_had_by(child);
+                    inheritance.go_to(child);
                     Ok(Forked::Parent { pid: child, pidfd, channel })
                 }
                 // Killed before it took the message that it may go on.
