@@ -45,6 +45,8 @@ mod builder;
 mod client;
 mod dict;
 mod error;
+#[cfg(test)]
+mod hostile;
 mod list;
 mod namespace;
 mod reference;

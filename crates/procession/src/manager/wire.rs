@@ -174,6 +174,14 @@ impl Machine {
     }
 }
 
+#[cfg(test)]
+impl Machine {
+    /// None that there is.
+    pub(super) fn another() -> Self {
+        Machine { boot: "another".into(), pid_namespace: 1 }
+    }
+}
+
 /// Why a manager did not do what it was asked.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Refusal {
