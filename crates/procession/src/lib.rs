@@ -1,7 +1,7 @@
 //! Processes, queues, pipes and shared state between processes, after Python's `multiprocessing`.
 //!
-//! All of it is shared memory and sockets of the processes that use it. There is no server, and a process that is
-//! killed at any instruction does not hang the others: its locks pass on, its unfinished puts are not there, its tasks
+//! All of it is shared memory and sockets of the processes that use it. There is no server but a [`Manager`], for those who start
+//! one, and a process that is killed at any instruction does not hang the others: its locks pass on, its unfinished puts are not there, its tasks
 //! are handed out again, its memory is freed.
 //!
 //! ```
@@ -49,7 +49,7 @@
 //!
 //! Each type says what a death leaves behind. Where others have to know, it is an error of theirs: [`sync::LockError::OwnerDied`],
 //! [`process::JoinError::Killed`], [`queue::JoinError::DeliveryLost`], [`connection::RecvError::Closed`],
-//! [`sync::BarrierError::Broken`]. Waiting processes notice a death within a quarter of a second. A process that is only stopped
+//! [`sync::BarrierError::Broken`], [`manager::CallError::ManagerDied`]. Waiting processes notice a death within a quarter of a second. A process that is only stopped
 //! (SIGSTOP) counts as alive; what it holds stays held.
 //!
 //! # Where it runs

@@ -299,3 +299,20 @@ fn semaphore() {
     visits.sort_unstable();
     assert_eq!(visits, [1, 2, 3, 4, 5, 6]);
 }
+
+#[test]
+fn manager() {
+    assert_eq!(
+        lines(env!("CARGO_BIN_EXE_manager")),
+        [
+            "log: [\"anna\", \"bo\", \"carla\"]",
+            "carla has Some(5) letters, all together Some(11)",
+            "best: Some((\"carla\", 50))",
+            "visit: Ok(())",
+            "in the queue: \"hello\", visitors: Some(1)",
+            "objects: 4",
+            "without the shared ones: 1",
+            "after the end: true",
+        ]
+    );
+}
