@@ -145,7 +145,13 @@ fn a_namespace_has_values_of_all_types() {
     assert_eq!(namespace.get::<String>("name").unwrap().as_deref(), Some("a text"));
     assert_eq!(namespace.get::<u8>("none").unwrap(), None);
     let error = namespace.get::<String>("x").unwrap_err();
-    assert!(matches!(error, CallError::Deserialize { len: 8, .. }), "{error}");
+    assert!(matches!(error, CallError::Deserialize { len: 9, .. }), "{error}");
+    // Any integer that it fits into will do.
+    namespace.set("five", &5).unwrap();
+    assert_eq!(namespace.get::<u8>("five").unwrap(), Some(5));
+    namespace.set("five", &-5_i64).unwrap();
+    assert!(matches!(namespace.get::<u8>("five"), Err(CallError::Deserialize { .. })));
+    assert!(namespace.remove("five").unwrap());
     assert_eq!(namespace.update("n", |n: Option<u32>| n.unwrap_or(7) + 1).unwrap(), 8);
     assert_eq!(namespace.names().unwrap(), ["x", "name", "n"]);
     assert!(namespace.remove("x").unwrap() && !namespace.remove("x").unwrap());

@@ -311,7 +311,6 @@ fn manager() {
             "visit: Ok(())",
             "in the queue: \"hello\", visitors: Some(1)",
             "objects: 4",
-            "without the shared ones: 1",
             "after the end: true",
         ]
     );

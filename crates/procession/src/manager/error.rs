@@ -140,7 +140,7 @@ pub enum CallError {
         /// The value's type.
         type_name: &'static str,
         /// What the serialiser said.
-        source: postcard::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A handle in a value could not be made ready to travel, or a key has one. Nothing was sent.
     #[error("cannot hand a {type_name} to a manager: a handle in it cannot travel: {source}")]
@@ -166,7 +166,7 @@ pub enum CallError {
         /// The value's size in bytes.
         len: usize,
         /// What the deserialiser said.
-        source: postcard::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The manager could not read the request, or could not hand its answer over.
     #[error("{object}: {problem}")]

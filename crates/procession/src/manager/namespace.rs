@@ -8,11 +8,13 @@ use serde::de::DeserializeOwned;
 
 use super::error::CallError;
 use super::reference::{Reference, proxy};
-use super::value::Parcel;
+use super::value::{Form, Parcel};
 use super::wire::{Answer, Bytes, Operation, Packed, TableOperation};
 
 /// Named values of any types in a manager's process, as Python's `Manager().Namespace()`: a proxy, see
 /// [the module](super) for what all proxies have in common.
+///
+/// Values are written as MessagePack, which tells numbers, texts and the like apart. Large bytes belong in a [`Dict`](super::Dict).
 ///
 /// ```
 /// use procession::{Lock, Manager, Queue};
@@ -39,8 +41,7 @@ impl Namespace {
     /// The value with the name, if there is one.
     ///
     /// # Errors
-    /// [`CallError`]; for a value of another type [`CallError::Deserialize`] or [`CallError::Open`], or a wrong value: the
-    /// bytes of a value do not tell its type.
+    /// [`CallError`]; [`CallError::Deserialize`] for a value of another type, where that matters: any integer that it fits into will do, say.
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, CallError> {
         Ok(self.one(TableOperation::Get(self.key(name)?))?.map(|(value, _)| value))
     }
@@ -50,7 +51,9 @@ impl Namespace {
     /// # Errors
     /// [`CallError`].
     pub fn set<T: Serialize + ?Sized>(&self, name: &str, value: &T) -> Result<(), CallError> {
-        match self.ask(TableOperation::Set(self.key(name)?, self.reference.pack(value)?))? {
+        match self
+            .ask(TableOperation::Set(self.key(name)?, self.reference.pack_as(Form::Described, value)?))?
+        {
             Answer::Done => Ok(()),
             _ => Err(self.reference.unexpected()),
         }
@@ -69,7 +72,7 @@ impl Namespace {
         loop {
             let (old, version) = self.one(TableOperation::Get(self.key(name)?))?.unzip();
             let new = change(old);
-            let value = self.reference.pack(&new)?;
+            let value = self.reference.pack_as(Form::Described, &new)?;
             let exchange = TableOperation::Exchange(self.key(name)?, version.unwrap_or(0), value);
             match self.ask(exchange)? {
                 Answer::Bool(true) => return Ok(new),
@@ -125,7 +128,9 @@ impl Namespace {
 
     fn one<T: DeserializeOwned>(&self, operation: TableOperation) -> Result<Option<(T, u64)>, CallError> {
         match self.ask(operation)? {
-            Answer::One(found) => found.map(|(parcel, version)| Ok((parcel.open()?, version))).transpose(),
+            Answer::One(found) => {
+                found.map(|(parcel, version)| Ok((parcel.open_as(Form::Described)?, version))).transpose()
+            }
             _ => Err(self.reference.unexpected()),
         }
     }

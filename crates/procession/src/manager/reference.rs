@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::client::Remote;
 use super::error::CallError;
 use super::table;
-use super::value::{self, Parcel};
+use super::value::{self, Form, Parcel};
 use super::wire::{Answer, Bytes, Kind, Number, Operation, Packed, Refusal, Reply, Request, Token};
 use crate::connection::{Address, AuthKey};
 
@@ -105,8 +105,13 @@ impl Reference {
 
     /// Serialises a value for the object.
     pub(super) fn pack<T: Serialize + ?Sized>(&self, value: &T) -> Result<Packed, CallError> {
+        self.pack_as(Form::Plain, value)
+    }
+
+    /// Serialises a value for the object in this form.
+    pub(super) fn pack_as<T: Serialize + ?Sized>(&self, form: Form, value: &T) -> Result<Packed, CallError> {
         let carriage = self.remote.carriage()?;
-        value::pack(self.remote.manager(), carriage, value).map_err(|error| error.of::<T>(&self.remote))
+        value::pack(self.remote.manager(), carriage, form, value).map_err(|error| error.of::<T>(&self.remote))
     }
 
     /// Serialises a key: its bytes are the key.

@@ -5,6 +5,7 @@
 
 use std::any::type_name;
 use std::cell::RefCell;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -26,6 +27,58 @@ pub(super) enum Carriage {
     Tickets,
     /// Not at all: to another machine.
     Nothing,
+}
+
+/// How a value is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// By postcard: for who reads it as the type that it has.
+    Plain,
+    /// By MessagePack, which says what each part is: for who may read it as another type.
+    Described,
+}
+
+impl Form {
+    fn write<T: Serialize + ?Sized>(self, value: &T, bytes: &mut Vec<u8>) -> Result<(), AnyError> {
+        match self {
+            Form::Plain => append(value, bytes)?,
+            Form::Described => value.serialize(&mut rmp_serde::Serializer::new(Growing(bytes)))?,
+        }
+        Ok(())
+    }
+
+    /// Reads a value that takes all bytes.
+    fn read<T: DeserializeOwned>(self, mut bytes: &[u8]) -> Result<T, AnyError> {
+        let value = match self {
+            Form::Plain => {
+                let (value, rest) = postcard::take_from_bytes(bytes)?;
+                bytes = rest;
+                value
+            }
+            Form::Described => T::deserialize(&mut rmp_serde::Deserializer::new(&mut bytes))?,
+        };
+        match bytes.len() {
+            0 => Ok(value),
+            rest => Err(format!("{rest} bytes are left after it").into()),
+        }
+    }
+}
+
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Where MessagePack writes. Want of memory is an error.
+struct Growing<'a>(&'a mut Vec<u8>);
+
+impl io::Write for Growing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.try_reserve(bytes.len())?;
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 thread_local! {
@@ -61,6 +114,7 @@ impl<T> Drop for Restore<T> {
 pub(super) fn pack<T: Serialize + ?Sized>(
     manager: Token,
     carriage: Carriage,
+    form: Form,
     value: &T,
 ) -> Result<Packed, PackError> {
     let packing = Packing { manager, objects: Vec::new() };
@@ -68,8 +122,8 @@ pub(super) fn pack<T: Serialize + ?Sized>(
     let _stale = transfer::failure();
     let mut bytes = Vec::new();
     let (result, descriptors) = match carriage {
-        Carriage::Tickets => (append(value, &mut bytes), Vec::new()),
-        _ => transfer::collect(|| append(value, &mut bytes)),
+        Carriage::Tickets => (form.write(value, &mut bytes), Vec::new()),
+        _ => transfer::collect(|| form.write(value, &mut bytes)),
     };
     result.map_err(|error| match transfer::failure() {
         Some(source) => PackError::Handle(source),
@@ -84,7 +138,7 @@ pub(super) fn pack<T: Serialize + ?Sized>(
 
 /// Why a value cannot be handed over.
 pub(super) enum PackError {
-    Serialize(postcard::Error),
+    Serialize(AnyError),
     Handle(procession_core::shm::OpenError),
     OtherMachine,
 }
@@ -167,7 +221,12 @@ impl Parcel {
     }
 
     /// Reads the value.
-    pub(super) fn open<T: DeserializeOwned>(mut self) -> Result<T, CallError> {
+    pub(super) fn open<T: DeserializeOwned>(self) -> Result<T, CallError> {
+        self.open_as(Form::Plain)
+    }
+
+    /// Reads the value, which was written so.
+    pub(super) fn open_as<T: DeserializeOwned>(mut self, form: Form) -> Result<T, CallError> {
         let opening = Opening {
             remote: Arc::clone(&self.remote),
             session: self.session,
@@ -176,22 +235,15 @@ impl Parcel {
         let restore = Restore(&OPENING, OPENING.replace(Some(opening)));
         let _stale = transfer::failure();
         let descriptors = std::mem::take(&mut self.descriptors);
-        let result = transfer::deliver(descriptors, || postcard::take_from_bytes::<T>(&self.bytes));
+        let result = transfer::deliver(descriptors, || form.read::<T>(&self.bytes));
         let left = OPENING.take();
         drop(restore);
         self.granted = left.map(|opening| opening.granted).unwrap_or_default();
         let (type_name, len) = (type_name::<T>(), self.bytes.len());
-        match result {
-            Ok((value, [])) => Ok(value),
-            Ok(_) => {
-                let source = postcard::Error::DeserializeBadEncoding;
-                Err(CallError::Deserialize { type_name, len, source })
-            }
-            Err(source) => Err(match transfer::failure() {
-                Some(source) => CallError::Open { type_name, source },
-                None => CallError::Deserialize { type_name, len, source },
-            }),
-        }
+        result.map_err(|source| match transfer::failure() {
+            Some(source) => CallError::Open { type_name, source },
+            None => CallError::Deserialize { type_name, len, source },
+        })
     }
 }
 

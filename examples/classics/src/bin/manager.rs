@@ -79,8 +79,6 @@ fn main() -> Result<(), Error> {
     println!("in the queue: {:?}, visitors: {:?}", queue.get()?, guestbook.get::<u32>("visitors")?);
 
     println!("objects: {}", manager.objects()?);
-    drop(shared);
-    println!("without the shared ones: {}", manager.objects()?);
     manager.shutdown()?;
     println!("after the end: {}", guestbook.names().is_err());
     Ok(())

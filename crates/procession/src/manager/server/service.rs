@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::manager::client::Remote;
 use crate::manager::error::CallError;
 use crate::manager::service::Service;
-use crate::manager::value::{Carriage, Parcel, pack};
+use crate::manager::value::{Carriage, Form, Parcel, pack};
 use crate::manager::wire::{Packed, Refusal};
 
 /// An object of a registered type, whichever it is.
@@ -43,7 +43,7 @@ impl<S: Service> Served for Adapter<S> {
             Ok(service.handle(request))
         })?;
         caught(|| {
-            let packed = pack(remote.manager(), carriage, &response).map_err(|error| {
+            let packed = pack(remote.manager(), carriage, Form::Plain, &response).map_err(|error| {
                 Refusal::Answer(format!("{}: {error}", std::any::type_name::<S::Response>()))
             })?;
             keep(packed)
