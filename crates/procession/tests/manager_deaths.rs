@@ -403,24 +403,26 @@ fn what_a_dead_process_returned_can_be_opened() {
 #[test]
 fn two_hundred_clients() {
     let _watchdog = watchdog("two_hundred_clients");
-    fn client((reach, dict): (Reach, Dict<u32, u32>)) {
+    fn client((reach, dict, over): (Reach, Dict<u32, u32>, procession::Event)) {
         let manager = connect(&reach);
         let list = manager.named_list("all").unwrap();
         list.push(&process::getpid()).unwrap();
         dict.update(&0, |n| n.unwrap_or(0) + 1).unwrap();
         // All of them are connected at once.
-        while list.len().unwrap() < 200 {
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        over.wait(None);
     }
     let manager = Manager::new().unwrap();
-    let dict = manager.dict().unwrap();
+    let (dict, over) = (manager.dict().unwrap(), manager.event().unwrap());
     let clients: Vec<_> = (0..200)
         .map(|_| {
-            let client = Process::builder(client, (reach(&manager), dict.clone()));
+            let client = Process::builder(client, (reach(&manager), dict.clone(), over.clone()));
             client.start_method(StartMethod::ForkServer).start().unwrap()
         })
         .collect();
+    eventually("all have come, or one has failed", || {
+        dict.get(&0).unwrap() == Some(200) || !clients.iter().all(Process::is_alive)
+    });
+    over.set();
     for client in clients {
         client.join().unwrap();
     }

@@ -385,6 +385,7 @@ fn end(remote: &Arc<Remote>, process: &Process<()>) {
         let _ended = process.kill();
         let _status = process.join();
     }
+    remote.give_up();
 }
 
 impl Drop for Manager {

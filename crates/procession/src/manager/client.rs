@@ -199,7 +199,7 @@ impl Remote {
     fn settle_in(&self, welcome: Welcome, stream: Stream) -> Result<Token, CallError> {
         if welcome.manager != self.manager {
             // Another manager has taken the address.
-            self.locked(|inner| inner.died = true);
+            self.give_up();
             return Err(self.ended());
         }
         let here =
@@ -237,8 +237,11 @@ impl Remote {
         let joined = line.stream.send(&Request::Join { session }).map_err(|error| self.unsent(error));
         match joined.and_then(|()| self.receive(&line, &"the manager", None))? {
             Ok(Answer::Done) => Ok(line),
-            // It has taken this process for dead, or another manager has the address.
-            Err(Refusal::NoSession) => Err(self.lost()),
+            // Its end of the session's connection is closed. What the session had may be gone; the next call begins another.
+            Err(Refusal::NoSession) => {
+                self.close(session);
+                Err(self.lost())
+            }
             _ => Err(not_a_manager(&self.address)),
         }
     }
@@ -373,7 +376,7 @@ impl Remote {
     fn unreachable(&self, error: CallError) -> CallError {
         match error {
             CallError::Connect(ConnectError::Refused { .. }) => {
-                self.locked(|inner| inner.died = true);
+                self.give_up();
                 self.ended()
             }
             error => error,
@@ -403,12 +406,27 @@ impl Remote {
         if !ended {
             return CallError::Disconnected { address: self.address.clone() };
         }
+        self.give_up();
+        self.ended()
+    }
+
+    /// Closes all connections of a manager that has ended.
+    pub(super) fn give_up(&self) {
         let links = self.locked(|inner| {
             inner.died = true;
             std::mem::replace(&mut inner.links, Links::new(Identity::current()))
         });
         drop(links);
-        self.ended()
+        table::forget(self.manager);
+    }
+
+    /// Closes the connections of a session.
+    fn close(&self, session: Token) {
+        let links = self.locked(|inner| {
+            let current = inner.links.session.as_ref().is_some_and(|current| current.token == session);
+            current.then(|| std::mem::replace(&mut inner.links, Links::new(Identity::current())))
+        });
+        drop(links);
     }
 
     fn ended(&self) -> CallError {

@@ -38,7 +38,7 @@
 //! # Who may connect
 //!
 //! Whoever has the key. It is random unless given, and is never sent: each side shows the other that it has it. Who has
-//! not is turned away after a few hundred bytes, or after 10 s, and holds up nobody meanwhile; 64 may try at once. With the key
+//! not is turned away after a few hundred bytes, or after 10 s, and holds up nobody meanwhile; 256 may try at once. With the key
 //! comes full trust: clients can change and fill everything there is. What is sent over TCP is not encrypted.
 
 mod builder;

@@ -36,6 +36,8 @@ use crate::process::wire::Report;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How many connections may wait to be accepted.
 const BACKLOG: u32 = 1024;
+/// How many peers may be in their handshakes at once.
+const HANDSHAKES: usize = 256;
 /// How long what a client had sent is kept after the client's end, for who has yet to open it.
 const GRACE: Duration = Duration::from_secs(10);
 /// How long the manager pauses that is out of descriptors, threads or memory.
@@ -115,6 +117,7 @@ struct Held {
 impl Home {
     fn new(orders: &Orders) -> Result<(Arc<Home>, Listener, Receiver<Nudge>), String> {
         let failed = |action: &str, error: io::Error| format!("{action}: {error}");
+        process::set_command_name(b"procession-mgr");
         // Ctrl-C is for the programs that use it, which may go on.
         process::set_disposition(Signal::INT, process::Disposition::Ignore)
             .map_err(|error| failed("ignoring SIGINT", error))?;
@@ -134,8 +137,11 @@ impl Home {
         }
         service::note_panics();
         let key = AuthKey::new(orders.key.clone());
-        let mut listener =
-            Listener::builder().authkey(key.clone()).backlog(BACKLOG).handshake_timeout(HANDSHAKE);
+        let mut listener = Listener::builder()
+            .authkey(key.clone())
+            .backlog(BACKLOG)
+            .handshake_timeout(HANDSHAKE)
+            .max_pending(HANDSHAKES);
         if let Some(address) = &orders.address {
             listener = listener.address(address.clone());
         }
