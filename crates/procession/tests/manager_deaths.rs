@@ -444,6 +444,41 @@ fn a_slow_handler_is_late_for_who_waits_and_nobody_else() {
     assert!(manager.list::<u8>().unwrap().is_empty().unwrap());
 }
 
+/// Makes lists, after a while.
+struct Slow;
+
+impl Service for Slow {
+    const NAME: &'static str = "slow";
+    type Arguments = ();
+    /// How to get at the manager, and after how many milliseconds.
+    type Request = (Reach, u64);
+    type Response = List<u32>;
+
+    fn create((): ()) -> Self {
+        Slow
+    }
+
+    fn handle(&mut self, (reach, milliseconds): (Reach, u64)) -> List<u32> {
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        connect(&reach).list().unwrap()
+    }
+}
+
+#[test]
+fn what_comes_with_an_answer_that_nobody_awaits_is_taken_back() {
+    let _watchdog = watchdog("what_comes_with_an_answer_that_nobody_awaits_is_taken_back");
+    let manager = Manager::builder().register::<Slow>().start().unwrap();
+    let slow = manager.create::<Slow>(&()).unwrap();
+    let late = slow.call_timeout(&(reach(&manager), 100), Duration::from_millis(10));
+    assert!(matches!(late, Err(CallError::TimedOut { .. })));
+    // Handled after the late one.
+    let list = slow.call(&(reach(&manager), 0)).unwrap();
+    list.push(&1).unwrap();
+    eventually("the late one is gone", || manager.objects().unwrap() == 2);
+    drop(list);
+    eventually("both are gone", || manager.objects().unwrap() == 1);
+}
+
 #[test]
 fn proxies_are_for_all_threads() {
     fn is_for_all_threads<T: Send + Sync + Clone + serde::Serialize>(_: &T) {}

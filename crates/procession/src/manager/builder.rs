@@ -152,7 +152,7 @@ impl Manager {
         Builder { address: None, key: None, types: Vec::new() }
     }
 
-    /// Connects to a manager that another program has started. Waits for its answer for 20 s at most.
+    /// Connects to a manager that another program has started. Gives up when that says nothing for 20 s.
     ///
     /// # Errors
     /// [`ManagerError::Call`]: nobody listens there, the key is another one, or what listens is no manager.

@@ -25,7 +25,7 @@
 //!   has used its own.
 //! - **Blocking.** A call waits until the manager has answered, which takes as long as the object's other
 //!   callers do; for dicts, lists and namespaces that is no time to speak of. A manager that is stopped (SIGSTOP) is
-//!   waited for. Connecting to it takes 20 s at most.
+//!   waited for; but connecting to it gives up after 20 s.
 //!
 //! # When a process dies
 //!
@@ -37,7 +37,7 @@
 //!
 //! # Who may connect
 //!
-//! Whoever has the key. It is random unless given, and is never sent: each side shows the other that it has it. Who has
+//! Whoever has the key. It is random unless given. Each side shows the other that it has it, without sending it. Who has
 //! not is turned away after a few hundred bytes, or after 10 s, and holds up nobody meanwhile; 256 may try at once. With the key
 //! comes full trust: clients can change and fill everything there is. What is sent over TCP is not encrypted.
 
