@@ -45,10 +45,18 @@ from . import context
 __all__ = sorted(name for name in dir(context._default_context) if not name.startswith("_"))
 globals().update((name, getattr(context._default_context, name)) for name in __all__)
 __all__ += ["OwnerDied", "OwnerDiedWarning", "install"]
+_LAZY = {
+    "PoolBroken": "_failures",
+    "PoolTerminated": "_failures",
+    "ProcessPoolExecutor": "futures",
+    "TaskTimeoutError": "_failures",
+    "WorkerDied": "_failures",
+}
+__all__ += _LAZY
 
 _SUBMODULES = frozenset(
     (
-        "connection", "dummy", "forkserver", "heap", "managers", "pool", "popen_fork", "popen_forkserver",
+        "connection", "dummy", "forkserver", "futures", "heap", "managers", "pool", "popen_fork", "popen_forkserver",
         "popen_spawn_posix", "process", "queues", "reduction", "resource_sharer", "resource_tracker",
         "shared_memory", "sharedctypes", "spawn", "synchronize", "util",
     )
@@ -73,9 +81,8 @@ def __getattr__(name):
     if name in _SUBMODULES:
         return _importlib.import_module(f"{__name__}.{name}")
     if name in __all__:
-        from . import _procession
-
-        value = globals()[name] = getattr(_procession, name)
+        module = _importlib.import_module(f"{__name__}.{_LAZY.get(name, '_procession')}")
+        value = globals()[name] = getattr(module, name)
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -2,6 +2,12 @@ from multiprocessing import reduction as reducer
 from multiprocessing.util import SUBDEBUG as SUBDEBUG, SUBWARNING as SUBWARNING
 
 from . import context
+from ._failures import (
+    PoolBroken as PoolBroken,
+    PoolTerminated as PoolTerminated,
+    TaskTimeoutError as TaskTimeoutError,
+    WorkerDied as WorkerDied,
+)
 from .context import (
     AuthenticationError as AuthenticationError,
     BufferTooShort as BufferTooShort,
@@ -9,6 +15,7 @@ from .context import (
     ProcessError as ProcessError,
     TimeoutError as TimeoutError,
 )
+from .futures import ProcessPoolExecutor as ProcessPoolExecutor
 from .process import (
     active_children as active_children,
     current_process as current_process,
@@ -34,16 +41,21 @@ __all__ = [
     "OwnerDiedWarning",
     "Pipe",
     "Pool",
+    "PoolBroken",
+    "PoolTerminated",
     "Process",
     "ProcessError",
+    "ProcessPoolExecutor",
     "Queue",
     "RLock",
     "RawArray",
     "RawValue",
     "Semaphore",
     "SimpleQueue",
+    "TaskTimeoutError",
     "TimeoutError",
     "Value",
+    "WorkerDied",
     "active_children",
     "allow_connection_pickling",
     "cpu_count",

@@ -34,22 +34,23 @@ class _Marker:
 
 
 class _Replacement:
-    """What stands where a class of CPython's queues stood. It makes objects of this package's class.
+    """What stands where a class of CPython's queues or pools stood. It makes objects of this package's class.
 
-    Who derives from it has CPython's class for a base: such classes (in concurrent.futures, loky, torch) use
-    its private parts.
+    Who derives from it has CPython's class for a base: such classes (in concurrent.futures, joblib, loky, torch)
+    use its private parts.
     """
 
-    def __init__(self, ours, theirs):
+    def __init__(self, ours, theirs, base=None):
         self._ours = ours
         self._theirs = theirs
+        self._base = base or theirs
         self.__doc__ = ours.__doc__
 
     def __call__(self, *args, **kwargs):
         return self._ours(*args, **kwargs)
 
     def __mro_entries__(self, bases):
-        return (self._theirs,)
+        return (self._base,)
 
     def __instancecheck__(self, instance):
         return isinstance(instance, (self._ours, self._theirs))
@@ -70,17 +71,45 @@ class _Replacement:
         return other | self._ours
 
     def __reduce__(self):
-        return getattr, (_Module(), self._theirs.__name__)
+        return getattr, (_Module(self._theirs.__module__), self._theirs.__name__)
 
     def __repr__(self):
         return f"<{self._ours!r} in the place of {self._theirs!r}>"
 
 
 class _Module:
-    """``multiprocessing.queues``, for pickles."""
+    """A submodule of :mod:`multiprocessing`, for pickles."""
+
+    def __init__(self, name):
+        self._name = name
 
     def __reduce__(self):
-        return import_module, ("multiprocessing.queues",)
+        return import_module, (self._name,)
+
+
+class _Pipe(multiprocessing.queues.SimpleQueue):
+    """CPython's queue, whose pipe CPython's pool reads and writes itself."""
+
+
+class _PipeContext:
+    """A context for CPython's pool: that of the program but for its queues."""
+
+    def __init__(self, context):
+        self._context = context
+
+    def SimpleQueue(self):
+        return _Pipe(ctx=self._context)
+
+    def __getattr__(self, name):
+        return getattr(self._context, name)
+
+
+class _Pool(multiprocessing.pool.Pool):
+    """CPython's pool, for classes that derive from it and have queues of their own."""
+
+    def __init__(self, processes=None, initializer=None, initargs=(), maxtasksperchild=None, context=None):
+        context = _PipeContext(context or multiprocessing.get_context())
+        super().__init__(processes, initializer, initargs, maxtasksperchild, context)
 
 
 def install():
@@ -95,11 +124,12 @@ def install():
     for module, names in _REPLACED.items():
         for name in names:
             replacement = getattr(ours[module], name)
-            if module == "queues":
-                replacement = _Replacement(replacement, getattr(multiprocessing.queues, name))
+            if module in ("queues", "pool"):
+                theirs = getattr(getattr(multiprocessing, module), name)
+                replacement = _Replacement(replacement, theirs, _Pool if module == "pool" else theirs)
             setattr(getattr(multiprocessing, module), name, replacement)
     _patch_process()
-    _patch_registries(multiprocessing.managers.BaseManager, ours["pool"])
+    _patch_registries(multiprocessing.managers.BaseManager, ours["pool"].Pool)
     _reach_children()
     _installed = True
 
@@ -148,8 +178,8 @@ def _patch_registries(manager, pool):
     """
     registry = vars(manager).get("_registry", {})
     for typeid, (callable, *rest) in registry.items():
-        if callable is pool._Pool:
-            registry[typeid] = (pool.Pool, *rest)
+        if callable is _Pool.__base__:
+            registry[typeid] = (pool, *rest)
     for subclass in manager.__subclasses__():
         _patch_registries(subclass, pool)
 

@@ -97,11 +97,14 @@ class BaseContext(_stdlib.BaseContext):
 
         return SimpleQueue(ctx=self.get_context())
 
-    def Pool(self, processes=None, initializer=None, initargs=(), maxtasksperchild=None):
-        """Return a pool of worker processes."""
+    def Pool(self, processes=None, initializer=None, initargs=(), maxtasksperchild=None, **options):
+        """Return a pool of worker processes.
+
+        The options are those of `procession.pool.Pool`.
+        """
         from .pool import Pool
 
-        return Pool(processes, initializer, initargs, maxtasksperchild, context=self.get_context())
+        return Pool(processes, initializer, initargs, maxtasksperchild, context=self.get_context(), **options)
 
     def RawValue(self, typecode_or_type, *args):
         """Return a ctypes object in shared memory, without a lock."""

@@ -69,12 +69,13 @@ class BaseContext(_stdlib.BaseContext):
         redeliver: bool = False,
     ) -> queues.JoinableQueue[Any]: ...
     def SimpleQueue(self) -> queues.SimpleQueue[Any]: ...  # type: ignore[override]
-    def Pool(
+    def Pool(  # type: ignore[override]
         self,
         processes: int | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
+        **options: Any,
     ) -> pool.Pool: ...
     @overload
     def RawValue(self, typecode_or_type: type[_CT], *args: Any) -> _CT: ...

@@ -90,7 +90,7 @@ class SyncManager(_stdlib.SyncManager):
     def Barrier(
         self, parties: int, action: Callable[[], object] | None = None, timeout: float | None = None
     ) -> ManagedBarrier: ...
-    def Pool(
+    def Pool(  # type: ignore[override]
         self,
         processes: int | None = None,
         initializer: Callable[..., object] | None = None,

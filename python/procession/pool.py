@@ -1,43 +1,509 @@
-"""Pools of worker processes, as in ``multiprocessing.pool``."""
+"""Pools of worker processes, as in ``multiprocessing.pool``, in which no dead worker hangs anybody."""
 
-from multiprocessing import pool as _stdlib, queues as _queues
-from multiprocessing.pool import Pool as _Pool, ThreadPool
+import itertools
+import os
+import signal
+import sys
+import threading
+import time
+import types
+import warnings
+from contextlib import contextmanager
+from multiprocessing import pool as _stdlib, util
+from multiprocessing.pool import ThreadPool
 
+from . import _worker
+from ._failures import PoolBroken, PoolTerminated, TaskTimeoutError, WorkerDied
+from ._procession import Job, ResultIterator, WorkQueue
+from ._supervisor import BROKEN, CLOSE, RUN, TERMINATE, Supervisor
 from .context import _default_context
 
 __all__ = ["Pool", "ThreadPool"]
 
-
-class _Pipe(_queues.SimpleQueue):
-    """CPython's queue, whose pipe CPython's pool reads and writes itself."""
-
-
-class _PipeContext:
-    """A context for CPython's pool: that of the program but for its queues."""
-
-    def __init__(self, context):
-        self._context = context
-
-    def SimpleQueue(self):
-        return _Pipe(ctx=self._context)
-
-    def __getattr__(self, name):
-        return getattr(self._context, name)
+# Results that may wait to be taken from an iterator, unless `buffersize` says otherwise.
+_AHEAD = 10_000
+# Why a job's feeding pauses; see `WorkQueue.feed`.
+_AS_MANY_AS_MAY_WAIT = 1
 
 
-class Pool(_Pool):
-    """A pool of worker processes. It is CPython's, with processes and locks of this package's contexts.
+class ApplyResult(Job):
+    """The result of `Pool.apply_async`, which may be still to come."""
 
-    `processes` is how many there are, by default as many as CPUs. Each calls ``initializer(*initargs)`` first
-    and ends after `maxtasksperchild` tasks, if that is not None.
+    __class_getitem__ = classmethod(types.GenericAlias)
+
+    def cancel(self, *, kill=False):
+        """Cancel the call; return whether it will not be made, or has been cut short.
+
+        One that runs is left alone, and the answer is False, unless `kill` is true: then its worker is killed, and
+        replaced. `get` raises `concurrent.futures.CancelledError` afterwards. Of a map what has not begun is cancelled.
+        """
+        pool = self._pool
+        return pool is not None and pool._cancel(self, kill)
+
+
+AsyncResult = ApplyResult
+
+
+class MapResult(ApplyResult):
+    """The result of `Pool.map_async` and `Pool.starmap_async`, which may be still to come."""
+
+
+class IMapIterator(ResultIterator):
+    """The results of `Pool.imap`, in order.
+
+    When nobody uses it any more, what has not begun is cancelled.
+    """
+
+    def _cancel(self):
+        pool = self._job._pool
+        if pool is not None:
+            pool._cancel(self._job, False)
+
+    __del__ = _cancel
+
+
+class IMapUnorderedIterator(IMapIterator):
+    """The results of `Pool.imap_unordered`, as they come."""
+
+
+class Pool:
+    """A pool of worker processes.
+
+    `processes` is how many there are, by default as many as CPUs. Each calls ``initializer(*initargs)`` first and is replaced
+    after `maxtasksperchild` tasks, or when it has more than `max_memory_per_child` bytes of resident memory after one, if these are not
+    None. With `daemon` false the workers may have children of their own; they end with this process all the same.
 
         with Pool(4) as pool:
             print(pool.map(abs, [-1, 2, -3]))
+
+    A worker that dies is replaced. What it ran raises `WorkerDied`, or is begun again up to `retries` times; nothing else is
+    touched. What runs for longer than `timeout` seconds is killed and raises `TaskTimeoutError`. Both hold for every call, unless that
+    says otherwise. When one worker after another ends before its initializer has returned, all calls raise `PoolBroken`.
     """
 
-    def __init__(self, processes=None, initializer=None, initargs=(), maxtasksperchild=None, context=None):
-        context = _PipeContext(context or _default_context.get_context())
-        super().__init__(processes, initializer, initargs, maxtasksperchild, context)
+    _wrap_exception = True
+
+    @staticmethod
+    def Process(ctx, *args, **kwds):
+        """Return a new worker process."""
+        return ctx.Process(*args, **kwds)
+
+    def __init__(
+        self,
+        processes=None,
+        initializer=None,
+        initargs=(),
+        maxtasksperchild=None,
+        context=None,
+        *,
+        retries=0,
+        timeout=None,
+        max_memory_per_child=None,
+        daemon=True,
+    ):
+        # For __del__, should anything here raise.
+        self._state = _stdlib.INIT
+        if processes is None:
+            processes = getattr(os, "process_cpu_count", os.cpu_count)() or 1
+        if processes < 1:
+            raise ValueError("Number of processes must be at least 1")
+        for name, value in (
+            ("maxtasksperchild", maxtasksperchild),
+            ("max_memory_per_child", max_memory_per_child),
+        ):
+            if value is not None and (not isinstance(value, int) or value <= 0):
+                raise ValueError(f"{name} must be a positive int or None")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        self._retries = _check_retries(retries)
+        self._timeout = _check_timeout(timeout)
+        self._ctx = context or _default_context.get_context()
+        self._initializer = initializer
+        self._initargs = initargs
+        self._maxtasksperchild = maxtasksperchild
+        self._work = WorkQueue()
+        arguments = (self._work, initializer, initargs, maxtasksperchild, max_memory_per_child)
+        start = _Start(self._ctx, type(self).Process, arguments, daemon)
+        self._supervisor = Supervisor(self._work, start, processes, daemon)
+        with _interrupts_blocked(self._ctx):
+            self._supervisor.start()
+        self._terminate = util.Finalize(self, self._supervisor.terminate, exitpriority=15)
+        self._state = RUN
+
+    def __del__(self, _warn=warnings.warn, RUN=RUN):
+        if self._state == RUN and self._work.is_mine:
+            _warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self)
+            # Not here: this may be any thread, in the middle of anything.
+            supervisor = self._supervisor
+            if supervisor.state == RUN:
+                supervisor.state = TERMINATE
+                supervisor.wake()
+
+    def __repr__(self):
+        cls = self.__class__
+        return f"<{cls.__module__}.{cls.__qualname__} state={self._state} pool_size={len(self._pool)}>"
+
+    def __reduce__(self):
+        raise NotImplementedError("pool objects cannot be passed between processes or pickled")
+
+    def __enter__(self):
+        self._check_running()
+        return self
+
+    def __exit__(self, exc_type, exc_val, exc_tb):
+        self.terminate()
+
+    @property
+    def _pool(self):
+        return self._supervisor.workers
+
+    @property
+    def _processes(self):
+        return self._supervisor.processes
+
+    def _repopulate_pool(self):
+        with _interrupts_blocked(self._ctx):
+            self._supervisor.populate()
+
+    def _check_running(self):
+        if self._supervisor.state == BROKEN:
+            raise self._supervisor.broken()
+        if self._state != RUN:
+            raise ValueError("Pool not running")
+
+    def apply(self, func, args=(), kwds={}, *, retries=None, timeout=None):
+        """Call ``func(*args, **kwds)`` in a worker and return what it returns.
+
+        Raises what `func` raises; `WorkerDied` when the worker dies, unless it is one of `retries` times.
+        """
+        return self.apply_async(func, args, kwds, retries=retries, timeout=timeout).get()
+
+    def apply_async(
+        self, func, args=(), kwds={}, callback=None, error_callback=None, *, retries=None, timeout=None
+    ):
+        """Have a worker call ``func(*args, **kwds)``, and return an `AsyncResult` at once.
+
+        `callback` is called with the value, `error_callback` with the exception, in a thread of the pool; then
+        the result is ready. What cannot be pickled is raised by the result's `get`.
+        """
+        self._check_running()
+        result = ApplyResult(self._work, self, callback, error_callback)
+        retries = self._retries if retries is None else _check_retries(retries)
+        self._work.call(result, func, args, kwds, retries)
+        self._limit(result, timeout, 1)
+        return result
+
+    def map(self, func, iterable, chunksize=None, *, retries=None, timeout=None, progress=False):
+        """Return a list of what `func` returns for each item, in order.
+
+        Workers get `chunksize` items at a time, by default so many that each gets about four chunks; with a `timeout`, one
+        at a time. The limit of a chunk is that of its items together. If calls raise, the exception of the one that
+        was noticed first is raised, once all have ended. With `progress` true how far it has come is shown on standard error.
+        """
+        result = self._map(func, iterable, chunksize, False, None, None, retries, timeout)
+        return _shown(result) if progress else result.get()
+
+    def starmap(self, func, iterable, chunksize=None, *, retries=None, timeout=None, progress=False):
+        """Return a list of what ``func(*item)`` returns for each item, in order. As `map` else."""
+        result = self._map(func, iterable, chunksize, True, None, None, retries, timeout)
+        return _shown(result) if progress else result.get()
+
+    def map_async(
+        self,
+        func,
+        iterable,
+        chunksize=None,
+        callback=None,
+        error_callback=None,
+        *,
+        retries=None,
+        timeout=None,
+    ):
+        """Begin what `map` does, and return an `AsyncResult` at once. The callbacks are as for `apply_async`."""
+        return self._map(func, iterable, chunksize, False, callback, error_callback, retries, timeout)
+
+    def starmap_async(
+        self,
+        func,
+        iterable,
+        chunksize=None,
+        callback=None,
+        error_callback=None,
+        *,
+        retries=None,
+        timeout=None,
+    ):
+        """Begin what `starmap` does, and return an `AsyncResult` at once. The callbacks are as for `apply_async`."""
+        return self._map(func, iterable, chunksize, True, callback, error_callback, retries, timeout)
+
+    def imap(
+        self, func, iterable, chunksize=1, *, buffersize=None, retries=None, timeout=None, progress=False
+    ):
+        """Return an iterator over what `func` returns for each item, in order.
+
+        The iterable is read by a thread, no further than `buffersize` tasks (of `chunksize` items each) ahead of what
+        was taken from the iterator, so that it may be endless. An item whose call raises raises in its place.
+        """
+        return self._imap(func, iterable, chunksize, True, buffersize, retries, timeout, progress)
+
+    def imap_unordered(
+        self, func, iterable, chunksize=1, *, buffersize=None, retries=None, timeout=None, progress=False
+    ):
+        """Return an iterator over what `func` returns for each item, in the order in which they are done. As `imap` else."""
+        return self._imap(func, iterable, chunksize, False, buffersize, retries, timeout, progress)
+
+    async def aapply(self, func, args=(), kwds={}, *, retries=None, timeout=None):
+        """Call ``func(*args, **kwds)`` in a worker and return what it returns, while the event loop goes on.
+
+        A call that is cancelled is not made if it has not begun.
+        """
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+
+        def settle(setter, outcome):
+            if not future.done():
+                setter(outcome)
+
+        def hand_over(setter):
+            return lambda outcome: loop.call_soon_threadsafe(settle, setter, outcome)
+
+        result = self.apply_async(
+            func,
+            args,
+            kwds,
+            hand_over(future.set_result),
+            hand_over(future.set_exception),
+            retries=retries,
+            timeout=timeout,
+        )
+        try:
+            return await future
+        except asyncio.CancelledError:
+            result.cancel()
+            raise
+
+    def resize(self, processes):
+        """Have so many workers from now on. Those that are too many end after the task that they have."""
+        self._check_running()
+        if processes < 1:
+            raise ValueError("Number of processes must be at least 1")
+        self._supervisor.resize(processes)
+
+    def close(self):
+        """Take no more calls. The workers end when all that were made are done."""
+        if self._state == RUN:
+            self._state = CLOSE
+            self._supervisor.close()
+
+    def terminate(self):
+        """Kill the workers. What is not done raises `PoolTerminated`."""
+        self._state = TERMINATE
+        self._terminate()
+
+    def join(self):
+        """Wait until the workers have ended and all results are here. The pool must be closed or terminated."""
+        if self._state == RUN:
+            raise ValueError("Pool is still running")
+        if self._state not in (CLOSE, TERMINATE):
+            raise ValueError("In unknown state")
+        self._work.lift_bounds()
+        self._supervisor.join()
+
+    def describe(self):
+        """Return the pool's state in plain words: its workers, what they run, and what waits."""
+        running = {pid: f"task {index} of job {job}" for pid, job, index in self._work.running()}
+        lines = [repr(self)]
+        lines += [
+            f"{worker.name}, pid {worker.pid}: {running.get(worker.pid, 'waits')}"
+            for worker in list(self._pool)
+        ]
+        return "\n".join([*lines, self._work.describe()])
+
+    def _limit(self, job, timeout, items):
+        timeout = self._timeout if timeout is None else _check_timeout(timeout)
+        if timeout is not None:
+            self._supervisor.limit(job, timeout * items)
+
+    def _is_running(self, job):
+        return any(number == job._job for _, number, _ in self._work.running())
+
+    def _cancel_pending(self):
+        """Cancel all calls that have not begun."""
+        from concurrent.futures import CancelledError
+
+        for number, index in self._work.take_back():
+            job = self._work.job(number)
+            if job is not None:
+                self._work.fail(job, index, CancelledError())
+
+    def _cancel(self, job, kill):
+        from concurrent.futures import CancelledError
+
+        cancelled, workers = self._work.cancel(job, CancelledError(), kill)
+        if kill:
+            for pid in workers:
+                self._supervisor.kill_if_running(pid, job._job)
+        return cancelled
+
+    def _map(self, func, iterable, chunksize, unpack, callback, error_callback, retries, timeout):
+        self._check_running()
+        if not hasattr(iterable, "__len__"):
+            iterable = list(iterable)
+        count = len(iterable)
+        if chunksize is None:
+            if timeout is not None or self._timeout is not None:
+                chunksize = 1
+            else:
+                chunksize = -(-count // (max(len(self._pool), 1) * 4)) or 1
+        elif chunksize < 1:
+            raise ValueError(f"Chunksize must be 1+, not {chunksize}")
+        tasks = -(-count // chunksize)
+        result = MapResult(self._work, self, callback, error_callback, [None] * count, chunksize, tasks)
+        if tasks:
+            chunk = 0 if chunksize == 1 else chunksize
+            self._feed(result, func, iter(iterable), chunk, unpack, retries, timeout, False)
+        return result
+
+    def _imap(self, func, iterable, chunksize, ordered, buffersize, retries, timeout, progress, unpack=False):
+        self._check_running()
+        if chunksize < 1:
+            raise ValueError(f"Chunksize must be 1+, not {chunksize}")
+        if buffersize is not None and buffersize < 1:
+            raise ValueError(f"buffersize must be 1+ or None, not {buffersize}")
+        # A plain sequence gives its items at once.
+        patient = not isinstance(iterable, (list, tuple, range, str, bytes))
+        stream = (ordered, chunksize != 1, buffersize or _AHEAD)
+        job = Job(self._work, self, None, None, None, 0, 0, stream)
+        results = (IMapIterator if ordered else IMapUnorderedIterator)(job)
+        total = len(iterable) if hasattr(iterable, "__len__") else None
+        chunk = 0 if chunksize == 1 else chunksize
+        self._feed(job, func, iter(iterable), chunk, unpack, retries, timeout, patient)
+        return _bar(results, total) if progress else results
+
+    def _feed(self, job, func, items, chunk, unpack, retries, timeout, patient):
+        """Hand a job's tasks out; in a thread, if the items are slow to come or cannot all be handed out at once."""
+        retries = self._retries if retries is None else _check_retries(retries)
+        self._work.begin(job, func)
+        self._limit(job, timeout, chunk or 1)
+        arguments = (job, func, items, chunk, unpack, retries)
+        try:
+            if not patient and not self._work.feed(*arguments, None):
+                return
+            threading.Thread(
+                target=_feed, args=(self._work, *arguments), name="PoolFeeder", daemon=True
+            ).start()
+        except BaseException:
+            self._work.cancel(job, PoolTerminated("its tasks could not be handed out"), False)
+            raise
+
+
+class _Start:
+    """Makes and starts a worker."""
+
+    def __init__(self, ctx, process, arguments, daemon):
+        self._ctx = ctx
+        self._process = process
+        self._arguments = arguments
+        self._daemon = daemon
+
+    def __call__(self, starter):
+        worker = self._process(self._ctx, target=_worker.main, args=(*self._arguments, starter))
+        worker.name = worker.name.replace("Process", "PoolWorker")
+        worker.daemon = self._daemon
+        worker.start()
+        return worker
+
+
+def _feed(work, job, func, items, chunk, unpack, retries):
+    gate = threading.Lock()
+    gate.acquire()
+    try:
+        while pause := work.feed(job, func, items, chunk, unpack, retries, gate):
+            if pause == _AS_MANY_AS_MAY_WAIT:
+                gate.acquire()
+            else:
+                # There is enough in shared memory. What is done need not lie there.
+                work.collect_reports()
+                time.sleep(0.005)
+    except BaseException as error:
+        work.cancel(job, error, True)
+
+
+@contextmanager
+def _interrupts_blocked(ctx):
+    """Have processes that are started meanwhile get Ctrl-C only when they are ready for it."""
+    if ctx.get_start_method() == "forkserver":
+        # It would pass this on to all its children.
+        from multiprocessing.forkserver import ensure_running
+        from multiprocessing.resource_tracker import ensure_running as ensure_tracker
+
+        ensure_tracker()
+        ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _check_retries(retries):
+    if not isinstance(retries, int) or not 0 <= retries < 2**31:
+        raise ValueError(f"retries must be an integer from 0 on, not {retries!r}")
+    return retries
+
+
+def _check_timeout(timeout):
+    if timeout is not None and not timeout > 0:
+        raise ValueError(f"timeout must be a positive number of seconds or None, not {timeout!r}")
+    return timeout
+
+
+def _bar(iterable, total):
+    """The items, with a bar on standard error: tqdm's, where that is installed."""
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        return _plain_bar(iterable, total)
+    return iter(tqdm(iterable, total=total))
+
+
+def _plain_bar(iterable, total):
+    shown = 0
+    done = 0
+
+    def show():
+        print(f"\r{done}" + ("" if total is None else f" of {total}"), end="", file=sys.stderr, flush=True)
+
+    for item in iterable:
+        done += 1
+        if time.monotonic() - shown > 0.1:
+            shown = time.monotonic()
+            show()
+        yield item
+    show()
+    print(file=sys.stderr)
+
+
+def _shown(result):
+    """The value of a map, with a bar meanwhile, of tasks."""
+    total = len(result._outcome()[1]) if result._outcome()[0] else 0
+    chunk = result._chunk or 1
+
+    def steps():
+        seen = 0
+        while True:
+            ended = result._wait(0.1)
+            done = min(result._progress[0] * chunk, total)
+            yield from itertools.repeat(None, done - seen)
+            seen = done
+            if ended:
+                return
+
+    for _ in _bar(steps(), total):
+        pass
+    return result.get()
 
 
 def __getattr__(name):

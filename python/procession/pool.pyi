@@ -1,23 +1,45 @@
-from collections.abc import Callable, Iterable
-from multiprocessing import pool as _stdlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from multiprocessing.context import BaseContext
 from multiprocessing.pool import (
     CLOSE as CLOSE,
     INIT as INIT,
     RUN as RUN,
     TERMINATE as TERMINATE,
-    ApplyResult as ApplyResult,
-    AsyncResult as AsyncResult,
-    IMapIterator as IMapIterator,
-    IMapUnorderedIterator as IMapUnorderedIterator,
-    MapResult as MapResult,
     ThreadPool as ThreadPool,
 )
-from typing import Any
+from multiprocessing.process import BaseProcess
+from types import GenericAlias, TracebackType
+from typing import Any, Generic, TypeVar
+
+from typing_extensions import Self
+
+from ._failures import (
+    PoolBroken as PoolBroken,
+    PoolTerminated as PoolTerminated,
+    TaskTimeoutError as TaskTimeoutError,
+    WorkerDied as WorkerDied,
+)
+from ._procession import Job, ResultIterator
 
 __all__ = ["Pool", "ThreadPool"]
 
-class Pool(_stdlib.Pool):
+_S = TypeVar("_S")
+_T = TypeVar("_T")
+
+class ApplyResult(Job[_T], Generic[_T]):
+    def cancel(self, *, kill: bool = False) -> bool: ...
+    def __class_getitem__(cls, item: Any, /) -> GenericAlias: ...
+
+AsyncResult = ApplyResult
+
+class MapResult(ApplyResult[list[_T]], Generic[_T]): ...
+
+class IMapIterator(ResultIterator[_T], Generic[_T]):
+    def __del__(self) -> None: ...
+
+class IMapUnorderedIterator(IMapIterator[_T], Generic[_T]): ...
+
+class Pool:
     def __init__(
         self,
         processes: int | None = None,
@@ -25,6 +47,119 @@ class Pool(_stdlib.Pool):
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
         context: BaseContext | None = None,
+        *,
+        retries: int = 0,
+        timeout: float | None = None,
+        max_memory_per_child: int | None = None,
+        daemon: bool = True,
+    ) -> None: ...
+    @staticmethod
+    def Process(ctx: BaseContext, *args: Any, **kwds: Any) -> BaseProcess: ...
+    def apply(
+        self,
+        func: Callable[..., _T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        *,
+        retries: int | None = None,
+        timeout: float | None = None,
+    ) -> _T: ...
+    def apply_async(
+        self,
+        func: Callable[..., _T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        callback: Callable[[_T], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        retries: int | None = None,
+        timeout: float | None = None,
+    ) -> ApplyResult[_T]: ...
+    def map(
+        self,
+        func: Callable[[_S], _T],
+        iterable: Iterable[_S],
+        chunksize: int | None = None,
+        *,
+        retries: int | None = None,
+        timeout: float | None = None,
+        progress: bool = False,
+    ) -> list[_T]: ...
+    def starmap(
+        self,
+        func: Callable[..., _T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        *,
+        retries: int | None = None,
+        timeout: float | None = None,
+        progress: bool = False,
+    ) -> list[_T]: ...
+    def map_async(
+        self,
+        func: Callable[[_S], _T],
+        iterable: Iterable[_S],
+        chunksize: int | None = None,
+        callback: Callable[[list[_T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        retries: int | None = None,
+        timeout: float | None = None,
+    ) -> MapResult[_T]: ...
+    def starmap_async(
+        self,
+        func: Callable[..., _T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callable[[list[_T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        retries: int | None = None,
+        timeout: float | None = None,
+    ) -> MapResult[_T]: ...
+    def imap(
+        self,
+        func: Callable[[_S], _T],
+        iterable: Iterable[_S],
+        chunksize: int = 1,
+        *,
+        buffersize: int | None = None,
+        retries: int | None = None,
+        timeout: float | None = None,
+        progress: bool = False,
+    ) -> IMapIterator[_T] | Iterator[_T]: ...
+    def imap_unordered(
+        self,
+        func: Callable[[_S], _T],
+        iterable: Iterable[_S],
+        chunksize: int = 1,
+        *,
+        buffersize: int | None = None,
+        retries: int | None = None,
+        timeout: float | None = None,
+        progress: bool = False,
+    ) -> IMapUnorderedIterator[_T] | Iterator[_T]: ...
+    async def aapply(
+        self,
+        func: Callable[..., _T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        *,
+        retries: int | None = None,
+        timeout: float | None = None,
+    ) -> _T: ...
+    def resize(self, processes: int) -> None: ...
+    def close(self) -> None: ...
+    def terminate(self) -> None: ...
+    def join(self) -> None: ...
+    def describe(self) -> str: ...
+    def __del__(self, _warn: Callable[..., object] = ..., RUN: str = ...) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
     ) -> None: ...
 
 class MaybeEncodingError(Exception):

@@ -38,6 +38,12 @@ DIFFERENT = {
     # Made once, by the module itself.
     "context.DefaultContext",
     "context.DefaultContext.__init__",
+    # Made by a pool alone.
+    "pool.ApplyResult",
+    "pool.AsyncResult",
+    "pool.IMapIterator",
+    "pool.IMapUnorderedIterator",
+    "pool.MapResult",
     # A wrapper of what a lock or semaphore is made of, which no program makes.
     "synchronize.SemLock",
     # They take `block` and `timeout` too, by position as the other queues do.

@@ -4,7 +4,7 @@
 //! it. Its modules build on each other in one direction:
 //! [`os`] (calls to the system) ← [`shm`] (mappings, layout, descriptors that travel) ← [`sync`]
 //! (waiting, the internal lock) ← `ring` (the queue's memory) ← [`queue`], and beside these two
-//! [`objects`] (locks, semaphores, conditions, events, barriers and plain data).
+//! [`objects`] (locks, semaphores, conditions, events, barriers and plain data); on both, [`pool`] (tasks for worker processes).
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 mod describe;
@@ -12,6 +12,7 @@ mod describe;
 mod hostile;
 pub mod objects;
 pub mod os;
+pub mod pool;
 pub mod queue;
 mod ring;
 pub mod shm;

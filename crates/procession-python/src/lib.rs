@@ -17,6 +17,7 @@ mod lock;
 mod made;
 mod owner;
 mod parent;
+mod pool;
 mod queue;
 mod quick;
 mod rlock;
@@ -32,6 +33,7 @@ fn _procession(module: &Bound<'_, PyModule>) -> PyResult<()> {
     parent::register(module)?;
     module.add_class::<lock::Lock>()?;
     queue::register(module)?;
+    pool::register(module)?;
     module.add_class::<rlock::RLock>()?;
     module.add_class::<semaphore::Semaphore>()?;
     module.add_class::<semaphore::BoundedSemaphore>()?;

@@ -10,7 +10,6 @@ import ctypes
 import faulthandler
 import multiprocessing.context
 import multiprocessing.managers
-import multiprocessing.pool
 import multiprocessing.process
 import queue
 import sys
@@ -19,6 +18,7 @@ from collections.abc import Iterator
 from typing import Any, assert_type
 
 import procession
+import procession.pool
 from procession.connection import Connection, wait
 from procession.context import BaseContext, ForkContext, ForkServerContext, SpawnContext
 from procession.managers import ManagedQueue, SyncManager
@@ -205,7 +205,7 @@ def pools() -> None:
     with procession.Pool(1) as pool:
         assert_type(pool.map(length, ["a", "bc"]), list[int])
         assert_type(pool.apply(length, ("abc",)), int)
-        assert_type(pool.apply_async(length, ("abc",)), multiprocessing.pool.AsyncResult[int])
+        assert_type(pool.apply_async(length, ("abc",)), procession.pool.AsyncResult[int])
         assert_type(pool.apply_async(length, ("abc",)).get(timeout=60), int)
         assert sorted(pool.imap_unordered(length, ["a", "bc"])) == [1, 2]
 

@@ -18,6 +18,16 @@ use rustix::process::{Resource, getrlimit};
 
 use super::word::step;
 
+/// This process's resident memory in bytes.
+///
+/// # Errors
+/// What reading `/proc/self/statm` reported.
+pub fn resident() -> io::Result<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm")?;
+    let pages = statm.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    pages.map(|pages| pages * page_size() as u64).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
 /// The size of a page in bytes.
 pub fn page_size() -> usize {
     rustix::param::page_size()

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Damaged, Delivery, GetError, Message, Queue, Shared, wait_until};
 use crate::os::clock::{self, Deadline};
+use crate::os::identity::Identity;
 use crate::ring::{GetSession, RingError, Side, Take, Taken};
 use crate::sync::{SLICE, atomic::Ordering};
 
@@ -22,7 +23,7 @@ impl Queue {
     pub fn get(&self, out: &mut Vec<u8>, deadline: Deadline) -> Result<(), GetError> {
         match self.shared.get(Take::Plain, out, deadline)? {
             Taken::Copied => {}
-            Taken::Block(block) => {
+            Taken::Block(block) | Taken::Left(block, _) => {
                 out.extend_from_slice(&Message::in_block(Arc::clone(&self.shared), block)?)
             }
         }
@@ -37,7 +38,9 @@ impl Queue {
         let mut bytes = Vec::new();
         match self.shared.get(Take::Plain, &mut bytes, deadline)? {
             Taken::Copied => Ok(Message::copied(bytes)),
-            Taken::Block(block) => Ok(Message::in_block(Arc::clone(&self.shared), block)?),
+            Taken::Block(block) | Taken::Left(block, _) => {
+                Ok(Message::in_block(Arc::clone(&self.shared), block)?)
+            }
         }
     }
 
@@ -50,7 +53,9 @@ impl Queue {
     pub fn get_into(&self, out: &mut Vec<u8>, deadline: Deadline) -> Result<Option<Message>, GetError> {
         match self.shared.get(Take::Plain, out, deadline)? {
             Taken::Copied => Ok(None),
-            Taken::Block(block) => Ok(Some(Message::in_block(Arc::clone(&self.shared), block)?)),
+            Taken::Block(block) | Taken::Left(block, _) => {
+                Ok(Some(Message::in_block(Arc::clone(&self.shared), block)?))
+            }
         }
     }
 
@@ -64,10 +69,46 @@ impl Queue {
     /// On a queue that was not made joinable.
     pub fn get_delivery(&self, deadline: Deadline) -> Result<Delivery, GetError> {
         assert!(self.is_joinable(), "deliveries need a joinable queue");
-        match self.shared.get(Take::Delivery, &mut Vec::new(), deadline)? {
-            Taken::Block(block) => Ok(Delivery::in_block(Arc::clone(&self.shared), block)?),
-            Taken::Copied => Err(Damaged("a delivery outside a block").into()),
+        self.delivery(self.shared.get(Take::Delivery, &mut Vec::new(), deadline)?)
+    }
+
+    fn delivery(&self, taken: Taken) -> Result<Delivery, GetError> {
+        let (block, left_by) = match taken {
+            Taken::Block(block) => (block, None),
+            Taken::Left(block, left_by) => (block, left_by),
+            Taken::Copied => return Err(Damaged("a delivery outside a block").into()),
+        };
+        Ok(Delivery::in_block(Arc::clone(&self.shared), block, left_by)?)
+    }
+
+    /// Takes, without waiting, a delivery that an earlier consumer left, which died or dropped it, and that is `wanted`. That is
+    /// told the message's first bytes, up to [`super::BEGINNING`], and how often it was left; it is called with a lock held.
+    ///
+    /// # Errors
+    /// As [`Queue::get`], but that nothing to be taken is `None`.
+    ///
+    /// # Panics
+    /// On a queue that was not made joinable.
+    pub fn get_left(&self, mut wanted: impl FnMut(&[u8], u32) -> bool) -> Result<Option<Delivery>, GetError> {
+        assert!(self.is_joinable(), "deliveries need a joinable queue");
+        let ring = &self.shared.ring;
+        if ring.somebody_died_with_a_lock() || ring.somebody_died_with_a_delivery()? {
+            ring.sweep()?;
         }
+        let mut session = ring.get_session()?;
+        let Some(taken) = session.next_left(&mut wanted)? else { return Ok(None) };
+        session.publish();
+        drop(session);
+        self.delivery(taken).map(Some)
+    }
+
+    /// Calls `each` with the holder, dead or alive, and the first bytes (up to [`super::BEGINNING`]) of every delivery that was taken and
+    /// is not acknowledged. It is called with a lock held.
+    ///
+    /// # Errors
+    /// [`RingError`]: out of mappings, or damaged.
+    pub fn each_delivery(&self, each: impl FnMut(Identity, &[u8])) -> Result<(), RingError> {
+        self.shared.ring.each_delivery(each)
     }
 
     /// Takes up to `max` messages that are there, waiting for the first until `deadline`; takes the lock and
@@ -113,7 +154,7 @@ impl Queue {
             match session.next(Take::Plain, batch.room()) {
                 Ok(None) => break,
                 Ok(Some(Taken::Copied)) => batch.copied(),
-                Ok(Some(Taken::Block(block))) => {
+                Ok(Some(Taken::Block(block) | Taken::Left(block, _))) => {
                     batch.in_place(Message::in_block(Arc::clone(&self.shared), block)?);
                 }
                 // What is taken is not lost for it; the next get meets it again.
@@ -348,7 +389,7 @@ impl Shared {
             };
             session.publish();
             drop(session);
-            if let Taken::Block(block) = taken {
+            if let Taken::Block(block) | Taken::Left(block, _) = taken {
                 ring.free(block)?;
             }
             if ring.settings().joinable {

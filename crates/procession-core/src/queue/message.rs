@@ -243,12 +243,22 @@ impl Drop for Message {
 #[must_use = "a delivery that is dropped is handed out again"]
 pub struct Delivery {
     block: OwnedBlock,
+    left_by: Option<Identity>,
     settled: bool,
 }
 
 impl Delivery {
-    pub(super) fn in_block(shared: Arc<Shared>, number: u32) -> Result<Self, Damaged> {
-        Ok(Delivery { block: OwnedBlock::taken(shared, number)?, settled: false })
+    pub(super) fn in_block(
+        shared: Arc<Shared>,
+        number: u32,
+        left_by: Option<Identity>,
+    ) -> Result<Self, Damaged> {
+        Ok(Delivery { block: OwnedBlock::taken(shared, number)?, left_by, settled: false })
+    }
+
+    /// The process that had it last, if that died with it.
+    pub fn left_by(&self) -> Option<Identity> {
+        self.left_by
     }
 
     /// How often the message was handed out before, to consumers that died or dropped the delivery.

@@ -19,7 +19,7 @@ pub use self::error::{GetError, JoinError, PutError, TaskDoneError};
 pub use self::get::{Batch, Part};
 pub use self::mapping::MessageMapping;
 pub use self::message::{Delivery, Message, Reservation};
-pub use crate::ring::{Damaged, INLINE_MAX, MAX_MESSAGES, RingError, WatchError};
+pub use crate::ring::{BEGINNING, Damaged, INLINE_MAX, MAX_MESSAGES, RingError, WatchError};
 
 use crate::os::clock::Deadline;
 use crate::os::{fork, memory};
@@ -242,6 +242,13 @@ impl Queue {
     /// How many bytes of memory the queue takes now, kept for later messages or in use.
     pub fn memory_used(&self) -> u64 {
         self.shared.ring.control().memory.used.load(Ordering::Relaxed)
+    }
+
+    /// Of [`Queue::memory_used`], what is in use: by messages that are put or being put, or taken and not yet dropped, and the ring
+    /// itself.
+    pub fn memory_in_use(&self) -> u64 {
+        let memory = &self.shared.ring.control().memory;
+        memory.used.load(Ordering::Relaxed).saturating_sub(memory.cached.load(Ordering::Relaxed))
     }
 
     /// Gives memory back to the system that is kept for later large messages, or that dead processes' messages have.

@@ -200,6 +200,19 @@ impl Ring {
         memory.held.load(Relaxed) != memory.returned.load(Relaxed)
     }
 
+    /// Calls `each` with the holder, dead or alive, and the first bytes of every delivery that is out.
+    pub(crate) fn each_delivery(&self, mut each: impl FnMut(Identity, &[u8])) -> Result<(), RingError> {
+        // Under this lock no delivery is acknowledged, so that its bytes stay what they are.
+        let _guard = self.lock_memory()?;
+        for block in self.blocks()? {
+            let descriptor = self.descriptor(block)?;
+            if let Some((BlockState::Held | BlockState::HeldCopy, Some(owner))) = descriptor.state() {
+                each(owner, &self.beginning(descriptor)?);
+            }
+        }
+        Ok(())
+    }
+
     /// The processes, dead or alive, that hold deliveries.
     fn holders(&self) -> Result<HashSet<Identity>, Damaged> {
         let mut holders = HashSet::new();

@@ -3,7 +3,9 @@
 //! A block's size is a power of two and its place in the file never changes; only as much of it as was ever needed
 //! has memory. Free blocks form a stack for each size, so that the one used last, still in the cache, is used next.
 
-use super::layout::{BlockState, CLASSES, Descriptor, FIRST_TABLE, SMALLEST_CLASS, Segment, TABLES};
+use super::layout::{
+    BEGINNING, BlockState, CLASSES, Descriptor, FIRST_TABLE, SMALLEST_CLASS, Segment, TABLES,
+};
 use super::segment::half_where_steps_count;
 use super::{Damaged, Ring, RingError, table_of};
 use crate::os::identity::Identity;
@@ -141,6 +143,14 @@ impl Ring {
         // SAFETY: `len` bytes are mapped there, and only the caller has the block.
         out.extend_from_slice(unsafe { std::slice::from_raw_parts(place.as_ptr(), len) });
         Ok(())
+    }
+
+    /// Up to [`BEGINNING`] bytes of the delivery in a block that nobody frees meanwhile.
+    pub(super) fn beginning(&self, descriptor: &Descriptor) -> Result<Vec<u8>, RingError> {
+        let len = descriptor.len.load(Relaxed).min(BEGINNING);
+        let place = self.map_block(descriptor, len)?;
+        // SAFETY: `len` bytes are mapped there, and nobody writes to a delivery.
+        Ok(unsafe { std::slice::from_raw_parts(place.as_ptr(), len as usize) }.to_vec())
     }
 
     /// Takes a block back from whoever has it, which must be the caller.

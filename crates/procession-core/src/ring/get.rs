@@ -29,7 +29,12 @@ pub(crate) enum Taken {
     Copied,
     /// In this block, which the caller now has: in the state `Taken` or, for a delivery, `Held`.
     Block(u32),
+    /// A delivery, in this block, that an earlier consumer gave back or, if it is named, died with.
+    Left(u32, Option<Identity>),
 }
+
+/// Which of the deliveries that were left is wanted, by their first bytes and how often they were left.
+pub(crate) type Wanted<'a> = &'a mut dyn FnMut(&[u8], u32) -> bool;
 
 /// The get lock, held: messages are looked at one by one and taken together.
 pub(crate) struct GetSession<'a> {
@@ -265,27 +270,43 @@ impl GetSession<'_> {
         if self.ring.control().memory.returned.load(Acquire) == 0 {
             return Ok(None);
         }
-        self.find_returned(take, out)
+        self.find_returned(take, out, None)
+    }
+
+    /// Takes the oldest delivery that its consumer left and that is wanted, if there is one.
+    pub(crate) fn next_left(&mut self, wanted: Wanted<'_>) -> Result<Option<Taken>, RingError> {
+        self.find_returned(Take::Delivery, &mut Vec::new(), Some(wanted))
     }
 
     #[cold]
-    fn find_returned(&mut self, take: Take, out: &mut Vec<u8>) -> Result<Option<Taken>, RingError> {
+    fn find_returned(
+        &mut self,
+        take: Take,
+        out: &mut Vec<u8>,
+        mut wanted: Option<Wanted<'_>>,
+    ) -> Result<Option<Taken>, RingError> {
         let memory = &self.ring.control().memory;
         let _guard = self.ring.lock_memory()?;
-        let mut oldest: Option<(u32, u32)> = None;
+        let mut oldest: Option<(u32, u32, Option<Identity>)> = None;
         for block in self.ring.blocks()? {
             let descriptor = self.ring.descriptor(block)?;
-            if !matches!(descriptor.state(), Some((BlockState::Returned, _))) {
-                continue;
+            let Some((BlockState::Returned, left_by)) = descriptor.state() else { continue };
+            if let Some(wanted) = &mut wanted {
+                let attempts = descriptor.attempts.load(Relaxed);
+                if !wanted(&self.ring.beginning(descriptor)?, attempts) {
+                    continue;
+                }
             }
             let age = self.head.count.wrapping_sub(descriptor.seq.load(Relaxed));
-            if oldest.is_none_or(|(greatest, _)| age > greatest) {
-                oldest = Some((age, block));
+            if oldest.is_none_or(|(greatest, ..)| age > greatest) {
+                oldest = Some((age, block, left_by));
             }
         }
-        let Some((_, block)) = oldest else {
-            // A sum that says otherwise is wrong, and would keep consumers looking.
-            memory.returned.store(0, Release);
+        let Some((_, block, left_by)) = oldest else {
+            if wanted.is_none() {
+                // A sum that says otherwise is wrong, and would keep consumers looking.
+                memory.returned.store(0, Release);
+            }
             return Ok(None);
         };
         // They count against the queue's bound.
@@ -294,7 +315,7 @@ impl GetSession<'_> {
         let (state, taken) = match take {
             Take::Delivery => {
                 self.map_message(descriptor)?;
-                (BlockState::Held, Taken::Block(block))
+                (BlockState::Held, Taken::Left(block, left_by))
             }
             Take::Plain => {
                 // While nobody can declare it done, which frees the block.

@@ -48,6 +48,8 @@ pub(crate) const WATCHERS_AT: u64 = 8192;
 pub(crate) const WATCHERS: usize = 64;
 /// Where the accounts lie, in a queue that has them.
 pub(crate) const ACCOUNTS_AT: u64 = 12288;
+/// How many bytes of a delivery those are shown who only look, at most.
+pub const BEGINNING: u64 = 64;
 /// How many processes' unfinished tasks are told apart.
 pub(crate) const ACCOUNTS: usize = 512;
 
@@ -255,7 +257,7 @@ pub(crate) enum BlockState {
     /// As `Held`, of a message that lay in the ring itself: a copy until the head has passed it, freed by who recovers the
     /// get lock if its consumer died before.
     HeldCopy = 5,
-    /// A delivery whose consumer died or gave it back.
+    /// A delivery whose consumer died, of whom it keeps the identity, or gave it back.
     Returned = 6,
     /// As `Held`, but not to be handed out again: its consumer took the message for good and owes a `task_done`. The
     /// debt of a dead consumer stays until somebody waiting for all tasks was told.

@@ -21,7 +21,7 @@ use std::sync::atomic::AtomicU32 as LocalAtomicU32;
 
 use rustix::fd::{BorrowedFd, OwnedFd};
 
-pub use self::layout::{INLINE_MAX, MAX_MESSAGES};
+pub use self::layout::{BEGINNING, INLINE_MAX, MAX_MESSAGES};
 pub use self::watch::WatchError;
 pub(crate) use self::{
     apart::Apart,

@@ -184,7 +184,7 @@ impl Ring {
                         descriptor
                             .attempts
                             .store(descriptor.attempts.load(Relaxed).saturating_add(1), Relaxed);
-                        descriptor.set_state(BlockState::Returned, None);
+                        descriptor.set_state(BlockState::Returned, owner);
                     }
                     false
                 }
@@ -272,7 +272,7 @@ mod tests {
         let mut session = ring.get_session().unwrap();
         let taken = session.next(Take::Delivery, &mut Vec::new()).unwrap()?;
         session.publish();
-        let Taken::Block(block) = taken else { panic!("a delivery outside a block") };
+        let (Taken::Block(block) | Taken::Left(block, _)) = taken else { panic!("not in a block") };
         Some(block)
     }
 

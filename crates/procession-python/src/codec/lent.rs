@@ -28,10 +28,10 @@ enum Memory {
 }
 
 impl MessageBuffer {
-    /// All of a message but its first byte.
-    pub(super) fn to_read(message: Message) -> Self {
-        let len = message.len() - 1;
-        MessageBuffer { memory: Memory::Message(message), start: 1, len }
+    /// All of a message from `start` on.
+    pub(super) fn to_read(message: Message, start: usize) -> Self {
+        let len = message.len().saturating_sub(start);
+        MessageBuffer { memory: Memory::Message(message), start, len }
     }
 
     /// A part of a mapping, which is within it.

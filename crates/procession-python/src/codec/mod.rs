@@ -21,6 +21,7 @@ use pyo3::types::{PyBytes, PyType};
 pub(crate) use self::buffer::with_buffer;
 pub(crate) use self::lent::make_private;
 pub(crate) use self::parts::Parts;
+pub(crate) use self::pickle::ALIGNMENT;
 
 /// What a message, or a value in one, is. The numbers are fixed: named queues outlive a version.
 mod tag {
@@ -127,6 +128,11 @@ impl Codec {
         }
     }
 
+    /// The message that is this pickle.
+    pub(crate) fn of_pickle(pickle: &[u8]) -> Vec<u8> {
+        [&[tag::PICKLE], pickle].concat()
+    }
+
     /// Decodes a message. The bytes must be this process's own: what lies in shared memory a faulty peer may change between a check
     /// and its use.
     ///
@@ -148,14 +154,31 @@ impl Codec {
     /// # Errors
     /// As [`Codec::decode`].
     pub(crate) fn decode_message(self, py: Python<'_>, message: Message) -> PyResult<Bound<'_, PyAny>> {
-        match (self, &*message) {
-            (Codec::Objects, [tag::STR, ..]) => plain::large_str(py, message),
+        self.decode_message_from(py, message, 0)
+    }
+
+    /// [`Codec::decode_message`] of a message before which others' bytes lie, as many as `start` says: a multiple of
+    /// [`ALIGNMENT`], so that buffers lie as well as they would alone.
+    pub(crate) fn decode_message_from(
+        self,
+        py: Python<'_>,
+        message: Message,
+        start: usize,
+    ) -> PyResult<Bound<'_, PyAny>> {
+        match (self, message.get(start..).unwrap_or_default()) {
+            (Codec::Objects, [tag::STR, content @ ..]) => plain::large_str(py, content),
             (Codec::Objects, [tag::BYTES, content @ ..]) | (Codec::Bytes, content) => {
                 plain::large_bytes(py, content)
             }
-            (Codec::Objects, [tag::PICKLE, ..]) => pickle::decode_in_place(py, message),
-            (Codec::Objects, [tag::PICKLE_WITH_BUFFERS, ..]) => pickle::decode_with_buffers(py, message),
-            (Codec::Objects | Codec::MessagePack, _) => self.decode(py, &message.into_vec()),
+            (Codec::Objects, [tag::PICKLE, ..]) => pickle::decode_in_place(py, message, start),
+            (Codec::Objects, [tag::PICKLE_WITH_BUFFERS, ..]) => {
+                pickle::decode_with_buffers(py, message, start)
+            }
+            (Codec::Objects | Codec::MessagePack, content) => {
+                let content = content.to_vec();
+                drop(message);
+                self.decode(py, &content)
+            }
         }
     }
 }

@@ -55,6 +55,14 @@ impl Parts {
         Ok(Encoded::InParts(parts))
     }
 
+    /// These parts with a piece before them.
+    pub(crate) fn behind(self, first: Vec<u8>) -> Self {
+        let mut parts = Parts::default();
+        parts.own(first);
+        parts.append(self);
+        parts
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.len
     }

@@ -28,7 +28,7 @@ use super::{DETACH_FROM, Encoded, INLINE_MAX, malformed, tag};
 use crate::calls;
 
 /// Where buffers begin: vector instructions like it.
-pub(super) const ALIGNMENT: usize = 64;
+pub(crate) const ALIGNMENT: usize = 64;
 /// Smaller buffers stay in the pickle.
 const OUT_OF_BAND_FROM: usize = 8 << 10;
 /// From this size on, buffers stay where they lie.
@@ -236,8 +236,8 @@ pub(super) fn decode<'py>(py: Python<'py>, pickle: &[u8]) -> PyResult<Bound<'py,
 }
 
 /// Reads a large message that is a pickle, from where it lies.
-pub(super) fn decode_in_place(py: Python<'_>, message: Message) -> PyResult<Bound<'_, PyAny>> {
-    loads(Bound::new(py, MessageBuffer::to_read(message))?.as_any(), None)
+pub(super) fn decode_in_place(py: Python<'_>, message: Message, start: usize) -> PyResult<Bound<'_, PyAny>> {
+    loads(Bound::new(py, MessageBuffer::to_read(message, start + 1))?.as_any(), None)
 }
 
 /// Where the parts of a message with buffers are.
@@ -276,25 +276,29 @@ pub(super) fn decode_small<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Bou
 
 /// Reads a large message of a pickle and buffers. Large buffers stay where they lie, as memory that the new objects may write to;
 /// smaller ones are copied.
-pub(super) fn decode_with_buffers(py: Python<'_>, message: Message) -> PyResult<Bound<'_, PyAny>> {
-    let Some(places) = Places::read(&message) else { return Err(malformed(py, "it is truncated")) };
+pub(super) fn decode_with_buffers(
+    py: Python<'_>,
+    message: Message,
+    start: usize,
+) -> PyResult<Bound<'_, PyAny>> {
+    let Some(places) = Places::read(&message[start..]) else { return Err(malformed(py, "it is truncated")) };
     let total: usize = places.buffers.iter().map(|place| place.len()).sum();
     if total < LEND_FROM {
-        return decode_copies(py, &message, &places);
+        return decode_copies(py, &message[start..], &places);
     }
     let mapping = match message.into_mapping() {
         Ok(mapping) => Arc::new(mapping),
         // Out of mappings, say. There may be memory for a copy.
-        Err((message, _)) => return decode_copies(py, &message, &places),
+        Err((message, _)) => return decode_copies(py, &message[start..], &places),
     };
     lent::note(&mapping);
     let buffers = PyList::empty(py);
     for place in &places.buffers {
-        let buffer = Bound::new(py, MessageBuffer::within(&mapping, place.start, place.len()))?;
+        let buffer = Bound::new(py, MessageBuffer::within(&mapping, start + place.start, place.len()))?;
         // With a length and elements, as the copies of smaller ones have.
         buffers.append(PyMemoryView::from(buffer.as_any())?)?;
     }
-    let pickle = MessageBuffer::within(&mapping, places.pickle.start, places.pickle.len());
+    let pickle = MessageBuffer::within(&mapping, start + places.pickle.start, places.pickle.len());
     loads(Bound::new(py, pickle)?.as_any(), Some(&buffers))
 }
 

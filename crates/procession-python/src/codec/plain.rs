@@ -8,7 +8,7 @@
 use std::ffi::{c_char, c_int};
 use std::ptr;
 
-use procession_core::queue::{INLINE_MAX, Message};
+use procession_core::queue::INLINE_MAX;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
@@ -258,8 +258,8 @@ pub(super) fn decode<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Bound<'py
 }
 
 /// A large text. The bytes are read in place: what a faulty peer changes meanwhile ends up in the text or is found to be no UTF-8.
-pub(super) fn large_str(py: Python<'_>, message: Message) -> PyResult<Bound<'_, PyAny>> {
-    str_of(py, &message[1..])
+pub(super) fn large_str<'py>(py: Python<'py>, content: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    str_of(py, content)
 }
 
 /// Large bytes, copied without the interpreter's lock.

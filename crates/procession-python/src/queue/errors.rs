@@ -49,7 +49,7 @@ fn shut_down(py: Python<'_>) -> PyErr {
 }
 
 #[cold]
-pub(super) fn put(py: Python<'_>, error: PutError) -> PyErr {
+pub(crate) fn put(py: Python<'_>, error: PutError) -> PyErr {
     match error {
         PutError::Full => full(py),
         PutError::ShutDown => shut_down(py),
@@ -59,7 +59,7 @@ pub(super) fn put(py: Python<'_>, error: PutError) -> PyErr {
 }
 
 #[cold]
-pub(super) fn get(py: Python<'_>, error: GetError) -> PyErr {
+pub(crate) fn get(py: Python<'_>, error: GetError) -> PyErr {
     match error {
         GetError::Empty => empty(py),
         GetError::ShutDown => shut_down(py),
@@ -69,7 +69,7 @@ pub(super) fn get(py: Python<'_>, error: GetError) -> PyErr {
 }
 
 #[cold]
-pub(super) fn memory(error: RingError) -> PyErr {
+pub(crate) fn memory(error: RingError) -> PyErr {
     match error {
         RingError::Limit { .. } => PyMemoryError::new_err(error.to_string()),
         RingError::System(error) => crate::errors::send(error),
@@ -78,7 +78,7 @@ pub(super) fn memory(error: RingError) -> PyErr {
 }
 
 #[cold]
-pub(super) fn watch(error: WatchError) -> PyErr {
+pub(crate) fn watch(error: WatchError) -> PyErr {
     match error {
         WatchError::System(error) => crate::errors::send(error),
         _ => PyOSError::new_err(error.to_string()),

@@ -115,8 +115,8 @@ fn put_group(
     Ok(Group { count, is_last })
 }
 
-/// Puts messages that lie one after another in a buffer; counts them.
-fn put_encoded(
+/// Puts messages that lie one after another in a buffer, each up to where the first number says; counts them.
+pub(crate) fn put_encoded(
     py: Python<'_>,
     core: &core::Queue,
     buffer: &[u8],

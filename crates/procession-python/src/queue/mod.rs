@@ -1,10 +1,10 @@
 //! Queues.
 
 mod deliveries;
-mod errors;
+pub(crate) mod errors;
 mod get;
-mod many;
-mod put;
+pub(crate) mod many;
+pub(crate) mod put;
 
 use std::os::fd::AsRawFd;
 use std::sync::OnceLock;

@@ -33,7 +33,7 @@ pub(super) fn put(this: &Bound<'_, Queue>, object: &Bound<'_, PyAny>, deadline: 
 
 /// Puts a message.
 #[inline]
-pub(super) fn put_bytes(
+pub(crate) fn put_bytes(
     py: Python<'_>,
     core: &core::Queue,
     message: &[u8],
@@ -56,7 +56,7 @@ pub(super) fn put_bytes(
 }
 
 /// Puts a message in parts.
-pub(super) fn put_parts(
+pub(crate) fn put_parts(
     py: Python<'_>,
     core: &core::Queue,
     parts: Parts,

@@ -1,0 +1,124 @@
+//! What a pool tells its workers outside of tasks: words that they look at before each one.
+
+use std::io;
+
+use crate::objects::{Block, Handle};
+use crate::shm::{CreateError, OpenError};
+use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+/// How many jobs can be cancelled whose tasks have not all come back.
+const CANCELLED: usize = 8190;
+/// In the word of a cancelled job: a worker has found it there, and passed a task of it over.
+const SKIPPED: u64 = 1 << 63;
+
+/// The words, in a block of shared memory:
+///
+/// - 0: how many workers are to leave. The pool adds, and a worker that leaves takes 1 away: one that dies in between has
+///   left too.
+/// - 1: how many of the next words may be in use, as the pool alone stores it.
+/// - then: cancelled jobs, or 0. The pool stores a job in the place of 0, and 0 in that of a job; a worker adds [`SKIPPED`] in
+///   one exchange, which is what decides whether a task that it has already taken runs. One that dies right after it has
+///   the task in its hands, which the pool finds.
+#[derive(Clone, Debug)]
+pub(super) struct Board(Block);
+
+impl Board {
+    pub(super) fn new() -> Result<Self, CreateError> {
+        Ok(Board(Block::new(size_of::<AtomicU64>(), CANCELLED + 2, false, false)?))
+    }
+
+    pub(super) fn send(&self) -> io::Result<Handle> {
+        self.0.send()
+    }
+
+    pub(super) fn open(handle: Handle) -> Result<Self, OpenError> {
+        let block = Block::open(handle, false)?;
+        if block.element() != size_of::<AtomicU64>() || block.len() != CANCELLED + 2 {
+            return Err(OpenError::Damaged("a block of another size"));
+        }
+        Ok(Board(block))
+    }
+
+    fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the block has `CANCELLED + 2` elements of eight bytes, aligned to more than that, and this handle keeps
+        // them mapped. All processes use them as atomics.
+        unsafe { std::slice::from_raw_parts(self.0.data().cast::<AtomicU64>().as_ptr(), CANCELLED + 2) }
+    }
+
+    /// Lets so many workers leave.
+    pub(super) fn release(&self, workers: u64) {
+        self.words()[0].fetch_add(workers, SeqCst);
+    }
+
+    /// Lets nobody else leave; how many had yet to.
+    pub(super) fn recall(&self) -> u64 {
+        self.words()[0].swap(0, SeqCst)
+    }
+
+    /// Whether the caller is one that is to leave.
+    #[inline]
+    pub(super) fn may_leave(&self) -> bool {
+        let word = &self.words()[0];
+        let mut left = word.load(Relaxed);
+        while left != 0 {
+            match word.compare_exchange(left, left - 1, SeqCst, Relaxed) {
+                Ok(_) => return true,
+                Err(now) => left = now,
+            }
+        }
+        false
+    }
+
+    /// Marks a job as cancelled. False when there is no room. By the pool's process only, one thread at a time.
+    pub(super) fn cancel(&self, job: u64) -> bool {
+        let words = self.words();
+        let Some(place) = words[2..].iter().position(|word| word.load(Relaxed) == 0) else { return false };
+        words[2 + place].store(job, SeqCst);
+        if words[1].load(Relaxed) <= place as u64 {
+            words[1].store(place as u64 + 1, SeqCst);
+        }
+        true
+    }
+
+    /// Takes the mark back, unless a worker has acted on it. As [`Board::cancel`].
+    pub(super) fn withdraw(&self, job: u64) -> bool {
+        self.used().iter().any(|word| word.compare_exchange(job, 0, SeqCst, Relaxed).is_ok())
+    }
+
+    /// Takes the mark back. As [`Board::cancel`].
+    pub(super) fn forget(&self, job: u64) {
+        let mut last = 0;
+        for (place, word) in self.used().iter().enumerate() {
+            let found = word.load(Relaxed);
+            if found & !SKIPPED == job {
+                word.store(0, SeqCst);
+            } else if found != 0 {
+                last = place + 1;
+            }
+        }
+        self.words()[1].store(last as u64, SeqCst);
+    }
+
+    /// The words of cancelled jobs that may be in use.
+    fn used(&self) -> &[AtomicU64] {
+        let words = self.words();
+        let used = words[1].load(SeqCst) as usize;
+        &words[2..2 + used.min(CANCELLED)]
+    }
+
+    /// Whether a task of this job, which the caller has taken, is to be passed over.
+    #[inline]
+    pub(super) fn is_cancelled(&self, job: u64) -> bool {
+        self.used().iter().any(|word| {
+            let found = word.load(SeqCst);
+            found == job | SKIPPED
+                || found == job
+                    && match word.compare_exchange(job, job | SKIPPED, SeqCst, SeqCst) {
+                        Ok(_) => true,
+                        // Another worker was faster, or it was taken back.
+                        Err(now) => now == job | SKIPPED,
+                    }
+        })
+    }
+}

@@ -1,0 +1,320 @@
+//! What a pool of worker processes has in shared memory: tasks that are acknowledged, reports, and words to the workers.
+//!
+//! A worker takes a task, does it, reports and acknowledges. One that dies leaves the task in its hands unacknowledged: the task is
+//! begun again, by whoever takes it next, as often as it may; after that whoever finds it (the next worker, or the pool)
+//! has it reported as lost. Reports come in one queue, so that what a worker has said before its death lies before
+//! what is said of the death.
+//!
+//! The pool is one process; who uses a `WorkQueue` in it as the pool lets one thread at a time cancel.
+
+mod board;
+mod message;
+
+use std::io;
+use std::time::Duration;
+
+use self::board::Board;
+pub use self::message::{Outcome, Report, Task, TaskId, who_lost};
+use crate::objects::Handle;
+use crate::os::clock::Deadline;
+use crate::os::identity::Identity;
+use crate::queue::{Damaged, Delivery, GetError, HANDLE_LEN, PutError, Queue, QueueOptions, RingError};
+use crate::shm::{CreateError, OpenError};
+
+/// How long a worker waits before it tries again to report, when reports take all memory that they may.
+const UNTIL_COLLECTED: Duration = Duration::from_millis(5);
+
+/// A pool's tasks and reports. Clones are the same ones.
+#[derive(Clone, Debug)]
+pub struct WorkQueue {
+    tasks: Queue,
+    reports: Queue,
+    board: Board,
+}
+
+/// A task that this worker has to do. Dereferences to the whole message, [`Task::LEN`] bytes of which are the [`Task`].
+///
+/// Dropped without [`Assignment::done`] it counts as left, as by a death.
+#[derive(Debug)]
+pub struct Assignment {
+    /// Which task it is.
+    pub task: Task,
+    /// What it is about.
+    pub delivery: Delivery,
+}
+
+/// What a worker is to do next.
+#[derive(Debug)]
+pub enum Next {
+    /// This task.
+    Task(Assignment),
+    /// End: the pool has become smaller.
+    Leave,
+}
+
+/// A task that nobody will do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// Which one.
+    pub id: TaskId,
+    /// Who died with it.
+    pub worker: Option<Identity>,
+}
+
+/// What became of an attempt to cancel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cancelled {
+    /// No task of the job begins from now on. For each that has not come back there will be a report.
+    Yes,
+    /// A task of it runs, in this worker. Nothing has changed.
+    Running(Identity),
+    /// Too many are cancelled already. Nothing has changed.
+    NoRoom,
+}
+
+impl WorkQueue {
+    /// How many bytes a handle has.
+    pub const HANDLE_LEN: usize = 2 * HANDLE_LEN + Handle::LEN;
+
+    /// Makes one without tasks.
+    ///
+    /// # Errors
+    /// [`CreateError`]: the system refused.
+    pub fn new() -> Result<Self, CreateError> {
+        let options = QueueOptions::new();
+        Ok(WorkQueue {
+            tasks: Queue::create(&options.joinable(true))?,
+            reports: Queue::create(&options)?,
+            board: Board::new()?,
+        })
+    }
+
+    /// The bytes by which a worker can open it.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn to_handle(&self) -> io::Result<Vec<u8>> {
+        let parts =
+            [&self.tasks.to_handle()?[..], &self.reports.to_handle()?, &self.board.send()?.to_bytes()];
+        Ok(parts.concat())
+    }
+
+    /// Opens what a handle leads to.
+    ///
+    /// # Errors
+    /// [`OpenError`]: its sender is gone, or it leads to something else.
+    pub fn from_handle(handle: &[u8]) -> Result<Self, OpenError> {
+        if handle.len() != Self::HANDLE_LEN {
+            return Err(OpenError::Malformed("wrong length"));
+        }
+        let (tasks, rest) = handle.split_at(HANDLE_LEN);
+        let (reports, board) = rest.split_at(HANDLE_LEN);
+        Ok(WorkQueue {
+            tasks: Queue::from_handle(tasks)?,
+            reports: Queue::from_handle(reports)?,
+            board: Board::open(Handle::from_bytes(board)?)?,
+        })
+    }
+
+    /// Where tasks are put: messages that begin with a [`Task`].
+    pub fn tasks(&self) -> &Queue {
+        &self.tasks
+    }
+
+    /// Where reports come: messages that begin with a [`Report`].
+    pub fn reports(&self) -> &Queue {
+        &self.reports
+    }
+
+    /// Takes the next task that is to be done, waiting for one until `deadline`. What was cancelled or lost on the way is
+    /// reported. Tasks that a dead worker left come first.
+    ///
+    /// # Errors
+    /// As [`Queue::get_delivery`]; [`GetError::ShutDown`] when there is nothing more to do.
+    pub fn take(&self, deadline: Deadline) -> Result<Next, GetError> {
+        loop {
+            if self.board.may_leave() {
+                return Ok(Next::Leave);
+            }
+            let delivery = self.tasks.get_delivery(deadline)?;
+            let task = Task::read(&delivery)?;
+            let id = task.id;
+            if id.job == 0 {
+                // It woke this worker, for it to look whether it is to leave.
+                delivery.done()?;
+            } else if self.board.is_cancelled(id.job) {
+                self.report(Report { id, outcome: Outcome::Cancelled }, &[])?;
+                delivery.done()?;
+            } else if delivery.earlier_attempts() > task.retries {
+                let worker = delivery.left_by().map_or(0, Identity::to_bits);
+                self.report(Report { id, outcome: Outcome::Lost }, &worker.to_le_bytes())?;
+                delivery.done()?;
+            } else {
+                return Ok(Next::Task(Assignment { task, delivery }));
+            }
+        }
+    }
+
+    /// Puts a report of a few bytes. While reports take all memory that they may, waits until some are collected.
+    ///
+    /// # Errors
+    /// [`RingError`]: without memory, or damaged.
+    pub fn report(&self, report: Report, payload: &[u8]) -> Result<(), RingError> {
+        let message = [&report.to_bytes()[..], payload].concat();
+        loop {
+            match self.reports.put(&message, Deadline::Never) {
+                Ok(()) => return Ok(()),
+                // Nobody reads it any more.
+                Err(PutError::ShutDown) => return Ok(()),
+                Err(PutError::Full) => {}
+                Err(PutError::Memory(error)) if self.may_be_collected(&error) => {}
+                Err(PutError::Memory(error)) => return Err(error),
+            }
+            std::thread::sleep(UNTIL_COLLECTED);
+        }
+    }
+
+    /// Whether a report that could not be put for this reason may be put once others are collected.
+    pub fn may_be_collected(&self, error: &RingError) -> bool {
+        matches!(error, RingError::Limit { needed, max_bytes, .. } if needed.saturating_mul(2) < *max_bytes)
+            && !self.reports.is_empty()
+    }
+
+    /// Finds the tasks that dead workers left and that are not to be begun again, and acknowledges them. To be called when a
+    /// worker has ended.
+    ///
+    /// # Errors
+    /// As [`Queue::get_left`].
+    pub fn lost(&self) -> Result<Vec<Lost>, GetError> {
+        let mut lost = Vec::new();
+        let hopeless = |task: &[u8], attempts| {
+            Task::read(task).is_ok_and(|task| task.id.job != 0 && attempts > task.retries)
+        };
+        while let Some(delivery) = self.tasks.get_left(hopeless)? {
+            lost.push(Lost { id: Task::read(&delivery)?.id, worker: delivery.left_by() });
+            delivery.done()?;
+        }
+        Ok(lost)
+    }
+
+    /// Which workers have a task in their hands, as of an instant during the call.
+    ///
+    /// # Errors
+    /// As [`Queue::each_delivery`].
+    pub fn running(&self) -> Result<Vec<(Identity, TaskId)>, RingError> {
+        let mut running = Vec::new();
+        self.tasks.each_delivery(|worker, task| {
+            if let Ok(task) = Task::read(task) {
+                running.push((worker, task.id));
+            }
+        })?;
+        Ok(running)
+    }
+
+    /// Cancels what has not begun of a job, unless a task of it runs.
+    ///
+    /// # Errors
+    /// As [`WorkQueue::running`].
+    pub fn cancel_unless_running(&self, job: u64) -> Result<Cancelled, RingError> {
+        if !self.board.cancel(job) {
+            return Ok(Cancelled::NoRoom);
+        }
+        // A worker takes a task under the lock that this takes, and looks at the board afterwards.
+        let running = self.running()?.into_iter().find(|(_, id)| id.job == job);
+        match running {
+            Some((worker, _)) if self.board.withdraw(job) => Ok(Cancelled::Running(worker)),
+            _ => Ok(Cancelled::Yes),
+        }
+    }
+
+    /// Cancels what has not begun of a job; which workers run a task of it. False when too many are cancelled already.
+    ///
+    /// # Errors
+    /// As [`WorkQueue::running`].
+    pub fn cancel(&self, job: u64) -> Result<(bool, Vec<Identity>), RingError> {
+        let cancelled = self.board.cancel(job);
+        let running = self.running()?;
+        Ok((
+            cancelled,
+            running.into_iter().filter(|(_, id)| id.job == job).map(|(worker, _)| worker).collect(),
+        ))
+    }
+
+    /// Forgets that a job was cancelled, all of whose tasks have come back.
+    pub fn forget_cancelled(&self, job: u64) {
+        self.board.forget(job);
+    }
+
+    /// Takes back a task that nobody has begun, if there is one.
+    ///
+    /// # Errors
+    /// As [`Queue::get_delivery`].
+    pub fn take_back(&self) -> Result<Option<TaskId>, GetError> {
+        loop {
+            let delivery = match self.tasks.get_delivery(Deadline::Now) {
+                Ok(delivery) => delivery,
+                Err(GetError::Empty | GetError::ShutDown) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            let id = Task::read(&delivery)?.id;
+            delivery.done()?;
+            if id.job != 0 {
+                return Ok(Some(id));
+            }
+        }
+    }
+
+    /// Lets so many workers end, each after the task that it has.
+    ///
+    /// # Errors
+    /// As [`Queue::put`].
+    pub fn release(&self, workers: u32) -> Result<(), PutError> {
+        self.board.release(workers.into());
+        let wake = Task { id: TaskId { job: 0, index: 0 }, retries: u32::MAX };
+        (0..workers).try_for_each(|_| self.tasks.put(&wake.to_bytes(), Deadline::Never))
+    }
+
+    /// Lets the workers stay that [`WorkQueue::release`] let go and that have not gone yet; how many those are.
+    pub fn recall(&self) -> u64 {
+        self.board.recall()
+    }
+
+    /// Lets the workers end when all tasks are done.
+    ///
+    /// # Errors
+    /// [`Damaged`].
+    pub fn close(&self) -> Result<(), Damaged> {
+        self.tasks.shutdown(false)
+    }
+
+    /// Discards all tasks that have not begun, and lets the workers end.
+    ///
+    /// # Errors
+    /// [`Damaged`].
+    pub fn terminate(&self) -> Result<(), Damaged> {
+        self.tasks.shutdown(true)
+    }
+}
+
+impl std::ops::Deref for Assignment {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.delivery
+    }
+}
+
+impl Assignment {
+    /// What follows the [`Task`].
+    pub fn payload(&self) -> &[u8] {
+        self.delivery.get(Task::LEN..).unwrap_or_default()
+    }
+
+    /// Acknowledges: the task was done, and reported.
+    ///
+    /// # Errors
+    /// As [`Delivery::done`].
+    pub fn done(self) -> Result<(), RingError> {
+        self.delivery.done()
+    }
+}

@@ -1,0 +1,195 @@
+//! Tasks that are done, lost, begun again, cancelled and taken back.
+
+use std::time::Duration;
+
+use procession_core::os::clock::Deadline;
+use procession_core::os::identity::Identity;
+use procession_core::pool::{
+    Assignment, Cancelled, Lost, Next, Outcome, Report, Task, TaskId, WorkQueue, who_lost,
+};
+use procession_core::queue::GetError;
+
+fn soon() -> Deadline {
+    Deadline::after(Duration::from_secs(60))
+}
+
+fn task(job: u64, index: u32) -> TaskId {
+    TaskId { job, index }
+}
+
+fn submit(work: &WorkQueue, id: TaskId, retries: u32) {
+    work.tasks().put(&[&Task { id, retries }.to_bytes()[..], b"payload"].concat(), soon()).expect("room");
+}
+
+fn take(work: &WorkQueue) -> Assignment {
+    match work.take(soon()).expect("a task") {
+        Next::Task(assignment) => assignment,
+        Next::Leave => panic!("nobody is to leave"),
+    }
+}
+
+fn reports(work: &WorkQueue) -> Vec<(Report, Vec<u8>)> {
+    work.reports()
+        .get_many(1000, Deadline::Now)
+        .unwrap_or_default()
+        .into_iter()
+        .map(|message| (Report::read(&message).expect("a report"), message[Report::LEN..].to_vec()))
+        .collect()
+}
+
+/// Runs a worker in a forked child that dies at the end of `work`, and waits for it.
+fn in_a_worker_that_dies(work: impl FnOnce()) -> Identity {
+    // SAFETY: the child uses only the objects that it inherits, and ends by `_exit`.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0);
+    if pid == 0 {
+        work();
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(0) }
+    }
+    let identity = Identity::of_pid(rustix::process::Pid::from_raw(pid).expect("a pid")).expect("my child");
+    // SAFETY: waits for the child.
+    assert_eq!(unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) }, pid);
+    identity
+}
+
+#[test]
+fn a_task_is_done_and_reported() {
+    let work = WorkQueue::new().expect("a pool");
+    let work = WorkQueue::from_handle(&work.to_handle().expect("a handle")).expect("the same");
+    submit(&work, task(1, 2), 0);
+    let assignment = take(&work);
+    assert_eq!((assignment.task.id, assignment.payload()), (task(1, 2), &b"payload"[..]));
+    assert_eq!(work.running().expect("sound"), [(Identity::current(), task(1, 2))]);
+    let report = Report { id: assignment.task.id, outcome: Outcome::Returned };
+    work.report(report, b"result").expect("room");
+    assignment.done().expect("it is mine");
+    assert_eq!(reports(&work), [(report, b"result".to_vec())]);
+    assert_eq!(work.running().expect("sound"), []);
+    assert_eq!(work.lost().expect("sound"), []);
+}
+
+#[test]
+fn the_pool_finds_what_a_dead_worker_had() {
+    let work = WorkQueue::new().expect("a pool");
+    submit(&work, task(1, 0), 0);
+    submit(&work, task(2, 0), 0);
+    let dead = in_a_worker_that_dies(|| std::mem::forget(take(&work)));
+    assert_eq!(work.lost().expect("sound"), [Lost { id: task(1, 0), worker: Some(dead) }]);
+    assert_eq!(work.lost().expect("sound"), []);
+    assert_eq!(take(&work).task.id, task(2, 0));
+}
+
+#[test]
+fn the_next_worker_reports_what_a_dead_one_had() {
+    let work = WorkQueue::new().expect("a pool");
+    submit(&work, task(1, 0), 0);
+    let dead = in_a_worker_that_dies(|| std::mem::forget(take(&work)));
+    work.tasks().trim().expect("sound");
+    assert!(matches!(work.take(Deadline::Now), Err(GetError::Empty)));
+    let reports = reports(&work);
+    assert_eq!(reports[0].0, Report { id: task(1, 0), outcome: Outcome::Lost });
+    assert_eq!(who_lost(&reports[0].1), Some(dead));
+}
+
+#[test]
+fn a_task_is_begun_again_as_often_as_it_may_be() {
+    let work = WorkQueue::new().expect("a pool");
+    submit(&work, task(1, 0), 2);
+    submit(&work, task(2, 0), 2);
+    for _ in 0..3 {
+        assert_eq!(work.lost().expect("sound"), []);
+        in_a_worker_that_dies(|| {
+            let assignment = take(&work);
+            assert_eq!(assignment.task.id, task(1, 0));
+            std::mem::forget(assignment);
+        });
+    }
+    assert_eq!(work.lost().expect("sound").len(), 1);
+    assert_eq!(take(&work).task.id, task(2, 0));
+}
+
+#[test]
+fn what_was_cancelled_is_passed_over() {
+    let work = WorkQueue::new().expect("a pool");
+    for job in 1..=3 {
+        submit(&work, task(job, 0), 0);
+    }
+    assert_eq!(work.cancel_unless_running(1).expect("sound"), Cancelled::Yes);
+    let second = take(&work);
+    assert_eq!(second.task.id, task(2, 0));
+    assert_eq!(reports(&work), [(Report { id: task(1, 0), outcome: Outcome::Cancelled }, Vec::new())]);
+    work.forget_cancelled(1);
+    assert_eq!(work.cancel_unless_running(2).expect("sound"), Cancelled::Running(Identity::current()));
+    assert_eq!(work.cancel(2).expect("sound"), (true, vec![Identity::current()]));
+    second.done().expect("it is mine");
+    work.forget_cancelled(2);
+    assert_eq!(take(&work).task.id, task(3, 0));
+}
+
+#[test]
+fn more_cannot_be_cancelled_than_there_is_room_for() {
+    let work = WorkQueue::new().expect("a pool");
+    let cancelled =
+        (1..20_000).take_while(|job| work.cancel_unless_running(*job).expect("sound") == Cancelled::Yes);
+    let count = cancelled.count() as u64;
+    assert!((1000..19_999).contains(&count));
+    (1..=count).for_each(|job| work.forget_cancelled(job));
+    assert_eq!(work.cancel_unless_running(20_000).expect("sound"), Cancelled::Yes);
+}
+
+#[test]
+fn each_worker_decides_alone_or_the_pool_does() {
+    let work = WorkQueue::new().expect("a pool");
+    for job in 1..=300 {
+        submit(&work, task(job, 0), 0);
+    }
+    work.close().expect("sound");
+    let worker = {
+        let work = work.clone();
+        std::thread::spawn(move || {
+            let mut done = Vec::new();
+            while let Ok(Next::Task(assignment)) = work.take(soon()) {
+                done.push(assignment.task.id.job);
+                assignment.done().expect("it is mine");
+            }
+            done
+        })
+    };
+    let cancelled: Vec<u64> = (1..=300)
+        .rev()
+        .filter(|job| work.cancel_unless_running(*job).expect("sound") == Cancelled::Yes)
+        .collect();
+    let done = worker.join().expect("no panic");
+    let passed_over: Vec<u64> = reports(&work).iter().map(|(report, _)| report.id.job).collect();
+    // What had been done by then counts as cancelled in vain.
+    assert!(passed_over.iter().all(|job| cancelled.contains(job)));
+    assert_eq!(passed_over.len() + done.len(), 300);
+    assert!(done.iter().all(|job| !passed_over.contains(job)));
+}
+
+#[test]
+fn so_many_workers_leave_as_are_released() {
+    let work = WorkQueue::new().expect("a pool");
+    submit(&work, task(1, 0), 0);
+    work.release(2).expect("room");
+    assert!(matches!(work.take(soon()), Ok(Next::Leave)));
+    assert_eq!(work.recall(), 1);
+    assert_eq!(take(&work).task.id, task(1, 0));
+    assert!(matches!(work.take(Deadline::Now), Err(GetError::Empty)));
+}
+
+#[test]
+fn what_has_not_begun_is_taken_back() {
+    let work = WorkQueue::new().expect("a pool");
+    for index in 0..3 {
+        submit(&work, task(1, index), 0);
+    }
+    let first = take(&work);
+    assert_eq!(work.take_back().expect("sound"), Some(task(1, 1)));
+    assert_eq!(work.take_back().expect("sound"), Some(task(1, 2)));
+    assert_eq!(work.take_back().expect("sound"), None);
+    first.done().expect("it is mine");
+    work.terminate().expect("sound");
+    assert!(matches!(work.take(soon()), Err(GetError::ShutDown)));
+}

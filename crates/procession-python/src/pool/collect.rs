@@ -1,0 +1,373 @@
+//! Collecting reports: whoever waits for a result takes them from the queue for all, so that no other thread has to run first.
+//!
+//! One thread at a time collects. Others that wait sleep on a lock of their own, which that thread releases when their
+//! result is there; when it leaves, it releases one of theirs for that one to collect. Leader and followers: Schmidt,
+//! O'Ryan, Pyarali, Kircher, Buschmann, "Leader/Followers", PLoP 2000.
+
+use std::cell::Cell;
+use std::thread;
+
+use procession_core::os::clock::Deadline;
+use procession_core::os::identity::Identity;
+use procession_core::pool::{Outcome, Report, TaskId, who_lost};
+use procession_core::queue::{Batch, GetError, Part};
+use pyo3::exceptions::PyException;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+use super::job::{Arrival, Item, Job};
+use super::{Event, State, WorkQueue, damaged, errors, message};
+use crate::blocking::block;
+use crate::calls;
+
+/// How many reports are taken together.
+const GROUP: usize = 256;
+
+thread_local! {
+    /// Memory for the thread's next batch. Empty.
+    static BATCH: Cell<Batch> = const { Cell::new(Batch::new()) };
+}
+
+impl State {
+    /// Makes the calling thread the one that collects, if no other is.
+    fn become_collector(&mut self) -> bool {
+        let is_free = self.collector.is_none();
+        if is_free {
+            self.collector = Some(thread::current().id());
+        }
+        is_free
+    }
+}
+
+impl WorkQueue {
+    /// Waits until a job has something to take, or all of it, at most until `deadline`. Whether it has.
+    ///
+    /// # Errors
+    /// What a signal handler raised.
+    pub(super) fn wait_for(job: &Bound<'_, Job>, deadline: Deadline) -> PyResult<bool> {
+        let this = job.get();
+        if this.is_settled() {
+            return Ok(true);
+        }
+        let py = job.py();
+        let work = this.work.get();
+        work.check_owner()?;
+        loop {
+            if work.lock().become_collector() {
+                let collected = work.collect(py, deadline, || this.is_settled());
+                work.lock().collector = None;
+                let handed_over = work.hand_over(py);
+                collected?;
+                handed_over?;
+                return Ok(this.is_settled());
+            }
+            if deadline == Deadline::Now {
+                return Ok(false);
+            }
+            let id = this.lock().id;
+            work.follow(py, id, deadline)?;
+            if this.is_settled() || deadline.passed() {
+                // This thread may have been released to collect.
+                if work.lock().collector.is_none() {
+                    work.hand_over(py)?;
+                }
+                return Ok(this.is_settled());
+            }
+        }
+    }
+
+    /// Collects what is there, unless another thread does.
+    #[cold]
+    pub(super) fn collect_now(&self, py: Python<'_>) -> PyResult<()> {
+        if !self.lock().become_collector() {
+            return Ok(());
+        }
+        let collected = self.collect(py, Deadline::Now, || false);
+        self.lock().collector = None;
+        let handed_over = self.hand_over(py);
+        collected.and(handed_over)
+    }
+
+    /// Sleeps until this thread's lock is released or the deadline has passed.
+    fn follow(&self, py: Python<'_>, id: u64, deadline: Deadline) -> PyResult<()> {
+        static ALLOCATE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let lock = ALLOCATE.import(py, "_thread", "allocate_lock")?.call0()?;
+        let acquire = intern!(py, "acquire");
+        calls::call_method(&lock, acquire, ())?;
+        self.lock().followers.push((id, lock.clone().unbind()));
+        let slept = match deadline {
+            Deadline::Never => calls::call_method(&lock, acquire, ()),
+            _ => {
+                let left = deadline.slice(std::time::Duration::from_secs(3600)).unwrap_or_default();
+                calls::call_method(&lock, acquire, (true, left.as_secs_f64()))
+            }
+        };
+        let mine = {
+            let mut state = self.lock();
+            let place = state.followers.iter().position(|(_, other)| other.is(&lock));
+            place.map(|place| state.followers.swap_remove(place))
+        };
+        let released = mine.is_none();
+        if slept.is_err() && released && self.lock().collector.is_none() {
+            self.hand_over(py)?;
+        }
+        slept.map(drop)
+    }
+
+    /// Has somebody else collect, if anybody waits or has to.
+    fn hand_over(&self, py: Python<'_>) -> PyResult<()> {
+        let (follower, is_urgent) = {
+            let mut state = self.lock();
+            (state.followers.pop(), state.urgent != 0)
+        };
+        match follower {
+            Some((_, lock)) => lock.call_method0(py, intern!(py, "release")).map(drop),
+            None if is_urgent => self.wake(py),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes reports and gives them to their jobs until `until`, or `deadline`.
+    ///
+    /// # Errors
+    /// What a signal handler raised; no report is lost.
+    fn collect(&self, py: Python<'_>, deadline: Deadline, until: impl Fn() -> bool) -> PyResult<()> {
+        let mut batch = BATCH.try_with(Cell::take).unwrap_or_default();
+        let mut had_events = false;
+        let result = loop {
+            let reports = self.core.reports();
+            let got =
+                block(py, deadline, |deadline| match reports.get_many_into(GROUP, &mut batch, deadline) {
+                    Err(GetError::Empty) => None,
+                    got => Some(got),
+                });
+            match got {
+                Ok(Some(Ok(()))) => {}
+                Ok(None) => break Ok(()),
+                Ok(Some(Err(error))) => break Err(errors::get(py, error)),
+                Err(error) => break Err(error),
+            }
+            let mut last = None;
+            let mut interrupted = None;
+            for part in batch.drain() {
+                match self.dispatch(py, part, &mut last) {
+                    Ok(is_event) => had_events |= is_event,
+                    Err(error) => interrupted = Some(error),
+                }
+            }
+            batch.clear();
+            if let Some(error) = interrupted {
+                break Err(error);
+            }
+            if until() {
+                break Ok(());
+            }
+            if had_events {
+                had_events = false;
+                self.wake(py)?;
+            }
+        };
+        let _ = BATCH.try_with(|kept| kept.set(batch));
+        if had_events {
+            self.wake(py)?;
+        }
+        result
+    }
+
+    /// Gives a report to its job; `last` is the job of the one before. Whether it made an event.
+    ///
+    /// # Errors
+    /// What a signal handler raised while an object was unpickled; the report has been taken care of.
+    fn dispatch(&self, py: Python<'_>, part: Part<'_>, last: &mut Option<(u64, Py<Job>)>) -> PyResult<bool> {
+        let bytes: &[u8] = match &part {
+            Part::Copied(bytes) => bytes,
+            Part::InPlace(message) => message,
+        };
+        let report = Report::read(bytes).map_err(damaged)?;
+        let id = report.id;
+        match report.outcome {
+            Outcome::Lost => {
+                self.lost(id.job, id.index, who_lost(&bytes[Report::LEN..]));
+                return Ok(true);
+            }
+            Outcome::Ready | Outcome::Unready | Outcome::Ended => {
+                let has_message = bytes.len() > Report::LEN;
+                let message = if has_message { self.object(py, part).0.ok() } else { None };
+                let event = Event::Worker {
+                    outcome: report.outcome,
+                    pid: id.index as i32,
+                    message: message.map(Bound::unbind),
+                };
+                self.lock().events.push_back(event);
+                return Ok(true);
+            }
+            Outcome::Wake => return Ok(false),
+            Outcome::Returned | Outcome::Raised | Outcome::Cancelled => {}
+        }
+        if last.as_ref().is_none_or(|(job, _)| *job != id.job) {
+            let found = self.lock().jobs.get(&id.job).map(|job| job.clone_ref(py));
+            match found {
+                Some(job) => *last = Some((id.job, job)),
+                None => {
+                    self.came_back(id.job);
+                    return Ok(false);
+                }
+            }
+        }
+        let Some((_, job)) = last else { return Ok(false) };
+        let job = job.clone_ref(py);
+        let mut interrupted = None;
+        let item = if report.outcome == Outcome::Cancelled {
+            Item::Error(cancelled(py)?)
+        } else {
+            let (object, raised) = self.object(py, part);
+            interrupted = raised;
+            match object {
+                Ok(object) if report.outcome == Outcome::Returned => Item::Value(object.unbind()),
+                Ok(object) => Item::Error(object.unbind()),
+                Err(error) => Item::Error(error.into_value(py).into_any()),
+            }
+        };
+        let arrival = match job.get().arrive(py, id.index, item) {
+            Ok(arrival) => arrival,
+            Err(error) => {
+                job.get().fail(error.into_value(py).into_any());
+                Arrival { news: true, complete: true }
+            }
+        };
+        let is_event = self.tell(py, job.bind(py), arrival)?;
+        interrupted.map_or(Ok(is_event), Err)
+    }
+
+    /// The object in a report, and what a signal handler raised meanwhile.
+    fn object<'py>(&self, py: Python<'py>, part: Part<'_>) -> (PyResult<Bound<'py, PyAny>>, Option<PyErr>) {
+        let bytes = match part {
+            Part::InPlace(message) => {
+                let start = message::object_in_report(&message);
+                let object = message::decode_message(py, message, start);
+                let raised = object.as_ref().err().and_then(|error| {
+                    (!error.is_instance_of::<PyException>(py)).then(|| error.clone_ref(py))
+                });
+                return (object, raised);
+            }
+            Part::Copied(bytes) => bytes,
+        };
+        let start = message::object_in_report(bytes);
+        match message::decode(py, bytes, start) {
+            // A signal: the object is read once more.
+            Err(error) if !error.is_instance_of::<PyException>(py) => {
+                (message::decode(py, bytes, start), Some(error))
+            }
+            object => (object, None),
+        }
+    }
+
+    /// Tells those who wait for a job of an arrival. Whether it made an event.
+    fn tell(&self, py: Python<'_>, job: &Bound<'_, Job>, arrival: Arrival) -> PyResult<bool> {
+        if !arrival.news {
+            return Ok(false);
+        }
+        let (id, has_callbacks) = {
+            let state = job.get().lock();
+            (state.id, state.has_callbacks())
+        };
+        let mut gone = None;
+        let mut locks = Vec::new();
+        let mut is_event = false;
+        {
+            let mut state = self.lock();
+            if arrival.complete && has_callbacks {
+                state.events.push_back(Event::Complete(job.clone().unbind()));
+                is_event = true;
+            } else if arrival.complete {
+                gone = state.jobs.remove(&id);
+            }
+            if !is_event {
+                let mut place = 0;
+                while place < state.followers.len() {
+                    if state.followers[place].0 == id {
+                        locks.push(state.followers.swap_remove(place).1);
+                    } else {
+                        place += 1;
+                    }
+                }
+            }
+        }
+        // Dropped without the lock.
+        drop(gone);
+        for lock in locks {
+            lock.call_method0(py, intern!(py, "release"))?;
+        }
+        let collector = self.lock().collector;
+        if !is_event && collector.is_some_and(|thread| thread != thread::current().id()) {
+            // It may be the one that waits for this job.
+            let wake = Report { id: TaskId { job: 0, index: 0 }, outcome: Outcome::Wake };
+            self.core.report(wake, &[]).map_err(errors::memory)?;
+        }
+        Ok(is_event)
+    }
+
+    /// [`WorkQueue::tell`] for a job that was ended by the pool.
+    pub(super) fn settle(&self, py: Python<'_>, job: &Bound<'_, Job>) -> PyResult<()> {
+        if self.tell(py, job, Arrival { news: true, complete: true })? {
+            self.wake(py)?;
+        }
+        Ok(())
+    }
+
+    /// After a job's callbacks.
+    pub(super) fn finished(job: &Bound<'_, Job>) {
+        let py = job.py();
+        let work = job.get().work.get();
+        let id = job.get().lock().id;
+        work.lock().urgent -= 1;
+        if let Err(error) = work.tell(py, job, Arrival { news: true, complete: true }) {
+            error.write_unraisable(py, Some(job));
+        }
+        drop(work.lock().jobs.remove(&id));
+    }
+
+    /// Notes a task that a worker died with.
+    pub(super) fn lost(&self, job: u64, index: u32, worker: Option<Identity>) {
+        let mut state = self.lock();
+        if state.jobs.contains_key(&job) {
+            state.events.push_back(Event::Lost { job, index, pid: worker.map(super::pid_of) });
+        } else {
+            drop(state);
+            self.came_back(job);
+        }
+    }
+
+    /// A task of a job that is no more has come back.
+    fn came_back(&self, job: u64) {
+        let mut state = self.lock();
+        let Some(left) = state.cancelled.get_mut(&job) else { return };
+        *left -= 1;
+        if *left == 0 {
+            state.cancelled.remove(&job);
+            self.core.forget_cancelled(job);
+        }
+    }
+
+    /// Gives a task's failure to its job.
+    pub(super) fn fail_task(
+        &self,
+        py: Python<'_>,
+        job: &Bound<'_, Job>,
+        index: u32,
+        exception: Py<PyAny>,
+    ) -> PyResult<()> {
+        let arrival = job.get().arrive(py, index, Item::Error(exception))?;
+        if self.tell(py, job, arrival)? {
+            self.wake(py)?;
+        }
+        Ok(())
+    }
+}
+
+/// `concurrent.futures.CancelledError()`.
+pub(super) fn cancelled(py: Python<'_>) -> PyResult<Py<PyAny>> {
+    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    Ok(CLASS.import(py, "concurrent.futures", "CancelledError")?.call0()?.unbind())
+}

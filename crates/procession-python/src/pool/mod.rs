@@ -1,0 +1,394 @@
+//! What `procession.pool` is made of: tasks and reports in shared memory, who waits for them, and what a worker does.
+
+mod collect;
+mod job;
+mod message;
+mod serve;
+mod submit;
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
+
+use procession_core::os::identity::Identity;
+use procession_core::pool::{self as core, Cancelled, Outcome, Report};
+use procession_core::queue::Damaged;
+use pyo3::exceptions::{PyOSError, PyRuntimeError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyIterator, PyTuple};
+
+use self::job::{Job, ResultIterator};
+use self::message::Function;
+use crate::errors::{create, open, send};
+use crate::queue::errors;
+
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<WorkQueue>()?;
+    module.add_class::<Job>()?;
+    module.add_class::<ResultIterator>()
+}
+
+/// The tasks and reports of a pool: in the pool's process with the jobs that they belong to.
+#[pyclass(frozen, name = "WorkQueue", module = "procession._procession")]
+pub(crate) struct WorkQueue {
+    core: core::WorkQueue,
+    /// The pool's process.
+    owner: Identity,
+    /// Locked with the interpreter's lock held, and while no Python code runs.
+    state: Mutex<State>,
+    /// Whether this process, a worker, runs a task's function.
+    is_busy: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: HashMap<u64, Py<Job>>,
+    last_job: u64,
+    /// Cancelled jobs, and how many tasks of each are to come back.
+    cancelled: HashMap<u64, u32>,
+    /// The thread that collects reports, for all.
+    collector: Option<ThreadId>,
+    /// Threads that wait for that thread to have something for them, or to leave its place: a job, and a lock.
+    followers: Vec<(u64, Py<PyAny>)>,
+    /// Jobs whose results are to be collected even if nobody waits for them.
+    urgent: usize,
+    /// What the thread that looks after the workers is to see to.
+    events: VecDeque<Event>,
+    /// Called to wake that thread.
+    wake: Option<Py<PyAny>>,
+    /// The function of the last task and what it is in one.
+    function: Option<(Py<PyAny>, Function)>,
+}
+
+/// Something that is no result.
+enum Event {
+    /// All results of a job with callbacks are here.
+    Complete(Py<Job>),
+    /// A worker died with this task; or gave it up.
+    Lost { job: u64, index: u32, pid: Option<i32> },
+    /// What a worker says of itself, or the pool of it.
+    Worker { outcome: Outcome, pid: i32, message: Option<Py<PyAny>> },
+}
+
+impl WorkQueue {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn over(core: core::WorkQueue) -> Self {
+        WorkQueue {
+            core,
+            owner: Identity::current(),
+            state: Mutex::new(State::default()),
+            is_busy: AtomicBool::new(false),
+        }
+    }
+
+    /// # Errors
+    /// `RuntimeError` in another process than the pool's.
+    fn check_owner(&self) -> PyResult<()> {
+        if self.owner == Identity::current() {
+            Ok(())
+        } else {
+            Err(PyRuntimeError::new_err(
+                "the pool belongs to the process that made it, of which this one is a forked child; make another one here",
+            ))
+        }
+    }
+
+    /// Wakes the thread that looks after the workers.
+    fn wake(&self, py: Python<'_>) -> PyResult<()> {
+        let wake = self.lock().wake.as_ref().map(|wake| wake.clone_ref(py));
+        wake.map_or(Ok(()), |wake| wake.call0(py).map(drop))
+    }
+}
+
+fn damaged(error: Damaged) -> PyErr {
+    PyOSError::new_err(error.to_string())
+}
+
+#[pymethods]
+impl WorkQueue {
+    #[new]
+    fn new() -> PyResult<Self> {
+        Ok(Self::over(core::WorkQueue::new().map_err(create)?))
+    }
+
+    #[staticmethod]
+    fn _open(handle: &[u8]) -> PyResult<Self> {
+        Ok(Self::over(core::WorkQueue::from_handle(handle).map_err(open)?))
+    }
+
+    fn __reduce__<'py>(this: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
+        let py = this.py();
+        let handle = PyBytes::new(py, &this.get().core.to_handle().map_err(send)?);
+        (this.get_type().getattr("_open")?, (handle,)).into_pyobject(py)
+    }
+
+    /// Whether this is the process that made it.
+    #[getter]
+    fn is_mine(&self) -> bool {
+        self.owner == Identity::current()
+    }
+
+    /// Whether this process, a worker, runs a task's function.
+    #[getter]
+    fn is_busy(&self) -> bool {
+        self.is_busy.load(Ordering::Relaxed)
+    }
+
+    /// How many jobs there are whose results have not all come, or whose callbacks have not ended.
+    #[getter]
+    fn jobs(&self) -> usize {
+        self.lock().jobs.len()
+    }
+
+    /// Bytes that tasks take, and reports.
+    #[getter]
+    fn memory(&self) -> (u64, u64) {
+        (self.core.tasks().memory_in_use(), self.core.reports().memory_in_use())
+    }
+
+    /// Hands out `function(*args, **kwargs)` as the job's only task. What cannot be pickled is the job's failure.
+    fn call(
+        &self,
+        job: &Bound<'_, Job>,
+        function: &Bound<'_, PyAny>,
+        args: &Bound<'_, PyAny>,
+        kwargs: &Bound<'_, PyAny>,
+        retries: u32,
+    ) -> PyResult<()> {
+        self.hand_out(job, function, args, kwargs, retries)
+    }
+
+    /// Begins a job whose tasks `feed` hands out.
+    fn begin(&self, job: &Bound<'_, Job>, function: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.enter(job.py(), job, function).map(drop)
+    }
+
+    /// Hands out tasks of a job for what the iterator yields, `chunk` at a time, or one by one if that is 0. Returns 0 when there are
+    /// no more, 1 when as many results wait to be taken as may (`gate` is released when some were), 2 when what is handed
+    /// out takes enough memory. What the iterator raises is the result of a last task.
+    #[allow(clippy::too_many_arguments, reason = "each is needed")]
+    fn feed(
+        &self,
+        job: &Bound<'_, Job>,
+        function: &Bound<'_, PyAny>,
+        items: &Bound<'_, PyIterator>,
+        chunk: usize,
+        unpack: bool,
+        retries: u32,
+        gate: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<u8> {
+        Ok(self.feed_tasks(job, function, items, chunk, unpack, retries, gate)? as u8)
+    }
+
+    /// Gives a task's failure to its job.
+    fn fail(&self, job: &Bound<'_, Job>, index: u32, exception: Py<PyAny>) -> PyResult<()> {
+        self.fail_task(job.py(), job, index, exception)
+    }
+
+    /// Collects what is there, unless another thread does.
+    fn collect_reports(&self, py: Python<'_>) -> PyResult<()> {
+        self.collect_now(py)
+    }
+
+    /// Tells the pool how this worker's beginning ended: with None, or with this object.
+    #[pyo3(signature = (problem = None))]
+    fn begun(&self, py: Python<'_>, problem: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        self.tell_begun(py, problem)
+    }
+
+    /// Does tasks until there are no more, or this worker is to end: after `most_tasks` tasks, or once it has more than
+    /// `most_memory` bytes after one. `describe` makes what is sent of an exception, of the exception and, if a value could not be
+    /// sent because of it, of that. Raises SystemExit if a task does.
+    fn serve(
+        &self,
+        py: Python<'_>,
+        most_tasks: Option<u64>,
+        most_memory: Option<u64>,
+        describe: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        self.work(py, most_tasks, most_memory, describe)
+    }
+
+    /// The tasks' and the reports' queue in plain words.
+    fn describe(&self) -> String {
+        format!("tasks: {}\nreports: {}", self.core.tasks().describe(), self.core.reports().describe())
+    }
+
+    /// Has `wake` called when there is an event, or reports are to be collected that nobody waits for.
+    fn set_wake(&self, wake: Option<Py<PyAny>>) {
+        let before = std::mem::replace(&mut self.lock().wake, wake);
+        drop(before);
+    }
+
+    /// A descriptor that polls readable while there are reports, if they are to be collected by who calls this; else None.
+    fn reports_fd(&self) -> PyResult<Option<i32>> {
+        let wanted = {
+            let state = self.lock();
+            state.urgent != 0 && state.collector.is_none()
+        };
+        if !wanted {
+            return Ok(None);
+        }
+        Ok(Some(self.core.reports().readable_fd().map_err(errors::watch)?.as_raw_fd()))
+    }
+
+    /// From now on reports are collected also when nobody waits for them.
+    fn collect_always(&self, py: Python<'_>) -> PyResult<()> {
+        self.lock().urgent += 1;
+        self.wake(py)
+    }
+
+    /// Undoes one `collect_always`.
+    fn collect_always_no_more(&self) {
+        self.lock().urgent -= 1;
+    }
+
+    /// The next event, or None: what it is and, as it has them, a job, a task's number, a pid, and what was said.
+    #[allow(clippy::type_complexity, reason = "it is taken apart at once")]
+    fn next_event(
+        &self,
+        py: Python<'_>,
+    ) -> Option<(&'static str, Option<Py<Job>>, u32, Option<i32>, Option<Py<PyAny>>)> {
+        loop {
+            let event = self.lock().events.pop_front()?;
+            return Some(match event {
+                Event::Complete(job) => ("complete", Some(job), 0, None, None),
+                Event::Lost { job, index, pid } => {
+                    let job = self.lock().jobs.get(&job).map(|job| job.clone_ref(py));
+                    match job {
+                        Some(job) => ("lost", Some(job), index, pid, None),
+                        // It was cancelled.
+                        None => continue,
+                    }
+                }
+                Event::Worker { outcome, pid, message } => {
+                    let what = match outcome {
+                        Outcome::Ready => "ready",
+                        Outcome::Unready => "unready",
+                        _ => "ended",
+                    };
+                    (what, None, 0, Some(pid), message)
+                }
+            });
+        }
+    }
+
+    /// Says that a worker has ended, behind all that it has said.
+    fn ended(&self, pid: i32) -> PyResult<()> {
+        self.core.report(Report::of_worker(pid, Outcome::Ended), &[]).map_err(errors::memory)
+    }
+
+    /// Finds the tasks that dead workers left and that are not to be begun again: they become events.
+    fn find_lost(&self) -> PyResult<()> {
+        let lost = self.core.lost().map_err(|error| Python::attach(|py| errors::get(py, error)))?;
+        for task in lost {
+            self.lost(task.id.job, task.id.index, task.worker);
+        }
+        Ok(())
+    }
+
+    /// Which tasks run: the worker's pid, the job's number and the task's.
+    fn running(&self) -> PyResult<Vec<(i32, u64, u32)>> {
+        let running = self.core.running().map_err(errors::memory)?;
+        Ok(running.into_iter().map(|(worker, id)| (pid_of(worker), id.job, id.index)).collect())
+    }
+
+    /// Cancels a job that has not begun; whether it had not. A job of more than one task is cancelled as far as it has not begun, and
+    /// also counts as cancelled when some of it runs. With `running`, what runs does not keep it from being cancelled.
+    /// Which workers run tasks of it.
+    fn cancel(
+        &self,
+        job: &Bound<'_, Job>,
+        exception: Py<PyAny>,
+        running: bool,
+    ) -> PyResult<(bool, Vec<i32>)> {
+        self.check_owner()?;
+        let this = job.get();
+        let py = job.py();
+        let (id, to_come) = {
+            let state = this.lock();
+            (state.id, state.to_come())
+        };
+        if !this.is_open() {
+            return Ok((false, Vec::new()));
+        }
+        let workers = if running || !this.is_single() {
+            self.core.cancel(id).map_err(errors::memory)?.1
+        } else {
+            match self.core.cancel_unless_running(id).map_err(errors::memory)? {
+                Cancelled::Yes => Vec::new(),
+                Cancelled::Running(worker) => return Ok((false, vec![pid_of(worker)])),
+                Cancelled::NoRoom => return Ok((false, Vec::new())),
+            }
+        };
+        if to_come != 0 {
+            self.lock().cancelled.insert(id, to_come);
+        } else {
+            self.core.forget_cancelled(id);
+        }
+        this.fail(exception);
+        self.settle(py, job)?;
+        Ok((true, workers.into_iter().map(pid_of).collect()))
+    }
+
+    /// Takes all tasks back that have not begun; jobs' numbers, one for each.
+    fn take_back(&self) -> PyResult<Vec<(u64, u32)>> {
+        let mut taken = Vec::new();
+        while let Some(id) =
+            self.core.take_back().map_err(|error| Python::attach(|py| errors::get(py, error)))?
+        {
+            taken.push((id.job, id.index));
+        }
+        Ok(taken)
+    }
+
+    /// Ends all jobs that are open with an exception.
+    fn fail_all(&self, py: Python<'_>, exception: Py<PyAny>) -> PyResult<()> {
+        let jobs: Vec<Py<Job>> = self.lock().jobs.values().map(|job| job.clone_ref(py)).collect();
+        for job in jobs {
+            job.get().fail(exception.clone_ref(py));
+            self.settle(py, job.bind(py))?;
+        }
+        Ok(())
+    }
+
+    /// Lets the tasks of all iterators be handed out without regard to how many results wait to be taken.
+    fn lift_bounds(&self, py: Python<'_>) {
+        let jobs: Vec<Py<Job>> = self.lock().jobs.values().map(|job| job.clone_ref(py)).collect();
+        jobs.iter().for_each(|job| job.get().lift_bound());
+    }
+
+    /// The job of a number, if it is open or its callbacks run.
+    fn job(&self, py: Python<'_>, number: u64) -> Option<Py<Job>> {
+        self.lock().jobs.get(&number).map(|job| job.clone_ref(py))
+    }
+
+    /// Lets so many workers end after the task that they have.
+    fn release(&self, py: Python<'_>, workers: u32) -> PyResult<()> {
+        self.core.release(workers).map_err(|error| errors::put(py, error))
+    }
+
+    /// Lets the workers stay that were to end and have not yet.
+    fn recall(&self) -> u64 {
+        self.core.recall()
+    }
+
+    /// Lets the workers end when all tasks are done.
+    fn close(&self) -> PyResult<()> {
+        self.core.close().map_err(damaged)
+    }
+
+    /// Discards the tasks that have not begun, and lets the workers end.
+    fn terminate(&self) -> PyResult<()> {
+        self.core.terminate().map_err(damaged)
+    }
+}
+
+fn pid_of(worker: Identity) -> i32 {
+    worker.pid().as_raw_nonzero().get()
+}

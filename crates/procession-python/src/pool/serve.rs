@@ -1,0 +1,270 @@
+//! What a worker does.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use procession_core::os::clock::Deadline;
+use procession_core::os::memory;
+use procession_core::pool::{Assignment, Next, Outcome, Report, TaskId};
+use procession_core::queue::{GetError, INLINE_MAX, PutError};
+use procession_core::shm::tally::Tally;
+use procession_core::shm::transfer;
+use pyo3::exceptions::PySystemExit;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyTuple};
+
+use super::message::{self, Content, Encoding, Shape, encode_report, read_task};
+use super::{WorkQueue, errors};
+use crate::blocking::block;
+use crate::calls;
+use crate::codec::with_buffer;
+
+/// How long a worker waits before it tries again to report, when reports take all memory that they may.
+const UNTIL_COLLECTED: Duration = Duration::from_millis(5);
+
+/// The functions that this worker has met, by what names them in tasks.
+type Functions = HashMap<Vec<u8>, Py<PyAny>>;
+/// How many a worker keeps.
+const FUNCTIONS: usize = 1024;
+
+/// How a task ended.
+enum Ending<'py> {
+    Returned(Bound<'py, PyAny>),
+    Raised(PyErr),
+    /// The worker is to end with the task in its hands.
+    Exit(PyErr),
+}
+
+impl WorkQueue {
+    /// Tells the pool how this worker's beginning ended: with `None`, or with this object.
+    pub(super) fn tell_begun(&self, py: Python<'_>, problem: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        let outcome = if problem.is_some() { Outcome::Unready } else { Outcome::Ready };
+        let report = Report::of_worker(std::process::id() as i32, outcome);
+        match problem {
+            None => self.core.report(report, &[]).map_err(errors::memory),
+            Some(problem) => with_buffer(|buffer| self.report(py, report, problem, buffer, Tally::begin())),
+        }
+    }
+
+    /// Does tasks until there are no more, or this worker is to end.
+    pub(super) fn work(
+        &self,
+        py: Python<'_>,
+        most_tasks: Option<u64>,
+        most_memory: Option<u64>,
+        describe: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let mut functions = Functions::new();
+        let mut done = 0;
+        while most_tasks.is_none_or(|most| done < most) {
+            let next = block(py, Deadline::Never, |deadline| match self.core.take(deadline) {
+                Err(GetError::Empty) => None,
+                next => Some(next),
+            })?;
+            match next {
+                Some(Ok(Next::Task(assignment))) => self.work_on(py, assignment, &mut functions, describe)?,
+                Some(Err(GetError::ShutDown)) | Some(Ok(Next::Leave)) | None => return Ok(()),
+                Some(Err(error)) => return Err(errors::get(py, error)),
+            }
+            done += 1;
+            if let Some(most) = most_memory
+                && memory::resident()? > most
+            {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn work_on(
+        &self,
+        py: Python<'_>,
+        assignment: Assignment,
+        functions: &mut Functions,
+        describe: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let id = assignment.task.id;
+        // Who begins it again, should this worker die, opens the handles in it again.
+        let (ending, handles) = transfer::to_be_read_again(|| {
+            with_buffer(|buffer| {
+                let bytes: &[u8] = if assignment.len() <= INLINE_MAX {
+                    buffer.extend_from_slice(&assignment);
+                    buffer
+                } else {
+                    &assignment
+                };
+                self.run(py, bytes, functions)
+            })
+        });
+        match ending {
+            Ending::Returned(value) => self.returned(py, id, &value, describe)?,
+            Ending::Raised(error) => self.raised(py, id, error, None, describe)?,
+            Ending::Exit(error) => {
+                // It stays this worker's until that is gone.
+                std::mem::forget(assignment);
+                return Err(error);
+            }
+        }
+        assignment.done().map_err(errors::memory)?;
+        handles.settle();
+        Ok(())
+    }
+
+    /// Applies the function of a task.
+    fn run<'py>(&self, py: Python<'py>, bytes: &[u8], functions: &mut Functions) -> Ending<'py> {
+        let ended = (|| {
+            let content = read_task(bytes).ok_or_else(|| super::damaged(super::Damaged("a task")))?;
+            let function = function(py, &content, functions)?;
+            let arguments = message::decode(py, bytes, content.arguments)?;
+            self.is_busy.store(true, Ordering::Relaxed);
+            apply(&function, arguments, content.shape)
+        })();
+        self.is_busy.store(false, Ordering::Relaxed);
+        match ended {
+            Ok(value) => Ending::Returned(value),
+            Err(error) if error.is_instance_of::<PySystemExit>(py) => Ending::Exit(error),
+            Err(error) => Ending::Raised(error),
+        }
+    }
+
+    fn returned(
+        &self,
+        py: Python<'_>,
+        id: TaskId,
+        value: &Bound<'_, PyAny>,
+        describe: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let report = Report { id, outcome: Outcome::Returned };
+        let sent = with_buffer(|buffer| self.report(py, report, value, buffer, Tally::begin()));
+        sent.or_else(|error| self.raised(py, id, error, Some(value), describe))
+    }
+
+    /// Reports an exception; `value` is what could not be sent because of it.
+    #[cold]
+    fn raised(
+        &self,
+        py: Python<'_>,
+        id: TaskId,
+        error: PyErr,
+        value: Option<&Bound<'_, PyAny>>,
+        describe: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let report = Report { id, outcome: Outcome::Raised };
+        let error = error.into_value(py);
+        let described = calls::call(describe, (&error, value), None)?;
+        let sent = with_buffer(|buffer| self.report(py, report, &described, buffer, Tally::begin()));
+        sent.or_else(|problem| {
+            // What is left can always be sent.
+            let described = calls::call(describe, (problem.into_value(py), &error), None)?;
+            with_buffer(|buffer| self.report(py, report, &described, buffer, Tally::begin()))
+        })
+    }
+
+    /// Reports an object. While reports take all memory that they may, waits until some are collected.
+    fn report(
+        &self,
+        py: Python<'_>,
+        report: Report,
+        object: &Bound<'_, PyAny>,
+        buffer: &mut Vec<u8>,
+        handles: Tally,
+    ) -> PyResult<()> {
+        let reports = self.core.reports();
+        let encoding = encode_report(report, object, buffer)?;
+        let parts = match encoding {
+            Encoding::InBuffer if buffer.len() <= INLINE_MAX => {
+                loop {
+                    let put = block(py, Deadline::Never, |deadline| match reports.put(buffer, deadline) {
+                        Err(PutError::Full) => None,
+                        put => Some(put),
+                    })?;
+                    match put {
+                        Some(Err(PutError::Memory(error))) if self.core.may_be_collected(&error) => {}
+                        Some(Err(error)) => return Err(errors::put(py, error)),
+                        _ => break,
+                    }
+                    wait_a_little(py)?;
+                }
+                handles.keep();
+                return Ok(());
+            }
+            Encoding::InBuffer => None,
+            Encoding::InParts(parts) => Some(parts),
+        };
+        let len = parts.as_ref().map_or(buffer.len(), |parts| parts.len());
+        let mut place = loop {
+            match reports.reserve(len) {
+                Ok(place) => break place,
+                Err(PutError::Memory(error)) if self.core.may_be_collected(&error) => wait_a_little(py)?,
+                Err(error) => return Err(errors::put(py, error)),
+            }
+        };
+        match parts {
+            Some(parts) => parts.copy_to(py, &mut place),
+            None => place.copy_from_slice(buffer),
+        }
+        place.commit(Deadline::Never).map_err(|error| errors::put(py, error))?;
+        handles.keep();
+        Ok(())
+    }
+}
+
+fn wait_a_little(py: Python<'_>) -> PyResult<()> {
+    py.detach(|| std::thread::sleep(UNTIL_COLLECTED));
+    py.check_signals()
+}
+
+/// The function of a task.
+fn function<'py>(
+    py: Python<'py>,
+    content: &Content<'_>,
+    functions: &mut Functions,
+) -> PyResult<Bound<'py, PyAny>> {
+    if content.named
+        && let Some(function) = functions.get(content.function)
+    {
+        return Ok(function.bind(py).clone());
+    }
+    let function = message::decode(py, content.function, 0)?;
+    if content.named && functions.len() < FUNCTIONS {
+        functions.insert(content.function.to_vec(), function.clone().unbind());
+    }
+    Ok(function)
+}
+
+fn apply<'py>(
+    function: &Bound<'py, PyAny>,
+    arguments: Bound<'py, PyAny>,
+    shape: Shape,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = function.py();
+    let unpack = |arguments: Bound<'py, PyAny>| match arguments.cast_into::<PyTuple>() {
+        Ok(arguments) => Ok(arguments),
+        Err(error) => {
+            error.into_inner().try_iter()?.collect::<PyResult<Vec<_>>>().and_then(|all| PyTuple::new(py, all))
+        }
+    };
+    match shape {
+        Shape::Call => {
+            let (args, kwargs) = arguments.extract::<(Bound<'py, PyAny>, Bound<'py, PyAny>)>()?;
+            let kwargs = kwargs.cast_into::<PyDict>().map_err(PyErr::from)?;
+            let kwargs = (!kwargs.is_empty()).then_some(&kwargs);
+            calls::call(function, unpack(args)?, kwargs)
+        }
+        Shape::One => calls::call(function, (arguments,), None),
+        Shape::OneUnpacked => calls::call(function, unpack(arguments)?, None),
+        Shape::Each | Shape::EachUnpacked => {
+            let arguments = arguments.cast_into::<PyTuple>().map_err(PyErr::from)?;
+            let values = PyList::empty(py);
+            for argument in arguments {
+                let value = match shape {
+                    Shape::Each => calls::call(function, (argument,), None)?,
+                    _ => calls::call(function, unpack(argument)?, None)?,
+                };
+                values.append(value)?;
+            }
+            Ok(values.into_any())
+        }
+    }
+}

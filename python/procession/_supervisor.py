@@ -1,0 +1,418 @@
+"""The thread that looks after a pool's workers."""
+
+import os
+import queue
+import select
+import signal
+import sys
+import threading
+import time
+from functools import partial
+from multiprocessing import util
+
+from ._failures import PoolBroken, PoolTerminated, TaskTimeoutError, WorkerDied
+from .process import _starter
+
+RUN, CLOSE, TERMINATE, BROKEN = "RUN", "CLOSE", "TERMINATE", "BROKEN"
+
+# Seconds.
+_UNTIL_KILLED = 5
+_LONGEST_TICK = 0.25
+_SHORTEST_TICK = 0.005
+_UNTIL_STOPPED = 1
+
+
+class Supervisor:
+    """Starts the workers of a pool, replaces those that end and says what became of their tasks.
+
+    It knows nothing of the pool itself, so that a pool that nobody uses any more can go.
+    """
+
+    def __init__(self, work, start, processes, daemon):
+        self.work = work
+        self.workers = []
+        self.processes = processes
+        self.state = RUN
+        self.failure = None
+        self._start = start
+        self._daemon = daemon
+        self._pid = os.getpid()
+        self._changing = threading.RLock()
+        self._pidfds = {}
+        # Workers that have ended: exit codes, and those whose end is not handled yet.
+        self._exitcodes = {}
+        self._untold = set()
+        self._ready = set()
+        self._lost = {}
+        # Why a worker was killed, by its pid: the job's number, the task's, and the exception.
+        self._kills = {}
+        self._failed_starts = 0
+        self._next_start = 0
+        self._timed = {}
+        self._since = {}
+        self._closed = False
+        self._callbacks = None
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        work.set_wake(partial(os.eventfd_write, self._wake, 1))
+        self._poll = select.poll()
+        self._poll.register(self._wake, select.POLLIN)
+        self._thread = threading.Thread(target=self._run, name="PoolSupervisor", daemon=True)
+
+    def start(self):
+        """Start the workers and the thread."""
+        try:
+            self.populate()
+            for process in self.workers:
+                self._watch(process)
+            self._thread.start()
+        except BaseException:
+            for process in self.workers:
+                process.terminate()
+            for process in self.workers:
+                process.join()
+            raise
+
+    def populate(self):
+        """Start as many workers as are missing."""
+        with self._changing:
+            while len(self.workers) < self.processes and self.state in (RUN, CLOSE):
+                self.workers.append(self._start(None if self._daemon else _starter()))
+        if self._thread.ident is not None:
+            self.wake()
+
+    def resize(self, processes):
+        """Have so many workers from now on. Some that are too many end after the task that they have."""
+        with self._changing:
+            if processes > self.processes:
+                self.work.recall()
+            self.processes = processes
+            surplus = len(self.workers) - processes
+            if surplus > 0:
+                self.work.recall()
+                self.work.release(surplus)
+        self.wake()
+
+    def wake(self):
+        """Have the thread look around."""
+        os.eventfd_write(self._wake, 1)
+
+    def close(self):
+        """Have the workers end when all jobs are done."""
+        if self.state == RUN:
+            self.state = CLOSE
+            # Nobody need wait for results any more, and yet they are to be collected.
+            self.work.collect_always()
+
+    def terminate(self):
+        """Kill the workers, and have what is not done fail."""
+        if self._pid != os.getpid():
+            return
+        if self.state in (RUN, CLOSE):
+            self.state = TERMINATE
+        self.wake()
+        self.join()
+
+    def join(self):
+        """Wait until the workers have ended and the last callback has returned."""
+        current = threading.current_thread()
+        if self._thread.ident is not None and current is not self._thread:
+            self._thread.join()
+        if self._callbacks is not None and current is not self._callbacks.thread:
+            self._callbacks.thread.join()
+
+    def limit(self, job, timeout):
+        """Have a task of the job fail that runs for longer than `timeout` seconds."""
+        self._timed[job._job] = (job, timeout)
+        self.wake()
+
+    def kill_if_running(self, pid, number, index=None, exception=None):
+        """Kill a worker if it runs that task (or any of the job), which then fails with `exception`; whether it did."""
+        with self._changing:
+            process = next((process for process in self.workers if process.pid == pid), None)
+            pidfd = self._pidfds.get(pid)
+            if process is None or pidfd is None or not _stop(pid, pidfd):
+                return False
+            # It does not go on to another task between this look and the kill.
+            runs = [
+                task[1:]
+                for task in self.work.running()
+                if task[:2] == (pid, number) and index in (None, task[2])
+            ]
+            if not runs:
+                signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+                return False
+            if exception is not None:
+                self._kills[pid] = (*runs[0], exception)
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            return True
+
+    def _watch(self, process):
+        try:
+            pidfd = os.pidfd_open(process.pid)
+        except ProcessLookupError:
+            # A forkserver has taken its exit status already.
+            pidfd = None
+        else:
+            self._poll.register(pidfd, select.POLLIN)
+        self._pidfds[process.pid] = pidfd
+
+    def _run(self):
+        # Processes that this thread starts get Ctrl-C only when they are ready for it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            while self._go_on():
+                self._wait()
+                self._see_to_everything()
+        except BaseException as error:
+            # A defect, or no memory: nobody may wait for ever because of it.
+            self._break(error)
+            raise
+        finally:
+            self._end()
+
+    def _see_to_everything(self):
+        self._reap()
+        self.work.collect_reports()
+        while (event := self.work.next_event()) is not None:
+            self._handle(*event)
+        self._check_timeouts()
+        self._maintain()
+
+    def _go_on(self):
+        return self.state == RUN or (
+            self.state == CLOSE and (self.workers or not self._closed or self._untold)
+        )
+
+    def _wait(self):
+        timeout = self._tick()
+        reports = self.work.reports_fd()
+        if reports is not None:
+            self._poll.register(reports, select.POLLIN)
+        try:
+            self._poll.poll(None if timeout is None else max(timeout * 1000, 0))
+        finally:
+            if reports is not None:
+                self._poll.unregister(reports)
+        try:
+            os.eventfd_read(self._wake)
+        except BlockingIOError:
+            pass
+
+    def _tick(self):
+        ticks = []
+        if self._timed:
+            shortest = min(timeout for _, timeout in self._timed.values())
+            ticks.append(min(max(shortest / 8, _SHORTEST_TICK), _LONGEST_TICK))
+        if len(self.workers) < self.processes and not self._closed:
+            ticks.append(max(self._next_start - time.monotonic(), 0))
+        return min(ticks, default=None)
+
+    def _reap(self):
+        with self._changing:
+            for process in list(self.workers):
+                if process.pid not in self._pidfds:
+                    self._watch(process)
+                pidfd = self._pidfds[process.pid]
+                if pidfd is not None and not _has_ended(pidfd):
+                    continue
+                # It has ended; its exit status may be on its way through a forkserver.
+                process.join(1)
+                self._exitcodes[process.pid] = process.exitcode
+                self._forget(process)
+                self._untold.add(process.pid)
+                # Its end is handled behind all that it has reported, whoever collects that.
+                self.work.collect_always()
+                self.work.ended(process.pid)
+
+    def _forget(self, process):
+        self.workers.remove(process)
+        pidfd = self._pidfds.pop(process.pid)
+        if pidfd is not None:
+            self._poll.unregister(pidfd)
+            os.close(pidfd)
+
+    def _handle(self, what, job, index, pid, message):
+        if what == "complete":
+            if self._callbacks is None:
+                self._callbacks = _Callbacks()
+            self._callbacks.put(job)
+        elif what == "ready":
+            self._ready.add(pid)
+            self._failed_starts = 0
+        elif what == "unready":
+            self.failure = message
+        elif what == "lost":
+            if pid is None or pid in self._exitcodes:
+                self._fail(job, index, pid)
+            else:
+                self._lost.setdefault(pid, []).append((job, index))
+        elif what == "ended":
+            self._has_ended(pid)
+
+    def _has_ended(self, pid):
+        for job, index in self._lost.pop(pid, ()):
+            self._fail(job, index, pid)
+        self.work.find_lost()
+        while (event := self.work.next_event()) is not None:
+            self._handle(*event)
+        self._untold.discard(pid)
+        self.work.collect_always_no_more()
+        # Another worker may still report what this one has left, but not once that many others have ended.
+        while len(self._exitcodes) > 1000:
+            oldest = next(iter(self._exitcodes))
+            del self._exitcodes[oldest]
+            self._kills.pop(oldest, None)
+        if pid in self._ready:
+            self._ready.discard(pid)
+            return
+        self._failed_starts += 1
+        self._check_starts(self.failure)
+
+    def _check_starts(self, cause):
+        if self._failed_starts >= max(3, self.processes):
+            self._break(cause)
+        elif self._failed_starts:
+            self._next_start = time.monotonic() + min(0.01 * 2**self._failed_starts, 1)
+
+    def _fail(self, job, index, pid):
+        number, task, exception = self._kills.get(pid, (None, None, None))
+        if (number, task) != (job._job, index):
+            what = f"{job._function_name}, task {index} of job {job._job}"
+            exception = WorkerDied(pid, self._exitcodes.get(pid), what)
+        self.work.fail(job, index, exception)
+
+    def _check_timeouts(self):
+        if not self._timed:
+            self._since.clear()
+            return
+        for number in [number for number in self._timed if self.work.job(number) is None]:
+            del self._timed[number]
+        now = time.monotonic()
+        running = {task for task in self.work.running() if task[1] in self._timed}
+        self._since = {task: self._since.get(task, now) for task in running}
+        for task, since in self._since.items():
+            pid, number, index = task
+            job, timeout = self._timed[number]
+            if now - since > timeout:
+                message = f"{job._function_name} ran for longer than {timeout} s in the worker process {pid}, which was killed"
+                self.kill_if_running(pid, number, index, TaskTimeoutError(message))
+
+    def _maintain(self):
+        if self.state == CLOSE and not self._closed and not self.work.jobs:
+            self._closed = True
+            self.work.close()
+        if self._closed or self.state not in (RUN, CLOSE) or time.monotonic() < self._next_start:
+            return
+        try:
+            self.populate()
+        except Exception as error:
+            util.debug(f"a pool cannot start a worker: {error!r}")
+            self._failed_starts += 1
+            self._check_starts(error)
+
+    def _break(self, cause):
+        with self._changing:
+            if self.state in (RUN, CLOSE):
+                self.state = BROKEN
+                self.failure = cause
+
+    def _end(self):
+        """Leave nothing behind: no worker, no job that somebody waits for."""
+        if self.state in (TERMINATE, BROKEN):
+            self._terminate()
+        self.work.collect_reports()
+        if self.state == BROKEN:
+            self.work.fail_all(self.broken())
+        else:
+            self.work.fail_all(PoolTerminated("the pool was terminated before this was done"))
+        while (event := self.work.next_event()) is not None:
+            if event[0] == "complete":
+                self._handle(*event)
+        if self._callbacks is not None:
+            self._callbacks.put(None)
+        self.work.set_wake(None)
+        util.debug("a pool's supervisor ends")
+
+    def broken(self):
+        """The error of a pool that has given up."""
+        count = max(3, self.processes)
+        error = PoolBroken(
+            f"{count} workers, one after another, ended before they were ready for tasks; see the initializer"
+        )
+        error.__cause__ = self.failure if isinstance(self.failure, BaseException) else None
+        return error
+
+    def _terminate(self):
+        self.work.terminate()
+        for process in self.workers:
+            if process.pid not in self._pidfds:
+                self._watch(process)
+        self._kill_all(signal.SIGTERM)
+        deadline = time.monotonic() + _UNTIL_KILLED
+        with self._changing:
+            for process in list(self.workers):
+                pidfd = self._pidfds[process.pid]
+                if pidfd is not None and not _has_ended(pidfd, max(deadline - time.monotonic(), 0)):
+                    self._kill_all(signal.SIGKILL)
+                process.join()
+                self._forget(process)
+
+    def _kill_all(self, number):
+        with self._changing:
+            for pidfd in self._pidfds.values():
+                if pidfd is None:
+                    continue
+                try:
+                    signal.pidfd_send_signal(pidfd, number)
+                    # One that is stopped would not die of SIGTERM.
+                    signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+                except ProcessLookupError:
+                    pass
+
+
+class _Callbacks:
+    """The thread that runs callbacks. They may take their time: it does nothing else."""
+
+    def __init__(self):
+        self._jobs = queue.SimpleQueue()
+        self.thread = threading.Thread(target=self._run, name="PoolCallbacks", daemon=True)
+        self.thread.start()
+
+    def put(self, job):
+        self._jobs.put(job)
+
+    def _run(self):
+        for job in iter(self._jobs.get, None):
+            try:
+                succeeded, outcome = job._outcome()
+                callback = job._callbacks[0 if succeeded else 1]
+                if callback is not None:
+                    callback(outcome)
+            except BaseException:
+                # It is nobody else's business.
+                threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), self.thread)))
+            finally:
+                job._finish()
+            del job
+
+
+def _has_ended(pidfd, timeout=0):
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(timeout * 1000))
+
+
+def _stop(pid, pidfd):
+    """Stop a process; whether it has."""
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
+        deadline = time.monotonic() + _UNTIL_STOPPED
+        while time.monotonic() < deadline:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                if file.read().rpartition(b")")[2].split()[0] in b"Tt":
+                    return True
+            time.sleep(0.0005)
+        signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+    except (ProcessLookupError, FileNotFoundError):
+        pass
+    return False

@@ -1,0 +1,55 @@
+"""What a pool's worker process does."""
+
+import signal
+from functools import partial
+from multiprocessing.pool import ExceptionWithTraceback, MaybeEncodingError
+from multiprocessing.reduction import ForkingPickler
+
+from .process import _end_with_starter
+
+
+def main(work, initializer, initargs, most_tasks, most_memory, starter):
+    """Do the tasks of `work` until there are no more, or this worker has done its share."""
+    # Ctrl-C in a terminal interrupts all processes there. It is the pool's process that decides what it means; here it
+    # ends the task that runs.
+    signal.signal(signal.SIGINT, partial(_interrupt, work))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    if starter is not None:
+        _end_with_starter(starter)
+    if initializer is not None:
+        try:
+            initializer(*initargs)
+        except BaseException as error:
+            work.begun(_describe(error))
+            raise
+    work.begun()
+    work.serve(most_tasks, most_memory, _describe)
+
+
+def _interrupt(work, number, frame):
+    if work.is_busy:
+        raise KeyboardInterrupt
+
+
+def _describe(error, value=None):
+    """What is sent of an exception: with its traceback as text, and so that it can be read.
+
+    `value` is what could not be sent because of it.
+    """
+    traceback = error.__traceback__
+    if value is not None:
+        error = _unsendable(error, value)
+    described = ExceptionWithTraceback(error, traceback)
+    try:
+        ForkingPickler.loads(ForkingPickler.dumps(described))
+    except Exception as problem:
+        # An exception whose class takes other arguments than it keeps, for one.
+        described = ExceptionWithTraceback(_unsendable(problem, error), traceback)
+    return described
+
+
+def _unsendable(problem, value):
+    try:
+        return MaybeEncodingError(problem, value)
+    except Exception:
+        return MaybeEncodingError(problem, object.__repr__(value))

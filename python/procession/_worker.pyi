@@ -1,0 +1,13 @@
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ._procession import WorkQueue
+
+def main(
+    work: WorkQueue,
+    initializer: Callable[..., object] | None,
+    initargs: Iterable[Any],
+    most_tasks: int | None,
+    most_memory: int | None,
+    starter: tuple[int, int, bool] | None,
+) -> None: ...
