@@ -224,6 +224,12 @@ fn a_manager_ends_with_who_started_it() {
             2 => process::exit(0),
             3 => manager.shutdown().unwrap(),
             4 => std::mem::forget(manager),
+            5 => {
+                // A stopped one is killed. With nobody connected to it.
+                let unused = Manager::new().unwrap();
+                signal(unused.pid().unwrap(), Signal::STOP);
+                drop((unused, list, manager));
+            }
             _ => {
                 // A stopped one is killed.
                 signal(manager.pid().unwrap(), Signal::STOP);
@@ -231,7 +237,7 @@ fn a_manager_ends_with_who_started_it() {
         }
     }
     let pids = Queue::unbounded().unwrap();
-    for way in 0..6 {
+    for way in 0..7 {
         let process = Process::spawn(start, (pids.clone(), way)).unwrap();
         let pid = pids.get().unwrap();
         if way == 0 {
@@ -349,6 +355,48 @@ fn a_forked_child_has_its_parents_proxies() {
         Fork::Parent(child) => assert!(child.wait().unwrap().success()),
     }
     assert_eq!(list.pop().unwrap(), Some(9));
+}
+
+#[test]
+fn a_fork_in_the_middle_of_others_calls_is_safe() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let _watchdog = watchdog("a_fork_in_the_middle_of_others_calls_is_safe");
+    let manager = Manager::new().unwrap();
+    let dict = manager.dict::<u32, u32>().unwrap();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for key in 0..3 {
+            let (dict, manager, over) = (dict.clone(), &manager, &over);
+            scope.spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    dict.update(&key, |n| n.unwrap_or(0) + 1).unwrap();
+                    // Made, handed out and dropped.
+                    let list = manager.list::<u32>().unwrap();
+                    manager.named_list("lists").unwrap().push(&list).unwrap();
+                    manager.named_list::<List<u32>>("lists").unwrap().clear().unwrap();
+                }
+            });
+        }
+        for n in 0..40 {
+            let (dict, manager) = (&dict, &manager);
+            let child = Process::forking(move || {
+                for _ in 0..3 {
+                    dict.update(&100, |n| n.unwrap_or(0) + 1).unwrap();
+                    manager.list::<u32>().unwrap().push(&1).unwrap();
+                }
+            });
+            let child = child.allow_threads().start().unwrap();
+            if n % 4 == 0 {
+                child.kill().unwrap();
+                let _killed = child.join();
+            } else {
+                child.join().unwrap();
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert!(dict.get(&100).unwrap().unwrap() >= 90);
+    eventually("only the named list is left with the dict", || manager.objects().unwrap() == 2);
 }
 
 #[test]

@@ -18,17 +18,14 @@ use procession_core::os::identity::Identity;
 use procession_core::os::socket;
 use rustix::event::PollFlags;
 
+use super::dial::{Stream, begin, dial, not_a_manager, silent, system};
 use super::error::CallError;
 use super::reference::Reference;
 use super::table;
 use super::value::{Carriage, Parcel};
-use super::wire::{Answer, Machine, Number, Packed, Refusal, Reply, Request, Token, VERSION, Welcome};
-use crate::connection::{
-    Address, AuthKey, AuthenticationError, Client, ConnectError, Connection, RecvError, SendError,
-};
+use super::wire::{Answer, Machine, Number, Packed, Refusal, Reply, Request, Token, Welcome};
+use crate::connection::{Address, AuthKey, Client, ConnectError, RecvError, SendError};
 
-/// How long connecting may take.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 /// How often who waits for an answer looks whether the manager lives.
 const SLICE: Duration = Duration::from_millis(250);
 /// How long a manager that closes its connections may take to end.
@@ -37,8 +34,6 @@ const ENDING: Duration = Duration::from_secs(1);
 const IDLE: usize = 8;
 /// The most that one message gives back.
 const BATCH: usize = 256;
-
-type Stream = Connection<Request, Reply<Packed>>;
 
 /// A connection for calls.
 struct Line {
@@ -88,7 +83,7 @@ impl Remote {
     /// The manager at an address, of which nothing is known but the key.
     pub(super) fn connect(address: &Address, key: &AuthKey) -> Result<Arc<Remote>, CallError> {
         fork::watch().map_err(|source| system(address, "registering with fork", source))?;
-        let (welcome, stream) = begin(address, key)?;
+        let (welcome, stream) = begin(address, key, Deadline::Never)?;
         let remote = Remote::known(welcome.manager, address.clone(), key.clone());
         remote.settle_in(welcome, stream)?;
         Ok(remote)
@@ -179,20 +174,21 @@ impl Remote {
 
     /// How handles travel there.
     pub(super) fn carriage(&self) -> Result<Carriage, CallError> {
-        self.begun()?;
+        self.begun(Deadline::Never)?;
         let carriage = self.locked(|inner| inner.links.session.as_ref().map(|session| session.carriage));
         carriage.ok_or_else(|| self.lost())
     }
 
     /// Has a session, from now on if there was none.
-    fn begun(&self) -> Result<Token, CallError> {
+    fn begun(&self, deadline: Deadline) -> Result<Token, CallError> {
         if let Some(token) = self.session() {
             return Ok(token);
         }
         if self.locked(|inner| inner.died) {
             return Err(self.ended());
         }
-        let (welcome, stream) = begin(&self.address, &self.key).map_err(|error| self.unreachable(error))?;
+        let (welcome, stream) =
+            begin(&self.address, &self.key, deadline).map_err(|error| self.unreachable(error))?;
         self.settle_in(welcome, stream)
     }
 
@@ -227,15 +223,15 @@ impl Remote {
     }
 
     /// A connection for a call.
-    fn line(&self) -> Result<Line, CallError> {
-        let session = self.begun()?;
+    fn line(&self, deadline: Deadline) -> Result<Line, CallError> {
+        let session = self.begun(deadline)?;
         if let Some(line) = self.locked(|inner| inner.links.idle.pop()) {
             return Ok(line);
         }
-        let stream = dial(&self.address, &self.key).map_err(|error| self.unreachable(error))?;
+        let stream = dial(&self.address, &self.key, deadline).map_err(|error| self.unreachable(error))?;
         let line = Line { stream, session };
         let joined = line.stream.send(&Request::Join { session }).map_err(|error| self.unsent(error));
-        match joined.and_then(|()| self.receive(&line, &"the manager", None))? {
+        match joined.and_then(|()| self.receive(&line, deadline))? {
             Ok(Answer::Done) => Ok(line),
             // Its end of the session's connection is closed. What the session had may be gone; the next call begins another.
             Err(Refusal::NoSession) => {
@@ -254,7 +250,21 @@ impl Remote {
         timeout: Option<Duration>,
     ) -> Result<(Reply<Parcel>, Token), CallError> {
         table::sweep();
-        let line = self.line()?;
+        let deadline = Deadline::from(timeout);
+        self.exchange_until(request, deadline).map_err(|error| match (error, timeout) {
+            (CallError::TimedOut { .. } | CallError::Connect(_), Some(timeout)) if deadline.passed() => {
+                CallError::TimedOut { object: about.to_string(), timeout }
+            }
+            (error, _) => error,
+        })
+    }
+
+    fn exchange_until(
+        self: &Arc<Self>,
+        request: &Request,
+        deadline: Deadline,
+    ) -> Result<(Reply<Parcel>, Token), CallError> {
+        let line = self.line(deadline)?;
         match line.stream.send(request) {
             Ok(()) => {}
             Err(error @ (SendError::Serialize { .. } | SendError::Handle { .. })) => {
@@ -263,7 +273,7 @@ impl Remote {
             }
             Err(error) => return Err(self.unsent(error)),
         }
-        let reply = self.receive(&line, about, timeout)?;
+        let reply = self.receive(&line, deadline)?;
         let session = line.session;
         let reply = reply.map(|answer| answer.map(|packed| Parcel::received(self, session, packed)));
         self.keep(line);
@@ -271,13 +281,7 @@ impl Remote {
     }
 
     /// Waits for an answer.
-    fn receive(
-        &self,
-        line: &Line,
-        about: &dyn Display,
-        timeout: Option<Duration>,
-    ) -> Result<Reply<Packed>, CallError> {
-        let deadline = Deadline::from(timeout);
+    fn receive(&self, line: &Line, deadline: Deadline) -> Result<Reply<Packed>, CallError> {
         loop {
             let slice = deadline.slice(SLICE).unwrap_or_default();
             match line.stream.recv_timeout(slice) {
@@ -299,8 +303,8 @@ impl Remote {
                     Err(_) => Err(self.lost()),
                 };
             }
-            if let (true, Some(timeout)) = (deadline.passed(), timeout) {
-                return Err(CallError::TimedOut { object: about.to_string(), timeout });
+            if deadline.passed() {
+                return Err(silent(&self.address));
             }
         }
     }
@@ -433,71 +437,4 @@ impl Remote {
         let pid = self.process().map(|process| process.pid().as_raw_nonzero().get());
         CallError::ManagerDied { address: self.address.clone(), pid }
     }
-}
-
-impl<V> Answer<V> {
-    /// With each value changed.
-    pub(super) fn map<W>(self, change: impl Fn(V) -> W) -> Answer<W> {
-        match self {
-            Answer::Welcome(welcome) => Answer::Welcome(welcome),
-            Answer::Done => Answer::Done,
-            Answer::Bool(bool) => Answer::Bool(bool),
-            Answer::Count(count) => Answer::Count(count),
-            Answer::Object(object) => Answer::Object(object),
-            Answer::Ticket(ticket) => Answer::Ticket(ticket),
-            Answer::One(one) => Answer::One(one.map(|(value, version)| (change(value), version))),
-            Answer::Many(many, version) => Answer::Many(many.into_iter().map(change).collect(), version),
-            Answer::Keys(keys) => Answer::Keys(keys),
-            Answer::Pairs(pairs) => {
-                Answer::Pairs(pairs.into_iter().map(|(key, value)| (key, change(value))).collect())
-            }
-        }
-    }
-}
-
-/// Connects. When more connect at once than a manager looks at, it turns some away: they try again.
-fn dial(address: &Address, key: &AuthKey) -> Result<Stream, CallError> {
-    let deadline = Deadline::after(PATIENCE);
-    let mut pause = Duration::from_millis(1);
-    loop {
-        let left = deadline.slice(PATIENCE).unwrap_or_default();
-        match Client::connect_timeout(address, Some(key), left) {
-            Err(ConnectError::Authentication { source: AuthenticationError::Closed, .. })
-                if !deadline.passed() => {}
-            result => return Ok(result?),
-        }
-        std::thread::sleep(deadline.slice(pause).unwrap_or_default());
-        pause = (pause * 2).min(Duration::from_millis(100));
-    }
-}
-
-/// Begins a session.
-fn begin(address: &Address, key: &AuthKey) -> Result<(Welcome, Stream), CallError> {
-    let stream = dial(address, key)?;
-    let machine = Machine::this().map_err(|source| system(address, "asking for the machine", source))?;
-    if stream.send(&Request::Begin { version: VERSION, machine }).is_err() {
-        return Err(CallError::Disconnected { address: address.clone() });
-    }
-    match stream.recv_timeout(PATIENCE) {
-        Ok(Ok(Answer::Welcome(welcome))) => Ok((welcome, stream)),
-        Ok(Err(Refusal::Version(version))) => Err(CallError::NotAManager {
-            address: address.clone(),
-            problem: format!("it speaks version {version}, this program version {VERSION}"),
-        }),
-        Err(RecvError::Closed | RecvError::Truncated { .. }) => {
-            Err(CallError::Disconnected { address: address.clone() })
-        }
-        Err(RecvError::Timeout) => {
-            Err(CallError::TimedOut { object: format!("the manager at {address}"), timeout: PATIENCE })
-        }
-        _ => Err(not_a_manager(address)),
-    }
-}
-
-fn not_a_manager(address: &Address) -> CallError {
-    CallError::NotAManager { address: address.clone(), problem: "its answer is not a manager's".into() }
-}
-
-fn system(address: &Address, action: &'static str, source: io::Error) -> CallError {
-    CallError::System { address: address.clone(), action, source }
 }

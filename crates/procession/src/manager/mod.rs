@@ -43,6 +43,7 @@
 
 mod builder;
 mod client;
+mod dial;
 mod dict;
 mod error;
 #[cfg(test)]

@@ -94,8 +94,8 @@ impl<S: Service> Proxy<S> {
         self.call_until(request, None)
     }
 
-    /// As [`Proxy::call`], waiting for the response for `timeout` at most, from when the request was sent. A handler that is late
-    /// goes on; its response is thrown away.
+    /// As [`Proxy::call`], waiting for the response for `timeout` at most. A handler that is late goes on; its response is thrown
+    /// away. A request of more than 100 KiB or so to a manager that is stopped is not sent before that goes on, whatever the timeout.
     ///
     /// # Errors
     /// As there; [`CallError::TimedOut`].

@@ -146,6 +146,26 @@ pub(super) enum Answer<V> {
     Pairs(Vec<(Bytes, V)>),
 }
 
+impl<V> Answer<V> {
+    /// With each value changed.
+    pub(super) fn map<W>(self, change: impl Fn(V) -> W) -> Answer<W> {
+        match self {
+            Answer::Welcome(welcome) => Answer::Welcome(welcome),
+            Answer::Done => Answer::Done,
+            Answer::Bool(bool) => Answer::Bool(bool),
+            Answer::Count(count) => Answer::Count(count),
+            Answer::Object(object) => Answer::Object(object),
+            Answer::Ticket(ticket) => Answer::Ticket(ticket),
+            Answer::One(one) => Answer::One(one.map(|(value, version)| (change(value), version))),
+            Answer::Many(many, version) => Answer::Many(many.into_iter().map(change).collect(), version),
+            Answer::Keys(keys) => Answer::Keys(keys),
+            Answer::Pairs(pairs) => {
+                Answer::Pairs(pairs.into_iter().map(|(key, value)| (key, change(value))).collect())
+            }
+        }
+    }
+}
+
 /// The answer to [`Request::Begin`].
 #[derive(Serialize, Deserialize)]
 pub(super) struct Welcome {
