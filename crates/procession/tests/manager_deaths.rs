@@ -106,8 +106,10 @@ fn clients_killed_in_their_calls_hurt_nobody() {
         for client in &clients {
             client.kill().unwrap();
         }
-        shared.0.set(&round, &vec![round as u8]).unwrap();
-        assert_eq!(shared.0.get(&round).unwrap(), Some(vec![round as u8]));
+        // A key that no client uses.
+        let key = 1000 + round;
+        shared.0.set(&key, &vec![round as u8]).unwrap();
+        assert_eq!(shared.0.get(&key).unwrap(), Some(vec![round as u8]));
         shared.1.push(&vec![2]).unwrap();
         shared.1.clear().unwrap();
         assert_eq!(shared.2.call(&0).unwrap(), 0);
@@ -115,7 +117,7 @@ fn clients_killed_in_their_calls_hurt_nobody() {
             assert!(client.join().is_err());
         }
     }
-    // What a client had sent to another is kept for some seconds; these have sent nothing.
+    // What a client had sent to another is kept for an hour; these have sent nothing.
     eventually("their objects are gone", || manager.objects().unwrap() == 3);
     eventually("their connections are gone", || {
         let (descriptors, threads) = extent(manager.pid().unwrap());

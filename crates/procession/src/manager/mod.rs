@@ -16,7 +16,7 @@
 //!   in them; at a TCP address only those that go over a local socket (arguments, pipes), so that the key is never seen on a network.
 //!   Elsewhere the receiver has to know the key: see [`CallError::NoKey`].
 //! - **Keeps** its object. An object goes with its last proxy in all processes, or when all that had one have ended,
-//!   however they ended. A proxy on its way keeps the object until it is read; if its sender ends before that, for 10 s. One in
+//!   however they ended. A proxy on its way keeps the object until it is read; if its sender ends before that, for an hour. One in
 //!   a value that its own manager keeps, keeps it too (so two objects in each other stay as long as the manager); one that is kept by another
 //!   manager does as long as the process lives that put it there.
 //!   An object with a name stays until the name is forgotten.

@@ -39,7 +39,7 @@ const BACKLOG: u32 = 1024;
 /// How many peers may be in their handshakes at once.
 const HANDSHAKES: usize = 256;
 /// How long what a client had sent is kept after the client's end, for who has yet to open it.
-const GRACE: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_secs(3600);
 /// How long the manager pauses that is out of descriptors, threads or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
