@@ -403,3 +403,17 @@ fn proxies_are_for_all_threads() {
     is_for_all_threads(&manager.namespace().unwrap());
     is_for_all_threads(&manager.create::<Sleeper>(&()).unwrap());
 }
+
+#[test]
+fn what_a_busy_manager_could_not_be_told_it_is_told_later() {
+    let _watchdog = watchdog("what_a_busy_manager_could_not_be_told_it_is_told_later");
+    let manager = Manager::new().unwrap();
+    let pid = manager.pid().unwrap();
+    let lists: Vec<_> = (0..2000).map(|_| manager.list::<u8>().unwrap()).collect();
+    signal(pid, Signal::STOP);
+    eventually("it is stopped", || process_state(pid).is_none_or(|(state, _)| state == 'T'));
+    // Does not wait for it, one message each.
+    lists.into_iter().for_each(drop);
+    signal(pid, Signal::CONT);
+    eventually("all are gone", || manager.objects().unwrap() == 0);
+}

@@ -250,6 +250,7 @@ impl Remote {
         timeout: Option<Duration>,
     ) -> Result<(Reply<Parcel>, Token), CallError> {
         table::sweep();
+        self.flush();
         let deadline = Deadline::from(timeout);
         self.exchange_until(request, deadline).map_err(|error| match (error, timeout) {
             (CallError::TimedOut { .. } | CallError::Connect(_), Some(timeout)) if deadline.passed() => {
@@ -353,9 +354,12 @@ impl Remote {
             let batch = self.locked(|inner| {
                 let Links { session, objects, tickets, .. } = &mut inner.links;
                 let session = session.as_ref()?;
-                // The manager is stopped or busy: later.
+                if objects.is_empty() && tickets.is_empty() {
+                    return None;
+                }
+                // If not, the manager is stopped or busy: with a later call.
                 let ready = socket::wait(&session.stream, PollFlags::OUT, Deadline::Now).unwrap_or(false);
-                if !ready || (objects.is_empty() && tickets.is_empty()) {
+                if !ready {
                     return None;
                 }
                 let objects = objects.split_off(objects.len().saturating_sub(BATCH));
