@@ -3,7 +3,7 @@
 The exit status is 0 when all is hashed, 1 when something could not be read (it is named), 2 when nothing could be done.
 
 A worker takes a file, hashes it, puts a report and only then says that the task is done: killed anywhere before, the file is
-handed to another. The same job in Rust is ``examples/checksum``.
+handed to another. With ``--pool`` a `Pool` sees to that. The same job in Rust is ``examples/checksum``.
 """
 
 import argparse
@@ -28,6 +28,8 @@ AHEAD = 256
 LOOK_EVERY, KILL_EVERY = 0.02, 0.05
 # When this many workers in a row die before they begin with a file, the next will too.
 STILLBORN = 10
+# How often a pool begins a file again when most of the workers that die of it are killed on purpose.
+RETRIES_UNDER_KILLS = 1_000
 
 INCOMPLETE, FAILED, CLOSED = 1, 2, 141
 
@@ -73,20 +75,24 @@ def hashed(path, size, big_files):
         return error.errno or str(error)
 
 
+def biggest_first(files):
+    """The files' indices. Begun last, a big one would keep a single worker busy while the others are done."""
+    return sorted(range(len(files)), key=lambda index: files[index][1], reverse=True)
+
+
 class Job:
     """The parent's side: feeds the workers, collects their reports, replaces those that die, and kills some when told."""
 
     def __init__(self, files, workers):
         self.files = files
-        # Big ones go first: begun last, one would keep a single worker busy while the others are done.
-        self.unfed = sorted(range(len(files)), key=lambda index: files[index][1])
+        self.unfed = biggest_first(files)[::-1]
         self.shared = Shared(max(len(files), 1))
         self.outcomes = [None] * len(files)
         self.left = len(files)
         # What each worker, by its pid, last began to work on.
         self.begun = {}
         self.killed = self.died = self.stillborn = 0
-        self.workers = [self.start_worker() for _ in range(min(workers, len(files)))]
+        self.workers = [self.start_worker() for _ in range(workers)]
 
     def start_worker(self):
         # A daemon, so that none outlives this process, however it ends.
@@ -171,6 +177,58 @@ class Job:
             raise Failure(f"workers die before they begin, the last with exit code {worker.exitcode}")
 
 
+def begin(big_files):
+    """The beginning of a pool's worker, which then calls `hash_one` for its files."""
+    hash_one.big_files = big_files
+
+
+def hash_one(file):
+    return hashed(*file, hash_one.big_files)
+
+
+class PoolJob:
+    """The same by a pool, which itself feeds its workers, replaces those that die, and has their files begun again."""
+
+    def __init__(self, files, workers):
+        self.files = files
+        self.outcomes = [None] * len(files)
+        self.workers = workers
+        self.killed = self.died = 0
+
+    def run(self, chaos, progress):
+        if not self.files:
+            return
+        order = biggest_first(self.files)
+        retries = RETRIES_UNDER_KILLS if chaos else DEATHS - 1
+        big_files = multiprocessing.Semaphore(BIG_FILES, robust=True)
+        with multiprocessing.Pool(self.workers, begin, (big_files,)) as pool:
+            outcomes = pool.imap(
+                hash_one, (self.files[index] for index in order), buffersize=AHEAD, retries=retries
+            )
+            next_look, next_kill = 0, time.monotonic() + KILL_EVERY
+            for done, index in enumerate(order, 1):
+                try:
+                    self.outcomes[index] = next(outcomes)
+                except multiprocessing.WorkerDied as death:
+                    self.outcomes[index] = f"given up: {death}"
+                    self.died += 1
+                except multiprocessing.PoolBroken as error:
+                    raise Failure(error) from None
+                now = time.monotonic()
+                if now >= next_look:
+                    progress(done)
+                    next_look = now + LOOK_EVERY
+                if chaos and now >= next_kill:
+                    self.kill_one()
+                    next_kill = now + KILL_EVERY
+
+    def kill_one(self):
+        """SIGKILLs a worker, if there is one just now."""
+        if workers := multiprocessing.active_children():
+            random.choice(workers).kill()
+            self.killed += 1
+
+
 def find(folder):
     """All regular files below a folder with their sizes, sorted by the bytes of their paths, and what could not be read."""
     files, unreadable, folders = [], [], [os.fsencode(folder)]
@@ -224,7 +282,8 @@ def run(arguments):
         files, unreadable = find(arguments.dir)
     except OSError as error:
         raise Failure(f"{name(arguments.dir)}: {error.strerror}") from None
-    job = Job(files, arguments.workers)
+    workers = min(arguments.workers, len(files))
+    job = (PoolJob if arguments.pool else Job)(files, workers)
     shows = not arguments.quiet and sys.stderr.isatty()
 
     def progress(done):
@@ -248,7 +307,7 @@ def run(arguments):
         summary = (
             f"{counted(hashed_files, 'file')}, {counted(total, 'byte')} in {time.monotonic() - start:.2f} s"
         )
-        summary += f" with {counted(len(job.workers), 'worker')}"
+        summary += f" with {counted(workers, 'worker')}"
         summary += f", {job.killed} killed" if arguments.chaos else ""
         summary += f", {job.died} died" if job.died else ""
         print(summary, file=sys.stderr)
@@ -270,6 +329,11 @@ def main():
     )
     parser.add_argument(
         "--chaos", action="store_true", help="kill a random worker every 50 ms and start another"
+    )
+    parser.add_argument(
+        "--pool",
+        action="store_true",
+        help="use a Pool instead of processes, a queue of tasks and one of reports",
     )
     parser.add_argument("--quiet", action="store_true", help="show neither progress nor summary")
     try:

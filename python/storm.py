@@ -3,13 +3,14 @@
 Turns of a few seconds take the start methods and the kinds of traffic in their order. In each, producers and consumers are killed
 every few milliseconds and replaced; one of each lives on, and for it no second may pass without progress. A killed consumer may have
 taken one message that it did not log, and no more; a killed producer may have put one that it did not log. Tasks, which are
-acknowledged, are never lost.
+acknowledged, are never lost. What pools go through stands in `pool_storm`.
 
-    cargo xtask storm --python [--seconds N] [--seed N]
+    cargo xtask storm --python [--seconds N] [--seed N] [--only KIND]
 """
 
 import argparse
 import collections
+import itertools
 import mmap
 import os
 import queue
@@ -23,8 +24,10 @@ import time
 import warnings
 
 import procession
+from pool_storm import PoolTurn, kill_an_owner
 
 METHODS = ["fork", "spawn", "forkserver"]
+KINDS = ["queue", "tasks", "lock", "pool"]
 TURN = 4.0
 # Seconds that a survivor may be without progress, less what this program's own sleeps were too long by; and whatever they were.
 LIMIT, LAST_LIMIT = 1.0, 10.0
@@ -269,39 +272,70 @@ class Turn:
         return len(sums), missing, 0
 
 
+def storm_over_pools(method, folder, dice, seconds):
+    """A turn with a pool, and then a process with a pool is killed. How many kills, and the longest time without a result."""
+    turn = PoolTurn(procession.get_context(method), folder, dice, seconds)
+    tasks = turn.run()
+    gone = kill_an_owner(method, os.path.join(folder, "owner"), dice)
+    traffic = turn.traffic
+    outcomes = ", ".join(f"{count} {what}" for what, count in sorted(traffic.outcomes.items()))
+    print(
+        f"pool by {method}: {turn.kills} kills, {turn.stops} stops, {tasks} tasks, outcomes: {outcomes}, "
+        f"longest wait {traffic.longest * 1000:.0f} ms, processes of a killed one gone after {gone * 1000:.0f} ms",
+        flush=True,
+    )
+    return turn.kills + 1, 0.0
+
+
+def storm_over_processes(kind, method, folder, dice, seconds):
+    """A turn. How many kills, and the longest stall in seconds."""
+    turn = Turn(procession.get_context(method), kind, folder, dice, seconds)
+    try:
+        turn.run()
+        messages, lost, repeated = turn.account()
+    except AssertionError as error:
+        if describe := getattr(turn.shared, "describe", None):
+            error.add_note(describe())
+        raise
+    print(
+        f"{kind} by {method}: {turn.kills} kills, {messages} acknowledged, {lost} lost, {repeated} repeated, "
+        f"longest stall {turn.longest * 1000:.0f} ms",
+        flush=True,
+    )
+    return turn.kills, turn.longest
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--only", choices=KINDS, help="this kind of turns")
     arguments = parser.parse_args()
     seed = random.randrange(1 << 32) if arguments.seed is None else arguments.seed
     dice = random.Random(seed)
     print(f"seed {seed}", flush=True)
     end = time.monotonic() + arguments.seconds
-    turns = [(kind, method) for method in METHODS for kind in ("queue", "tasks", "lock")]
+    kinds = [arguments.only] if arguments.only else KINDS
     kills, longest = 0, 0.0
-    for kind, method in (turns[n % len(turns)] for n in range(1 << 30)):
+    for kind, method in itertools.cycle((kind, method) for method in METHODS for kind in kinds):
         seconds = min(TURN, end - time.monotonic())
         if seconds < 0.5:
             break
         folder = tempfile.mkdtemp(prefix="procession-storm-")
-        turn = Turn(procession.get_context(method), kind, folder, dice, seconds)
         try:
-            turn.run()
-            messages, lost, repeated = turn.account()
+            if kind == "pool":
+                killed, stall = storm_over_pools(method, folder, dice, seconds)
+            else:
+                killed, stall = storm_over_processes(kind, method, folder, dice, seconds)
         except AssertionError as error:
-            describe = getattr(turn.shared, "describe", None)
-            print(
-                f"{kind} by {method}, seed {seed}: {error}\nlogs: {folder}\n{describe() if describe else ''}"
-            )
-            return 1
+            notes = "\n".join(getattr(error, "__notes__", []))
+            print(f"{kind} by {method}, seed {seed}: {error}\nlogs: {folder}\n{notes}", flush=True)
+            # Whoever hangs would keep an orderly end from coming.
+            for child in procession.active_children():
+                child.kill()
+            os._exit(1)
         shutil.rmtree(folder)
-        kills, longest = kills + turn.kills, max(longest, turn.longest)
-        print(
-            f"{kind} by {method}: {turn.kills} kills, {messages} acknowledged, {lost} lost, {repeated} repeated, "
-            f"longest stall {turn.longest * 1000:.0f} ms",
-            flush=True,
-        )
+        kills, longest = kills + killed, max(longest, stall)
     print(f"{kills} kills, longest stall {longest * 1000:.0f} ms: all accounted for")
     return 0
 

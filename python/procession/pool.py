@@ -1,6 +1,5 @@
 """Pools of worker processes, as in ``multiprocessing.pool``, in which no dead worker hangs anybody."""
 
-import itertools
 import os
 import signal
 import sys
@@ -397,7 +396,7 @@ class Pool:
         total = len(iterable) if hasattr(iterable, "__len__") else None
         chunk = 0 if chunksize == 1 else chunksize
         self._feed(job, func, iter(iterable), chunk, unpack, retries, timeout, patient)
-        return _bar(results, total) if progress else results
+        return _ShownIterator(results, total) if progress else results
 
     def _feed(self, job, func, items, chunk, unpack, retries, timeout, patient):
         """Hand a job's tasks out; in a thread, if the items are slow to come or cannot all be handed out at once."""
@@ -477,49 +476,76 @@ def _check_timeout(timeout):
     return timeout
 
 
-def _bar(iterable, total):
-    """The items, with a bar on standard error: tqdm's, where that is installed."""
+class _ShownIterator:
+    """An iterator of a pool's results, with a bar. One that raises in its place is one of them."""
+
+    def __init__(self, results, total):
+        self._results = results
+        self._bar = _bar(total)
+
+    def __iter__(self):
+        return self
+
+    def next(self, timeout=None):
+        """Return the next result, as `IMapIterator.next`."""
+        try:
+            result = self._results.next(timeout)
+        except StopIteration:
+            self._bar.close()
+            raise
+        except Exception as error:
+            if timeout is None or type(error) is not _stdlib.TimeoutError:
+                self._bar.update(1)
+            raise
+        self._bar.update(1)
+        return result
+
+    __next__ = next
+
+
+def _bar(total):
+    """A bar on standard error: tqdm's, where that is installed."""
     try:
         from tqdm.auto import tqdm
     except ImportError:
-        return _plain_bar(iterable, total)
-    return iter(tqdm(iterable, total=total))
+        return _PlainBar(total)
+    return tqdm(total=total)
 
 
-def _plain_bar(iterable, total):
-    shown = 0
-    done = 0
+class _PlainBar:
+    def __init__(self, total):
+        self._total = total
+        self._done = 0
+        self._shown = 0
 
-    def show():
-        print(f"\r{done}" + ("" if total is None else f" of {total}"), end="", file=sys.stderr, flush=True)
+    def update(self, more):
+        self._done += more
+        if time.monotonic() - self._shown > 0.1:
+            self._show()
 
-    for item in iterable:
-        done += 1
-        if time.monotonic() - shown > 0.1:
-            shown = time.monotonic()
-            show()
-        yield item
-    show()
-    print(file=sys.stderr)
+    def _show(self):
+        self._shown = time.monotonic()
+        total = "" if self._total is None else f" of {self._total}"
+        print(f"\r{self._done}{total}", end="", file=sys.stderr, flush=True)
+
+    def close(self):
+        self._show()
+        print(file=sys.stderr)
 
 
 def _shown(result):
     """The value of a map, with a bar meanwhile, of tasks."""
     total = len(result._outcome()[1]) if result._outcome()[0] else 0
     chunk = result._chunk or 1
-
-    def steps():
-        seen = 0
-        while True:
-            ended = result._wait(0.1)
-            done = min(result._progress[0] * chunk, total)
-            yield from itertools.repeat(None, done - seen)
-            seen = done
-            if ended:
-                return
-
-    for _ in _bar(steps(), total):
-        pass
+    bar = _bar(total)
+    seen = 0
+    ended = False
+    while not ended:
+        ended = result._wait(0.1)
+        done = min(result._progress[0] * chunk, total)
+        bar.update(done - seen)
+        seen = done
+    bar.close()
     return result.get()
 
 

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+FORMS = [pytest.param([], id="queues"), pytest.param(["--pool"], id="pool")]
 PROGRAM = pathlib.Path(__file__).parents[2] / "examples" / "checksum.py"
 WATCHDOG = 300
 
@@ -55,35 +56,40 @@ def tree(tmp_path):
     return tmp_path
 
 
-def test_odd_names_and_contents(tree):
-    done = checksum("--workers", "3", tree)
+@pytest.mark.parametrize("form", FORMS)
+def test_odd_names_and_contents(form, tree):
+    done = checksum(*form, "--workers", "3", tree)
     assert (done.returncode, done.stdout) == (0, expected(tree)), done.stderr
     assert done.stderr.decode().startswith("214 files, "), done.stderr
 
 
-def test_odd_names_and_contents_under_kills(tree):
-    done = checksum("--chaos", "--workers", "3", tree)
+@pytest.mark.parametrize("form", FORMS)
+def test_odd_names_and_contents_under_kills(form, tree):
+    done = checksum(*form, "--chaos", "--workers", "3", tree)
     assert (done.returncode, done.stdout) == (0, expected(tree)), done.stderr
 
 
-def test_what_cannot_be_read_is_named_and_the_rest_is_printed(tree, tmp_path_factory):
+@pytest.mark.parametrize("form", FORMS)
+def test_what_cannot_be_read_is_named_and_the_rest_is_printed(form, tree, tmp_path_factory):
     missing = tmp_path_factory.mktemp("elsewhere") / "missing"
-    done = checksum(missing)
+    done = checksum(*form, missing)
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.decode() == f"checksum: {missing}: No such file or directory\n"
-    assert checksum("--workers", "0", tree).returncode == 2
+    assert checksum(*form, "--workers", "0", tree).returncode == 2
 
 
-def test_an_empty_folder_prints_nothing(tmp_path):
-    done = checksum("--quiet", tmp_path)
+@pytest.mark.parametrize("form", FORMS)
+def test_an_empty_folder_prints_nothing(form, tmp_path):
+    done = checksum(*form, "--quiet", tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
-def test_interrupted_it_leaves_nothing_behind(tree):
+@pytest.mark.parametrize("form", FORMS)
+def test_interrupted_it_leaves_nothing_behind(form, tree):
     # Enough for it to be at work still.
     (tree / "bigger").write_bytes(bytes(600_000_000))
     program = subprocess.Popen(
-        [sys.executable, PROGRAM, "--workers", "2", tree],
+        [sys.executable, PROGRAM, *form, "--workers", "2", tree],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,

@@ -196,6 +196,31 @@ def test_pool(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_pool_async(method):
+    assert lines("pool_async", method) == [
+        "callbacks got: [0, 10, 20, 30, 40]",
+        "successful: False, error callback got: ZeroDivisionError('division by zero')",
+        "map_async: [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]",
+        "starmap_async: [8, 9]",
+        "imap: 0, 10, 20",
+        "the iterable failed: no number 3",
+        "still asleep after 0.2 s",
+        "closed: Pool not running",
+        "other processes worked: True",
+    ]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_pool_queue(method):
+    said = "[(3, 1), (3, 2), (3, 3), (4, 1), (4, 2), (4, 3), (4, 4)]"
+    assert lines("pool_queue", method) == [
+        f"manager's: said {said}, sums [6, 10]",
+        f"plain: said {said}, sums [6, 10]",
+        "through a queue in a queue: 7",
+    ]
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_manager_queue(method):
     assert lines("manager_queue", method) == ["managed: [1, 2, 3, 4, 5]", "plain: [-5, -4, -3, -2, -1]"]
 

@@ -332,6 +332,12 @@ impl WorkQueue {
         self.tasks.shutdown(false)
     }
 
+    /// Declares that all workers have ended: one that was killed at its start may not have opened the handle that it was sent.
+    pub fn disown_handles(&self) {
+        self.tasks.disown_handles();
+        self.reports.disown_handles();
+    }
+
     /// Discards all tasks that have not begun, and lets the workers end.
     ///
     /// # Errors

@@ -175,6 +175,12 @@ impl Queue {
         Ok(handle)
     }
 
+    /// Declares that whoever was sent a handle, and has not opened it, never will: its process has ended, say. So nothing is kept for it
+    /// any longer than this process has the queue itself.
+    pub fn disown_handles(&self) {
+        transfer::disown(&*self.shared);
+    }
+
     /// Opens the queue of a handle. A queue that this process has open already is the same mapping.
     ///
     /// # Errors

@@ -109,6 +109,11 @@ impl Header {
         self.opened.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts all such handles as opened.
+    pub(super) fn note_all_opened(&self) {
+        self.opened.store(self.sent.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
     /// Whether every such handle of the object in this file has been opened. False when the file cannot be read.
     pub(super) fn all_opened(file: BorrowedFd<'_>) -> bool {
         let mut counts = [0; 16];

@@ -174,6 +174,11 @@ pub fn send<T: Travels + 'static>(object: &Arc<T>) -> std::io::Result<Transit> {
     Ok(transit)
 }
 
+/// Declares that whoever was sent a handle of the object, and has not opened it, never will.
+pub(crate) fn disown<T: Travels>(object: &T) {
+    object.header().note_all_opened();
+}
+
 /// Closes the descriptors that a forked child has inherited from its parent, which keeps them for others. Sending the first
 /// handle does the same.
 pub fn forget_parents() {

@@ -1,13 +1,14 @@
 //! What the pool's process knows of work that it has handed out.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use procession_core::os::clock::Deadline;
 use pyo3::exceptions::{PyRuntimeError, PyStopIteration, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyList, PyListMethods, PyType};
+use pyo3::{PyTraverseError, PyVisit};
 
 use super::WorkQueue;
 use crate::blocking::deadline;
@@ -298,6 +299,28 @@ impl State {
         first
     }
 
+    fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.failure)?;
+        if let Some((callback, error_callback)) = &self.callbacks {
+            visit.call(callback)?;
+            visit.call(error_callback)?;
+        }
+        if let Some(kept) = &self.kept {
+            visit.call(&kept.pool)?;
+            visit.call(&kept.function)?;
+        }
+        match &self.results {
+            Results::One(value) => visit.call(value),
+            Results::List { list, .. } => visit.call(list),
+            Results::Stream(stream) => {
+                visit.call(&stream.feeder)?;
+                stream.items.iter().chain(stream.early.values()).try_for_each(|item| match item {
+                    Item::Value(object) | Item::Error(object) => visit.call(object),
+                })
+            }
+        }
+    }
+
     fn is_complete(&self) -> bool {
         match &self.results {
             Results::One(_) => self.arrived == 1,
@@ -421,6 +444,25 @@ impl Job {
         Job { work, state: Mutex::new(state) }
     }
 
+    /// An exception that was raised to a caller leads to this by its traceback, if a variable there does.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.work)?;
+        // Locked, it is locked throughout the collection: by what has caused that.
+        match self.state.try_lock() {
+            Ok(state) => state.traverse(&visit),
+            Err(TryLockError::Poisoned(state)) => state.into_inner().traverse(&visit),
+            Err(TryLockError::WouldBlock) => Ok(()),
+        }
+    }
+
+    fn __clear__(&self) {
+        let mut state = self.lock();
+        let results = std::mem::replace(&mut state.results, Results::One(None));
+        let rest = (state.failure.take(), state.callbacks.take(), state.kept.take());
+        drop(state);
+        drop((results, rest));
+    }
+
     /// The number by which reports name it.
     #[getter]
     fn _job(&self) -> u64 {
@@ -542,6 +584,10 @@ impl ResultIterator {
     #[new]
     fn new(job: Py<Job>) -> Self {
         ResultIterator { job }
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.job)
     }
 
     #[getter]

@@ -441,6 +441,11 @@ impl WorkQueue {
         self.core.close().map_err(damaged)
     }
 
+    /// Declares that all workers have ended.
+    fn disown_handles(&self) {
+        self.core.disown_handles();
+    }
+
     /// Discards the tasks that have not begun, and lets the workers end.
     fn terminate(&self) -> PyResult<()> {
         self.core.terminate().map_err(damaged)
