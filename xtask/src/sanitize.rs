@@ -57,7 +57,15 @@ const EXCLUSIONS: &[Exclusion] = &[
     },
     Exclusion {
         under: &[Sanitizer::Thread],
-        what: What::Programs(&["handles", "process", "process_death", "process_posix"]),
+        what: What::Programs(&[
+            "handles",
+            "manager",
+            "manager_deaths",
+            "manager_forks",
+            "process",
+            "process_death",
+            "process_posix",
+        ]),
         reason: "they start programs by the hundred, each of which takes long with the sanitizer, and fork, which the \
                  sanitizer's own thread forbids",
     },
@@ -75,6 +83,11 @@ const EXCLUSIONS: &[Exclusion] = &[
         under: &[Sanitizer::Thread],
         what: What::Tests(&["agrees_with_a_vecdeque"]),
         reason: "one thread, and minutes of it",
+    },
+    Exclusion {
+        under: &[Sanitizer::Address],
+        what: What::Tests(&["a_dropped_manager_leaves_nothing"]),
+        reason: "it measures memory, of which the sanitizer has its own",
     },
     Exclusion {
         under: &[Sanitizer::Address],

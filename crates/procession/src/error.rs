@@ -1,6 +1,7 @@
 //! The errors of all operations in one type, for programs that do not tell them apart.
 
 use crate::connection::{AcceptError, ConnectError, ListenError, RecvError, SendError};
+use crate::manager::{CallError, ManagerError};
 use crate::pool::{PoolError, TaskError};
 use crate::process::{JoinError, StartError, WaitError};
 use crate::queue::{self, GetError, MemoryError, PutError, TaskDoneError};
@@ -85,6 +86,12 @@ pub enum Error {
     /// A block of named shared memory could not be had.
     #[error(transparent)]
     SharedMemory(#[from] SharedMemoryError),
+    /// A manager could not be started, found or ended.
+    #[error(transparent)]
+    Manager(#[from] ManagerError),
+    /// A manager, or an object that it keeps, did not do what it was asked.
+    #[error(transparent)]
+    Call(#[from] CallError),
     /// The system refused.
     #[error(transparent)]
     System(#[from] std::io::Error),

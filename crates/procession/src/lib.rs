@@ -1,7 +1,7 @@
 //! Processes, queues, pipes and shared state between processes, after Python's `multiprocessing`.
 //!
-//! All of it is shared memory and sockets of the processes that use it. There is no server, and a process that is
-//! killed at any instruction does not hang the others: its locks pass on, its unfinished puts are not there, its tasks
+//! All of it is shared memory and sockets of the processes that use it. There is no server but a [`Manager`], for those who start
+//! one, and a process that is killed at any instruction does not hang the others: its locks pass on, its unfinished puts are not there, its tasks
 //! are handed out again, its memory is freed.
 //!
 //! ```
@@ -34,6 +34,7 @@
 //! | messages and tasks, many to many | [`Queue`], [`JoinableQueue`], [`SimpleQueue`] |
 //! | messages, one to one; programs that know an address | [`Pipe`], [`connection`] |
 //! | plain data that all change | [`Value`], [`Array`], [`RawValue`], [`RawArray`], [`SharedMemory`] |
+//! | objects in a process of their own, for programs on one or several machines | [`Manager`], [`manager`] |
 //! | taking turns | [`Lock`], [`RLock`], [`Semaphore`], [`BoundedSemaphore`], [`Condition`], [`Event`], [`Barrier`] |
 //!
 //! Each value of these types is a handle. Its clones, the copies in forked processes, and what another process reads of
@@ -49,7 +50,7 @@
 //!
 //! Each type says what a death leaves behind. Where others have to know, it is an error of theirs: [`sync::LockError::OwnerDied`],
 //! [`process::JoinError::Killed`], [`queue::JoinError::DeliveryLost`], [`connection::RecvError::Closed`],
-//! [`sync::BarrierError::Broken`]. Waiting processes notice a death within a quarter of a second. A process that is only stopped
+//! [`sync::BarrierError::Broken`], [`manager::CallError::ManagerDied`]. Waiting processes notice a death within a quarter of a second. A process that is only stopped
 //! (SIGSTOP) counts as alive; what it holds stays held.
 //!
 //! # Where it runs
@@ -63,6 +64,7 @@ pub mod error;
 mod handle;
 #[cfg(test)]
 mod hostile;
+pub mod manager;
 pub mod pool;
 pub mod process;
 pub mod queue;
@@ -71,6 +73,7 @@ pub mod sync;
 
 pub use connection::{Connection, Pipe, Receiver, Sender};
 pub use error::Error;
+pub use manager::Manager;
 pub use pool::Pool;
 pub use process::{Process, StartMethod, active_children, cpu_count, current, parent};
 pub use procession_core::shm::{CreateError, OpenError};

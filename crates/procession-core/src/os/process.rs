@@ -375,6 +375,16 @@ pub fn unblock_signals() {
     }
 }
 
+/// Allows this process as many descriptors as it may have.
+///
+/// # Errors
+/// What the kernel reported; nothing has changed then.
+pub fn raise_descriptor_limit() -> io::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?)
+}
+
 /// Runs `run` with all signals blocked in this thread, so that a thread it starts never takes one.
 pub fn with_signals_blocked<R>(run: impl FnOnce() -> R) -> R {
     // SAFETY: both sets are local and initialised by the calls; a mask of this thread only is changed.

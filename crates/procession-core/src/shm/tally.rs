@@ -22,6 +22,8 @@ enum Entry {
     Sent(Arc<dyn Travels>),
     /// A number of this process's mailbox.
     Posted([u8; 16]),
+    /// Something else that is to be taken back so.
+    Other(Box<dyn FnOnce()>),
 }
 
 /// Notes the handles that this thread serialises. Dropped, by an error or a panic, it takes them back; [`Tally::keep`]
@@ -86,6 +88,7 @@ fn take_back(entries: Vec<Entry>) {
             // As if it had been opened: nobody will.
             Entry::Sent(object) => object.header().note_opened(),
             Entry::Posted(number) => mailbox::take_back(number),
+            Entry::Other(take_back) => take_back(),
         }
     }
 }
@@ -110,5 +113,12 @@ pub(super) fn sent(object: impl FnOnce() -> Arc<dyn Travels>) {
 pub(super) fn posted(number: [u8; 16]) {
     if DEPTH.get() != 0 {
         note(Entry::Posted(number));
+    }
+}
+
+/// A handle was serialised that nobody but its own library knows: `take_back` runs if its message is not put.
+pub fn sent_otherwise(take_back: impl FnOnce() + 'static) {
+    if DEPTH.get() != 0 {
+        note(Entry::Other(Box::new(take_back)));
     }
 }

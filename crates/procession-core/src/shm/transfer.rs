@@ -194,19 +194,43 @@ pub fn all_received() -> bool {
 /// [`Opened::settle`].
 #[derive(Default)]
 #[must_use = "their sender keeps a descriptor for each until they are settled"]
-pub struct Opened(Vec<Arc<dyn Travels>>);
+pub struct Opened {
+    objects: Vec<Arc<dyn Travels>>,
+    others: Vec<Settling>,
+}
+
+type Settling = Box<dyn FnOnce() + Send + Sync>;
 
 impl Opened {
     /// Whether there were none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.objects.is_empty() && self.others.is_empty()
     }
 
     /// Declares that nobody will read the message again. A process that dies before it says so leaves the sender with a
     /// descriptor that it could close.
     pub fn settle(self) {
-        self.0.iter().for_each(|object| object.header().note_opened());
+        self.objects.iter().for_each(|object| object.header().note_opened());
+        self.others.into_iter().for_each(|settled| settled());
     }
+}
+
+/// Runs `settled` once nobody will read again the message that is being deserialised: now, or inside
+/// [`to_be_read_again`] when it is settled, if it ever is. For handles that are not [`Travels`].
+pub fn when_settled(settled: impl FnOnce() + Send + Sync + 'static) {
+    if READ_AGAIN.with_borrow(Option::is_none) {
+        return settled();
+    }
+    READ_AGAIN.with_borrow_mut(|opened| {
+        if let Some(opened) = opened {
+            opened.others.push(Box::new(settled));
+        }
+    });
+}
+
+/// Whether descriptors go along with what is being serialised: it is inside of [`collect`].
+pub fn carries_descriptors() -> bool {
+    OUTGOING.with_borrow(Option::is_some)
 }
 
 /// Runs `deserialise` without counting the handles in it as opened: the same bytes may be read again, so that their
@@ -223,7 +247,7 @@ pub(crate) fn opened<T: Travels + 'static>(transit: Transit, object: &Arc<T>) {
         return;
     }
     READ_AGAIN.with_borrow_mut(|opened| match opened {
-        Some(opened) => opened.0.push(Arc::clone(object) as Arc<dyn Travels>),
+        Some(opened) => opened.objects.push(Arc::clone(object) as Arc<dyn Travels>),
         None => object.header().note_opened(),
     });
 }

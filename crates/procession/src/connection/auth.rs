@@ -200,6 +200,11 @@ impl Handshake {
         Ok(handshake)
     }
 
+    /// Whether the peer has shown a listener that it has the key.
+    pub(super) fn is_trusted(&self) -> bool {
+        self.role == Role::Listener && !matches!(self.expected, Expected::Answer { .. })
+    }
+
     /// Goes on as far as the peer's messages allow, without waiting; whether it is finished.
     pub(super) fn advance(&mut self, socket: &OwnedFd) -> Result<bool, AuthenticationError> {
         while !matches!(self.expected, Expected::Nothing) {

@@ -7,7 +7,7 @@ use procession_core::os::clock::Deadline;
 use procession_core::os::identity::Identity;
 use procession_core::os::socket::{self, Endpoint, Watch};
 use procession_core::shm::ObjectId;
-use rustix::event::PollFlags;
+use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::HANDSHAKE_TIMEOUT;
@@ -17,8 +17,13 @@ use super::error::{AcceptError, AuthenticationError, ListenError};
 use super::pipe::Connection;
 use super::socket_file::SocketFile;
 
-/// How many peers may be in their handshakes at once; beyond, the oldest is dropped.
+/// How many peers may be in their handshakes at once unless told otherwise. Beyond, the oldest is dropped that has not shown
+/// that it has the key.
 const MAX_PENDING: usize = 64;
+/// How long a peer is not dropped for others. Many that come at once, on a busy machine, need some time.
+const UNDISTURBED: Duration = Duration::from_millis(500);
+/// How often a listener without room looks whether there is some.
+const NO_ROOM: Duration = Duration::from_millis(5);
 
 /// Accepts connections from a [`Client`](super::Client), or from CPython's
 /// `multiprocessing.connection.Client`.
@@ -40,6 +45,7 @@ pub struct Listener {
     address: Address,
     authkey: Option<AuthKey>,
     handshake_timeout: Duration,
+    max_pending: usize,
     state: State,
     last_accepted: Option<Peer>,
     refused: u64,
@@ -61,6 +67,7 @@ struct Pending {
     peer: Peer,
     /// What is left of its time, which runs while somebody accepts.
     left: Duration,
+    since: Instant,
 }
 
 /// Who connected.
@@ -86,6 +93,7 @@ pub struct ListenerBuilder {
     authkey: Option<AuthKey>,
     backlog: u32,
     handshake_timeout: Duration,
+    max_pending: usize,
 }
 
 impl ListenerBuilder {
@@ -112,6 +120,12 @@ impl ListenerBuilder {
     /// How long a peer may take to authenticate, 20 s by default; only time within `accept` counts.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.handshake_timeout = timeout;
+        self
+    }
+
+    /// How many peers may be in their handshakes at once.
+    pub(crate) fn max_pending(mut self, peers: usize) -> Self {
+        self.max_pending = peers;
         self
     }
 
@@ -144,6 +158,7 @@ impl ListenerBuilder {
             address: bound,
             authkey: self.authkey,
             handshake_timeout: self.handshake_timeout,
+            max_pending: self.max_pending,
             state,
             last_accepted: None,
             refused: 0,
@@ -187,7 +202,13 @@ impl Listener {
 
     /// A listener to be set up.
     pub fn builder() -> ListenerBuilder {
-        ListenerBuilder { address: None, authkey: None, backlog: 128, handshake_timeout: HANDSHAKE_TIMEOUT }
+        ListenerBuilder {
+            address: None,
+            authkey: None,
+            backlog: 128,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+            max_pending: MAX_PENDING,
+        }
     }
 
     /// Accepts the next connection, once it has authenticated. Blocks until there is one.
@@ -225,6 +246,15 @@ impl Listener {
     }
 
     fn accept_until<S, R>(&mut self, deadline: Deadline) -> Result<Connection<S, R>, AcceptError> {
+        self.accept_unless(None, deadline)?.ok_or(AcceptError::Timeout)
+    }
+
+    /// As [`Listener::accept`]; `None` as soon as `other` is readable, or at the deadline.
+    pub(crate) fn accept_unless<S, R>(
+        &mut self,
+        other: Option<BorrowedFd<'_>>,
+        deadline: Deadline,
+    ) -> Result<Option<Connection<S, R>>, AcceptError> {
         if self.state.owner != Identity::current() {
             // The parent goes on with its peers.
             self.state = State::new(&self.socket).map_err(AcceptError::System)?;
@@ -237,12 +267,11 @@ impl Listener {
             if let Some((socket, peer)) = ready {
                 let connection = Connection::try_from(socket).map_err(AcceptError::System)?;
                 self.last_accepted = Some(peer);
-                return Ok(connection);
+                return Ok(Some(connection));
             }
-            if deadline.passed() {
-                return Err(AcceptError::Timeout);
+            if deadline.passed() || self.wait(other, deadline).map_err(AcceptError::System)? {
+                return Ok(None);
             }
-            self.wait(deadline).map_err(AcceptError::System)?;
         }
     }
 
@@ -270,7 +299,10 @@ impl Listener {
 
     /// Takes new connections, and begins their handshakes; the first that needs none.
     fn admit(&mut self) -> io::Result<Option<(OwnedFd, Peer)>> {
-        for _ in 0..MAX_PENDING {
+        for _ in 0..self.max_pending {
+            if !self.has_room() {
+                break;
+            }
             let Some((socket, endpoint)) = socket::accept(&self.socket)? else { break };
             let peer = match endpoint {
                 Endpoint::Inet(address) => Peer::Tcp(address),
@@ -294,14 +326,27 @@ impl Listener {
                     continue;
                 }
             };
-            if self.state.pending.len() == MAX_PENDING {
-                let oldest = self.state.remove(0).peer;
-                self.refuse(oldest, &AuthenticationError::Protocol("it is slow, and too many others came"));
+            if self.state.pending.len() >= self.max_pending
+                && let Some(index) = self.to_be_dropped()
+            {
+                let slow = self.state.remove(index).peer;
+                self.refuse(slow, &AuthenticationError::Protocol("it is slow, and too many others came"));
             }
             self.state.watch.add(&socket)?;
-            self.state.pending.push(Pending { socket, handshake, peer, left: self.handshake_timeout });
+            let (left, since) = (self.handshake_timeout, Instant::now());
+            self.state.pending.push(Pending { socket, handshake, peer, left, since });
         }
         Ok(None)
+    }
+
+    /// The peer that would have to make room for others.
+    fn to_be_dropped(&self) -> Option<usize> {
+        let mut pending = self.state.pending.iter();
+        pending.position(|pending| !pending.handshake.is_trusted() && pending.since.elapsed() > UNDISTURBED)
+    }
+
+    fn has_room(&self) -> bool {
+        self.state.pending.len() < self.max_pending || self.to_be_dropped().is_some()
     }
 
     /// Without a key, an abstract address is for the user's own processes.
@@ -315,21 +360,30 @@ impl Listener {
         tracing::warn!(listener = %self.address, ?peer, %error, "refused a peer");
     }
 
-    /// Waits for any peer, the deadline, or the end of a handshake's time.
-    fn wait(&mut self, deadline: Deadline) -> io::Result<()> {
-        let pending = &mut self.state.pending;
-        let longest = pending.iter().map(|pending| pending.left).min();
+    /// Waits for any peer, the deadline, the end of a handshake's time, or `other`; whether it is readable.
+    fn wait(&mut self, other: Option<BorrowedFd<'_>>, deadline: Deadline) -> io::Result<bool> {
+        // Without room for those who wait to be accepted they must not wake this.
+        let has_room = self.has_room();
+        let first = self.state.pending.iter().map(|pending| pending.left).min();
+        let longest = if has_room { first } else { Some(NO_ROOM) };
         let until = match longest.map(|longest| deadline.slice(longest).unwrap_or_default()) {
             Some(slice) => Deadline::after(slice),
             None => deadline,
         };
         let begun = Instant::now();
-        socket::wait(&self.state.watch, PollFlags::IN, until)?;
+        let mut fds = Vec::with_capacity(2);
+        fds.extend(other.map(|other| PollFd::from_borrowed_fd(other, PollFlags::IN)));
+        if has_room {
+            fds.push(PollFd::new(&self.state.watch, PollFlags::IN));
+        }
+        socket::poll(&mut fds, until)?;
+        let other_is_ready = other.is_some() && !fds[0].revents().is_empty();
+        drop(fds);
         let spent = begun.elapsed();
-        for pending in pending {
+        for pending in &mut self.state.pending {
             pending.left = pending.left.saturating_sub(spent);
         }
-        Ok(())
+        Ok(other_is_ready)
     }
 }
 

@@ -52,7 +52,7 @@ impl TaskRef {
     ///
     /// # Errors
     /// It captures a value, or is not part of the executable.
-    pub(super) fn new<F, A, R>(function: F) -> Result<TaskRef, StartError>
+    pub(crate) fn new<F, A, R>(function: F) -> Result<TaskRef, StartError>
     where
         F: Fn(A) -> R + Copy + 'static,
         A: DeserializeOwned + 'static,
@@ -136,7 +136,7 @@ impl TaskRef {
     }
 
     /// Runs the function.
-    pub(super) fn run(self, arguments: &[u8], descriptors: Vec<OwnedFd>) -> Report {
+    pub(crate) fn run(self, arguments: &[u8], descriptors: Vec<OwnedFd>) -> Report {
         let found = match self.find() {
             Ok(found) => found,
             Err(problem) => return Report::Begin(problem.into()),

@@ -15,7 +15,7 @@
 mod builder;
 mod child;
 mod current;
-mod entry;
+pub(crate) mod entry;
 mod error;
 mod exit;
 mod handle;
@@ -24,7 +24,7 @@ mod running;
 mod server;
 mod start;
 mod state;
-mod wire;
+pub(crate) mod wire;
 
 use std::time::Duration;
 

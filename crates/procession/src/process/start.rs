@@ -17,6 +17,7 @@ use super::running::{Origin, Running};
 use super::server;
 use super::state;
 use super::wire::{Report, Settings};
+use crate::manager;
 
 /// A process that exists but has no order yet.
 pub(super) struct Fresh {
@@ -139,6 +140,7 @@ pub(super) fn fork(allow_threads: bool) -> Result<Forked, StartError> {
     if !allow_threads {
         check_threads()?;
     }
+    let inheritance = manager::before_fork();
     // Held across the fork, so that the copy finds none of them locked by a thread it does not have, and nothing
     // in the buffer that both would write.
     let mut server = server::lock();
@@ -154,7 +156,10 @@ pub(super) fn fork(allow_threads: bool) -> Result<Forked, StartError> {
         ForkSide::Parent { child } => {
             drop(theirs);
             match process::open(child).and_then(|pidfd| channel.send(GO, &[], None).map(|()| pidfd)) {
-                Ok(pidfd) => Ok(Forked::Parent { pid: child, pidfd, channel }),
+                Ok(pidfd) => {
+                    inheritance.go_to(child);
+                    Ok(Forked::Parent { pid: child, pidfd, channel })
+                }
                 // Killed before it took the message that it may go on.
                 Err(error) => {
                     drop(channel);

@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use super::StartMethod;
 use super::running::Running;
 use super::wire::{ParentRecord, Settings};
+use crate::manager;
 use crate::pool::Shared;
 
 /// The state of one process.
@@ -93,6 +94,7 @@ impl State {
         // Or the ends of pipes that the parent has sent would stay open for as long as this process lives.
         mailbox::forget_parents();
         transfer::forget_parents();
+        manager::forget_parents();
     }
 
     /// Takes on the identity of a started process. A daemon watches its parent from here on.

@@ -50,7 +50,7 @@ impl ParentRecord {
 }
 
 /// What a new process, or its fork server, says. The first byte of a message is the number in its comment.
-pub(super) enum Report {
+pub(crate) enum Report {
     /// 0: the serialised result, and its descriptors.
     Returned { result: Vec<u8>, descriptors: Vec<OwnedFd> },
     /// 1: the function panicked.

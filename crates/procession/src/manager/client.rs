@@ -1,0 +1,444 @@
+//! What a process has of a manager: its connections there, and the references that they hold.
+//!
+//! The first connection of a process is its session, which holds its references for as long as it is open; it carries no
+//! calls. A call takes a connection that is idle, or makes one, so that threads do not wait for each other.
+//!
+//! All of this changes with the fork gate held and is not locked while anybody waits, so that a forked child finds it whole.
+//! The child has its own connections: it closes the copies of its parent's.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use procession_core::os::clock::Deadline;
+use procession_core::os::fork;
+use procession_core::os::identity::Identity;
+use procession_core::os::socket;
+use rustix::event::PollFlags;
+
+use super::dial::{Stream, begin, dial, not_a_manager, silent, system};
+use super::error::CallError;
+use super::reference::Reference;
+use super::table;
+use super::value::{Carriage, Parcel};
+use super::wire::{Answer, Machine, Number, Packed, Refusal, Reply, Request, Token, Welcome};
+use crate::connection::{Address, AuthKey, Client, ConnectError, RecvError, SendError};
+
+/// How often who waits for an answer looks whether the manager lives.
+const SLICE: Duration = Duration::from_millis(250);
+/// How long a manager that closes its connections may take to end.
+const ENDING: Duration = Duration::from_secs(1);
+/// How many connections are kept for later calls.
+const IDLE: usize = 8;
+/// The most that one message gives back.
+const BATCH: usize = 256;
+
+/// A connection for calls.
+struct Line {
+    stream: Stream,
+    session: Token,
+}
+
+/// A manager as this process sees it.
+pub(super) struct Remote {
+    manager: Token,
+    address: Address,
+    key: AuthKey,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    /// What is alive of the proxies that this process has. A forked child has copies.
+    references: HashMap<Number, Weak<Reference>>,
+    /// The manager's process, if it is one of this machine.
+    process: Option<Identity>,
+    died: bool,
+    links: Links,
+}
+
+/// What belongs to one process.
+struct Links {
+    owner: Identity,
+    session: Option<Session>,
+    idle: Vec<Line>,
+    objects: Vec<(Number, u32)>,
+    tickets: Vec<u64>,
+}
+
+struct Session {
+    token: Token,
+    stream: Arc<Stream>,
+    carriage: Carriage,
+}
+
+impl Links {
+    fn new(owner: Identity) -> Links {
+        Links { owner, session: None, idle: Vec::new(), objects: Vec::new(), tickets: Vec::new() }
+    }
+}
+
+impl Remote {
+    /// The manager at an address, of which nothing is known but the key.
+    pub(super) fn connect(address: &Address, key: &AuthKey) -> Result<Arc<Remote>, CallError> {
+        fork::watch().map_err(|source| system(address, "registering with fork", source))?;
+        let (welcome, stream) = begin(address, key, Deadline::Never)?;
+        let remote = Remote::known(welcome.manager, address.clone(), key.clone());
+        remote.settle_in(welcome, stream)?;
+        Ok(remote)
+    }
+
+    /// This process's view of a manager: there is one.
+    pub(super) fn known(manager: Token, address: Address, key: AuthKey) -> Arc<Remote> {
+        table::remote(manager, || Remote {
+            manager,
+            address,
+            key,
+            inner: Mutex::new(Inner {
+                references: HashMap::new(),
+                process: None,
+                died: false,
+                links: Links::new(Identity::current()),
+            }),
+        })
+    }
+
+    pub(super) fn manager(&self) -> Token {
+        self.manager
+    }
+
+    pub(super) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    pub(super) fn key(&self) -> &AuthKey {
+        &self.key
+    }
+
+    /// The manager's process, if it is known and of this machine.
+    pub(super) fn process(&self) -> Option<Identity> {
+        self.locked(|inner| inner.process)
+    }
+
+    /// Nothing in `change` takes the gate or drops a reference.
+    fn locked<R>(&self, change: impl FnOnce(&mut Inner) -> R) -> R {
+        let gate = fork::gate();
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let me = Identity::current();
+        let of_parent =
+            (inner.links.owner != me).then(|| std::mem::replace(&mut inner.links, Links::new(me)));
+        let result = change(&mut inner);
+        drop((inner, gate));
+        drop(of_parent);
+        result
+    }
+
+    /// Closes what a forked child has of its parent's connections.
+    pub(super) fn forget_parents(&self) {
+        self.locked(|_| ());
+    }
+
+    /// All references of this process that live.
+    pub(super) fn references(&self) -> Vec<Arc<Reference>> {
+        self.locked(|inner| inner.references.values().filter_map(Weak::upgrade).collect())
+    }
+
+    /// The reference to an object of which the session got one more.
+    pub(super) fn adopt(self: &Arc<Self>, session: Token, object: Number) -> Arc<Reference> {
+        self.locked(|inner| {
+            if let Some(known) = inner.references.get(&object).and_then(Weak::upgrade) {
+                known.got(session);
+                return known;
+            }
+            let new = Arc::new(Reference::new(self, object, session));
+            inner.references.insert(object, Arc::downgrade(&new));
+            new
+        })
+    }
+
+    /// A reference is being dropped.
+    pub(super) fn dropped(&self, object: Number) {
+        self.locked(|inner| {
+            // Another one may have taken its place.
+            if inner.references.get(&object).is_some_and(|known| known.strong_count() == 0) {
+                inner.references.remove(&object);
+            }
+        });
+    }
+
+    /// The session that this process has now, if it has one.
+    pub(super) fn session(&self) -> Option<Token> {
+        self.locked(|inner| inner.links.session.as_ref().map(|session| session.token))
+    }
+
+    /// How handles travel there.
+    pub(super) fn carriage(&self) -> Result<Carriage, CallError> {
+        self.begun(Deadline::Never)?;
+        let carriage = self.locked(|inner| inner.links.session.as_ref().map(|session| session.carriage));
+        carriage.ok_or_else(|| self.lost())
+    }
+
+    /// Has a session, from now on if there was none.
+    fn begun(&self, deadline: Deadline) -> Result<Token, CallError> {
+        if let Some(token) = self.session() {
+            return Ok(token);
+        }
+        if self.locked(|inner| inner.died) {
+            return Err(self.ended());
+        }
+        let (welcome, stream) =
+            begin(&self.address, &self.key, deadline).map_err(|error| self.unreachable(error))?;
+        self.settle_in(welcome, stream)
+    }
+
+    fn settle_in(&self, welcome: Welcome, stream: Stream) -> Result<Token, CallError> {
+        if welcome.manager != self.manager {
+            // Another manager has taken the address.
+            self.give_up();
+            return Err(self.ended());
+        }
+        let here =
+            Machine::this().map_err(|source| system(&self.address, "asking for the machine", source))?;
+        let same = here == welcome.machine;
+        let carriage = match (&self.address, same) {
+            (Address::Tcp { .. }, true) => Carriage::Tickets,
+            (Address::Tcp { .. }, false) => Carriage::Nothing,
+            _ => Carriage::Descriptors,
+        };
+        let (token, spare) = self.locked(|inner| {
+            inner.process = Identity::from_bits(welcome.process).filter(|_| same);
+            match &inner.links.session {
+                // Another thread was faster.
+                Some(session) => (session.token, Some(stream)),
+                None => {
+                    let (token, stream) = (welcome.session, Arc::new(stream));
+                    inner.links.session = Some(Session { token, stream, carriage });
+                    (token, None)
+                }
+            }
+        });
+        drop(spare);
+        Ok(token)
+    }
+
+    /// A connection for a call.
+    fn line(&self, deadline: Deadline) -> Result<Line, CallError> {
+        let session = self.begun(deadline)?;
+        if let Some(line) = self.locked(|inner| inner.links.idle.pop()) {
+            return Ok(line);
+        }
+        let stream = dial(&self.address, &self.key, deadline).map_err(|error| self.unreachable(error))?;
+        let line = Line { stream, session };
+        let joined = line.stream.send(&Request::Join { session }).map_err(|error| self.unsent(error));
+        match joined.and_then(|()| self.receive(&line, deadline))? {
+            Ok(Answer::Done) => Ok(line),
+            // Its end of the session's connection is closed. What the session had may be gone; the next call begins another.
+            Err(Refusal::NoSession) => {
+                self.close(session);
+                Err(self.lost())
+            }
+            _ => Err(not_a_manager(&self.address)),
+        }
+    }
+
+    /// Asks, and waits for the answer. Also returns the session that got what references come with it.
+    pub(super) fn exchange(
+        self: &Arc<Self>,
+        about: &dyn Display,
+        request: &Request,
+        timeout: Option<Duration>,
+    ) -> Result<(Reply<Parcel>, Token), CallError> {
+        table::sweep();
+        self.flush();
+        let deadline = Deadline::from(timeout);
+        self.exchange_until(request, deadline).map_err(|error| match (error, timeout) {
+            (CallError::TimedOut { .. } | CallError::Connect(_), Some(timeout)) if deadline.passed() => {
+                CallError::TimedOut { object: about.to_string(), timeout }
+            }
+            (error, _) => error,
+        })
+    }
+
+    fn exchange_until(
+        self: &Arc<Self>,
+        request: &Request,
+        deadline: Deadline,
+    ) -> Result<(Reply<Parcel>, Token), CallError> {
+        let line = self.line(deadline)?;
+        match line.stream.send(request) {
+            Ok(()) => {}
+            Err(error @ (SendError::Serialize { .. } | SendError::Handle { .. })) => {
+                self.keep(line);
+                return Err(self.unsent(error));
+            }
+            Err(error) => return Err(self.unsent(error)),
+        }
+        let reply = self.receive(&line, deadline)?;
+        let session = line.session;
+        let reply = reply.map(|answer| answer.map(|packed| Parcel::received(self, session, packed)));
+        self.keep(line);
+        Ok((reply, session))
+    }
+
+    /// Waits for an answer.
+    fn receive(&self, line: &Line, deadline: Deadline) -> Result<Reply<Packed>, CallError> {
+        loop {
+            let slice = deadline.slice(SLICE).unwrap_or_default();
+            match line.stream.recv_timeout(slice) {
+                Ok(reply) => return Ok(reply),
+                Err(RecvError::Timeout) => {}
+                Err(RecvError::Closed | RecvError::Truncated { .. }) => return Err(self.lost()),
+                Err(RecvError::Handle { type_name, source }) => {
+                    return Err(CallError::Open { type_name, source });
+                }
+                Err(RecvError::System(source)) => return Err(system(&self.address, "receiving", source)),
+                Err(error) => {
+                    return Err(system(&self.address, "receiving", io::Error::other(error)));
+                }
+            }
+            // A process that it has forked may have copies of its sockets.
+            if self.process().is_some_and(|process| !process.is_alive()) {
+                return match line.stream.recv_timeout(Duration::ZERO) {
+                    Ok(reply) => Ok(reply),
+                    Err(_) => Err(self.lost()),
+                };
+            }
+            if deadline.passed() {
+                return Err(silent(&self.address));
+            }
+        }
+    }
+
+    /// Keeps a connection whose call is over.
+    fn keep(&self, line: Line) {
+        let spare = self.locked(|inner| {
+            let links = &mut inner.links;
+            let current = links.session.as_ref().is_some_and(|session| session.token == line.session);
+            if current && links.idle.len() < IDLE {
+                links.idle.push(line);
+                return None;
+            }
+            Some(line)
+        });
+        if let Some(line) = spare {
+            // Without it the manager takes back what came with the last answer. The manager reads it: it has answered.
+            let _gone = line.stream.send(&Request::Leave);
+        }
+    }
+
+    /// Gives references of a session back, now or with the next call. Never waits.
+    pub(super) fn let_go(&self, session: Token, object: Number, count: u32) {
+        self.later(Some(session), |links| links.objects.push((object, count)));
+    }
+
+    /// Declares that nobody will open the handle with this ticket any more.
+    pub(super) fn settle(&self, ticket: u64) {
+        self.later(None, |links| links.tickets.push(ticket));
+    }
+
+    /// What a session that has ended had is no concern of the next one.
+    fn later(&self, of: Option<Token>, note: impl FnOnce(&mut Links)) {
+        self.locked(|inner| {
+            let links = &mut inner.links;
+            if links.session.as_ref().is_some_and(|session| of.is_none_or(|of| of == session.token)) {
+                note(links);
+            }
+        });
+        self.flush();
+    }
+
+    /// Sends what is to be given back, as far as the manager takes it now.
+    fn flush(&self) {
+        loop {
+            let batch = self.locked(|inner| {
+                let Links { session, objects, tickets, .. } = &mut inner.links;
+                let session = session.as_ref()?;
+                if objects.is_empty() && tickets.is_empty() {
+                    return None;
+                }
+                // If not, the manager is stopped or busy: with a later call.
+                let ready = socket::wait(&session.stream, PollFlags::OUT, Deadline::Now).unwrap_or(false);
+                if !ready {
+                    return None;
+                }
+                let objects = objects.split_off(objects.len().saturating_sub(BATCH));
+                let tickets = tickets.split_off(tickets.len().saturating_sub(BATCH));
+                Some((Arc::clone(&session.stream), Request::LetGo { objects, tickets }))
+            });
+            let Some((stream, request)) = batch else { return };
+            // It fails only when the manager is gone, and what it kept with it.
+            if stream.send(&request).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn unsent(&self, error: SendError) -> CallError {
+        match error {
+            SendError::Closed | SendError::CutShort => self.lost(),
+            source => CallError::Request { address: self.address.clone(), source },
+        }
+    }
+
+    fn unreachable(&self, error: CallError) -> CallError {
+        match error {
+            CallError::Connect(ConnectError::Refused { .. }) => {
+                self.give_up();
+                self.ended()
+            }
+            error => error,
+        }
+    }
+
+    /// Why a connection ended. A process that ends closes its sockets a moment before it is seen to have ended.
+    fn lost(&self) -> CallError {
+        let ended = match self.process() {
+            Some(process) => {
+                let ending = Deadline::after(ENDING);
+                loop {
+                    if !process.is_alive() {
+                        break true;
+                    }
+                    match ending.slice(Duration::from_millis(2)) {
+                        Some(pause) => std::thread::sleep(pause),
+                        None => break false,
+                    }
+                }
+            }
+            None => {
+                let probe = Client::connect_timeout::<(), ()>(&self.address, Some(&self.key), ENDING);
+                matches!(probe, Err(ConnectError::Refused { .. }))
+            }
+        };
+        if !ended {
+            return CallError::Disconnected { address: self.address.clone() };
+        }
+        self.give_up();
+        self.ended()
+    }
+
+    /// Closes all connections of a manager that has ended.
+    pub(super) fn give_up(&self) {
+        let links = self.locked(|inner| {
+            inner.died = true;
+            std::mem::replace(&mut inner.links, Links::new(Identity::current()))
+        });
+        drop(links);
+        table::forget(self.manager);
+    }
+
+    /// Closes the connections of a session.
+    fn close(&self, session: Token) {
+        let links = self.locked(|inner| {
+            let current = inner.links.session.as_ref().is_some_and(|current| current.token == session);
+            current.then(|| std::mem::replace(&mut inner.links, Links::new(Identity::current())))
+        });
+        drop(links);
+    }
+
+    fn ended(&self) -> CallError {
+        let pid = self.process().map(|process| process.pid().as_raw_nonzero().get());
+        CallError::ManagerDied { address: self.address.clone(), pid }
+    }
+}

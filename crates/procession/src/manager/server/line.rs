@@ -1,0 +1,245 @@
+//! One connection.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use procession_core::os::clock::Deadline;
+use procession_core::os::socket;
+use rustix::event::{PollFd, PollFlags};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::process::Pid;
+
+use super::objects::{Hosted, State, Stored};
+use super::session::Session;
+use super::{Home, Nudge};
+use crate::connection::{Address, Connection, RecvError, SendError};
+use crate::manager::value::Carriage;
+use crate::manager::wire::{
+    Answer, Machine, Number, Operation, Refusal, Reply, Request, VERSION, Welcome, token,
+};
+use procession_core::os::identity::Identity;
+
+type Stream = Connection<Reply<Stored>, Request>;
+
+/// Serves a connection in a thread of its own.
+pub(super) fn attend(home: &Arc<Home>, stream: Stream, client: Option<Pid>) {
+    let home = Arc::clone(home);
+    let started =
+        std::thread::Builder::new().name("manager".into()).spawn(move || serve(&home, &stream, client));
+    if let Err(error) = started {
+        // The client finds its connection closed.
+        tracing::warn!(%error, "a manager cannot serve a connection");
+    }
+}
+
+/// Serves a connection to its end.
+fn serve(home: &Home, stream: &Stream, client: Option<Pid>) {
+    let process = match super::watch(client) {
+        Ok(process) => process,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+        Err(error) => {
+            tracing::warn!(%error, "a manager cannot watch a client");
+            None
+        }
+    };
+    let first = receive(stream, process.as_ref());
+    match first {
+        Some(Ok(Request::Begin { version, machine })) => {
+            begin(home, stream, process, version, &machine);
+        }
+        Some(Ok(Request::Join { session })) => match home.sessions.find(session) {
+            Some(session) => {
+                // One descriptor a process is enough.
+                drop(process);
+                if stream.send(&Ok(Answer::Done)).is_ok() {
+                    Line { home, stream, session: &session, unconfirmed: Vec::new() }.serve();
+                }
+            }
+            None => drop(stream.send(&Err(Refusal::NoSession))),
+        },
+        Some(Ok(_)) => drop(stream.send(&Err(Refusal::NoSession))),
+        Some(Err(problem)) => drop(stream.send(&Err(Refusal::Unreadable(problem)))),
+        None => {}
+    }
+}
+
+/// A session, to the end of its first connection.
+fn begin(home: &Home, stream: &Stream, process: Option<OwnedFd>, version: u32, machine: &Machine) {
+    if version != VERSION {
+        drop(stream.send(&Err(Refusal::Version(VERSION))));
+        return;
+    }
+    let carriage = match (home.remote.address(), *machine == home.machine) {
+        (Address::Tcp { .. }, true) => Carriage::Tickets,
+        (Address::Tcp { .. }, false) => Carriage::Nothing,
+        _ => Carriage::Descriptors,
+    };
+    let session = Arc::new(Session::new(token(), carriage, process));
+    home.sessions.add(&session);
+    let welcome = Welcome {
+        manager: home.remote.manager(),
+        session: session.token,
+        process: Identity::current().to_bits(),
+        machine: home.machine.clone(),
+    };
+    if stream.send(&Ok(Answer::Welcome(welcome))).is_ok() {
+        while let Some(Ok(request)) = receive(stream, session.process.as_ref()) {
+            match request {
+                Request::LetGo { objects, tickets } => {
+                    session.let_go(&objects);
+                    home.settle(&tickets);
+                }
+                _ => break,
+            }
+        }
+    }
+    home.sessions.end(&session);
+    home.begin_grace(session.token);
+}
+
+/// The next request, or why it cannot be read; `None` when the client is gone.
+fn receive(stream: &Stream, process: Option<&OwnedFd>) -> Option<Result<Request, String>> {
+    loop {
+        match stream.recv_timeout(Duration::ZERO) {
+            Ok(request) => return Some(Ok(request)),
+            Err(RecvError::Timeout) => {}
+            Err(
+                error @ (RecvError::Handle { .. }
+                | RecvError::HandlesLost
+                | RecvError::Deserialize { .. }
+                | RecvError::Trailing { .. }
+                | RecvError::OutOfMemory { .. }),
+            ) => return Some(Err(error.to_string())),
+            Err(_) => return None,
+        }
+        let mut fds = vec![PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::IN)];
+        fds.extend(process.map(|process| PollFd::new(process, PollFlags::IN)));
+        if let Err(error) = socket::poll(&mut fds, Deadline::Never) {
+            // Out of memory, which may pass.
+            tracing::warn!(%error, "a manager cannot wait for a client");
+            std::thread::sleep(super::PAUSE);
+            continue;
+        }
+        // What it had sent before its end is carried out.
+        if fds[0].revents().is_empty() {
+            return None;
+        }
+    }
+}
+
+/// A connection for calls.
+struct Line<'a> {
+    home: &'a Home,
+    stream: &'a Stream,
+    session: &'a Session,
+    /// References that went with the last answer, which may not have been received.
+    unconfirmed: Vec<(Number, u32)>,
+}
+
+impl Line<'_> {
+    fn serve(mut self) {
+        while let Some(request) = receive(self.stream, self.session.process.as_ref()) {
+            self.unconfirmed.clear();
+            let (reply, over) = match request {
+                Ok(Request::Leave) => break,
+                Ok(Request::Shutdown) => (Ok(Answer::Done), true),
+                Ok(request) => (self.answer(request), false),
+                Err(problem) => (Err(Refusal::Unreadable(problem)), false),
+            };
+            let sent = self.send(&reply);
+            if over {
+                self.home.nudge(Nudge::Stop);
+            }
+            if sent.is_err() {
+                break;
+            }
+        }
+        self.session.let_go(&self.unconfirmed);
+    }
+
+    fn send(&mut self, reply: &Reply<Stored>) -> Result<(), SendError> {
+        if let Ok(answer) = reply {
+            self.grant(answer);
+        }
+        match self.stream.send(reply) {
+            Err(error @ (SendError::Handle { .. } | SendError::Serialize { .. })) => {
+                self.session.let_go(&self.unconfirmed);
+                self.unconfirmed.clear();
+                self.stream.send(&Err(Refusal::Answer(error.to_string())))
+            }
+            result => result,
+        }
+    }
+
+    /// The references that the client is to have with an answer.
+    fn grant(&mut self, answer: &Answer<Stored>) {
+        let granted = &mut self.unconfirmed;
+        match answer {
+            Answer::One(Some((value, _))) => self.session.grant_all(value, granted),
+            Answer::Many(values, _) => {
+                values.iter().for_each(|value| self.session.grant_all(value, granted));
+            }
+            Answer::Pairs(pairs) => {
+                pairs.iter().for_each(|(_, value)| self.session.grant_all(value, granted));
+            }
+            _ => {}
+        }
+    }
+
+    /// A reference for the client.
+    fn give(&mut self, object: &Arc<Hosted>) {
+        self.session.grant(object);
+        self.unconfirmed.push((object.number, 1));
+    }
+
+    fn answer(&mut self, request: Request) -> Reply<Stored> {
+        let home = self.home;
+        match request {
+            Request::Make { kind, name, arguments } => {
+                let object = home.make(kind, name, arguments)?;
+                self.give(&object);
+                Ok(Answer::Object(object.number))
+            }
+            Request::Open { object } => {
+                let object = home.objects.find(object)?;
+                self.give(&object);
+                Ok(Answer::Done)
+            }
+            Request::Hold { object } => {
+                let object = home.objects.find(object)?;
+                Ok(Answer::Ticket(home.hold(object, self.session.token)))
+            }
+            Request::Call { object, operation } => self.call(&home.objects.find(object)?, operation),
+            Request::Forget { name } => Ok(Answer::Bool(home.forget(&name))),
+            Request::Count => Ok(Answer::Count(home.objects.count() as u64)),
+            Request::Begin { .. }
+            | Request::Join { .. }
+            | Request::LetGo { .. }
+            | Request::Leave
+            | Request::Shutdown => Err(Refusal::Unreadable("it is not for a connection for calls".into())),
+        }
+    }
+
+    fn call(&self, object: &Arc<Hosted>, operation: Operation) -> Reply<Stored> {
+        let objects = &self.home.objects;
+        // Dropped after the object's lock.
+        let mut waste = Vec::new();
+        let mut state = object.state();
+        match (&mut *state, operation) {
+            (State::Table(table), Operation::Table(operation)) => table.apply(operation, objects, &mut waste),
+            (State::Sequence(sequence), Operation::Sequence(operation)) => {
+                sequence.apply(operation, objects, &mut waste)
+            }
+            (State::Service(service), Operation::Service(request)) => {
+                let mut response = None;
+                service.handle(request, &self.home.remote, self.session.carriage, &mut |packed| {
+                    response = Some(objects.keep(packed)?);
+                    Ok(())
+                })?;
+                Ok(Answer::One(response.map(|response| (response, 0))))
+            }
+            _ => Err(Refusal::Kind(object.kind.clone())),
+        }
+    }
+}

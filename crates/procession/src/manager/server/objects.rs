@@ -1,0 +1,142 @@
+//! The objects that a manager keeps, and who keeps them: sessions, values that refer to them, names, and tickets of handles
+//! that are on their way. An object goes with the last of these.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use serde::{Serialize, Serializer};
+
+use super::sequence::Sequence;
+use super::service::Served;
+use super::table::Table;
+use crate::manager::wire::{Kind, Number, Packed, Refusal};
+
+/// An object. Whoever has an `Arc` of it keeps it.
+pub(super) struct Hosted {
+    pub(super) number: Number,
+    pub(super) kind: Kind,
+    state: Mutex<State>,
+    objects: Arc<Objects>,
+}
+
+/// What an object consists of.
+pub(super) enum State {
+    Table(Table),
+    Sequence(Sequence),
+    Service(Box<dyn Served>),
+    /// Taken out by its end.
+    Over,
+}
+
+impl Hosted {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        // A handler that panics leaves its object to the next call.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+thread_local! {
+    /// What is to be dropped after what is being dropped: a chain of objects, each in the one before, may be long.
+    static ENDED: RefCell<Option<Vec<State>>> = const { RefCell::new(None) };
+}
+
+impl Drop for Hosted {
+    fn drop(&mut self) {
+        self.objects.lock().all.remove(&self.number);
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let state = std::mem::replace(state, State::Over);
+        let later = ENDED.with_borrow_mut(|ended| match ended {
+            Some(ended) => {
+                ended.push(state);
+                None
+            }
+            None => {
+                *ended = Some(Vec::new());
+                Some(state)
+            }
+        });
+        let mut next = later;
+        while let Some(state) = next {
+            if panic::catch_unwind(AssertUnwindSafe(|| drop(state))).is_err() {
+                tracing::warn!(kind = %self.kind, "an object panicked at its end");
+            }
+            next = ENDED.with_borrow_mut(|ended| {
+                let next = ended.as_mut().and_then(Vec::pop);
+                if next.is_none() {
+                    *ended = None;
+                }
+                next
+            });
+        }
+    }
+}
+
+/// All objects of a manager.
+#[derive(Default)]
+pub(super) struct Objects {
+    index: Mutex<Index>,
+}
+
+#[derive(Default)]
+struct Index {
+    last: Number,
+    all: HashMap<Number, Weak<Hosted>>,
+}
+
+impl Objects {
+    fn lock(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new object.
+    pub(super) fn add(self: &Arc<Self>, kind: Kind, state: State) -> Arc<Hosted> {
+        let mut index = self.lock();
+        index.last += 1;
+        let number = index.last;
+        let hosted = Hosted { number, kind, state: Mutex::new(state), objects: Arc::clone(self) };
+        let hosted = Arc::new(hosted);
+        index.all.insert(number, Arc::downgrade(&hosted));
+        hosted
+    }
+
+    /// An object by its number.
+    pub(super) fn find(&self, number: Number) -> Result<Arc<Hosted>, Refusal> {
+        self.lock().all.get(&number).and_then(Weak::upgrade).ok_or(Refusal::Gone)
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.lock().all.len()
+    }
+
+    /// A value to be kept, with the objects that it refers to.
+    pub(super) fn keep(&self, packed: Packed) -> Result<Stored, Refusal> {
+        let objects = packed.objects.iter().map(|number| self.find(*number)).collect::<Result<_, _>>()?;
+        Ok(Stored(Arc::new(Kept { packed, objects })))
+    }
+}
+
+/// A value that a manager keeps.
+#[derive(Clone)]
+pub(super) struct Stored(Arc<Kept>);
+
+struct Kept {
+    packed: Packed,
+    objects: Vec<Arc<Hosted>>,
+}
+
+impl Stored {
+    /// What it refers to.
+    pub(super) fn objects(&self) -> &[Arc<Hosted>] {
+        &self.0.objects
+    }
+}
+
+/// As [`Packed`].
+impl Serialize for Stored {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.packed.serialize(serializer)
+    }
+}

@@ -1,0 +1,126 @@
+//! The managers that this process knows, and the references that its forked children share with it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use procession_core::os::clock::now_ms;
+use procession_core::os::fork;
+use procession_core::os::identity::Identity;
+
+use super::client::Remote;
+use super::reference::Reference;
+use super::wire::Token;
+
+/// Used with the fork gate held.
+static TABLE: Mutex<Option<Table>> = Mutex::new(None);
+
+struct Table {
+    owner: Identity,
+    /// Also such as nothing here refers to any more, so that who receives one proxy after another need not connect each time.
+    remotes: HashMap<Token, Arc<Remote>>,
+    lent: Vec<Lent>,
+    /// When somebody looked last which children have ended, in milliseconds of the monotonic clock.
+    looked: u64,
+}
+
+/// How many managers stay known that nothing here refers to.
+const UNUSED: usize = 4;
+/// How often it is worth a look which children have ended, in milliseconds.
+const LOOK: u64 = 100;
+
+/// What a forked child has copies of. Its parent keeps it while the child lives: the child may not have used it yet, and so
+/// have no reference of its own.
+struct Lent {
+    child: Identity,
+    _references: Vec<Arc<Reference>>,
+}
+
+/// Nothing in `change` takes the gate or drops a reference or a remote.
+fn locked<R>(change: impl FnOnce(&mut Table) -> R) -> R {
+    let gate = fork::gate();
+    let mut table = TABLE.lock().unwrap_or_else(PoisonError::into_inner);
+    let me = Identity::current();
+    let new = || Table { owner: me, remotes: HashMap::new(), lent: Vec::new(), looked: 0 };
+    let table_of_this = table.get_or_insert_with(new);
+    let mut of_parent = Vec::new();
+    if table_of_this.owner != me {
+        table_of_this.owner = me;
+        of_parent = std::mem::take(&mut table_of_this.lent);
+    }
+    let result = change(table_of_this);
+    drop((table, gate));
+    drop(of_parent);
+    result
+}
+
+/// The one view of a manager, which `make` makes if there is none.
+pub(super) fn remote(manager: Token, make: impl FnOnce() -> Remote) -> Arc<Remote> {
+    let (remote, forgotten) = locked(|table| {
+        if let Some(known) = table.remotes.get(&manager) {
+            return (Arc::clone(known), None);
+        }
+        let mut unused = table.remotes.iter().filter(|(_, remote)| Arc::strong_count(remote) == 1);
+        let forgotten = unused.nth(UNUSED).map(|(manager, _)| *manager);
+        let forgotten = forgotten.and_then(|manager| table.remotes.remove(&manager));
+        let new = Arc::new(make());
+        table.remotes.insert(manager, Arc::clone(&new));
+        (new, forgotten)
+    });
+    drop(forgotten);
+    remote
+}
+
+/// The view of a manager, if there is one.
+pub(super) fn known(manager: Token) -> Option<Arc<Remote>> {
+    locked(|table| table.remotes.get(&manager).cloned())
+}
+
+/// Forgets a manager that has ended.
+pub(super) fn forget(manager: Token) {
+    drop(locked(|table| table.remotes.remove(&manager)));
+}
+
+fn remotes() -> Vec<Arc<Remote>> {
+    locked(|table| table.remotes.values().cloned().collect())
+}
+
+/// Drops what was kept for forked children that have ended.
+pub(super) fn sweep() {
+    let over = locked(|table| {
+        let now = now_ms();
+        if table.lent.is_empty() || now - table.looked < LOOK {
+            return Vec::new();
+        }
+        table.looked = now;
+        table.lent.extract_if(.., |lent| !lent.child.is_alive()).collect::<Vec<_>>()
+    });
+    drop(over);
+}
+
+/// All proxies of a process that is about to fork.
+pub(crate) struct Inheritance(Vec<Arc<Reference>>);
+
+/// To be called before a fork, by a thread that holds no lock of this library.
+pub(crate) fn before_fork() -> Inheritance {
+    sweep();
+    Inheritance(remotes().iter().flat_map(|remote| remote.references()).collect())
+}
+
+impl Inheritance {
+    /// In the parent: the child with this pid has copies.
+    pub(crate) fn go_to(self, pid: u32) {
+        let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+        // A child that has ended already has none.
+        let child = pid.and_then(|pid| Identity::of_pid(pid).ok());
+        if let (Some(child), false) = (child, self.0.is_empty()) {
+            locked(|table| table.lent.push(Lent { child, _references: self.0 }));
+        }
+    }
+}
+
+/// In a forked child: closes the copies of its parent's connections.
+pub(crate) fn forget_parents() {
+    for remote in remotes() {
+        remote.forget_parents();
+    }
+}

@@ -1,0 +1,256 @@
+//! Values on their way to and from a manager.
+//!
+//! A manager keeps a value as its bytes and need not know its type. What the handles in it need is kept beside the bytes: the
+//! descriptors, so that the value outlives the process that sent it, and references to objects of the same manager.
+
+use std::any::type_name;
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use procession_core::shm::transfer;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::client::Remote;
+use super::error::CallError;
+use super::wire::{Number, Packed, Token};
+use crate::codec::append;
+
+/// How handles in a value travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carriage {
+    /// With their descriptors attached: over a local socket.
+    Descriptors,
+    /// As what they are in a queue: over TCP on one machine.
+    Tickets,
+    /// Not at all: to another machine.
+    Nothing,
+}
+
+/// How a value is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// By postcard: for who reads it as the type that it has.
+    Plain,
+    /// By MessagePack, which says what each part is: for who may read it as another type.
+    Described,
+}
+
+impl Form {
+    fn write<T: Serialize + ?Sized>(self, value: &T, bytes: &mut Vec<u8>) -> Result<(), AnyError> {
+        match self {
+            Form::Plain => append(value, bytes)?,
+            Form::Described => value.serialize(&mut rmp_serde::Serializer::new(Growing(bytes)))?,
+        }
+        Ok(())
+    }
+
+    /// Reads a value that takes all bytes.
+    fn read<T: DeserializeOwned>(self, mut bytes: &[u8]) -> Result<T, AnyError> {
+        let value = match self {
+            Form::Plain => {
+                let (value, rest) = postcard::take_from_bytes(bytes)?;
+                bytes = rest;
+                value
+            }
+            Form::Described => T::deserialize(&mut rmp_serde::Deserializer::new(&mut bytes))?,
+        };
+        match bytes.len() {
+            0 => Ok(value),
+            rest => Err(format!("{rest} bytes are left after it").into()),
+        }
+    }
+}
+
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Where MessagePack writes. Want of memory is an error.
+struct Growing<'a>(&'a mut Vec<u8>);
+
+impl io::Write for Growing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.try_reserve(bytes.len())?;
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+thread_local! {
+    static PACKING: RefCell<Option<Packing>> = const { RefCell::new(None) };
+    static OPENING: RefCell<Option<Opening>> = const { RefCell::new(None) };
+}
+
+/// The value that is being serialised.
+struct Packing {
+    manager: Token,
+    objects: Vec<Number>,
+}
+
+/// The value that is being deserialised.
+struct Opening {
+    remote: Arc<Remote>,
+    session: Token,
+    granted: Vec<Number>,
+}
+
+/// Restores what a nested or unwinding use found.
+struct Restore<T: 'static>(&'static std::thread::LocalKey<RefCell<Option<T>>>, Option<T>);
+
+impl<T> Drop for Restore<T> {
+    fn drop(&mut self) {
+        let inner = self.0.replace(self.1.take());
+        // Not while the cell is borrowed: dropping it may lead back here.
+        drop(inner);
+    }
+}
+
+/// Serialises a value for a manager.
+pub(super) fn pack<T: Serialize + ?Sized>(
+    manager: Token,
+    carriage: Carriage,
+    form: Form,
+    value: &T,
+) -> Result<Packed, PackError> {
+    let packing = Packing { manager, objects: Vec::new() };
+    let _restore = Restore(&PACKING, PACKING.replace(Some(packing)));
+    let _stale = transfer::failure();
+    let mut bytes = Vec::new();
+    let (result, descriptors) = match carriage {
+        Carriage::Tickets => (form.write(value, &mut bytes), Vec::new()),
+        _ => transfer::collect(|| form.write(value, &mut bytes)),
+    };
+    result.map_err(|error| match transfer::failure() {
+        Some(source) => PackError::Handle(source),
+        None => PackError::Serialize(error),
+    })?;
+    if carriage == Carriage::Nothing && !descriptors.is_empty() {
+        return Err(PackError::OtherMachine);
+    }
+    let objects = PACKING.take().map(|packing| packing.objects).unwrap_or_default();
+    Ok(Packed { bytes, descriptors, objects })
+}
+
+/// Why a value cannot be handed over.
+pub(super) enum PackError {
+    Serialize(AnyError),
+    Handle(procession_core::shm::OpenError),
+    OtherMachine,
+}
+
+impl PackError {
+    /// As the error of a call.
+    pub(super) fn of<T: ?Sized>(self, remote: &Remote) -> CallError {
+        let type_name = type_name::<T>();
+        match self {
+            PackError::Serialize(source) => CallError::Serialize { type_name, source },
+            PackError::Handle(source) => CallError::Send { type_name, source },
+            PackError::OtherMachine => CallError::NotOnThisMachine {
+                address: remote.address().clone(),
+                what: "a handle of shared memory or of a pipe",
+            },
+        }
+    }
+}
+
+impl std::fmt::Display for PackError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            PackError::Serialize(error) => error.fmt(f),
+            PackError::Handle(error) => error.fmt(f),
+            PackError::OtherMachine => f.write_str("it has a handle, which cannot go to another machine"),
+        }
+    }
+}
+
+/// Notes a proxy in the value that is being serialised for this manager; whether there is one.
+pub(super) fn refer(manager: Token, object: Number) -> bool {
+    PACKING.with_borrow_mut(|packing| match packing {
+        Some(packing) if packing.manager == manager => {
+            packing.objects.push(object);
+            true
+        }
+        _ => false,
+    })
+}
+
+/// Whether a value for some manager is being serialised.
+pub(super) fn is_packing() -> bool {
+    PACKING.with_borrow(Option::is_some)
+}
+
+/// A proxy in the value that is being deserialised: its manager, and the session that got a reference for it, if one did.
+pub(super) fn granted(object: Number) -> Option<(Arc<Remote>, Option<Token>)> {
+    OPENING.with_borrow_mut(|opening| {
+        let opening = opening.as_mut()?;
+        let place = opening.granted.iter().position(|granted| *granted == object);
+        let session = place.map(|place| {
+            opening.granted.swap_remove(place);
+            opening.session
+        });
+        Some((Arc::clone(&opening.remote), session))
+    })
+}
+
+/// A value from a manager, not yet read. The references that came with it are given back with it.
+pub(super) struct Parcel {
+    remote: Arc<Remote>,
+    session: Token,
+    bytes: Vec<u8>,
+    descriptors: Vec<OwnedFd>,
+    granted: Vec<Number>,
+}
+
+impl Parcel {
+    /// What a session received.
+    pub(super) fn received(remote: &Arc<Remote>, session: Token, packed: Packed) -> Parcel {
+        let Packed { bytes, descriptors, objects } = packed;
+        Parcel { remote: Arc::clone(remote), session, bytes, descriptors, granted: objects }
+    }
+
+    /// What a manager itself received from a client, whose session has the references.
+    pub(super) fn of_client(remote: &Arc<Remote>, packed: Packed) -> Parcel {
+        let Packed { bytes, descriptors, .. } = packed;
+        let remote = Arc::clone(remote);
+        Parcel { remote, session: Token::default(), bytes, descriptors, granted: Vec::new() }
+    }
+
+    /// Reads the value.
+    pub(super) fn open<T: DeserializeOwned>(self) -> Result<T, CallError> {
+        self.open_as(Form::Plain)
+    }
+
+    /// Reads the value, which was written so.
+    pub(super) fn open_as<T: DeserializeOwned>(mut self, form: Form) -> Result<T, CallError> {
+        let opening = Opening {
+            remote: Arc::clone(&self.remote),
+            session: self.session,
+            granted: std::mem::take(&mut self.granted),
+        };
+        let restore = Restore(&OPENING, OPENING.replace(Some(opening)));
+        let _stale = transfer::failure();
+        let descriptors = std::mem::take(&mut self.descriptors);
+        let result = transfer::deliver(descriptors, || form.read::<T>(&self.bytes));
+        let left = OPENING.take();
+        drop(restore);
+        self.granted = left.map(|opening| opening.granted).unwrap_or_default();
+        let (type_name, len) = (type_name::<T>(), self.bytes.len());
+        result.map_err(|source| match transfer::failure() {
+            Some(source) => CallError::Open { type_name, source },
+            None => CallError::Deserialize { type_name, len, source },
+        })
+    }
+}
+
+impl Drop for Parcel {
+    fn drop(&mut self) {
+        for object in std::mem::take(&mut self.granted) {
+            self.remote.let_go(self.session, object, 1);
+        }
+    }
+}
