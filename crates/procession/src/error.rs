@@ -2,6 +2,7 @@
 
 use crate::connection::{AcceptError, ConnectError, ListenError, RecvError, SendError};
 use crate::manager::{CallError, ManagerError};
+use crate::pool::{PoolError, TaskError};
 use crate::process::{JoinError, StartError, WaitError};
 use crate::queue::{self, GetError, MemoryError, PutError, TaskDoneError};
 use crate::shared::SharedMemoryError;
@@ -22,6 +23,12 @@ pub enum Error {
     /// There was nothing to wait for.
     #[error(transparent)]
     Wait(#[from] WaitError),
+    /// A pool could not be made, changed or waited for.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// A task of a pool gave no result.
+    #[error(transparent)]
+    Task(#[from] TaskError),
     /// A shared object could not be made.
     #[error(transparent)]
     Create(#[from] CreateError),

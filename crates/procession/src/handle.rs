@@ -9,8 +9,8 @@ use procession_core::shm::{OpenError, transfer};
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::ser::{self, Serializer};
 
-/// The most bytes that any object's handle has: two core handles.
-const MOST: usize = 2 * Handle::LEN;
+/// The most bytes that any object's handle has: a pool's three.
+const MOST: usize = 3 * Handle::LEN;
 
 /// Serialises what an object's `to_bytes` returned.
 ///

@@ -30,6 +30,7 @@
 //! | for | there is |
 //! | --- | --- |
 //! | running a function in a process of its own | [`Process`], [`process`] |
+//! | calling a function for many things, in several processes | [`Pool`], [`pool`] |
 //! | messages and tasks, many to many | [`Queue`], [`JoinableQueue`], [`SimpleQueue`] |
 //! | messages, one to one; programs that know an address | [`Pipe`], [`connection`] |
 //! | plain data that all change | [`Value`], [`Array`], [`RawValue`], [`RawArray`], [`SharedMemory`] |
@@ -64,6 +65,7 @@ mod handle;
 #[cfg(test)]
 mod hostile;
 pub mod manager;
+pub mod pool;
 pub mod process;
 pub mod queue;
 pub mod shared;
@@ -72,6 +74,7 @@ pub mod sync;
 pub use connection::{Connection, Pipe, Receiver, Sender};
 pub use error::Error;
 pub use manager::Manager;
+pub use pool::Pool;
 pub use process::{Process, StartMethod, active_children, cpu_count, current, parent};
 pub use procession_core::shm::{CreateError, OpenError};
 pub use queue::{JoinableQueue, Queue, SimpleQueue};

@@ -7,6 +7,7 @@
 
 mod digest;
 mod parallel;
+mod pooled;
 mod report;
 mod walk;
 mod worker;
@@ -38,6 +39,9 @@ struct Arguments {
     /// Kill a random worker every 50 ms and start another in its place
     #[arg(long)]
     chaos: bool,
+    /// Use a pool instead of processes, a queue of tasks and one of reports
+    #[arg(long)]
+    pool: bool,
     /// Show neither progress nor summary
     #[arg(long)]
     quiet: bool,
@@ -86,7 +90,12 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
     let bytes = files.iter().map(|file| file.size).sum();
     let bar = progress_bar(bytes, arguments.quiet);
     let plan = Plan { workers, chaos: arguments.chaos };
-    let outcome = parallel::hash_all(&files, &plan, |done| bar.set_position(done.min(bytes)));
+    let progress = |done: u64| bar.set_position(done.min(bytes));
+    let outcome = if arguments.pool {
+        pooled::hash_all(&files, &plan, progress)
+    } else {
+        parallel::hash_all(&files, &plan, progress)
+    };
     bar.finish_and_clear();
     let outcome = outcome.map_err(|error| Failure::Message(error.to_string()))?;
 

@@ -19,13 +19,13 @@ use serde::{Deserialize, Serialize};
 use crate::digest::{Buffer, Checkpoint, Hash, Step, buffer, hash_part};
 
 /// Bytes of a file hashed for one task.
-const PART: u64 = 4 << 20;
+pub(crate) const PART: u64 = 4 << 20;
 /// A file of this many bytes is big.
 pub(crate) const BIG: u64 = 8 << 20;
 /// Big files that are open at once, however many workers there are: more would only make a disk seek.
-const BIG_FILES: u32 = 8;
+pub(crate) const BIG_FILES: u32 = 8;
 /// A file that this many workers died of, unasked, is given up.
-const DEATHS: u8 = 3;
+pub(crate) const DEATHS: u8 = 3;
 
 /// What all processes share.
 #[derive(Clone, Serialize, Deserialize)]

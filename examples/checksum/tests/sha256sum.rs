@@ -68,6 +68,7 @@ fn toolchain() -> PathBuf {
 fn odd_names_and_contents() {
     let dir = odd_tree();
     assert_same(&run(checksum().arg(dir.path())), &expected(dir.path()));
+    assert_same(&run(checksum().arg("--pool").arg(dir.path())), &expected(dir.path()));
 }
 
 #[test]
@@ -82,25 +83,32 @@ fn odd_names_and_contents_under_kills() {
     let expected = expected(dir.path());
     for workers in ["1", "3"] {
         assert_same(&run(checksum().args(["--chaos", "--workers", workers]).arg(dir.path())), &expected);
+        let pooled = run(checksum().args(["--pool", "--chaos", "--workers", workers]).arg(dir.path()));
+        assert_same(&pooled, &expected);
     }
 }
 
 #[test]
 fn real_files() {
     let dir = toolchain();
-    assert_same(&run(checksum().arg(&dir)), &expected(&dir));
+    let expected = expected(&dir);
+    assert_same(&run(checksum().arg(&dir)), &expected);
+    assert_same(&run(checksum().arg("--pool").arg(&dir)), &expected);
 }
 
 #[test]
 fn real_files_under_kills() {
     let dir = toolchain();
-    let output = run(checksum().args(["--chaos", "--workers", "3"]).arg(&dir));
-    assert_same(&output, &expected(&dir));
-    // Hashing more than 100 MB takes longer than the 50 ms between kills.
-    let summary = String::from_utf8(output.stderr).unwrap();
-    let killed = summary.trim_end().strip_suffix(" killed").and_then(|text| text.rsplit_once(", "));
-    let killed: u32 = killed.unwrap_or_else(|| panic!("no count: {summary}")).1.parse().unwrap();
-    assert!(killed > 0, "nobody was killed: {summary}");
+    let expected = expected(&dir);
+    for form in [&[][..], &["--pool"]] {
+        let output = run(checksum().args(["--chaos", "--workers", "3"]).args(form).arg(&dir));
+        assert_same(&output, &expected);
+        // Hashing more than 100 MB takes longer than the 50 ms between kills.
+        let summary = String::from_utf8(output.stderr).unwrap();
+        let killed = summary.trim_end().strip_suffix(" killed").and_then(|text| text.rsplit_once(", "));
+        let killed: u32 = killed.unwrap_or_else(|| panic!("no count: {summary}")).1.parse().unwrap();
+        assert!(killed > 0, "nobody was killed: {summary}");
+    }
 }
 
 #[test]
@@ -131,6 +139,7 @@ fn an_empty_folder_prints_nothing() {
     let dir = tempfile::tempdir().unwrap();
     assert_same(&run(checksum().arg(dir.path())), b"");
     assert_same(&run(checksum().arg("--chaos").arg(dir.path())), b"");
+    assert_same(&run(checksum().arg("--pool").arg(dir.path())), b"");
 }
 
 #[test]

@@ -315,3 +315,29 @@ fn manager() {
         ]
     );
 }
+
+#[test]
+fn pool() {
+    let lines = lines(env!("CARGO_BIN_EXE_pool"));
+    let expected = [
+        "map: [0, 1, 4, 9, 16, 25, 36, 49, 64, 81]",
+        "apply: 49",
+        "apply_async: 64, ready: true",
+        "imap_unordered: [0, 1, 4, 9, 16]",
+        "several arguments: [8, 9]",
+        "a result that may be missing: [Some(5), None]",
+        "the first of endlessly many: [0, 1, 4]",
+    ];
+    assert_eq!(lines[..7], expected);
+    let failed = "a task failed: the worker of pool::exit_with, process #, died: exit code 7; \
+                  retries(n) would begin the task again";
+    scan_all(&[failed, "the pool goes on: 81"], &lines[7..]);
+}
+
+#[test]
+fn pool_queue() {
+    assert_eq!(
+        lines(env!("CARGO_BIN_EXE_pool_queue")),
+        ["the workers put [-5, -4, -3, -2, -1]", "a worker made a queue of 3, 1 and 2"]
+    );
+}

@@ -75,12 +75,12 @@ impl fmt::Display for ExitStatus {
             ExitStatus::Signaled { signal, core_dumped } => {
                 match Signal::from_named_raw(*signal) {
                     Some(name) => {
-                        // rustix has a signal's name only in its `Debug` form, `Signal::KILL`.
+                        // rustix has a signal's name only in its `Debug` form, `"Signal::KILL"` with its quotes.
                         let name = format!("{name:?}");
                         write!(
                             f,
                             "signal {signal} (SIG{})",
-                            name.trim_start_matches("Signal::").trim_matches('"')
+                            name.trim_matches('"').trim_start_matches("Signal::")
                         )?;
                     }
                     None => write!(f, "signal {signal}")?,
@@ -344,6 +344,8 @@ pub enum Disposition {
     Default,
     /// Nothing.
     Ignore,
+    /// Nothing, but a program that it executes begins with [`Disposition::Default`].
+    Pass,
 }
 
 /// Sets what the process does with a signal; whether it ignored it before.
@@ -354,8 +356,9 @@ pub fn set_disposition(signal: Signal, disposition: Disposition) -> io::Result<b
     let action = match disposition {
         Disposition::Default => libc::SIG_DFL,
         Disposition::Ignore => libc::SIG_IGN,
+        Disposition::Pass => pass as *const () as libc::sighandler_t,
     };
-    // SAFETY: neither action is code that could run.
+    // SAFETY: `pass` touches nothing, and the others are no code that could run.
     let before = unsafe { libc::signal(signal.as_raw(), action) };
     if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(before == libc::SIG_IGN) }
 }
@@ -368,6 +371,18 @@ pub fn raise_descriptor_limit() -> io::Result<()> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?)
+}
+
+extern "C" fn pass(_signal: libc::c_int) {}
+
+/// Blocks no signal in this thread any more.
+pub fn unblock_signals() {
+    // SAFETY: the set is local and initialised by the call; a mask of this thread only is changed.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+    }
 }
 
 /// Runs `run` with all signals blocked in this thread, so that a thread it starts never takes one.
@@ -430,6 +445,7 @@ mod tests {
         let killed = ExitStatus::from_wait_status(9);
         assert_eq!(killed, ExitStatus::Signaled { signal: 9, core_dumped: false });
         assert_eq!(killed.exitcode(), Some(-9));
+        assert_eq!(killed.to_string(), "signal 9 (SIGKILL)");
         assert!(ExitStatus::from_wait_status(0).success());
         assert_eq!(ExitStatus::Unknown.exitcode(), None);
     }

@@ -160,7 +160,15 @@ impl WorkQueue {
     /// # Errors
     /// [`RingError`]: without memory, or damaged.
     pub fn report(&self, report: Report, payload: &[u8]) -> Result<(), RingError> {
-        while !self.try_report(report, payload)? {
+        self.put_report(&[&report.to_bytes()[..], payload].concat())
+    }
+
+    /// Puts a report that begins the message, as [`WorkQueue::report`] does.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn put_report(&self, message: &[u8]) -> Result<(), RingError> {
+        while !self.try_put_report(message)? {
             std::thread::sleep(UNTIL_COLLECTED);
         }
         Ok(())
@@ -171,8 +179,11 @@ impl WorkQueue {
     /// # Errors
     /// As [`WorkQueue::report`].
     pub fn try_report(&self, report: Report, payload: &[u8]) -> Result<bool, RingError> {
-        let message = [&report.to_bytes()[..], payload].concat();
-        match self.reports.put(&message, Deadline::Never) {
+        self.try_put_report(&[&report.to_bytes()[..], payload].concat())
+    }
+
+    fn try_put_report(&self, message: &[u8]) -> Result<bool, RingError> {
+        match self.reports.put(message, Deadline::Never) {
             // After a shutdown nobody reads it any more.
             Ok(()) | Err(PutError::ShutDown) => Ok(true),
             Err(PutError::Full) => Ok(false),

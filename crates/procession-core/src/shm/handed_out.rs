@@ -145,6 +145,17 @@ pub(crate) fn look() {
     drop(done);
 }
 
+/// Whether all that was handed out has been opened.
+pub(super) fn all_opened() -> bool {
+    let _gate = fork::gate();
+    match &*TABLE.lock().unwrap_or_else(PoisonError::into_inner) {
+        Some(table) if table.owner == Identity::current() => {
+            table.kept.values().all(|object| Header::all_opened(object.fd.as_fd()))
+        }
+        _ => true,
+    }
+}
+
 /// Closes what a forked child has inherited of its parent's.
 pub(super) fn forget_parents() {
     let of_parent = {

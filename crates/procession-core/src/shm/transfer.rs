@@ -185,6 +185,11 @@ pub fn forget_parents() {
     handed_out::forget_parents();
 }
 
+/// Whether all handles have been opened that this process has sent, and that refer to objects which it keeps for that.
+pub fn all_received() -> bool {
+    handed_out::all_opened()
+}
+
 /// Handles that were opened, but whose message may be read again. Their sender keeps what they refer to until
 /// [`Opened::settle`].
 #[derive(Default)]
@@ -197,6 +202,11 @@ pub struct Opened {
 type Settling = Box<dyn FnOnce() + Send + Sync>;
 
 impl Opened {
+    /// Whether there were none.
+    pub fn is_empty(&self) -> bool {
+        self.objects.is_empty() && self.others.is_empty()
+    }
+
     /// Declares that nobody will read the message again. A process that dies before it says so leaves the sender with a
     /// descriptor that it could close.
     pub fn settle(self) {

@@ -119,6 +119,14 @@ thread_local! {
     static LOCATION: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
+/// A panic that was caught.
+pub(crate) struct Panic {
+    /// Its message.
+    pub(crate) message: String,
+    /// Where, unless the function replaced the hook.
+    pub(crate) location: Option<String>,
+}
+
 fn run(function: impl FnOnce() -> Report) -> Report {
     // The hook can be changed only outside of a panic: a fork in a destructor may be inside of one.
     if !std::thread::panicking() {
@@ -128,11 +136,16 @@ fn run(function: impl FnOnce() -> Report) -> Report {
             report(panic);
         }));
     }
-    panic::catch_unwind(AssertUnwindSafe(function)).unwrap_or_else(|payload| {
+    caught(function).unwrap_or_else(|Panic { message, location }| Report::Panicked { message, location })
+}
+
+/// Runs a function whose panic is to be reported, in a process that this library started.
+pub(crate) fn caught<R>(function: impl FnOnce() -> R) -> Result<R, Panic> {
+    panic::catch_unwind(AssertUnwindSafe(function)).map_err(|payload| {
         let message = message(&*payload);
         // What the payload does when it is dropped is not ours to run here.
         std::mem::forget(payload);
-        Report::Panicked { message, location: LOCATION.take() }
+        Panic { message, location: LOCATION.take() }
     })
 }
 

@@ -19,11 +19,11 @@ use crate::handle::with_reason;
 pub(super) const MARKER: &str = "PROCESSION_CHILD";
 
 /// A function in this program, valid in every process that runs the same build of it.
-#[derive(Clone, Copy, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TaskRef {
     /// The build.
     program: u64,
-    /// The offset of [`run`] for the function's types.
+    /// The offset of the code that calls it, made for the function's types.
     entry: u64,
     /// The function's own offset if it is a pointer, which its type does not determine.
     pointer: Option<u64>,
@@ -34,8 +34,21 @@ pub(crate) struct TaskRef {
 /// [`run`] for some types.
 type Entry = fn(Option<*const ()>, u64, &[u8], Vec<OwnedFd>) -> Report;
 
+/// What [`TaskRef::find`] found: the code that calls the function, and the function's own if it is a pointer.
+pub(crate) struct Found {
+    /// The code that calls the function.
+    pub(crate) entry: *const (),
+    /// The function, if its type does not determine it.
+    pub(crate) pointer: Option<*const ()>,
+    /// For [`function`].
+    pub(crate) types: u64,
+}
+
 impl TaskRef {
-    /// Where the function is.
+    /// How many bytes [`TaskRef::to_bytes`] makes.
+    pub(crate) const LEN: usize = 32;
+
+    /// Where the function is, for a new process that runs it.
     ///
     /// # Errors
     /// It captures a value, or is not part of the executable.
@@ -44,6 +57,20 @@ impl TaskRef {
         F: Fn(A) -> R + Copy + 'static,
         A: DeserializeOwned + 'static,
         R: Serialize + 'static,
+    {
+        let entry: Entry = run::<F, A, R>;
+        Self::called_by(function, entry as *const ())
+    }
+
+    /// Where the function is, and `entry`, which calls it.
+    ///
+    /// # Errors
+    /// As [`TaskRef::new`].
+    pub(crate) fn called_by<F, A, R>(function: F, entry: *const ()) -> Result<TaskRef, StartError>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: 'static,
+        R: 'static,
     {
         let name = std::any::type_name::<F>();
         let image = {
@@ -54,7 +81,6 @@ impl TaskRef {
         let image = image.map_err(StartError::system("reading the program's own layout"))?;
         // Naming it makes the linker keep it.
         let startup: Initializer = *std::hint::black_box(&STARTUP);
-        let entry: Entry = run::<F, A, R>;
         let offset = |address| image.offset_of(address).ok_or(StartError::NotInProgram { function: name });
         offset(startup as *const ())?;
         let pointer = if size_of::<F>() == 0 {
@@ -68,27 +94,82 @@ impl TaskRef {
         };
         Ok(TaskRef {
             program: image.fingerprint(),
-            entry: offset(entry as *const ())?,
+            entry: offset(entry)?,
             pointer,
             types: type_hash::<F, A, R>(),
         })
     }
 
-    /// Runs the function.
-    pub(crate) fn run(self, arguments: &[u8], descriptors: Vec<OwnedFd>) -> Report {
+    /// Where it is in this process.
+    ///
+    /// # Errors
+    /// This process runs another program, or there is no code at its place.
+    pub(crate) fn find(&self) -> Result<Found, &'static str> {
         let found = Image::current().ok().filter(|image| image.fingerprint() == self.program);
-        let Some(image) = found else {
-            return Report::Begin(
-                "it runs another build of the program than the process that started it".into(),
-            );
-        };
+        let image = found.ok_or("it runs another build of the program than the process that started it")?;
         let pointer = self.pointer.map(|offset| image.address_of(offset));
         let (Some(entry), None | Some(Some(_))) = (image.address_of(self.entry), pointer) else {
-            return Report::Begin("its function is not in the program".into());
+            return Err("its function is not in the program");
+        };
+        Ok(Found { entry, pointer: pointer.flatten(), types: self.types })
+    }
+
+    /// As bytes, for [`TaskRef::from_bytes`].
+    pub(crate) fn to_bytes(self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        let words = [self.program, self.entry, self.pointer.unwrap_or(u64::MAX), self.types];
+        for (bytes, word) in bytes.chunks_exact_mut(8).zip(words) {
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Reads it back.
+    pub(crate) fn from_bytes(bytes: &[u8; Self::LEN]) -> TaskRef {
+        let mut words = [0; 4];
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        let [program, entry, pointer, types] = words;
+        // No function is at the end of the address space.
+        TaskRef { program, entry, pointer: Some(pointer).filter(|pointer| *pointer != u64::MAX), types }
+    }
+
+    /// Runs the function.
+    pub(crate) fn run(self, arguments: &[u8], descriptors: Vec<OwnedFd>) -> Report {
+        let found = match self.find() {
+            Ok(found) => found,
+            Err(problem) => return Report::Begin(problem.into()),
         };
         // SAFETY: the same build has `run` for the same types at this offset of its code, as `new` saw it.
-        let entry: Entry = unsafe { std::mem::transmute(entry) };
-        entry(pointer.flatten(), self.types, arguments, descriptors)
+        let entry: Entry = unsafe { std::mem::transmute(found.entry) };
+        entry(found.pointer, found.types, arguments, descriptors)
+    }
+}
+
+/// The function of type `F` that [`TaskRef::called_by`] was given in another process of this program; `None` when it was
+/// given another one.
+///
+/// # Safety
+/// `pointer` and `types` are those of one [`Found`], whose entry is code for these very types.
+pub(crate) unsafe fn function<F, A, R>(pointer: Option<*const ()>, types: u64) -> Option<F>
+where
+    F: Fn(A) -> R + Copy + 'static,
+    A: 'static,
+    R: 'static,
+{
+    if types != type_hash::<F, A, R>() {
+        return None;
+    }
+    match pointer {
+        Some(pointer) if TypeId::of::<F>() == TypeId::of::<fn(A) -> R>() => {
+            // SAFETY: F is `fn(A) -> R`, and the address is code of the same build, recorded from such a pointer.
+            Some(unsafe { std::mem::transmute_copy(&pointer) })
+        }
+        // SAFETY: without a pointer F has size 0 and is Copy: a copy of the value that `called_by` was given, made of
+        // no bytes. The types' hash says that this is the same F.
+        None if size_of::<F>() == 0 => Some(unsafe { std::ptr::NonNull::<F>::dangling().read() }),
+        _ => None,
     }
 }
 
@@ -99,15 +180,9 @@ where
     A: DeserializeOwned + 'static,
     R: Serialize + 'static,
 {
-    if types != type_hash::<F, A, R>() {
+    // SAFETY: called by `TaskRef::run` with what it found, where this is the entry.
+    let Some(function) = (unsafe { function::<F, A, R>(pointer, types) }) else {
         return Report::Begin("the function at this place of the program has other types".into());
-    }
-    let function: F = match pointer {
-        // SAFETY: `new` records a pointer only when F is `fn(A) -> R`, and its address is code of the same build.
-        Some(pointer) => unsafe { std::mem::transmute_copy(&pointer) },
-        // SAFETY: without a pointer F has size 0 and is Copy: a copy of the value that `new` was given, made of no
-        // bytes. The types' hash says that this is the same F.
-        None => unsafe { std::ptr::NonNull::<F>::dangling().read() },
     };
     match transfer::deliver(descriptors, || with_reason(|| postcard::from_bytes(arguments))) {
         Ok(arguments) => Report::returned(&function(arguments)),
@@ -116,10 +191,10 @@ where
 }
 
 /// Refuses, when the program is compiled, what cannot be a function without captures.
-pub(super) const fn assert_no_captures<F>() {
+pub(crate) const fn assert_no_captures<F>() {
     assert!(
         size_of::<F>() == 0 || size_of::<F>() == size_of::<fn()>(),
-        "the function of a new process must not capture values: hand them over as arguments, or use Process::fork"
+        "a function for another process must not capture values: hand them over as arguments, or use Process::fork"
     );
 }
 

@@ -49,6 +49,7 @@ extern "C" fn at_exit() {
 
 /// Asks daemons to end, waits for the others, then makes the daemons end.
 fn see_to_children() {
+    crate::pool::at_exit();
     let mut children = state::lock().children.clone();
     children.retain(|child| !child.is_released());
     let (daemons, others): (Vec<_>, Vec<_>) = children.into_iter().partition(|child| child.daemon);

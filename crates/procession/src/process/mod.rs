@@ -28,6 +28,10 @@ pub(crate) mod wire;
 
 use std::time::Duration;
 
+pub(crate) use child::{Panic, caught};
+pub(crate) use entry::{TaskRef, assert_no_captures, function};
+pub(crate) use state::{pools, register_pool};
+
 pub use builder::{Builder, StartMethod, default_start_method, detach, set_default_start_method};
 pub use current::{Current, Parent, cpu_count, current, parent};
 pub use error::{JoinError, StartError, WaitError};

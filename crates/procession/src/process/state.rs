@@ -7,7 +7,7 @@
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use procession_core::os::control::Channel;
@@ -21,6 +21,7 @@ use super::StartMethod;
 use super::running::Running;
 use super::wire::{ParentRecord, Settings};
 use crate::manager;
+use crate::pool::Shared;
 
 /// The state of one process.
 pub(super) struct State {
@@ -37,6 +38,8 @@ pub(super) struct State {
     pub(super) report: Option<Channel>,
     /// Children that have not been seen to end, detached ones included.
     pub(super) children: Vec<Arc<Running>>,
+    /// This process's pools.
+    pools: Vec<Weak<Shared>>,
     started: u32,
     /// A daemon's parent.
     watched_parent: Option<OwnedFd>,
@@ -54,6 +57,7 @@ static STATE: Mutex<State> = Mutex::new(State {
     forked: false,
     report: None,
     children: Vec::new(),
+    pools: Vec::new(),
     started: 0,
     watched_parent: None,
     attendant: None,
@@ -83,6 +87,7 @@ impl State {
         self.forked = true;
         self.report = None;
         self.children = Vec::new();
+        self.pools = Vec::new();
         self.started = 0;
         self.watched_parent = None;
         self.attendant = None;
@@ -155,7 +160,8 @@ impl State {
 
     /// How many threads of this process are this library's own.
     pub(super) fn own_threads(&self) -> usize {
-        usize::from(self.attendant.is_some()) + usize::from(mailbox::is_running())
+        let supervisors = self.pools.iter().filter_map(Weak::upgrade).filter(|pool| pool.has_supervisor());
+        usize::from(self.attendant.is_some()) + usize::from(mailbox::is_running()) + supervisors.count()
     }
 
     fn watch(&self, fd: BorrowedFd<'_>, number: u32) -> std::io::Result<()> {
@@ -167,6 +173,18 @@ impl State {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Takes note of a pool, to be ended when the process exits.
+pub(crate) fn register_pool(pool: &Arc<Shared>) {
+    let mut state = lock();
+    state.pools.retain(|pool| pool.strong_count() != 0);
+    state.pools.push(Arc::downgrade(pool));
+}
+
+/// The pools of this process.
+pub(crate) fn pools() -> Vec<Arc<Shared>> {
+    lock().pools.iter().filter_map(Weak::upgrade).collect()
 }
 
 /// Has the child attended to until it ends.

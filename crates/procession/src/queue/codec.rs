@@ -23,7 +23,7 @@ thread_local! {
 /// Runs `use_it` with an empty buffer. Nested uses (a message that puts another one while it is serialised) get one
 /// of their own.
 #[inline]
-pub(super) fn with_buffer<R>(use_it: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+pub(crate) fn with_buffer<R>(use_it: impl FnOnce(&mut Vec<u8>) -> R) -> R {
     let mut buffer = BUFFER.take();
     buffer.clear();
     let result = use_it(&mut buffer);

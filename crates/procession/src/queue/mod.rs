@@ -8,6 +8,8 @@ mod plain;
 mod reservation;
 mod simple;
 
+pub(crate) use self::codec::with_buffer;
+
 pub use self::builder::{Builder, Kind};
 pub use self::error::{GetError, PutError};
 pub use self::joinable::{Delivery, JoinableQueue};

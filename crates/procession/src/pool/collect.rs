@@ -1,0 +1,207 @@
+//! Reading reports. Whoever waits for a result reads them: one thread at a time, which hands each to its job and wakes
+//! those whose jobs went on. When it has what it waited for, another waiting thread goes on in its place.
+
+use std::sync::{Arc, Condvar, PoisonError};
+use std::time::Duration;
+
+use procession_core::os::clock::Deadline;
+use procession_core::pool::Report;
+use procession_core::queue::{Batch, GetError, Part};
+
+use super::job::AnyJob;
+use super::shared::{AHEAD, NO_JOB, Shared};
+
+/// Reports that are read at a time.
+const BATCH: usize = 512;
+/// Nobody sleeps for longer without looking again.
+const SLICE: Duration = Duration::from_millis(100);
+
+/// A thread that waits while another reads reports.
+pub(super) struct Follower {
+    /// The job that it waits for.
+    job: u64,
+    /// Wakes it.
+    signal: Arc<Condvar>,
+}
+
+thread_local! {
+    static SIGNAL: Arc<Condvar> = Arc::new(Condvar::new());
+}
+
+/// The right to read reports. Dropped, it goes to another.
+struct Reader<'a> {
+    shared: &'a Shared,
+    batch: Batch,
+    /// The jobs that the batch was about.
+    touched: Vec<u64>,
+}
+
+impl Drop for Reader<'_> {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.collecting = false;
+        if let Some(next) = state.followers.first() {
+            next.signal.notify_one();
+        }
+    }
+}
+
+impl Shared {
+    /// Waits until `check` has something, which is asked again whenever something came of the job; `None` at the deadline.
+    /// Reads reports meanwhile, unless another thread does.
+    pub(super) fn wait_for<T>(
+        &self,
+        job: u64,
+        deadline: Deadline,
+        mut check: impl FnMut() -> Option<T>,
+    ) -> Option<T> {
+        if let Some(found) = check() {
+            return Some(found);
+        }
+        loop {
+            if let Some(mut reader) = self.reader() {
+                loop {
+                    // Another may have read it before.
+                    if let Some(found) = check() {
+                        return Some(found);
+                    }
+                    let over = !reader.read(deadline);
+                    if over && self.lock().phase.is_over() {
+                        // What has not come is failed by whoever ended the pool, if not yet.
+                        drop(reader);
+                        if let Some(found) = check() {
+                            return Some(found);
+                        }
+                        std::thread::sleep(Duration::from_millis(1));
+                        break;
+                    }
+                    if deadline.passed() {
+                        return check();
+                    }
+                }
+            } else if let Some(found) = self.follow(job, deadline, &mut check) {
+                return Some(found);
+            }
+            if deadline.passed() {
+                return check();
+            }
+        }
+    }
+
+    /// As [`Shared::wait_for`], for what is true or not.
+    pub(super) fn wait_until(&self, job: u64, deadline: Deadline, mut check: impl FnMut() -> bool) -> bool {
+        self.wait_for(job, deadline, || check().then_some(())).is_some()
+    }
+
+    /// Reads what reports there are, unless another thread does.
+    pub(super) fn collect_now(&self) {
+        if let Some(mut reader) = self.reader() {
+            while reader.read(Deadline::Now) {}
+        }
+    }
+
+    fn reader(&self) -> Option<Reader<'_>> {
+        let mut state = self.lock();
+        if std::mem::replace(&mut state.collecting, true) {
+            return None;
+        }
+        Some(Reader { shared: self, batch: Batch::new(), touched: Vec::new() })
+    }
+
+    /// Waits until the reading thread has something for this one, or leaves its role to it.
+    fn follow<T>(&self, job: u64, deadline: Deadline, check: &mut impl FnMut() -> Option<T>) -> Option<T> {
+        let signal = SIGNAL.with(Arc::clone);
+        let mut state = self.lock();
+        if !state.collecting {
+            return None;
+        }
+        state.followers.push(Follower { job, signal: Arc::clone(&signal) });
+        drop(state);
+        // Whoever reads from here on finds this one among the followers.
+        let mut found = check();
+        let mut state = self.lock();
+        if found.is_none() && state.collecting {
+            let slice = deadline.slice(SLICE).unwrap_or_default();
+            state = signal.wait_timeout(state, slice).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        if let Some(place) = state.followers.iter().position(|other| Arc::ptr_eq(&other.signal, &signal)) {
+            state.followers.remove(place);
+        }
+        drop(state);
+        if found.is_none() {
+            found = check();
+        }
+        if found.is_some() {
+            let state = self.lock();
+            // It may have been this one's turn.
+            if !state.collecting
+                && let Some(next) = state.followers.first()
+            {
+                next.signal.notify_one();
+            }
+        }
+        found
+    }
+
+    /// Wakes all that wait.
+    pub(super) fn wake_all(&self) {
+        self.lock().followers.iter().for_each(|follower| {
+            follower.signal.notify_all();
+        });
+    }
+}
+
+impl Reader<'_> {
+    /// Reads some reports, waiting for one until `deadline`, and handles them; whether there were any.
+    fn read(&mut self, deadline: Deadline) -> bool {
+        let shared = self.shared;
+        self.batch.clear();
+        match shared.work.reports().get_many_into(BATCH, &mut self.batch, deadline) {
+            Ok(()) => {}
+            Err(GetError::Empty | GetError::ShutDown) => return false,
+            Err(error) => {
+                shared.break_up(&format!("its reports: {error}"));
+                return false;
+            }
+        }
+        self.touched.clear();
+        let mut last: Option<(u64, Arc<dyn AnyJob>)> = None;
+        for part in self.batch.drain() {
+            let own;
+            let message = match part {
+                Part::Copied(message) => message,
+                // What lies in shared memory a faulty worker may change while it is read.
+                Part::InPlace(message) => {
+                    own = message.into_vec();
+                    &own[..]
+                }
+            };
+            let report = match Report::read(message) {
+                Ok(report) => report,
+                Err(error) => {
+                    shared.break_up(&format!("its reports: {error}"));
+                    return true;
+                }
+            };
+            let id = report.id.job;
+            if last.as_ref().is_none_or(|(last, _)| *last != id) {
+                last = shared.lock().jobs.get(&id).map(|job| (id, Arc::clone(job)));
+                if !self.touched.contains(&id) {
+                    self.touched.push(id);
+                }
+            }
+            shared.handle(report, &message[Report::LEN..], last.as_ref().map(|(_, job)| job));
+        }
+        let state = shared.lock();
+        if !state.followers.is_empty() {
+            let room = shared.out.load(std::sync::atomic::Ordering::Relaxed) < AHEAD;
+            for follower in &state.followers {
+                let wanted = self.touched.contains(&follower.job) || (follower.job == NO_JOB && room);
+                if wanted || state.jobs.is_empty() {
+                    follower.signal.notify_one();
+                }
+            }
+        }
+        true
+    }
+}
