@@ -202,13 +202,18 @@ impl WorkQueue {
                 Ok(Some(Some(Err(error)))) => break Err(errors::get(py, error)),
                 Err(error) => break Err(error),
             }
+            self.lock().gives_out = true;
             let shared = Rc::new(batch);
             OPEN.with_borrow_mut(|open| open.push((self.address(), shared.clone())));
             let interrupted = self.give_out(py, &shared, &mut had_events);
             OPEN.with_borrow_mut(Vec::pop);
             batch = Rc::try_unwrap(shared).unwrap_or_default();
             batch.clear();
-            self.lock().rounds += 1;
+            {
+                let mut state = self.lock();
+                state.rounds += 1;
+                state.gives_out = false;
+            }
             if let Err(error) = interrupted {
                 break Err(error);
             }

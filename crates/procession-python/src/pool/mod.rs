@@ -13,6 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::Duration;
 
+use procession_core::os::clock::Deadline;
 use procession_core::os::identity::Identity;
 use procession_core::pool::{self as core, Cancelled, Outcome, Report};
 use procession_core::queue::Damaged;
@@ -52,6 +53,8 @@ struct State {
     cancelled: HashMap<u64, u32>,
     /// The thread that collects reports, for all.
     collector: Option<ThreadId>,
+    /// Whether that thread has reports in its hands.
+    gives_out: bool,
     /// Threads that wait for that thread to have something for them, or to leave its place: a job, and a lock.
     followers: Vec<(u64, Py<PyAny>)>,
     /// Jobs whose results are to be collected even if nobody waits for them.
@@ -103,6 +106,27 @@ impl WorkQueue {
             Err(PyRuntimeError::new_err(
                 "the pool belongs to the process that made it, of which this one is a forked child; make another one here",
             ))
+        }
+    }
+
+    /// Whether the result of a job that does not run is among the reports.
+    fn has_come(&self, py: Python<'_>, job: &Job) -> PyResult<bool> {
+        let me = std::thread::current().id();
+        // It is there already, if at all; who collects may be at others' for long.
+        let patience = Deadline::after(Duration::from_secs(1));
+        loop {
+            self.collect_now(py)?;
+            let is_certain = {
+                let state = self.lock();
+                state.collector == Some(me) || !state.gives_out && self.core.reports().is_empty()
+            };
+            if !job.is_open() {
+                return Ok(true);
+            }
+            if is_certain || patience.passed() {
+                return Ok(false);
+            }
+            py.detach(|| std::thread::sleep(Duration::from_micros(200)));
         }
     }
 
@@ -378,6 +402,10 @@ impl WorkQueue {
                 Cancelled::NoRoom => return Ok((false, Vec::new())),
             }
         };
+        if this.is_single() && !running && self.has_come(py, this)? {
+            self.core.forget_cancelled(id);
+            return Ok((false, Vec::new()));
+        }
         if to_come != 0 {
             self.lock().cancelled.insert(id, to_come);
         } else {
