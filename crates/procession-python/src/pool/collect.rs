@@ -18,7 +18,7 @@ use pyo3::sync::PyOnceLock;
 
 use super::job::{Arrival, Item, Job};
 use super::{Event, State, WorkQueue, damaged, errors, message};
-use crate::blocking::block;
+use crate::blocking::{block, brief};
 use crate::calls;
 
 /// How many reports are taken together.
@@ -303,7 +303,7 @@ impl WorkQueue {
         if !is_event && collector.is_some_and(|thread| thread != thread::current().id()) {
             // It may be the one that waits for this job.
             let wake = Report { id: TaskId { job: 0, index: 0 }, outcome: Outcome::Wake };
-            self.core.report(wake, &[]).map_err(errors::memory)?;
+            brief(|| self.core.report(wake, &[])).map_err(errors::memory)?;
         }
         Ok(is_event)
     }
@@ -367,7 +367,12 @@ impl WorkQueue {
 }
 
 /// `concurrent.futures.CancelledError()`.
-pub(super) fn cancelled(py: Python<'_>) -> PyResult<Py<PyAny>> {
+fn cancelled(py: Python<'_>) -> PyResult<Py<PyAny>> {
+    Ok(cancelled_class(py)?.call0()?.unbind())
+}
+
+/// `concurrent.futures.CancelledError`.
+pub(super) fn cancelled_class(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    Ok(CLASS.import(py, "concurrent.futures", "CancelledError")?.call0()?.unbind())
+    CLASS.import(py, "concurrent.futures", "CancelledError")
 }

@@ -11,6 +11,7 @@ use pyo3::types::{PyList, PyListMethods, PyType};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::WorkQueue;
+use super::collect::cancelled_class;
 use crate::blocking::deadline;
 
 /// One or more tasks whose results belong together: the base of `procession.pool`'s results.
@@ -124,6 +125,12 @@ impl Job {
             }
             _ => state.phase == Phase::Done,
         }
+    }
+
+    /// Whether a task of it was passed over because the job was cancelled.
+    pub(super) fn failed_by_cancellation(&self, py: Python<'_>) -> PyResult<bool> {
+        let failure = self.lock().failure.as_ref().map(|failure| failure.clone_ref(py));
+        failure.map_or(Ok(false), |failure| failure.bind(py).is_instance(cancelled_class(py)?))
     }
 
     /// Whether it is one task.

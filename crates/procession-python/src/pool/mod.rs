@@ -21,6 +21,7 @@ use pyo3::types::{PyBytes, PyIterator, PyTuple};
 
 use self::job::{Job, ResultIterator};
 use self::message::Function;
+use crate::blocking::brief;
 use crate::errors::{create, open, send};
 use crate::queue::errors;
 
@@ -234,7 +235,7 @@ impl WorkQueue {
         if !wanted {
             return Ok(None);
         }
-        Ok(Some(self.core.reports().readable_fd().map_err(errors::watch)?.as_raw_fd()))
+        Ok(Some(brief(|| self.core.reports().readable_fd()).map_err(errors::watch)?.as_raw_fd()))
     }
 
     /// From now on reports are collected also when nobody waits for them.
@@ -280,12 +281,12 @@ impl WorkQueue {
 
     /// Says that a worker has ended, behind all that it has said.
     fn ended(&self, pid: i32) -> PyResult<()> {
-        self.core.report(Report::of_worker(pid, Outcome::Ended), &[]).map_err(errors::memory)
+        brief(|| self.core.report(Report::of_worker(pid, Outcome::Ended), &[])).map_err(errors::memory)
     }
 
     /// Finds the tasks that dead workers left and that are not to be begun again: they become events.
     fn find_lost(&self) -> PyResult<()> {
-        let lost = self.core.lost().map_err(|error| Python::attach(|py| errors::get(py, error)))?;
+        let lost = brief(|| self.core.lost()).map_err(|error| Python::attach(|py| errors::get(py, error)))?;
         for task in lost {
             self.lost(task.id.job, task.id.index, task.worker);
         }
@@ -294,7 +295,7 @@ impl WorkQueue {
 
     /// Which tasks run: the worker's pid, the job's number and the task's.
     fn running(&self) -> PyResult<Vec<(i32, u64, u32)>> {
-        let running = self.core.running().map_err(errors::memory)?;
+        let running = brief(|| self.core.running()).map_err(errors::memory)?;
         Ok(running.into_iter().map(|(worker, id)| (pid_of(worker), id.job, id.index)).collect())
     }
 
@@ -310,22 +311,25 @@ impl WorkQueue {
         self.check_owner()?;
         let this = job.get();
         let py = job.py();
-        let (id, to_come) = {
-            let state = this.lock();
-            (state.id, state.to_come())
-        };
+        let id = this.lock().id;
         if !this.is_open() {
             return Ok((false, Vec::new()));
         }
         let workers = if running || !this.is_single() {
-            self.core.cancel(id).map_err(errors::memory)?.1
+            brief(|| self.core.cancel(id)).map_err(errors::memory)?.1
         } else {
-            match self.core.cancel_unless_running(id).map_err(errors::memory)? {
+            match brief(|| self.core.cancel_unless_running(id)).map_err(errors::memory)? {
                 Cancelled::Yes => Vec::new(),
                 Cancelled::Running(worker) => return Ok((false, vec![pid_of(worker)])),
                 Cancelled::NoRoom => return Ok((false, Vec::new())),
             }
         };
+        if !this.is_open() {
+            // It has come to its end meanwhile: perhaps by this.
+            self.core.forget_cancelled(id);
+            return Ok((this.failed_by_cancellation(py)?, Vec::new()));
+        }
+        let to_come = this.lock().to_come();
         if to_come != 0 {
             self.lock().cancelled.insert(id, to_come);
         } else {
@@ -340,7 +344,7 @@ impl WorkQueue {
     fn take_back(&self) -> PyResult<Vec<(u64, u32)>> {
         let mut taken = Vec::new();
         while let Some(id) =
-            self.core.take_back().map_err(|error| Python::attach(|py| errors::get(py, error)))?
+            brief(|| self.core.take_back()).map_err(|error| Python::attach(|py| errors::get(py, error)))?
         {
             taken.push((id.job, id.index));
         }
@@ -370,7 +374,7 @@ impl WorkQueue {
 
     /// Lets so many workers end after the task that they have.
     fn release(&self, py: Python<'_>, workers: u32) -> PyResult<()> {
-        self.core.release(workers).map_err(|error| errors::put(py, error))
+        brief(|| self.core.release(workers)).map_err(|error| errors::put(py, error))
     }
 
     /// Lets the workers stay that were to end and have not yet.
@@ -380,7 +384,7 @@ impl WorkQueue {
 
     /// Lets the workers end when all tasks are done.
     fn close(&self) -> PyResult<()> {
-        self.core.close().map_err(damaged)
+        brief(|| self.core.close()).map_err(damaged)
     }
 
     /// Declares that all workers have ended.
@@ -390,7 +394,7 @@ impl WorkQueue {
 
     /// Discards the tasks that have not begun, and lets the workers end.
     fn terminate(&self) -> PyResult<()> {
-        self.core.terminate().map_err(damaged)
+        brief(|| self.core.terminate()).map_err(damaged)
     }
 }
 
