@@ -19,7 +19,12 @@ _REPLACED = {
         *("Array", "RawArray", "RawValue", "Value", "copy", "synchronized"),
         *("Synchronized", "SynchronizedArray", "SynchronizedBase", "SynchronizedString"),
     ),
-    "managers": ("SyncManager",),
+    "managers": (
+        *("AcquirerProxy", "ArrayProxy", "AutoProxy", "BarrierProxy", "BaseListProxy", "BaseManager"),
+        *("BaseProxy", "ConditionProxy", "DictProxy", "EventProxy", "IteratorProxy", "ListProxy"),
+        *("MakeProxyType", "NamespaceProxy", "PoolProxy", "RebuildProxy", "Server", "SetProxy"),
+        *("SharedMemoryManager", "SharedMemoryServer", "SyncManager", "Token", "ValueProxy"),
+    ),
     "pool": ("Pool",),
 }
 
@@ -119,8 +124,13 @@ def install():
         return
     # All are imported before the first is replaced, so that none is built upon another of this package.
     ours = {name: import_module(f"procession.{name}") for name in _REPLACED}
+    managers = multiprocessing.managers.BaseManager
     for module in ("queues", "pool"):
-        _separate(getattr(multiprocessing, module))
+        _separate(vars(getattr(multiprocessing, module)).values(), getattr(multiprocessing, module))
+    _separate(
+        [multiprocessing.managers.SharedMemoryManager, multiprocessing.managers.SharedMemoryServer],
+        multiprocessing.managers,
+    )
     for module, names in _REPLACED.items():
         for name in names:
             replacement = getattr(ours[module], name)
@@ -129,12 +139,12 @@ def install():
                 replacement = _Replacement(replacement, theirs, _Pool if module == "pool" else theirs)
             setattr(getattr(multiprocessing, module), name, replacement)
     _patch_process()
-    _patch_registries(multiprocessing.managers.BaseManager, ours["pool"].Pool)
+    _patch_registries(managers, ours)
     _reach_children()
     _installed = True
 
 
-def _separate(module):
+def _separate(classes, module):
     """Have the methods of a module's classes find each other still when the names there are replaced.
 
     Other software has subclasses of them, that of concurrent.futures for one, whose methods say `Queue` for
@@ -151,7 +161,7 @@ def _separate(module):
             setattr(copy, name, getattr(function, name))
         return copy
 
-    for cls in names.values():
+    for cls in list(classes):
         if not isinstance(cls, type) or cls.__module__ != module.__name__:
             continue
         for name, member in list(vars(cls).items()):
@@ -171,17 +181,22 @@ def _patch_process():
         setattr(multiprocessing.process.BaseProcess, name, vars(BaseProcess)[name])
 
 
-def _patch_registries(manager, pool):
-    """Have managers that exist make pools of this package.
+def _patch_registries(manager, ours):
+    """Have managers that exist make pools and proxies of this package.
 
     They could not even start: what a pickle names is replaced.
     """
+    proxies = {
+        id(theirs): getattr(ours["managers"], name) for name, theirs in ours["managers"].THEIRS.items()
+    }
     registry = vars(manager).get("_registry", {})
-    for typeid, (callable, *rest) in registry.items():
+    for typeid, (callable, exposed, methods, proxytype) in registry.items():
         if callable is _Pool.__base__:
-            registry[typeid] = (pool, *rest)
+            callable = ours["pool"].Pool
+        registry[typeid] = callable, exposed, methods, proxies.get(id(proxytype), proxytype)
     for subclass in manager.__subclasses__():
-        _patch_registries(subclass, pool)
+        if not subclass.__module__.startswith("procession."):
+            _patch_registries(subclass, ours)
 
 
 def _reach_children():

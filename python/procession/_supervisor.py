@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from multiprocessing import util
+from multiprocessing import process as _processes, util
 
 from ._failures import PoolBroken, PoolTerminated, TaskTimeoutError, WorkerDied
 from .process import _starter
@@ -18,7 +18,10 @@ RUN, CLOSE, TERMINATE, BROKEN = "RUN", "CLOSE", "TERMINATE", "BROKEN"
 _UNTIL_KILLED = 5
 _LONGEST_TICK = 0.25
 _SHORTEST_TICK = 0.005
-_UNTIL_STOPPED = 1
+# How long results lie about that nobody waits for.
+_UNTIL_COLLECTED = 0.5
+# How long the others do without a worker that cannot be started.
+_UNTIL_STARTED_AGAIN = 1
 
 
 class Supervisor:
@@ -50,19 +53,20 @@ class Supervisor:
         self._timed = {}
         self._since = {}
         self._closed = False
+        self._rounds = 0
         self._callbacks = None
-        self._wake = _Wake()
-        work.set_wake(self._wake)
+        self._may_call_back = threading.Lock()
+        self._ended = False
+        self.wake = _Wake()
+        work.set_wake(self.wake)
         self._poll = select.poll()
-        self._poll.register(self._wake.fd, select.POLLIN)
+        self._poll.register(self.wake.eventfd, select.POLLIN)
         self._thread = threading.Thread(target=self._run, name="PoolSupervisor", daemon=True)
 
     def start(self):
         """Start the workers and the thread."""
         try:
             self.populate()
-            for process in self.workers:
-                self._watch(process)
             self._thread.start()
         except BaseException:
             for process in self.workers:
@@ -75,7 +79,15 @@ class Supervisor:
         """Start as many workers as are missing."""
         with self._changing:
             while len(self.workers) < self.processes and self.state in (RUN, CLOSE):
-                self.workers.append(self._start(None if self._daemon else _starter()))
+                process = self._start(None if self._daemon else _starter())
+                try:
+                    self._watch(process)
+                except BaseException:
+                    # Out of descriptors, mostly. Nobody would notice its end.
+                    process.kill()
+                    process.join()
+                    raise
+                self.workers.append(process)
         if self._thread.ident is not None:
             self.wake()
 
@@ -91,9 +103,12 @@ class Supervisor:
                 self.work.release(surplus)
         self.wake()
 
-    def wake(self):
-        """Have the thread look around."""
-        self._wake()
+    def expect_callbacks(self):
+        """Have the thread that runs callbacks. Here, for who submits gets the error if there can be none."""
+        if self._callbacks is None:
+            with self._may_call_back:
+                if self._callbacks is None and not self._ended:
+                    self._callbacks = _Callbacks()
 
     def close(self):
         """Have the workers end when all jobs are done."""
@@ -127,22 +142,18 @@ class Supervisor:
     def kill_if_running(self, pid, number, index=None, exception=None):
         """Kill a worker if it runs that task (or any of the job), which then fails with `exception`; whether it did."""
         with self._changing:
-            process = next((process for process in self.workers if process.pid == pid), None)
             pidfd = self._pidfds.get(pid)
-            if process is None or pidfd is None or not _stop(pid, pidfd):
+            if pidfd is None:
                 return False
-            # It does not go on to another task between this look and the kill.
-            runs = [
-                task[1:]
-                for task in self.work.running()
-                if task[:2] == (pid, number) and index in (None, task[2])
-            ]
-            if not runs:
-                signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+            found = self.work.condemn(pid, number, index)
+            if found is None:
                 return False
             if exception is not None:
-                self._kills[pid] = (*runs[0], exception)
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                self._kills[pid] = (number, found, exception)
+            try:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
             return True
 
     def _watch(self, process):
@@ -160,8 +171,7 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             while self._go_on():
-                self._wait()
-                self._see_to_everything()
+                self._see_to_everything(self._wait())
         except BaseException as error:
             # A defect, or no memory: nobody may wait for ever because of it.
             self._break(error)
@@ -169,9 +179,11 @@ class Supervisor:
         finally:
             self._end()
 
-    def _see_to_everything(self):
+    def _see_to_everything(self, is_woken):
         self._reap()
-        self.work.collect_reports()
+        if is_woken:
+            self.work.collect_reports()
+        self._rounds = self.work.collect_left(self._rounds)
         while (event := self.work.next_event()) is not None:
             self._handle(*event)
         self._check_timeouts()
@@ -188,19 +200,17 @@ class Supervisor:
         if reports is not None:
             self._poll.register(reports, select.POLLIN)
         try:
-            self._poll.poll(None if timeout is None else max(timeout * 1000, 0))
+            is_woken = bool(self._poll.poll(None if timeout is None else max(timeout * 1000, 0)))
         finally:
             if reports is not None:
                 self._poll.unregister(reports)
-        try:
-            os.eventfd_read(self._wake.fd)
-        except BlockingIOError:
-            pass
+        self.wake.forget()
+        return is_woken
 
     def _tick(self):
-        ticks = []
-        if self._timed:
-            shortest = min(timeout for _, timeout in self._timed.values())
+        ticks = [] if self.work.rest() else [_UNTIL_COLLECTED]
+        if timed := list(self._timed.values()):
+            shortest = min(timeout for _, timeout in timed)
             ticks.append(min(max(shortest / 8, _SHORTEST_TICK), _LONGEST_TICK))
         if len(self.workers) < self.processes and not self._closed:
             ticks.append(max(self._next_start - time.monotonic(), 0))
@@ -209,8 +219,6 @@ class Supervisor:
     def _reap(self):
         with self._changing:
             for process in list(self.workers):
-                if process.pid not in self._pidfds:
-                    self._watch(process)
                 pidfd = self._pidfds[process.pid]
                 if pidfd is not None and not _has_ended(pidfd):
                     continue
@@ -225,15 +233,16 @@ class Supervisor:
 
     def _forget(self, process):
         self.workers.remove(process)
+        # If somebody else has taken its exit status, the module does not know that it is gone.
+        _processes._children.discard(process)
         pidfd = self._pidfds.pop(process.pid)
         if pidfd is not None:
             self._poll.unregister(pidfd)
             os.close(pidfd)
+            self.work.pardon(process.pid)
 
     def _handle(self, what, job, index, pid, message):
         if what == "complete":
-            if self._callbacks is None:
-                self._callbacks = _Callbacks()
             self._callbacks.put(job)
         elif what == "ready":
             self._ready.add(pid)
@@ -284,8 +293,10 @@ class Supervisor:
         if not self._timed:
             self._since.clear()
             return
-        for number in [number for number in self._timed if self.work.job(number) is None]:
-            del self._timed[number]
+        # Others add to it meanwhile.
+        for number in list(self._timed):
+            if self.work.job(number) is None:
+                del self._timed[number]
         now = time.monotonic()
         running = {task for task in self.work.running() if task[1] in self._timed}
         self._since = {task: self._since.get(task, now) for task in running}
@@ -306,6 +317,9 @@ class Supervisor:
             self.populate()
         except Exception as error:
             util.debug(f"a pool cannot start a worker: {error!r}")
+            if self.workers:
+                self._next_start = time.monotonic() + _UNTIL_STARTED_AGAIN
+                return
             self._failed_starts += 1
             self._check_starts(error)
 
@@ -317,36 +331,40 @@ class Supervisor:
 
     def _end(self):
         """Leave nothing behind: no worker, no job that somebody waits for."""
-        if self.state in (TERMINATE, BROKEN):
-            self._terminate()
-        self.work.disown_handles()
-        self.work.collect_reports()
-        if self.state == BROKEN:
-            self.work.fail_all(self.broken())
-        else:
-            self.work.fail_all(PoolTerminated("the pool was terminated before this was done"))
-        while (event := self.work.next_event()) is not None:
-            if event[0] == "complete":
-                self._handle(*event)
-        if self._callbacks is not None:
-            self._callbacks.put(None)
-        self.work.set_wake(None)
-        util.debug("a pool's supervisor ends")
+        try:
+            if self.state in (TERMINATE, BROKEN):
+                self._terminate()
+            self.work.disown_handles()
+            self.work.collect_reports()
+        finally:
+            if self.state == BROKEN:
+                self.work.fail_all(self.broken())
+            else:
+                self.work.fail_all(PoolTerminated("the pool was terminated before this was done"))
+            while (event := self.work.next_event()) is not None:
+                if event[0] == "complete":
+                    self._handle(*event)
+            with self._may_call_back:
+                self._ended = True
+            if self._callbacks is not None:
+                self._callbacks.put(None)
+            self.work.set_wake(None)
+            util.debug("a pool's supervisor ends")
 
     def broken(self):
         """The error of a pool that has given up."""
         count = max(3, self.processes)
-        error = PoolBroken(
-            f"{count} workers, one after another, ended before they were ready for tasks; see the initializer"
-        )
+        if self._failed_starts >= count:
+            error = PoolBroken(
+                f"{count} workers, one after another, ended before they were ready for tasks; see the initializer"
+            )
+        else:
+            error = PoolBroken("the pool's supervisor has failed")
         error.__cause__ = self.failure if isinstance(self.failure, BaseException) else None
         return error
 
     def _terminate(self):
         self.work.terminate()
-        for process in self.workers:
-            if process.pid not in self._pidfds:
-                self._watch(process)
         self._kill_all(signal.SIGTERM)
         deadline = time.monotonic() + _UNTIL_KILLED
         with self._changing:
@@ -371,16 +389,23 @@ class Supervisor:
 
 
 class _Wake:
-    """Wakes the thread. The descriptor stays until nobody can wake it any more."""
+    """Has the thread look around. Its descriptor lives as long as anybody may call it."""
 
     def __init__(self):
-        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def __call__(self):
-        os.eventfd_write(self.fd, 1)
+        os.eventfd_write(self.eventfd, 1)
 
-    def __del__(self, close=os.close):
-        close(self.fd)
+    def __del__(self, _close=os.close):
+        _close(self.eventfd)
+
+    def forget(self):
+        """Forget that it was called."""
+        try:
+            os.eventfd_read(self.eventfd)
+        except BlockingIOError:
+            pass
 
 
 class _Callbacks:
@@ -413,19 +438,3 @@ def _has_ended(pidfd, timeout=0):
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(timeout * 1000))
-
-
-def _stop(pid, pidfd):
-    """Stop a process; whether it has."""
-    try:
-        signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
-        deadline = time.monotonic() + _UNTIL_STOPPED
-        while time.monotonic() < deadline:
-            with open(f"/proc/{pid}/stat", "rb") as file:
-                if file.read().rpartition(b")")[2].split()[0] in b"Tt":
-                    return True
-            time.sleep(0.0005)
-        signal.pidfd_send_signal(pidfd, signal.SIGCONT)
-    except (ProcessLookupError, FileNotFoundError):
-        pass
-    return False

@@ -55,7 +55,8 @@ class IMapIterator(ResultIterator):
 
     def _cancel(self):
         pool = self._job._pool
-        if pool is not None:
+        # A forked child's copy is nothing to its parent's.
+        if pool is not None and pool._work.is_mine:
             pool._cancel(self._job, False)
 
     __del__ = _cancel
@@ -165,6 +166,10 @@ class Pool:
             self._supervisor.populate()
 
     def _check_running(self):
+        if not self._work.is_mine:
+            raise RuntimeError(
+                "the pool belongs to the process that made it, of which this one is a forked child; make another one here"
+            )
         if self._supervisor.state == BROKEN:
             raise self._supervisor.broken()
         if self._state != RUN:
@@ -186,6 +191,8 @@ class Pool:
         the result is ready. What cannot be pickled is raised by the result's `get`.
         """
         self._check_running()
+        if callback is not None or error_callback is not None:
+            self._supervisor.expect_callbacks()
         result = ApplyResult(self._work, self, callback, error_callback)
         retries = self._retries if retries is None else _check_retries(retries)
         self._work.call(result, func, args, kwds, retries)
@@ -266,7 +273,15 @@ class Pool:
                 setter(outcome)
 
         def hand_over(setter):
-            return lambda outcome: loop.call_soon_threadsafe(settle, setter, outcome)
+            def hand_over(outcome):
+                try:
+                    loop.call_soon_threadsafe(settle, setter, outcome)
+                except RuntimeError:
+                    # Nobody waits for it any more.
+                    if not loop.is_closed():
+                        raise
+
+            return hand_over
 
         result = self.apply_async(
             func,
@@ -359,6 +374,8 @@ class Pool:
         elif chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize}")
         tasks = -(-count // chunksize)
+        if callback is not None or error_callback is not None:
+            self._supervisor.expect_callbacks()
         result = MapResult(self._work, self, callback, error_callback, [None] * count, chunksize, tasks)
         if tasks:
             chunk = 0 if chunksize == 1 else chunksize
@@ -425,7 +442,7 @@ def _feed(work, job, func, items, chunk, unpack, retries):
             else:
                 # There is enough in shared memory. What is done need not lie there.
                 work.collect_reports()
-                time.sleep(0.005)
+                time.sleep(0.001)
     except BaseException as error:
         work.cancel(job, error, True)
 

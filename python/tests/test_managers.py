@@ -253,6 +253,25 @@ def test_sets(manager):
     assert made.copy() == {2, 3, 4}
 
 
+def test_what_cpython_got_later(manager):
+    table = manager.dict(a=1, b=2)
+    assert (table | {"c": 3}, {"a": 0, "d": 4} | table) == (
+        {"a": 1, "b": 2, "c": 3},
+        {"a": 1, "d": 4, "b": 2},
+    )
+    same = table
+    table |= {"c": 3}
+    assert table is same and table.copy() == {"a": 1, "b": 2, "c": 3}
+    assert list(reversed(table)) == ["c", "b", "a"]
+    assert table.fromkeys("xy", 0) == {"x": 0, "y": 0}
+    items = manager.list([2, 1])
+    assert items.copy() == [2, 1] and list(reversed(items)) == [1, 2]
+    items.clear()
+    assert items[:] == []
+    with pytest.raises(TypeError):
+        table | 1
+
+
 def test_what_stays_with_the_process(manager):
     namespace, items, table = manager.Namespace(), manager.list([3, 1]), manager.dict(a=1)
     namespace.x = items

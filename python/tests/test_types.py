@@ -53,6 +53,7 @@ def test_the_stubs_say_what_is_there(cache):
     done = run(
         *("-m", "mypy.stubtest", "procession", "--concise"),
         *("--allowlist", HERE / "stubtest_allowlist.txt", "--ignore-unused-allowlist"),
+        *("--mypy-config-file", HERE / "stubtest.ini"),
         folder=cache,
     )
     assert done.returncode == 0, done.stdout

@@ -193,3 +193,51 @@ fn what_has_not_begun_is_taken_back() {
     work.terminate().expect("sound");
     assert!(matches!(work.take(soon()), Err(GetError::ShutDown)));
 }
+
+#[test]
+fn a_lent_message_outlives_its_task() {
+    const LEN: usize = 1 << 20;
+    let work = WorkQueue::new().expect("a pool");
+    let tasks = work.tasks();
+    let message = [&Task { id: task(1, 0), retries: 0 }.to_bytes()[..], &[7; LEN]].concat();
+    for gives_back_first in [false, true] {
+        tasks.put(&message, soon()).expect("room");
+        let (delivery, mut lent) = take(&work).delivery.lend().expect("it is mine");
+        assert_eq!(work.running().expect("sound"), [(Identity::current(), task(1, 0))]);
+        lent[LEN] = 8;
+        let mut lent = Some(lent);
+        if gives_back_first {
+            lent = None;
+        }
+        assert_eq!(tasks.unfinished(), 1);
+        delivery.done().expect("it is mine");
+        assert_eq!(tasks.unfinished(), 0);
+        assert_eq!(work.running().expect("sound"), []);
+        // Another message does not come to lie where this one is used.
+        tasks.put(&message, soon()).expect("room");
+        assert!(lent.as_ref().is_none_or(|lent| lent[LEN] == 8));
+        take(&work).done().expect("it is mine");
+        drop(lent);
+        tasks.trim().expect("sound");
+        assert!(tasks.memory_used() < LEN as u64, "{} bytes are left", tasks.memory_used());
+    }
+}
+
+#[test]
+fn the_task_of_a_lent_message_is_found_when_its_worker_dies() {
+    let work = WorkQueue::new().expect("a pool");
+    let message = [&Task { id: task(1, 0), retries: 0 }.to_bytes()[..], &[7; 1 << 20]].concat();
+    work.tasks().put(&message, soon()).expect("room");
+    let dead = in_a_worker_that_dies(|| std::mem::forget(take(&work).delivery.lend()));
+    assert_eq!(work.lost().expect("sound"), [Lost { id: task(1, 0), worker: Some(dead) }]);
+    // One that has acknowledged, and dies with the message.
+    work.tasks().put(&message, soon()).expect("room");
+    in_a_worker_that_dies(|| {
+        let (delivery, lent) = take(&work).delivery.lend().expect("it is mine");
+        delivery.done().expect("it is mine");
+        std::mem::forget(lent);
+    });
+    assert_eq!(work.lost().expect("sound"), []);
+    work.tasks().trim().expect("sound");
+    assert!(work.tasks().memory_used() < 1 << 20, "{} bytes are left", work.tasks().memory_used());
+}

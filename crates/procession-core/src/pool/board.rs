@@ -3,12 +3,19 @@
 use std::io;
 
 use crate::objects::{Block, Handle};
+use crate::os::identity::Identity;
 use crate::shm::{CreateError, OpenError};
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 /// How many jobs can be cancelled whose tasks have not all come back.
 const CANCELLED: usize = 8190;
+/// How many workers can be about to be killed.
+const CONDEMNED: usize = 255;
+/// Where their words begin.
+const CONDEMNED_AT: usize = CANCELLED + 2;
+/// How many words there are.
+const WORDS: usize = CONDEMNED_AT + 1 + CONDEMNED;
 /// In the word of a cancelled job: a worker has found it there, and passed a task of it over.
 const SKIPPED: u64 = 1 << 63;
 
@@ -20,12 +27,14 @@ const SKIPPED: u64 = 1 << 63;
 /// - then: cancelled jobs, or 0. The pool stores a job in the place of 0, and 0 in that of a job; a worker adds [`SKIPPED`] in
 ///   one exchange, which is what decides whether a task that it has already taken runs. One that dies right after it has
 ///   the task in its hands, which the pool finds.
+/// - then: how many of the last words are in use; and those: workers that are to take no task any more, or 0. As the pool
+///   alone stores them.
 #[derive(Clone, Debug)]
 pub(super) struct Board(Block);
 
 impl Board {
     pub(super) fn new() -> Result<Self, CreateError> {
-        Ok(Board(Block::new(size_of::<AtomicU64>(), CANCELLED + 2, false, false)?))
+        Ok(Board(Block::new(size_of::<AtomicU64>(), WORDS, false, false)?))
     }
 
     pub(super) fn send(&self) -> io::Result<Handle> {
@@ -34,16 +43,16 @@ impl Board {
 
     pub(super) fn open(handle: Handle) -> Result<Self, OpenError> {
         let block = Block::open(handle, false)?;
-        if block.element() != size_of::<AtomicU64>() || block.len() != CANCELLED + 2 {
+        if block.element() != size_of::<AtomicU64>() || block.len() != WORDS {
             return Err(OpenError::Damaged("a block of another size"));
         }
         Ok(Board(block))
     }
 
     fn words(&self) -> &[AtomicU64] {
-        // SAFETY: the block has `CANCELLED + 2` elements of eight bytes, aligned to more than that, and this handle keeps
+        // SAFETY: the block has `WORDS` elements of eight bytes, aligned to more than that, and this handle keeps
         // them mapped. All processes use them as atomics.
-        unsafe { std::slice::from_raw_parts(self.0.data().cast::<AtomicU64>().as_ptr(), CANCELLED + 2) }
+        unsafe { std::slice::from_raw_parts(self.0.data().cast::<AtomicU64>().as_ptr(), WORDS) }
     }
 
     /// Lets so many workers leave.
@@ -73,7 +82,9 @@ impl Board {
     /// Marks a job as cancelled. False when there is no room. By the pool's process only, one thread at a time.
     pub(super) fn cancel(&self, job: u64) -> bool {
         let words = self.words();
-        let Some(place) = words[2..].iter().position(|word| word.load(Relaxed) == 0) else { return false };
+        let Some(place) = words[2..CONDEMNED_AT].iter().position(|word| word.load(Relaxed) == 0) else {
+            return false;
+        };
         words[2 + place].store(job, SeqCst);
         if words[1].load(Relaxed) <= place as u64 {
             words[1].store(place as u64 + 1, SeqCst);
@@ -120,5 +131,37 @@ impl Board {
                         Err(now) => now == job | SKIPPED,
                     }
         })
+    }
+
+    /// Has a worker take no task any more. False when there is no room. As [`Board::cancel`].
+    pub(super) fn condemn(&self, worker: Identity) -> bool {
+        let words = &self.words()[CONDEMNED_AT..];
+        let Some(word) = words[1..].iter().find(|word| word.load(Relaxed) == 0) else { return false };
+        word.store(worker.to_bits(), SeqCst);
+        words[0].fetch_add(1, SeqCst);
+        true
+    }
+
+    /// Undoes one [`Board::condemn`] of a worker of this pid, if there was one. As [`Board::cancel`].
+    pub(super) fn pardon(&self, pid: i32) {
+        let words = &self.words()[CONDEMNED_AT..];
+        let is_its = |word: &&AtomicU64| {
+            Identity::from_bits(word.load(Relaxed))
+                .is_some_and(|worker| worker.pid().as_raw_nonzero().get() == pid)
+        };
+        if let Some(word) = words[1..].iter().find(is_its) {
+            word.store(0, SeqCst);
+            words[0].fetch_sub(1, SeqCst);
+        }
+    }
+
+    /// Whether the caller is to take no task any more.
+    #[inline]
+    pub(super) fn is_condemned(&self) -> bool {
+        let words = &self.words()[CONDEMNED_AT..];
+        words[0].load(SeqCst) != 0 && {
+            let me = Identity::current().to_bits();
+            words[1..].iter().any(|word| word.load(SeqCst) == me)
+        }
     }
 }

@@ -48,7 +48,7 @@ pub struct Assignment {
 pub enum Next {
     /// This task.
     Task(Assignment),
-    /// End: the pool has become smaller.
+    /// End: the pool has become smaller, or is about to kill this worker.
     Leave,
 }
 
@@ -133,7 +133,7 @@ impl WorkQueue {
     /// As [`Queue::get_delivery`]; [`GetError::ShutDown`] when there is nothing more to do.
     pub fn take(&self, deadline: Deadline) -> Result<Next, GetError> {
         loop {
-            if self.board.may_leave() {
+            if self.board.is_condemned() || self.board.may_leave() {
                 return Ok(Next::Leave);
             }
             let delivery = self.tasks.get_delivery(deadline)?;
@@ -160,17 +160,24 @@ impl WorkQueue {
     /// # Errors
     /// [`RingError`]: without memory, or damaged.
     pub fn report(&self, report: Report, payload: &[u8]) -> Result<(), RingError> {
-        let message = [&report.to_bytes()[..], payload].concat();
-        loop {
-            match self.reports.put(&message, Deadline::Never) {
-                Ok(()) => return Ok(()),
-                // Nobody reads it any more.
-                Err(PutError::ShutDown) => return Ok(()),
-                Err(PutError::Full) => {}
-                Err(PutError::Memory(error)) if self.may_be_collected(&error) => {}
-                Err(PutError::Memory(error)) => return Err(error),
-            }
+        while !self.try_report(report, payload)? {
             std::thread::sleep(UNTIL_COLLECTED);
+        }
+        Ok(())
+    }
+
+    /// As [`WorkQueue::report`], but false while reports take all memory that they may.
+    ///
+    /// # Errors
+    /// As [`WorkQueue::report`].
+    pub fn try_report(&self, report: Report, payload: &[u8]) -> Result<bool, RingError> {
+        let message = [&report.to_bytes()[..], payload].concat();
+        match self.reports.put(&message, Deadline::Never) {
+            // After a shutdown nobody reads it any more.
+            Ok(()) | Err(PutError::ShutDown) => Ok(true),
+            Err(PutError::Full) => Ok(false),
+            Err(PutError::Memory(error)) if self.may_be_collected(&error) => Ok(false),
+            Err(PutError::Memory(error)) => Err(error),
         }
     }
 
@@ -209,6 +216,44 @@ impl WorkQueue {
             }
         })?;
         Ok(running)
+    }
+
+    /// If a worker has a task of a job in its hands, or the one of that index, forbids it to take another one: which task that
+    /// is. The worker may be killed then without any other task's being hurt; with [`WorkQueue::pardon`] when it is gone.
+    ///
+    /// # Errors
+    /// As [`WorkQueue::running`].
+    pub fn condemn_if_running(
+        &self,
+        pid: i32,
+        job: u64,
+        index: Option<u32>,
+    ) -> Result<Option<TaskId>, RingError> {
+        let find = || -> Result<_, RingError> {
+            Ok(self.running()?.into_iter().find(|(worker, id)| {
+                worker.pid().as_raw_nonzero().get() == pid
+                    && id.job == job
+                    && index.is_none_or(|index| index == id.index)
+            }))
+        };
+        let Some((worker, _)) = find()? else { return Ok(None) };
+        if !self.board.condemn(worker) {
+            return Ok(None);
+        }
+        // It acknowledges under the lock that this takes, and looks at the board afterwards: if it still has the task, it will not
+        // have another.
+        match find() {
+            Ok(Some((_, id))) => Ok(Some(id)),
+            other => {
+                self.board.pardon(pid);
+                other.map(|_| None)
+            }
+        }
+    }
+
+    /// Lets a worker of this pid take tasks again.
+    pub fn pardon(&self, pid: i32) {
+        self.board.pardon(pid);
     }
 
     /// Cancels what has not begun of a job, unless a task of it runs.

@@ -1,5 +1,8 @@
 //! Taking messages.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Damaged, Delivery, GetError, Message, Queue, Shared, wait_until};
@@ -218,13 +221,15 @@ impl Collect for Separate {
 #[derive(Debug, Default)]
 pub struct Batch {
     bytes: Vec<u8>,
-    entries: Vec<Entry>,
+    /// Where the last small message ends in them.
+    end: usize,
+    entries: RefCell<VecDeque<Entry>>,
 }
 
 #[derive(Debug)]
 enum Entry {
-    /// Up to here the message lies in `bytes`.
-    Copied(usize),
+    /// There the message lies in `bytes`.
+    Copied(Range<usize>),
     InPlace(Message),
 }
 
@@ -240,25 +245,32 @@ pub enum Part<'a> {
 impl Batch {
     /// No messages.
     pub const fn new() -> Self {
-        Batch { bytes: Vec::new(), entries: Vec::new() }
+        Batch { bytes: Vec::new(), end: 0, entries: RefCell::new(VecDeque::new()) }
     }
 
     /// How many messages there are.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.entries.borrow().len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries.borrow().is_empty()
+    }
+
+    /// Takes the first message out that is left.
+    pub fn take(&self) -> Option<Part<'_>> {
+        Some(match self.entries.borrow_mut().pop_front()? {
+            Entry::Copied(place) => Part::Copied(&self.bytes[place]),
+            Entry::InPlace(message) => Part::InPlace(message),
+        })
     }
 
     /// Takes the messages out, first to last. Memory is kept for the next ones.
     pub fn drain(&mut self) -> impl Iterator<Item = Part<'_>> {
         let bytes = &self.bytes;
-        let mut start = 0;
-        self.entries.drain(..).map(move |entry| match entry {
-            Entry::Copied(end) => Part::Copied(&bytes[std::mem::replace(&mut start, end)..end]),
+        self.entries.get_mut().drain(..).map(move |entry| match entry {
+            Entry::Copied(place) => Part::Copied(&bytes[place]),
             Entry::InPlace(message) => Part::InPlace(message),
         })
     }
@@ -266,7 +278,8 @@ impl Batch {
     /// Drops what is left, and the bytes of what was taken out.
     pub fn clear(&mut self) {
         self.bytes.clear();
-        self.entries.clear();
+        self.end = 0;
+        self.entries.get_mut().clear();
     }
 }
 
@@ -276,11 +289,12 @@ impl Collect for Batch {
     }
 
     fn copied(&mut self) {
-        self.entries.push(Entry::Copied(self.bytes.len()));
+        let start = std::mem::replace(&mut self.end, self.bytes.len());
+        self.entries.get_mut().push_back(Entry::Copied(start..self.end));
     }
 
     fn in_place(&mut self, message: Message) {
-        self.entries.push(Entry::InPlace(message));
+        self.entries.get_mut().push_back(Entry::InPlace(message));
     }
 }
 

@@ -6,6 +6,7 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use super::delivery::Lent;
 use super::{MessageMapping, PutError, Shared};
 use crate::os::clock::Deadline;
 use crate::os::identity::Identity;
@@ -17,9 +18,11 @@ pub(super) struct OwnedBlock {
     pub(super) shared: Arc<Shared>,
     pub(super) number: u32,
     /// The process that has it. A forked child has a copy of this value, not the block.
-    owner: Identity,
+    pub(super) owner: Identity,
     pub(super) start: NonNull<u8>,
     pub(super) len: usize,
+    /// Whether it is a delivery's, too.
+    pub(super) lent: Option<Arc<Lent>>,
 }
 
 // SAFETY: the block is this value's alone, wherever the value goes.
@@ -29,7 +32,7 @@ unsafe impl Sync for OwnedBlock {}
 
 impl OwnedBlock {
     /// The message in a block that the caller has taken.
-    fn taken(shared: Arc<Shared>, number: u32) -> Result<Self, Damaged> {
+    pub(super) fn taken(shared: Arc<Shared>, number: u32) -> Result<Self, Damaged> {
         let len = shared.ring.descriptor(number)?.len.load(Ordering::Relaxed);
         shared.ring.check_length(len)?;
         let len = usize::try_from(len).map_err(|_| Damaged("a message's length"))?;
@@ -40,25 +43,25 @@ impl OwnedBlock {
     /// known to this process alone.
     fn of_length(shared: Arc<Shared>, number: u32, len: usize) -> Result<Self, Damaged> {
         let start = shared.ring.block_memory(shared.ring.descriptor(number)?, len as u64)?;
-        Ok(OwnedBlock { shared, number, owner: Identity::current(), start, len })
+        Ok(OwnedBlock { shared, number, owner: Identity::current(), start, len, lent: None })
     }
 
     pub(super) fn is_mine(&self) -> bool {
         self.owner == Identity::current()
     }
 
-    fn check_owner(&self) -> Result<(), RingError> {
+    pub(super) fn check_owner(&self) -> Result<(), RingError> {
         if self.is_mine() { Ok(()) } else { Err(RingError::Inherited) }
     }
 
     /// Gives the block back to the queue. A forked child's copy of this value has none.
     pub(super) fn free(&self) {
-        if self.is_mine() {
+        if self.is_mine() && self.lent.as_ref().is_none_or(|lent| lent.give_back()) {
             report(self.shared.ring.free(self.number));
         }
     }
 
-    fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         // SAFETY: `len` bytes are mapped from `start` for as long as the ring, which `shared` holds, and
         // nobody writes to a block that this process has.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
@@ -166,6 +169,10 @@ enum Taken {
 }
 
 impl Message {
+    pub(super) fn over(block: OwnedBlock) -> Self {
+        Message(Taken::Block(block))
+    }
+
     pub(super) fn copied(bytes: Vec<u8>) -> Self {
         Message(Taken::Copied(bytes))
     }
@@ -236,85 +243,8 @@ impl Drop for Message {
     }
 }
 
-/// A message that is this process's to work on and to acknowledge. Dereferences to its bytes.
-///
-/// When the process dies before [`Delivery::done`], or drops the delivery, the message is handed out again, before those
-/// that wait in the queue. A forked child's copy is of no use: the delivery stays its parent's.
-#[must_use = "a delivery that is dropped is handed out again"]
-pub struct Delivery {
-    block: OwnedBlock,
-    left_by: Option<Identity>,
-    settled: bool,
-}
-
-impl Delivery {
-    pub(super) fn in_block(
-        shared: Arc<Shared>,
-        number: u32,
-        left_by: Option<Identity>,
-    ) -> Result<Self, Damaged> {
-        Ok(Delivery { block: OwnedBlock::taken(shared, number)?, left_by, settled: false })
-    }
-
-    /// The process that had it last, if that died with it.
-    pub fn left_by(&self) -> Option<Identity> {
-        self.left_by
-    }
-
-    /// How often the message was handed out before, to consumers that died or dropped the delivery.
-    pub fn earlier_attempts(&self) -> u32 {
-        let ring = &self.block.shared.ring;
-        ring.descriptor(self.block.number).map_or(0, |descriptor| descriptor.attempts.load(Ordering::Relaxed))
-    }
-
-    /// Acknowledges: the task is done.
-    ///
-    /// # Errors
-    /// [`RingError::Inherited`] in a forked child; [`RingError::Damaged`].
-    pub fn done(mut self) -> Result<(), RingError> {
-        self.block.check_owner()?;
-        self.settled = true;
-        let shared = &self.block.shared;
-        shared.ring.acknowledge(self.block.number)?;
-        shared.ring.control().waiting.all_done.wake(u32::MAX);
-        Ok(shared.tell_of_the_end()?)
-    }
-
-    /// Takes the message for good. The task is unfinished until somebody calls [`super::Queue::task_done`]; when this
-    /// process dies before, it is lost.
-    ///
-    /// # Errors
-    /// As [`Delivery::done`].
-    pub fn into_vec(mut self) -> Result<Vec<u8>, RingError> {
-        self.block.check_owner()?;
-        let bytes = self.block.bytes().to_vec();
-        self.block.shared.ring.owe(self.block.number)?;
-        self.settled = true;
-        self.block.shared.tell_of_the_end()?;
-        Ok(bytes)
-    }
-}
-
-impl Deref for Delivery {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        self.block.bytes()
-    }
-}
-
-impl Drop for Delivery {
-    fn drop(&mut self) {
-        if !self.settled && self.block.is_mine() {
-            let shared = &self.block.shared;
-            report(shared.ring.give_back(self.block.number));
-            shared.ring.control().waiting.not_empty.wake(1);
-        }
-    }
-}
-
 /// A drop has nobody to return an error to.
-fn report(result: Result<(), Damaged>) {
+pub(super) fn report(result: Result<(), Damaged>) {
     if let Err(error) = result {
         tracing::error!(%error, "a message's memory could not be given back");
     }
@@ -329,11 +259,5 @@ impl fmt::Debug for Reservation {
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Message").field("len", &self.len()).finish()
-    }
-}
-
-impl fmt::Debug for Delivery {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Delivery").field("len", &self.len()).finish()
     }
 }

@@ -1,5 +1,6 @@
 //! The queue of byte messages: many producers, many consumers, any of which may die at any instruction.
 
+mod delivery;
 mod describe;
 mod error;
 mod get;
@@ -15,10 +16,11 @@ use std::sync::Arc;
 
 use rustix::fd::{AsFd, BorrowedFd};
 
+pub use self::delivery::{Delivery, LentDelivery};
 pub use self::error::{GetError, JoinError, PutError, TaskDoneError};
 pub use self::get::{Batch, Part};
 pub use self::mapping::MessageMapping;
-pub use self::message::{Delivery, Message, Reservation};
+pub use self::message::{Message, Reservation};
 pub use crate::ring::{BEGINNING, Damaged, INLINE_MAX, MAX_MESSAGES, RingError, WatchError};
 
 use crate::os::clock::Deadline;

@@ -134,6 +134,16 @@ impl Ring {
         spare.map_or(Ok(()), |block| self.free(block))
     }
 
+    /// Acknowledges a delivery that this process holds, and leaves it the block.
+    pub(crate) fn keep(&self, block: u32) -> Result<(), Damaged> {
+        let memory = &self.control().memory;
+        let _guard = self.lock_memory()?;
+        // A death before the next store leaves a sum of one too many, and this lock, whose next holder counts again.
+        self.descriptor(block)?.set_state(BlockState::Taken, Some(Identity::current()));
+        memory.held.store(memory.held.load(Relaxed).saturating_sub(1), Release);
+        Ok(())
+    }
+
     /// Makes a delivery that this process holds one that was taken for good, to be declared done by [`Ring::task_done`].
     pub(crate) fn owe(&self, block: u32) -> Result<(), Damaged> {
         let memory = &self.control().memory;

@@ -13,6 +13,7 @@
 
 mod harness;
 mod objects;
+mod pool;
 mod queue;
 mod sites;
 mod tasks;
@@ -24,6 +25,7 @@ fn main() {
     let mut run = Run::new();
     queue::situations(&mut run);
     tasks::situations(&mut run);
+    pool::situations(&mut run);
     objects::situations(&mut run);
     wakes::situations(&mut run);
     run.report();

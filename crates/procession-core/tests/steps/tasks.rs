@@ -152,6 +152,23 @@ fn deliveries(run: &mut Run) {
         survivor: |tasks, died| work_off(tasks, died, &[&[1, 2, 3]], 0),
     });
     run.each_death(Situation {
+        name: "delivery: lent, done and given back in either order",
+        prepare: || tasks(&[100, LARGE, LARGE, 8]),
+        victim: |tasks| {
+            let mut lent = || tasks.queue.get_delivery(soon()).expect("a task").lend().expect("it is mine");
+            let ((first, small), (second, large), (third, kept)) = (lent(), lent(), lent());
+            drop(small);
+            first.done().expect("it is mine");
+            second.done().expect("it is mine");
+            drop(large);
+            third.done().expect("it is mine");
+            assert_eq!(id_of(&kept), 3);
+        },
+        meanwhile: None,
+        second: Some(repair),
+        survivor: |tasks, died| work_off(tasks, died, &[&[4], &[3, 4], &[2, 3, 4], &[1, 2, 3, 4]], 0),
+    });
+    run.each_death(Situation {
         name: "delivery: taken for good, and declared done",
         prepare: || tasks(&[100, LARGE, 8]),
         victim: |tasks| {

@@ -4,7 +4,8 @@
 //! result is there; when it leaves, it releases one of theirs for that one to collect. Leader and followers: Schmidt,
 //! O'Ryan, Pyarali, Kircher, Buschmann, "Leader/Followers", PLoP 2000.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::thread;
 
 use procession_core::os::clock::Deadline;
@@ -27,16 +28,34 @@ const GROUP: usize = 256;
 thread_local! {
     /// Memory for the thread's next batch. Empty.
     static BATCH: Cell<Batch> = const { Cell::new(Batch::new()) };
+    /// The batches that this thread has not given out yet, and the address of the `WorkQueue` of each. What an object's
+    /// unpickling waits for, or a signal handler meanwhile, may lie in one.
+    static OPEN: RefCell<Vec<(usize, Rc<Batch>)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Who collects.
+#[derive(PartialEq, Eq)]
+enum Collector {
+    /// The calling thread, from now on.
+    Me,
+    /// The calling thread, which is in the middle of it and runs Python code: a signal handler, or what an object in a report
+    /// asks for.
+    Already,
+    Other,
 }
 
 impl State {
     /// Makes the calling thread the one that collects, if no other is.
-    fn become_collector(&mut self) -> bool {
-        let is_free = self.collector.is_none();
-        if is_free {
-            self.collector = Some(thread::current().id());
+    fn become_collector(&mut self) -> Collector {
+        let me = thread::current().id();
+        match self.collector {
+            None => {
+                self.collector = Some(me);
+                Collector::Me
+            }
+            Some(collector) if collector == me => Collector::Already,
+            Some(_) => Collector::Other,
         }
-        is_free
     }
 }
 
@@ -53,20 +72,37 @@ impl WorkQueue {
         let py = job.py();
         let work = this.work.get();
         work.check_owner()?;
+        let mut lock = None;
         loop {
-            if work.lock().become_collector() {
-                let collected = work.collect(py, deadline, || this.is_settled());
-                work.lock().collector = None;
-                let handed_over = work.hand_over(py);
-                collected?;
-                handed_over?;
-                return Ok(this.is_settled());
+            let who = work.lock().become_collector();
+            match who {
+                Collector::Me => {
+                    let collected = work.collect(py, deadline, || this.is_settled());
+                    work.lock().collector = None;
+                    let handed_over = work.hand_over(py);
+                    collected?;
+                    handed_over?;
+                    return Ok(this.is_settled());
+                }
+                Collector::Already => {
+                    work.collect(py, deadline, || this.is_settled())?;
+                    return Ok(this.is_settled());
+                }
+                Collector::Other => {}
             }
             if deadline == Deadline::Now {
                 return Ok(false);
             }
+            let Some(lock) = &lock else {
+                // Making it may run Python code, and so let the thread that collects go on: look again.
+                lock = Some(locked(py)?);
+                if this.is_settled() {
+                    return Ok(true);
+                }
+                continue;
+            };
             let id = this.lock().id;
-            work.follow(py, id, deadline)?;
+            work.follow(lock, id, deadline)?;
             if this.is_settled() || deadline.passed() {
                 // This thread may have been released to collect.
                 if work.lock().collector.is_none() {
@@ -80,7 +116,8 @@ impl WorkQueue {
     /// Collects what is there, unless another thread does.
     #[cold]
     pub(super) fn collect_now(&self, py: Python<'_>) -> PyResult<()> {
-        if !self.lock().become_collector() {
+        let who = self.lock().become_collector();
+        if who != Collector::Me {
             return Ok(());
         }
         let collected = self.collect(py, Deadline::Now, || false);
@@ -89,23 +126,22 @@ impl WorkQueue {
         collected.and(handed_over)
     }
 
-    /// Sleeps until this thread's lock is released or the deadline has passed.
-    fn follow(&self, py: Python<'_>, id: u64, deadline: Deadline) -> PyResult<()> {
-        static ALLOCATE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        let lock = ALLOCATE.import(py, "_thread", "allocate_lock")?.call0()?;
+    /// Sleeps until the lock, which this thread has acquired, is released or the deadline has passed. It is acquired again then,
+    /// or still.
+    fn follow(&self, lock: &Bound<'_, PyAny>, id: u64, deadline: Deadline) -> PyResult<()> {
+        let py = lock.py();
         let acquire = intern!(py, "acquire");
-        calls::call_method(&lock, acquire, ())?;
         self.lock().followers.push((id, lock.clone().unbind()));
         let slept = match deadline {
-            Deadline::Never => calls::call_method(&lock, acquire, ()),
+            Deadline::Never => calls::call_method(lock, acquire, ()),
             _ => {
                 let left = deadline.slice(std::time::Duration::from_secs(3600)).unwrap_or_default();
-                calls::call_method(&lock, acquire, (true, left.as_secs_f64()))
+                calls::call_method(lock, acquire, (true, left.as_secs_f64()))
             }
         };
         let mine = {
             let mut state = self.lock();
-            let place = state.followers.iter().position(|(_, other)| other.is(&lock));
+            let place = state.followers.iter().position(|(_, other)| other.is(lock));
             place.map(|place| state.followers.swap_remove(place))
         };
         let released = mine.is_none();
@@ -128,36 +164,52 @@ impl WorkQueue {
         }
     }
 
-    /// Takes reports and gives them to their jobs until `until`, or `deadline`.
+    /// Takes reports and gives them to their jobs until `until`, or `deadline`. A thread may be in the middle of it and call it again.
     ///
     /// # Errors
     /// What a signal handler raised; no report is lost.
     fn collect(&self, py: Python<'_>, deadline: Deadline, until: impl Fn() -> bool) -> PyResult<()> {
-        let mut batch = BATCH.try_with(Cell::take).unwrap_or_default();
         let mut had_events = false;
+        let earlier: Vec<Rc<Batch>> = OPEN.with_borrow(|open| {
+            let mine = open.iter().filter(|(work, _)| *work == self.address());
+            mine.map(|(_, batch)| batch.clone()).collect()
+        });
+        for batch in earlier {
+            let interrupted = self.give_out(py, &batch, &mut had_events);
+            if interrupted.is_err() || until() {
+                if had_events {
+                    self.wake(py)?;
+                }
+                return interrupted;
+            }
+        }
+        let mut batch = BATCH.try_with(Cell::take).unwrap_or_default();
         let result = loop {
             let reports = self.core.reports();
-            let got =
-                block(py, deadline, |deadline| match reports.get_many_into(GROUP, &mut batch, deadline) {
+            let got = block(py, deadline, |deadline| {
+                // A signal handler may have collected what this waits for.
+                if until() {
+                    return Some(None);
+                }
+                match reports.get_many_into(GROUP, &mut batch, deadline) {
                     Err(GetError::Empty) => None,
-                    got => Some(got),
-                });
+                    got => Some(Some(got)),
+                }
+            });
             match got {
-                Ok(Some(Ok(()))) => {}
-                Ok(None) => break Ok(()),
-                Ok(Some(Err(error))) => break Err(errors::get(py, error)),
+                Ok(Some(Some(Ok(())))) => {}
+                Ok(None | Some(None)) => break Ok(()),
+                Ok(Some(Some(Err(error)))) => break Err(errors::get(py, error)),
                 Err(error) => break Err(error),
             }
-            let mut last = None;
-            let mut interrupted = None;
-            for part in batch.drain() {
-                match self.dispatch(py, part, &mut last) {
-                    Ok(is_event) => had_events |= is_event,
-                    Err(error) => interrupted = Some(error),
-                }
-            }
+            let shared = Rc::new(batch);
+            OPEN.with_borrow_mut(|open| open.push((self.address(), shared.clone())));
+            let interrupted = self.give_out(py, &shared, &mut had_events);
+            OPEN.with_borrow_mut(Vec::pop);
+            batch = Rc::try_unwrap(shared).unwrap_or_default();
             batch.clear();
-            if let Some(error) = interrupted {
+            self.lock().rounds += 1;
+            if let Err(error) = interrupted {
                 break Err(error);
             }
             if until() {
@@ -173,6 +225,27 @@ impl WorkQueue {
             self.wake(py)?;
         }
         result
+    }
+
+    /// Gives the reports of a batch to their jobs.
+    ///
+    /// # Errors
+    /// What a signal handler raised; all reports have been taken care of.
+    fn give_out(&self, py: Python<'_>, batch: &Batch, had_events: &mut bool) -> PyResult<()> {
+        let mut last = None;
+        let mut interrupted = Ok(());
+        while let Some(part) = batch.take() {
+            match self.dispatch(py, part, &mut last) {
+                Ok(is_event) => *had_events |= is_event,
+                Err(error) => interrupted = Err(error),
+            }
+        }
+        interrupted
+    }
+
+    /// Tells it from others.
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
     }
 
     /// Gives a report to its job; `last` is the job of the one before. Whether it made an event.
@@ -233,7 +306,7 @@ impl WorkQueue {
             Ok(arrival) => arrival,
             Err(error) => {
                 job.get().fail(error.into_value(py).into_any());
-                Arrival { news: true, complete: true }
+                Arrival { news: true, complete: true, late: false }
             }
         };
         let is_event = self.tell(py, job.bind(py), arrival)?;
@@ -265,6 +338,10 @@ impl WorkQueue {
 
     /// Tells those who wait for a job of an arrival. Whether it made an event.
     fn tell(&self, py: Python<'_>, job: &Bound<'_, Job>, arrival: Arrival) -> PyResult<bool> {
+        if arrival.late {
+            let id = job.get().lock().id;
+            self.came_back(id);
+        }
         if !arrival.news {
             return Ok(false);
         }
@@ -303,14 +380,15 @@ impl WorkQueue {
         if !is_event && collector.is_some_and(|thread| thread != thread::current().id()) {
             // It may be the one that waits for this job.
             let wake = Report { id: TaskId { job: 0, index: 0 }, outcome: Outcome::Wake };
-            brief(|| self.core.report(wake, &[])).map_err(errors::memory)?;
+            // If there is no room for it, that thread does not sleep.
+            brief(|| self.core.try_report(wake, &[])).map_err(errors::memory)?;
         }
         Ok(is_event)
     }
 
     /// [`WorkQueue::tell`] for a job that was ended by the pool.
     pub(super) fn settle(&self, py: Python<'_>, job: &Bound<'_, Job>) -> PyResult<()> {
-        if self.tell(py, job, Arrival { news: true, complete: true })? {
+        if self.tell(py, job, Arrival { news: true, complete: true, late: false })? {
             self.wake(py)?;
         }
         Ok(())
@@ -322,7 +400,7 @@ impl WorkQueue {
         let work = job.get().work.get();
         let id = job.get().lock().id;
         work.lock().urgent -= 1;
-        if let Err(error) = work.tell(py, job, Arrival { news: true, complete: true }) {
+        if let Err(error) = work.tell(py, job, Arrival { news: true, complete: true, late: false }) {
             error.write_unraisable(py, Some(job));
         }
         drop(work.lock().jobs.remove(&id));
@@ -340,7 +418,7 @@ impl WorkQueue {
     }
 
     /// A task of a job that is no more has come back.
-    fn came_back(&self, job: u64) {
+    pub(super) fn came_back(&self, job: u64) {
         let mut state = self.lock();
         let Some(left) = state.cancelled.get_mut(&job) else { return };
         *left -= 1;
@@ -364,6 +442,14 @@ impl WorkQueue {
         }
         Ok(())
     }
+}
+
+/// A lock that the calling thread has acquired.
+fn locked(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    static ALLOCATE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let lock = ALLOCATE.import(py, "_thread", "allocate_lock")?.call0()?;
+    calls::call_method(&lock, intern!(py, "acquire"), ())?;
+    Ok(lock)
 }
 
 /// `concurrent.futures.CancelledError()`.

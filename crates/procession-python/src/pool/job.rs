@@ -102,6 +102,8 @@ pub(super) struct Arrival {
     pub(super) news: bool,
     /// No result will come any more.
     pub(super) complete: bool,
+    /// It had ended before.
+    pub(super) late: bool,
 }
 
 /// What an iterator has.
@@ -145,10 +147,11 @@ impl Job {
     /// Notes the result of a task.
     pub(super) fn arrive(&self, py: Python<'_>, index: u32, item: Item) -> PyResult<Arrival> {
         let mut state = self.lock();
-        if state.phase != Phase::Open || !state.note(index) {
-            // Dropped after the lock: it may run Python code.
+        let late = state.phase != Phase::Open;
+        if late || !state.note(index) {
+            // The item is dropped after the lock: it may run Python code.
             drop(state);
-            return Ok(Arrival::default());
+            return Ok(Arrival { late, ..Arrival::default() });
         }
         let unused = state.keep(py, index, item);
         let complete = state.is_complete();
@@ -159,7 +162,7 @@ impl Job {
         let kept = if state.phase == Phase::Done { state.kept.take() } else { None };
         drop(state);
         drop((unused?, kept));
-        Ok(Arrival { news, complete })
+        Ok(Arrival { news, complete, late: false })
     }
 
     /// Ends it with an exception, whatever is still to come; how many results are, or `None` if it had ended.
@@ -264,15 +267,18 @@ impl Job {
         let kept = if complete { state.kept.take() } else { None };
         drop(state);
         drop(kept);
-        Arrival { news: complete, complete }
+        Arrival { news: complete, complete, late: false }
     }
 }
 
 impl State {
-    /// Notes that a task is handed out; its number.
-    pub(super) fn submit(&mut self) -> u32 {
+    /// Notes that a task is handed out; its number, or `None` if the job has ended.
+    pub(super) fn submit(&mut self) -> Option<u32> {
+        if self.phase != Phase::Open {
+            return None;
+        }
         self.submitted += 1;
-        self.submitted - 1
+        Some(self.submitted - 1)
     }
 
     /// Whether callbacks are to be called before it is done.
@@ -619,9 +625,13 @@ impl ResultIterator {
 fn take_next(job: &Bound<'_, Job>, deadline: Deadline) -> PyResult<Option<Py<PyAny>>> {
     let py = job.py();
     let mut next = job.get().next_item()?;
-    if matches!(next, Next::Nothing) {
-        WorkQueue::wait_for(job, deadline)?;
+    // Another thread may take what this one has waited for.
+    while matches!(next, Next::Nothing) {
+        let is_there = WorkQueue::wait_for(job, deadline)?;
         next = job.get().next_item()?;
+        if !is_there {
+            break;
+        }
     }
     match next {
         Next::Item(Item::Value(value)) => Ok(Some(value)),

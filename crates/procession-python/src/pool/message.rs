@@ -18,7 +18,7 @@ use procession_core::shm::tally::Tally;
 use pyo3::exceptions::{PyAttributeError, PyImportError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyCFunction, PyFunction, PyType};
+use pyo3::types::{PyBytes, PyCFunction, PyFunction, PyModule, PyType};
 
 use crate::codec::{ALIGNMENT, Codec, Encoded, Parts};
 use crate::queue::put::{put_bytes, put_parts};
@@ -65,8 +65,8 @@ impl Function {
     /// What pickling raised.
     pub(super) fn new(function: &Bound<'_, PyAny>) -> PyResult<Self> {
         let named = function.is_exact_instance_of::<PyFunction>()
-            || function.is_exact_instance_of::<PyCFunction>()
-            || function.is_instance_of::<PyType>();
+            || function.is_exact_instance_of::<PyType>()
+            || function.is_exact_instance_of::<PyCFunction>() && is_of_module(function)?;
         let mut bytes = Vec::new();
         let py = function.py();
         let by_value = match Codec::Objects.encode(function, &mut bytes) {
@@ -88,6 +88,12 @@ impl Function {
     pub(super) fn is_named(&self) -> bool {
         self.named
     }
+}
+
+/// Whether a built-in function is one of a module's, and no method of an object, which is pickled with it.
+fn is_of_module(function: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let of = function.getattr("__self__")?;
+    Ok(of.is_none() || of.is_instance_of::<PyModule>())
 }
 
 /// The message of an object that pickle refuses, by cloudpickle where that is installed.

@@ -11,6 +11,7 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
+use std::time::Duration;
 
 use procession_core::os::identity::Identity;
 use procession_core::pool::{self as core, Cancelled, Outcome, Report};
@@ -59,6 +60,12 @@ struct State {
     events: VecDeque<Event>,
     /// Called to wake that thread.
     wake: Option<Py<PyAny>>,
+    /// Whether that thread wants to be woken when there is a job.
+    rests: bool,
+    /// How often reports were collected.
+    rounds: u64,
+    /// What ended all jobs, if something has: there are no more.
+    ended: Option<Py<PyAny>>,
     /// The function of the last task and what it is in one.
     function: Option<(Py<PyAny>, Function)>,
 }
@@ -105,6 +112,9 @@ impl WorkQueue {
         wake.map_or(Ok(()), |wake| wake.call0(py).map(drop))
     }
 }
+
+/// How long the pool waits before it tries again to report, when reports take all memory that they may.
+const UNTIL_COLLECTED: Duration = Duration::from_millis(5);
 
 fn damaged(error: Damaged) -> PyErr {
     PyOSError::new_err(error.to_string())
@@ -196,6 +206,22 @@ impl WorkQueue {
         self.collect_now(py)
     }
 
+    /// Whether there are no jobs; then `wake` is called when there is one.
+    fn rest(&self) -> bool {
+        let mut state = self.lock();
+        state.rests = state.jobs.is_empty();
+        state.rests
+    }
+
+    /// Collects what is there if nobody has since `rounds` had that value; what it is then.
+    fn collect_left(&self, py: Python<'_>, rounds: u64) -> PyResult<u64> {
+        let is_left = self.lock().rounds == rounds && !self.core.reports().is_empty();
+        if is_left {
+            self.collect_now(py)?;
+        }
+        Ok(self.lock().rounds)
+    }
+
     /// Tells the pool how this worker's beginning ended: with None, or with this object.
     #[pyo3(signature = (problem = None))]
     fn begun(&self, py: Python<'_>, problem: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
@@ -259,12 +285,15 @@ impl WorkQueue {
             let event = self.lock().events.pop_front()?;
             return Some(match event {
                 Event::Complete(job) => ("complete", Some(job), 0, None, None),
-                Event::Lost { job, index, pid } => {
-                    let job = self.lock().jobs.get(&job).map(|job| job.clone_ref(py));
+                Event::Lost { job: number, index, pid } => {
+                    let job = self.lock().jobs.get(&number).map(|job| job.clone_ref(py));
                     match job {
                         Some(job) => ("lost", Some(job), index, pid, None),
                         // It was cancelled.
-                        None => continue,
+                        None => {
+                            self.came_back(number);
+                            continue;
+                        }
                     }
                 }
                 Event::Worker { outcome, pid, message } => {
@@ -280,13 +309,18 @@ impl WorkQueue {
     }
 
     /// Says that a worker has ended, behind all that it has said.
-    fn ended(&self, pid: i32) -> PyResult<()> {
-        brief(|| self.core.report(Report::of_worker(pid, Outcome::Ended), &[])).map_err(errors::memory)
+    fn ended(&self, py: Python<'_>, pid: i32) -> PyResult<()> {
+        let report = Report::of_worker(pid, Outcome::Ended);
+        while !brief(|| self.core.try_report(report, &[])).map_err(errors::memory)? {
+            self.collect_now(py)?;
+            py.detach(|| std::thread::sleep(UNTIL_COLLECTED));
+        }
+        Ok(())
     }
 
     /// Finds the tasks that dead workers left and that are not to be begun again: they become events.
-    fn find_lost(&self) -> PyResult<()> {
-        let lost = brief(|| self.core.lost()).map_err(|error| Python::attach(|py| errors::get(py, error)))?;
+    fn find_lost(&self, py: Python<'_>) -> PyResult<()> {
+        let lost = brief(|| self.core.lost()).map_err(|error| errors::get(py, error))?;
         for task in lost {
             self.lost(task.id.job, task.id.index, task.worker);
         }
@@ -297,6 +331,18 @@ impl WorkQueue {
     fn running(&self) -> PyResult<Vec<(i32, u64, u32)>> {
         let running = brief(|| self.core.running()).map_err(errors::memory)?;
         Ok(running.into_iter().map(|(worker, id)| (pid_of(worker), id.job, id.index)).collect())
+    }
+
+    /// If that worker runs a task of the job, or that one, forbids it to take another, so that it may be killed: the task's number.
+    #[pyo3(signature = (pid, job, index = None))]
+    fn condemn(&self, pid: i32, job: u64, index: Option<u32>) -> PyResult<Option<u32>> {
+        let found = brief(|| self.core.condemn_if_running(pid, job, index)).map_err(errors::memory)?;
+        Ok(found.map(|id| id.index))
+    }
+
+    /// Undoes `condemn` for a worker that is gone.
+    fn pardon(&self, pid: i32) {
+        self.core.pardon(pid);
     }
 
     /// Cancels a job that has not begun; whether it had not. A job of more than one task is cancelled as far as it has not begun, and
@@ -351,12 +397,18 @@ impl WorkQueue {
         Ok(taken)
     }
 
-    /// Ends all jobs that are open with an exception.
+    /// Ends all jobs that are open with an exception, and refuses others with it from now on.
     fn fail_all(&self, py: Python<'_>, exception: Py<PyAny>) -> PyResult<()> {
-        let jobs: Vec<Py<Job>> = self.lock().jobs.values().map(|job| job.clone_ref(py)).collect();
+        let jobs: Vec<Py<Job>> = {
+            let mut state = self.lock();
+            state.ended = Some(exception.clone_ref(py));
+            state.jobs.values().map(|job| job.clone_ref(py)).collect()
+        };
         for job in jobs {
-            job.get().fail(exception.clone_ref(py));
-            self.settle(py, job.bind(py))?;
+            // Of one whose callbacks are to be called, that is under way.
+            if job.get().fail(exception.clone_ref(py)).is_some() {
+                self.settle(py, job.bind(py))?;
+            }
         }
         Ok(())
     }

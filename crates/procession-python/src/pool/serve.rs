@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use procession_core::os::clock::Deadline;
 use procession_core::os::memory;
-use procession_core::pool::{Assignment, Next, Outcome, Report, TaskId};
-use procession_core::queue::{GetError, INLINE_MAX, PutError};
+use procession_core::pool::{Assignment, Next, Outcome, Report, Task, TaskId};
+use procession_core::queue::{GetError, INLINE_MAX, Message, PutError};
 use procession_core::shm::tally::Tally;
 use procession_core::shm::transfer;
 use pyo3::exceptions::PySystemExit;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
 use super::message::{self, Content, Encoding, Shape, encode_report, read_task};
@@ -23,16 +24,27 @@ use crate::codec::with_buffer;
 /// How long a worker waits before it tries again to report, when reports take all memory that they may.
 const UNTIL_COLLECTED: Duration = Duration::from_millis(5);
 
+/// From this size in bytes on the arguments of a task that is not begun again stay where they lie.
+const LEND_FROM: usize = 256 << 10;
+
 /// The functions that this worker has met, by what names them in tasks.
 type Functions = HashMap<Vec<u8>, Py<PyAny>>;
 /// How many a worker keeps.
 const FUNCTIONS: usize = 1024;
 
+/// The message of a task.
+enum Text<'a> {
+    /// In this process's memory, or where nobody writes.
+    Bytes(&'a [u8]),
+    /// Where it lies, for this worker to use as it likes: nobody else will read it.
+    Lent(Message),
+}
+
 /// How a task ended.
 enum Ending<'py> {
     Returned(Bound<'py, PyAny>),
     Raised(PyErr),
-    /// The worker is to end with the task in its hands.
+    /// The worker is to end.
     Exit(PyErr),
 }
 
@@ -84,27 +96,28 @@ impl WorkQueue {
         functions: &mut Functions,
         describe: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
-        let id = assignment.task.id;
+        let Task { id, retries } = assignment.task;
+        if retries == 0 && assignment.len() >= LEND_FROM {
+            let (delivery, message) = assignment.delivery.lend().map_err(errors::memory)?;
+            let ending = self.run(py, Text::Lent(message), functions);
+            self.report_ending(py, id, ending, describe)?;
+            return delivery.done().map_err(errors::memory);
+        }
         // Who begins it again, should this worker die, opens the handles in it again.
         let (ending, handles) = transfer::to_be_read_again(|| {
             with_buffer(|buffer| {
-                let bytes: &[u8] = if assignment.len() <= INLINE_MAX {
+                if assignment.len() <= INLINE_MAX {
                     buffer.extend_from_slice(&assignment);
-                    buffer
+                    self.run(py, Text::Bytes(buffer), functions)
                 } else {
-                    &assignment
-                };
-                self.run(py, bytes, functions)
+                    self.run(py, Text::Bytes(&assignment), functions)
+                }
             })
         });
-        match ending {
-            Ending::Returned(value) => self.returned(py, id, &value, describe)?,
-            Ending::Raised(error) => self.raised(py, id, error, None, describe)?,
-            Ending::Exit(error) => {
-                // It stays this worker's until that is gone.
-                std::mem::forget(assignment);
-                return Err(error);
-            }
+        if let Err(error) = self.report_ending(py, id, ending, describe) {
+            // It stays this worker's until that is gone.
+            std::mem::forget(assignment);
+            return Err(error);
         }
         brief(|| assignment.done()).map_err(errors::memory)?;
         handles.settle();
@@ -112,19 +125,45 @@ impl WorkQueue {
     }
 
     /// Applies the function of a task.
-    fn run<'py>(&self, py: Python<'py>, bytes: &[u8], functions: &mut Functions) -> Ending<'py> {
+    fn run<'py>(&self, py: Python<'py>, text: Text<'_>, functions: &mut Functions) -> Ending<'py> {
         let ended = (|| {
+            let bytes: &[u8] = match &text {
+                Text::Bytes(bytes) => bytes,
+                Text::Lent(message) => message,
+            };
             let content = read_task(bytes).ok_or_else(|| super::damaged(super::Damaged("a task")))?;
             let function = function(py, &content, functions)?;
-            let arguments = message::decode(py, bytes, content.arguments)?;
+            let (shape, start) = (content.shape, content.arguments);
+            let arguments = match text {
+                Text::Bytes(bytes) => message::decode(py, bytes, start)?,
+                Text::Lent(message) => message::decode_message(py, message, start)?,
+            };
             self.is_busy.store(true, Ordering::Relaxed);
-            apply(&function, arguments, content.shape)
+            apply(&function, arguments, shape)
         })();
         self.is_busy.store(false, Ordering::Relaxed);
         match ended {
             Ok(value) => Ending::Returned(value),
             Err(error) if error.is_instance_of::<PySystemExit>(py) => Ending::Exit(error),
             Err(error) => Ending::Raised(error),
+        }
+    }
+
+    /// Reports how a task ended.
+    ///
+    /// # Errors
+    /// Why this worker has to end with the task in its hands.
+    fn report_ending(
+        &self,
+        py: Python<'_>,
+        id: TaskId,
+        ending: Ending<'_>,
+        describe: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        match ending {
+            Ending::Returned(value) => self.returned(py, id, &value, describe),
+            Ending::Raised(error) => self.raised(py, id, error, None, describe),
+            Ending::Exit(error) => Err(error),
         }
     }
 
@@ -254,17 +293,19 @@ fn apply<'py>(
         }
         Shape::One => calls::call(function, (arguments,), None),
         Shape::OneUnpacked => calls::call(function, unpack(arguments)?, None),
-        Shape::Each | Shape::EachUnpacked => {
-            let arguments = arguments.cast_into::<PyTuple>().map_err(PyErr::from)?;
-            let values = PyList::empty(py);
-            for argument in arguments {
-                let value = match shape {
-                    Shape::Each => calls::call(function, (argument,), None)?,
-                    _ => calls::call(function, unpack(argument)?, None)?,
-                };
-                values.append(value)?;
-            }
-            Ok(values.into_any())
+        // The interpreter's own loops call the function with less ado than one here could.
+        Shape::Each => {
+            static MAP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+            collected(MAP.import(py, "builtins", "map")?.call1((function, arguments))?)
+        }
+        Shape::EachUnpacked => {
+            static STARMAP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+            collected(STARMAP.import(py, "itertools", "starmap")?.call1((function, arguments))?)
         }
     }
+}
+
+/// `list(values)`.
+fn collected<'py>(values: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    calls::call(&values.py().get_type::<PyList>().into_any(), (values,), None)
 }

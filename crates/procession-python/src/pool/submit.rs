@@ -54,8 +54,11 @@ impl WorkQueue {
         function: &Bound<'_, PyAny>,
     ) -> PyResult<u64> {
         self.check_owner()?;
-        let (id, is_urgent) = {
+        let (id, wakes) = {
             let mut state = self.lock();
+            if let Some(exception) = &state.ended {
+                return Err(PyErr::from_value(exception.clone_ref(py).into_bound(py)));
+            }
             state.last_job += 1;
             let id = state.last_job;
             state.jobs.insert(id, job.clone().unbind());
@@ -65,9 +68,10 @@ impl WorkQueue {
                 *place = Some(function.clone().unbind());
             }
             state.urgent += usize::from(job.has_callbacks());
-            (id, job.has_callbacks() && state.collector.is_none())
+            let is_urgent = job.has_callbacks() && state.collector.is_none();
+            (id, std::mem::take(&mut state.rests) || is_urgent)
         };
-        if is_urgent {
+        if wakes {
             self.wake(py)?;
         }
         Ok(id)
@@ -99,7 +103,7 @@ impl WorkQueue {
     ) -> PyResult<()> {
         let py = job.py();
         let id = self.enter(py, job, function)?;
-        let index = job.get().lock().submit();
+        let Some(index) = job.get().lock().submit() else { return Ok(()) };
         let task = Task { id: TaskId { job: id, index }, retries };
         let attempt = with_buffer(|buffer| {
             let handles = Tally::begin();
@@ -115,10 +119,11 @@ impl WorkQueue {
         })
     }
 
-    /// Whether what waits in shared memory is enough for now. Results that were taken may lie there for long.
+    /// Whether what waits in shared memory is enough for now. What was taken may lie there for long.
     fn has_enough(&self) -> bool {
         let (tasks, reports) = (self.core.tasks(), self.core.reports());
-        tasks.memory_in_use() > ENOUGH || !reports.is_empty() && reports.memory_in_use() > ENOUGH
+        !tasks.is_empty() && tasks.memory_in_use() > ENOUGH
+            || !reports.is_empty() && reports.memory_in_use() > ENOUGH
     }
 
     /// Hands out tasks of a job for what the iterator yields, `chunk` at a time, or one by one if that is 0, until there are no more or
@@ -139,8 +144,9 @@ impl WorkQueue {
         let encoded = match self.function(function) {
             Ok(encoded) => encoded,
             Err(error) => {
-                job.get().fail(error.into_value(py).into_any());
-                self.settle(py, job)?;
+                if job.get().fail(error.into_value(py).into_any()).is_some() {
+                    self.settle(py, job)?;
+                }
                 return Ok(Pause::End);
             }
         };
@@ -171,7 +177,9 @@ impl WorkQueue {
                         return Err(error);
                     }
                     let index = job.get().lock().submit();
-                    self.fail_task(py, job, index, error.into_value(py).into_any())?;
+                    if let Some(index) = index {
+                        self.fail_task(py, job, index, error.into_value(py).into_any())?;
+                    }
                 }
             }
             let arrival = job.get().ends_here();
@@ -217,7 +225,7 @@ impl<'py> Group<'_, 'py> {
                 Ok(None) => break End::Items,
                 Err(error) => break End::Raised(error),
             };
-            let index = self.job.get().lock().submit();
+            let Some(index) = self.job.get().lock().submit() else { break End::Items };
             let task = Task { id: TaskId { job: self.id, index }, retries: self.retries };
             match encode_task(task, self.shape, &self.function, &arguments, buffer) {
                 Ok(Encoding::InBuffer) => {

@@ -1,0 +1,167 @@
+//! Messages that are acknowledged.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::message::{OwnedBlock, report};
+use super::{Damaged, Message, Shared};
+use crate::os::identity::Identity;
+use crate::ring::RingError;
+use crate::sync::atomic::Ordering;
+
+/// A message that is this process's to work on and to acknowledge. Dereferences to its bytes.
+///
+/// When the process dies before [`Delivery::done`], or drops the delivery, the message is handed out again, before those
+/// that wait in the queue. A forked child's copy is of no use: the delivery stays its parent's.
+#[must_use = "a delivery that is dropped is handed out again"]
+pub struct Delivery {
+    block: OwnedBlock,
+    left_by: Option<Identity>,
+    settled: bool,
+}
+
+impl Delivery {
+    pub(super) fn in_block(
+        shared: Arc<Shared>,
+        number: u32,
+        left_by: Option<Identity>,
+    ) -> Result<Self, Damaged> {
+        Ok(Delivery { block: OwnedBlock::taken(shared, number)?, left_by, settled: false })
+    }
+
+    /// The process that had it last, if that died with it.
+    pub fn left_by(&self) -> Option<Identity> {
+        self.left_by
+    }
+
+    /// How often the message was handed out before, to consumers that died or dropped the delivery.
+    pub fn earlier_attempts(&self) -> u32 {
+        let ring = &self.block.shared.ring;
+        ring.descriptor(self.block.number).map_or(0, |descriptor| descriptor.attempts.load(Ordering::Relaxed))
+    }
+
+    /// Acknowledges: the task is done.
+    ///
+    /// # Errors
+    /// [`RingError::Inherited`] in a forked child; [`RingError::Damaged`].
+    pub fn done(mut self) -> Result<(), RingError> {
+        self.block.check_owner()?;
+        self.settled = true;
+        let shared = &self.block.shared;
+        shared.ring.acknowledge(self.block.number)?;
+        shared.ring.control().waiting.all_done.wake(u32::MAX);
+        Ok(shared.tell_of_the_end()?)
+    }
+
+    /// Lends the message out, to be used as one that was taken: written to, or kept. The task stays to be acknowledged; where it is
+    /// begun again meanwhile, it is with what was written.
+    ///
+    /// # Errors
+    /// [`RingError::Inherited`] in a forked child.
+    pub fn lend(mut self) -> Result<(LentDelivery, Message), RingError> {
+        self.block.check_owner()?;
+        self.settled = true;
+        let lent = Arc::new(Lent(Mutex::new(State { is_done: false, is_back: false })));
+        let block = &self.block;
+        let lend = |lent| OwnedBlock {
+            shared: Arc::clone(&block.shared),
+            number: block.number,
+            owner: block.owner,
+            start: block.start,
+            len: block.len,
+            lent: Some(lent),
+        };
+        Ok((LentDelivery { block: lend(Arc::clone(&lent)) }, Message::over(lend(lent))))
+    }
+
+    /// Takes the message for good. The task is unfinished until somebody calls [`super::Queue::task_done`]; when this
+    /// process dies before, it is lost.
+    ///
+    /// # Errors
+    /// As [`Delivery::done`].
+    pub fn into_vec(mut self) -> Result<Vec<u8>, RingError> {
+        self.block.check_owner()?;
+        let bytes = self.block.bytes().to_vec();
+        self.block.shared.ring.owe(self.block.number)?;
+        self.settled = true;
+        self.block.shared.tell_of_the_end()?;
+        Ok(bytes)
+    }
+}
+
+impl Deref for Delivery {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.block.bytes()
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if !self.settled && self.block.is_mine() {
+            let shared = &self.block.shared;
+            report(shared.ring.give_back(self.block.number));
+            shared.ring.control().waiting.not_empty.wake(1);
+        }
+    }
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery").field("len", &self.len()).finish()
+    }
+}
+
+/// A delivery whose message is lent out, by [`Delivery::lend`]. Dropped, it stays this process's, and is handed out again when that
+/// dies.
+#[must_use = "the task is unfinished until it is acknowledged"]
+pub struct LentDelivery {
+    block: OwnedBlock,
+}
+
+/// Whether a lent message is still used, and its delivery acknowledged. The block is free after both.
+pub(super) struct Lent(Mutex<State>);
+
+struct State {
+    is_done: bool,
+    is_back: bool,
+}
+
+impl Lent {
+    /// Notes that nobody uses the message any more; whether the block is to be freed.
+    pub(super) fn give_back(&self) -> bool {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.is_back = true;
+        state.is_done
+    }
+}
+
+impl LentDelivery {
+    /// Acknowledges: the task is done. The message may be used on.
+    ///
+    /// # Errors
+    /// As [`Delivery::done`].
+    pub fn done(self) -> Result<(), RingError> {
+        self.block.check_owner()?;
+        let shared = &self.block.shared;
+        if let Some(lent) = &self.block.lent {
+            let mut state = lent.0.lock().unwrap_or_else(PoisonError::into_inner);
+            state.is_done = true;
+            if state.is_back {
+                shared.ring.acknowledge(self.block.number)?;
+            } else {
+                shared.ring.keep(self.block.number)?;
+            }
+        }
+        shared.ring.control().waiting.all_done.wake(u32::MAX);
+        Ok(shared.tell_of_the_end()?)
+    }
+}
+
+impl fmt::Debug for LentDelivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LentDelivery").field("len", &self.block.len).finish()
+    }
+}

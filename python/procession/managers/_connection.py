@@ -1,0 +1,77 @@
+"""Connections to a manager's process: made, and messages on them."""
+
+import errno
+import socket
+import struct
+import time
+from multiprocessing import connection, managers as _stdlib
+from multiprocessing.reduction import ForkingPickler
+
+_ATTEMPTS = 4
+
+
+def keep_alive(file):
+    """Have the kernel notice that the machine at the other end is gone."""
+    sock = socket.socket(fileno=file.fileno())
+    try:
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    finally:
+        sock.detach()
+
+
+def means_the_end(error):
+    """Whether an error of a connection says that nobody is at its other end.
+
+    This process may also have run out of descriptors, or be refused by the system.
+    """
+    gone = EOFError, ConnectionError, FileNotFoundError, TimeoutError
+    hosts = errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN
+    # Without a number: the end came within a message, or the connection is closed.
+    return isinstance(error, gone) or error.errno is None or error.errno in hosts
+
+
+def connect(address, authkey, serializer, timeout=None):
+    """An authenticated connection. With a timeout, OSError if any one step takes longer."""
+    if serializer != "pickle":
+        return _stdlib.listener_client[serializer][1](address, authkey=authkey)
+    for attempt in range(_ATTEMPTS):
+        with socket.socket(getattr(socket, connection.address_type(address))) as sock:
+            if timeout is not None:
+                value = struct.pack("@ll", int(timeout), int(timeout % 1 * 1e6) or 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+            sock.connect(address)
+            made = connection.Connection(sock.detach())
+        try:
+            connection.answer_challenge(made, authkey)
+            connection.deliver_challenge(made, authkey)
+            keep_alive(made)
+            return made
+        except (EOFError, ConnectionResetError, BrokenPipeError):
+            made.close()
+            # This process may have been stopped for longer than the manager waits.
+            if attempt == _ATTEMPTS - 1:
+                raise
+            time.sleep(0.01 * 2**attempt)
+        except BaseException:
+            made.close()
+            raise
+
+
+def receive(file):
+    """The bytes of one message."""
+    return file._recv_bytes().getbuffer() if isinstance(file, connection.Connection) else file.recv_bytes()
+
+
+def loads(file, data):
+    """What the bytes say."""
+    return ForkingPickler.loads(data) if isinstance(file, connection.Connection) else file._loads(data)
+
+
+def dumps(file, message):
+    """The bytes of a message."""
+    return ForkingPickler.dumps(message) if isinstance(file, connection.Connection) else file._dumps(message)
