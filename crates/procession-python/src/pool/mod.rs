@@ -9,7 +9,7 @@ mod submit;
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::ThreadId;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use procession_core::queue::Damaged;
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyIterator, PyTuple};
+use pyo3::{PyTraverseError, PyVisit};
 
 use self::job::{Job, ResultIterator};
 use self::message::Function;
@@ -125,6 +126,28 @@ impl WorkQueue {
     #[new]
     fn new() -> PyResult<Self> {
         Ok(Self::over(core::WorkQueue::new().map_err(create)?))
+    }
+
+    /// The exception of a pool that has ended leads by its traceback to whom it was raised, and so to results and to this.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // Locked, it is locked throughout the collection: by what has caused that.
+        let state = match self.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(state)) => state.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(()),
+        };
+        visit.call(&state.ended)?;
+        if let Some((function, _)) = &state.function {
+            visit.call(function)?;
+        }
+        state.jobs.values().try_for_each(|job| visit.call(job))
+    }
+
+    fn __clear__(&self) {
+        let mut state = self.lock();
+        let rest = (state.ended.take(), state.function.take(), std::mem::take(&mut state.jobs));
+        drop(state);
+        drop(rest);
     }
 
     #[staticmethod]
