@@ -66,7 +66,10 @@ class Supervisor:
     def start(self):
         """Start the workers and the thread."""
         try:
-            self.populate()
+            while len(self.workers) < self.processes:
+                self.workers.append(self._start_one())
+            for process in self.workers:
+                self._watch(process)
             self._thread.start()
         except BaseException:
             for process in self.workers:
@@ -79,7 +82,7 @@ class Supervisor:
         """Start as many workers as are missing."""
         with self._changing:
             while len(self.workers) < self.processes and self.state in (RUN, CLOSE):
-                process = self._start(None if self._daemon else _starter())
+                process = self._start_one()
                 try:
                     self._watch(process)
                 except BaseException:
@@ -155,6 +158,9 @@ class Supervisor:
             except ProcessLookupError:
                 pass
             return True
+
+    def _start_one(self):
+        return self._start(None if self._daemon else _starter())
 
     def _watch(self, process):
         try:

@@ -43,6 +43,8 @@ pub(crate) struct WorkQueue {
     state: Mutex<State>,
     /// Whether this process, a worker, runs a task's function.
     is_busy: AtomicBool,
+    /// Whether the pool takes no more tasks; those that came too late end with it.
+    ends: AtomicBool,
 }
 
 #[derive(Default)]
@@ -92,6 +94,7 @@ impl WorkQueue {
             owner: Identity::current(),
             state: Mutex::new(State::default()),
             is_busy: AtomicBool::new(false),
+            ends: AtomicBool::new(false),
         }
     }
 
@@ -459,6 +462,7 @@ impl WorkQueue {
 
     /// Lets the workers end when all tasks are done.
     fn close(&self) -> PyResult<()> {
+        self.ends.store(true, Ordering::Relaxed);
         brief(|| self.core.close()).map_err(damaged)
     }
 
@@ -469,6 +473,7 @@ impl WorkQueue {
 
     /// Discards the tasks that have not begun, and lets the workers end.
     fn terminate(&self) -> PyResult<()> {
+        self.ends.store(true, Ordering::Relaxed);
         brief(|| self.core.terminate()).map_err(damaged)
     }
 }

@@ -14,6 +14,7 @@ use super::job::{Job, Kept};
 use super::message::{Encoding, Function, Shape, encode_task, put};
 use crate::calls;
 use crate::codec::{Parts, with_buffer};
+use crate::queue::errors;
 use crate::queue::many::put_encoded;
 
 /// So many tasks are put together.
@@ -113,10 +114,19 @@ impl WorkQueue {
             put(py, self.core.tasks(), encoding, buffer, handles)
         });
         attempt.or_else(|error| {
+            if self.came_too_late(py, &error) {
+                return Ok(());
+            }
             let interrupted = (!error.is_instance_of::<PyException>(py)).then(|| error.clone_ref(py));
             self.fail_task(py, job, index, error.into_value(py).into_any())?;
             interrupted.map_or(Ok(()), Err)
         })
+    }
+
+    /// Whether a task could not be handed out because the pool ends. What ends its jobs ends this one too.
+    fn came_too_late(&self, py: Python<'_>, error: &PyErr) -> bool {
+        self.ends.load(Ordering::Relaxed)
+            && errors::shut_down_class(py).is_ok_and(|class| error.is_instance(py, class))
     }
 
     /// Whether what waits in shared memory is enough for now. What was taken may lie there for long.
@@ -265,6 +275,9 @@ impl<'py> Group<'_, 'py> {
             }
             Err(error) => {
                 handles.keep_until(count.checked_sub(1).map_or(0, |last| ends[last].1));
+                if self.work.came_too_late(py, &error) {
+                    return Ok(End::Items);
+                }
                 for index in left {
                     let exception = error.clone_ref(py).into_value(py).into_any();
                     self.work.fail_task(py, self.job, index, exception)?;
