@@ -1,5 +1,6 @@
 //! Handing tasks out.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use procession_core::os::clock::Deadline;
