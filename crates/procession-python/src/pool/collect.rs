@@ -19,7 +19,7 @@ use pyo3::sync::PyOnceLock;
 
 use super::job::{Arrival, Item, Job};
 use super::{Event, State, WorkQueue, damaged, errors, message};
-use crate::blocking::block;
+use crate::blocking::{block, brief};
 use crate::calls;
 
 /// How many reports are taken together.
@@ -386,7 +386,7 @@ impl WorkQueue {
             // It may be the one that waits for this job.
             let wake = Report { id: TaskId { job: 0, index: 0 }, outcome: Outcome::Wake };
             // If there is no room for it, that thread does not sleep.
-            self.core.try_report(wake, &[]).map_err(errors::memory)?;
+            brief(|| self.core.try_report(wake, &[])).map_err(errors::memory)?;
         }
         Ok(is_event)
     }
@@ -458,7 +458,12 @@ fn locked(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
 }
 
 /// `concurrent.futures.CancelledError()`.
-pub(super) fn cancelled(py: Python<'_>) -> PyResult<Py<PyAny>> {
+fn cancelled(py: Python<'_>) -> PyResult<Py<PyAny>> {
+    Ok(cancelled_class(py)?.call0()?.unbind())
+}
+
+/// `concurrent.futures.CancelledError`.
+pub(super) fn cancelled_class(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    Ok(CLASS.import(py, "concurrent.futures", "CancelledError")?.call0()?.unbind())
+    CLASS.import(py, "concurrent.futures", "CancelledError")
 }

@@ -11,6 +11,7 @@ use pyo3::types::{PyList, PyListMethods, PyType};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::WorkQueue;
+use super::collect::cancelled_class;
 use crate::blocking::deadline;
 
 /// One or more tasks whose results belong together: the base of `procession.pool`'s results.
@@ -126,6 +127,12 @@ impl Job {
             }
             _ => state.phase == Phase::Done,
         }
+    }
+
+    /// Whether a task of it was passed over because the job was cancelled.
+    pub(super) fn failed_by_cancellation(&self, py: Python<'_>) -> PyResult<bool> {
+        let failure = self.lock().failure.as_ref().map(|failure| failure.clone_ref(py));
+        failure.map_or(Ok(false), |failure| failure.bind(py).is_instance(cancelled_class(py)?))
     }
 
     /// Whether it is one task.
@@ -279,7 +286,8 @@ impl State {
 
     /// Whether another number of tasks was handed out than was said, though nothing has failed.
     pub(super) fn is_short(&self) -> bool {
-        matches!(&self.results, Results::List { tasks, .. } if *tasks != self.submitted) && self.failure.is_none()
+        matches!(&self.results, Results::List { tasks, .. } if *tasks != self.submitted)
+            && self.failure.is_none()
     }
 
     /// Whether callbacks are to be called before it is done.

@@ -1,5 +1,6 @@
 //! Handing tasks out.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use procession_core::os::clock::Deadline;
@@ -115,10 +116,19 @@ impl WorkQueue {
             put(py, self.core.tasks(), encoding, buffer, handles)
         });
         attempt.or_else(|error| {
+            if self.came_too_late(py, &error) {
+                return Ok(());
+            }
             let interrupted = (!error.is_instance_of::<PyException>(py)).then(|| error.clone_ref(py));
             self.fail_task(py, job, index, refused(py, error)?)?;
             interrupted.map_or(Ok(()), Err)
         })
+    }
+
+    /// Whether a task could not be handed out because the pool ends. What ends its jobs ends this one too.
+    fn came_too_late(&self, py: Python<'_>, error: &PyErr) -> bool {
+        self.ends.load(Ordering::Relaxed)
+            && errors::shut_down_class(py).is_ok_and(|class| error.is_instance(py, class))
     }
 
     /// Whether what waits in shared memory is enough for now. What was taken may lie there for long.
@@ -280,6 +290,9 @@ impl<'py> Group<'_, 'py> {
             }
             Err(error) => {
                 handles.keep_until(count.checked_sub(1).map_or(0, |last| ends[last].1));
+                if self.work.came_too_late(py, &error) {
+                    return Ok(End::Items);
+                }
                 for index in left {
                     let exception = refused(py, error.clone_ref(py))?;
                     self.work.fail_task(py, self.job, index, exception)?;
