@@ -183,7 +183,8 @@ def begin(big_files):
 
 
 def hash_one(file):
-    return hashed(*file, hash_one.big_files)
+    """The SHA-256 of a file, or the number of the error; and which worker says so."""
+    return hashed(*file, hash_one.big_files), os.getpid()
 
 
 class PoolJob:
@@ -194,6 +195,8 @@ class PoolJob:
         self.outcomes = [None] * len(files)
         self.workers = workers
         self.killed = self.died = 0
+        # Workers that have begun. A pool whose workers all die at their start gives up.
+        self.ready = set()
 
     def run(self, chaos, progress):
         if not self.files:
@@ -208,7 +211,8 @@ class PoolJob:
             next_look, next_kill = 0, time.monotonic() + KILL_EVERY
             for done, index in enumerate(order, 1):
                 try:
-                    self.outcomes[index] = next(outcomes)
+                    self.outcomes[index], worker = next(outcomes)
+                    self.ready.add(worker)
                 except multiprocessing.WorkerDied as death:
                     self.outcomes[index] = f"given up: {death}"
                     self.died += 1
@@ -223,8 +227,8 @@ class PoolJob:
                     next_kill = now + KILL_EVERY
 
     def kill_one(self):
-        """SIGKILLs a worker, if there is one just now."""
-        if workers := multiprocessing.active_children():
+        """SIGKILLs a worker that has begun, if there is one just now."""
+        if workers := [worker for worker in multiprocessing.active_children() if worker.pid in self.ready]:
             random.choice(workers).kill()
             self.killed += 1
 

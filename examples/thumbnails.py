@@ -32,7 +32,12 @@ def begin(folder, size):
 
 
 def thumbnail(path):
-    """Makes the thumbnail of a file; the file, and what is wrong with it or None."""
+    """Makes the thumbnail of a file; the file, what is wrong with it or None, and which worker did it."""
+    return path, make(path), os.getpid()
+
+
+def make(path):
+    """Makes the thumbnail of a file; what is wrong with that, or None."""
     target = thumbnail.folder / f"{path.name}.jpg"
     # Whoever looks at the folder sees whole thumbnails only, though this process may be killed at any moment.
     unfinished = target.with_suffix(".unfinished")
@@ -43,18 +48,18 @@ def thumbnail(path):
             small.convert("RGB").save(unfinished, "JPEG", quality=85)
         unfinished.replace(target)
     except UnidentifiedImageError:
-        return path, "no image"
+        return "no image"
     # What decoders raise about damaged files.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         unfinished.unlink(missing_ok=True)
-        return path, str(error)
-    return path, None
+        return str(error)
+    return None
 
 
 def make_all(paths, arguments):
     """What is wrong, by file; of those that nobody came to an end with, too. And how many workers were killed on purpose."""
     problems, killed = {}, 0
-    left = set(paths)
+    left, ready = set(paths), set()
     context = multiprocessing.get_context(arguments.method)
     with context.Pool(
         arguments.workers,
@@ -67,7 +72,8 @@ def make_all(paths, arguments):
         results = pool.imap_unordered(thumbnail, paths, progress=not arguments.quiet)
         for done in itertools.count(1):
             try:
-                path, problem = next(results)
+                path, problem, worker = next(results)
+                ready.add(worker)
                 left.remove(path)
                 if problem:
                     problems[path] = problem
@@ -76,14 +82,14 @@ def make_all(paths, arguments):
             except (multiprocessing.WorkerDied, multiprocessing.TaskTimeoutError) as error:
                 print(f"thumbnails: {error}", file=sys.stderr)
             if arguments.chaos and done % KILL_EVERY == 0:
-                killed += kill_one()
+                killed += kill_one_of(ready)
     problems.update((path, "given up") for path in left)
     return problems, killed
 
 
-def kill_one():
-    """SIGKILLs a worker, if there is one just now; how many."""
-    workers = multiprocessing.active_children()
+def kill_one_of(ready):
+    """SIGKILLs a worker that has begun, if there is one just now; how many. A pool whose workers all die at their start gives up."""
+    workers = [worker for worker in multiprocessing.active_children() if worker.pid in ready]
     if workers:
         random.choice(workers).kill()
     return len(workers[:1])

@@ -3,6 +3,7 @@
 import gc
 import os
 import threading
+import time
 import weakref
 
 import procession
@@ -73,3 +74,17 @@ def test_workers_that_are_killed_at_their_start_leave_nothing(context, nothing_l
         pool.terminate()
         pool.join()
         del pool, worker
+
+
+def test_results_of_a_terminated_pool_keep_nothing(context, nothing_left):
+    def use():
+        pool = context.Pool(1)
+        asleep = pool.apply_async(time.sleep, (60,))
+        pool.terminate()
+        with pytest.raises(procession.PoolTerminated):
+            asleep.get()
+        return weakref.ref(pool)
+
+    gone = use()
+    gc.collect()
+    assert gone() is None

@@ -68,6 +68,12 @@ pub(crate) fn ask<R>(
     (result, raised)
 }
 
+/// Calls an operation that waits for nothing but locks of the core, for a moment: whoever holds one may need the interpreter's lock to
+/// go on.
+pub(crate) fn brief<R>(operation: impl FnOnce() -> R) -> R {
+    hosted_asking(&Interpreter, operation)
+}
+
 /// Whether a timeout is one.
 ///
 /// # Errors

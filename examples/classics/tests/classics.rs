@@ -301,6 +301,22 @@ fn semaphore() {
 }
 
 #[test]
+fn manager() {
+    assert_eq!(
+        lines(env!("CARGO_BIN_EXE_manager")),
+        [
+            "log: [\"anna\", \"bo\", \"carla\"]",
+            "carla has Some(5) letters, all together Some(11)",
+            "best: Some((\"carla\", 50))",
+            "visit: Ok(())",
+            "in the queue: \"hello\", visitors: Some(1)",
+            "objects: 4",
+            "after the end: true",
+        ]
+    );
+}
+
+#[test]
 fn pool() {
     let lines = lines(env!("CARGO_BIN_EXE_pool"));
     let expected = [
@@ -323,21 +339,5 @@ fn pool_queue() {
     assert_eq!(
         lines(env!("CARGO_BIN_EXE_pool_queue")),
         ["the workers put [-5, -4, -3, -2, -1]", "a worker made a queue of 3, 1 and 2"]
-    );
-}
-
-#[test]
-fn manager() {
-    assert_eq!(
-        lines(env!("CARGO_BIN_EXE_manager")),
-        [
-            "log: [\"anna\", \"bo\", \"carla\"]",
-            "carla has Some(5) letters, all together Some(11)",
-            "best: Some((\"carla\", 50))",
-            "visit: Ok(())",
-            "in the queue: \"hello\", visitors: Some(1)",
-            "objects: 4",
-            "after the end: true",
-        ]
     );
 }

@@ -68,18 +68,19 @@ pub(crate) fn until_called<R>(part: impl FnOnce() -> R) -> R {
     part()
 }
 
-/// Runs what has to come to its end whatever the host says: taking an internal lock, whose holder does not keep it for long.
+/// Runs what has to come to its end whatever the host says: taking an internal lock, whose holder does not keep it for long. It goes
+/// on sleeping, for a holder that needs the host's own lock to go on.
 pub(crate) fn to_the_end<R>(operation: impl FnOnce() -> R) -> R {
     let before = HOSTED.get();
     let restore = Restore(before);
-    HOSTED.set(Hosted { interrupted: false, ..before });
+    HOSTED.set(Hosted { ends: false, interrupted: false, called: false, ..before });
     let result = operation();
-    let after = HOSTED.get();
+    let called = HOSTED.get().called;
     drop(restore);
     // What the host said meanwhile holds for the rest of the operation.
     HOSTED.set(Hosted {
-        interrupted: before.interrupted || after.interrupted,
-        called: before.called || after.called,
+        interrupted: before.interrupted || called && before.ends,
+        called: before.called || called && !before.ends,
         ..before
     });
     result
@@ -176,8 +177,9 @@ mod tests {
         let ((), interrupted) = hosted(&Always, || {
             to_the_end(|| {
                 sleep();
-                assert!(Deadline::Never.passed());
+                assert!(!Deadline::Never.passed());
             });
+            assert!(Deadline::Never.passed());
             assert!(!take_call());
         });
         assert!(interrupted);

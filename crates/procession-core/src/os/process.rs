@@ -363,6 +363,16 @@ pub fn set_disposition(signal: Signal, disposition: Disposition) -> io::Result<b
     if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(before == libc::SIG_IGN) }
 }
 
+/// Allows this process as many descriptors as it may have.
+///
+/// # Errors
+/// What the kernel reported; nothing has changed then.
+pub fn raise_descriptor_limit() -> io::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?)
+}
+
 extern "C" fn pass(_signal: libc::c_int) {}
 
 /// Blocks no signal in this thread any more.
@@ -373,16 +383,6 @@ pub fn unblock_signals() {
         libc::sigemptyset(&mut none);
         libc::pthread_sigmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
     }
-}
-
-/// Allows this process as many descriptors as it may have.
-///
-/// # Errors
-/// What the kernel reported; nothing has changed then.
-pub fn raise_descriptor_limit() -> io::Result<()> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?)
 }
 
 /// Runs `run` with all signals blocked in this thread, so that a thread it starts never takes one.

@@ -19,7 +19,7 @@ use pyo3::sync::PyOnceLock;
 
 use super::job::{Arrival, Item, Job};
 use super::{Event, State, WorkQueue, damaged, errors, message};
-use crate::blocking::block;
+use crate::blocking::{block, brief};
 use crate::calls;
 
 /// How many reports are taken together.
@@ -202,13 +202,18 @@ impl WorkQueue {
                 Ok(Some(Some(Err(error)))) => break Err(errors::get(py, error)),
                 Err(error) => break Err(error),
             }
+            self.lock().gives_out = true;
             let shared = Rc::new(batch);
             OPEN.with_borrow_mut(|open| open.push((self.address(), shared.clone())));
             let interrupted = self.give_out(py, &shared, &mut had_events);
             OPEN.with_borrow_mut(Vec::pop);
             batch = Rc::try_unwrap(shared).unwrap_or_default();
             batch.clear();
-            self.lock().rounds += 1;
+            {
+                let mut state = self.lock();
+                state.rounds += 1;
+                state.gives_out = false;
+            }
             if let Err(error) = interrupted {
                 break Err(error);
             }
@@ -381,7 +386,7 @@ impl WorkQueue {
             // It may be the one that waits for this job.
             let wake = Report { id: TaskId { job: 0, index: 0 }, outcome: Outcome::Wake };
             // If there is no room for it, that thread does not sleep.
-            self.core.try_report(wake, &[]).map_err(errors::memory)?;
+            brief(|| self.core.try_report(wake, &[])).map_err(errors::memory)?;
         }
         Ok(is_event)
     }
@@ -453,7 +458,12 @@ fn locked(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
 }
 
 /// `concurrent.futures.CancelledError()`.
-pub(super) fn cancelled(py: Python<'_>) -> PyResult<Py<PyAny>> {
+fn cancelled(py: Python<'_>) -> PyResult<Py<PyAny>> {
+    Ok(cancelled_class(py)?.call0()?.unbind())
+}
+
+/// `concurrent.futures.CancelledError`.
+pub(super) fn cancelled_class(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    Ok(CLASS.import(py, "concurrent.futures", "CancelledError")?.call0()?.unbind())
+    CLASS.import(py, "concurrent.futures", "CancelledError")
 }

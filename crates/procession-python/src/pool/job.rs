@@ -11,6 +11,7 @@ use pyo3::types::{PyList, PyListMethods, PyType};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::WorkQueue;
+use super::collect::cancelled_class;
 use crate::blocking::deadline;
 
 /// One or more tasks whose results belong together: the base of `procession.pool`'s results.
@@ -126,6 +127,12 @@ impl Job {
             }
             _ => state.phase == Phase::Done,
         }
+    }
+
+    /// Whether a task of it was passed over because the job was cancelled.
+    pub(super) fn failed_by_cancellation(&self, py: Python<'_>) -> PyResult<bool> {
+        let failure = self.lock().failure.as_ref().map(|failure| failure.clone_ref(py));
+        failure.map_or(Ok(false), |failure| failure.bind(py).is_instance(cancelled_class(py)?))
     }
 
     /// Whether it is one task.
@@ -250,14 +257,16 @@ impl Job {
     pub(super) fn ends_here(&self) -> Arrival {
         let mut state = self.lock();
         let submitted = state.submitted;
-        if let Results::Stream(stream) = &mut state.results {
-            stream.tasks = Some(submitted);
+        match &mut state.results {
+            Results::Stream(stream) => stream.tasks = Some(submitted),
+            Results::List { tasks, .. } => *tasks = submitted,
+            Results::One(_) => {}
         }
         let complete = state.is_complete() && state.phase == Phase::Open;
         if complete {
-            state.phase = Phase::Done;
+            state.phase = if state.has_callbacks() { Phase::Arrived } else { Phase::Done };
         }
-        let kept = if complete { state.kept.take() } else { None };
+        let kept = if state.phase == Phase::Done { state.kept.take() } else { None };
         drop(state);
         drop(kept);
         Arrival { news: complete, complete, late: false }
@@ -265,13 +274,20 @@ impl Job {
 }
 
 impl State {
-    /// Notes that a task is handed out; its number, or `None` if the job has ended.
+    /// Notes that a task is handed out; its number, or `None` if the job has ended or has all that it was to have.
     pub(super) fn submit(&mut self) -> Option<u32> {
-        if self.phase != Phase::Open {
+        let is_full = matches!(&self.results, Results::List { tasks, .. } if *tasks == self.submitted);
+        if self.phase != Phase::Open || is_full {
             return None;
         }
         self.submitted += 1;
         Some(self.submitted - 1)
+    }
+
+    /// Whether another number of tasks was handed out than was said, though nothing has failed.
+    pub(super) fn is_short(&self) -> bool {
+        matches!(&self.results, Results::List { tasks, .. } if *tasks != self.submitted)
+            && self.failure.is_none()
     }
 
     /// Whether callbacks are to be called before it is done.

@@ -9,20 +9,22 @@ mod submit;
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::ThreadId;
 use std::time::Duration;
 
+use procession_core::os::clock::Deadline;
 use procession_core::os::identity::Identity;
 use procession_core::pool::{self as core, Cancelled, Outcome, Report};
 use procession_core::queue::Damaged;
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyIterator, PyTuple};
+use pyo3::{PyTraverseError, PyVisit};
 
 use self::job::{Job, ResultIterator};
 use self::message::Function;
-use crate::blocking::ask;
+use crate::blocking::brief;
 use crate::errors::{create, open, send};
 use crate::queue::errors;
 
@@ -42,6 +44,8 @@ pub(crate) struct WorkQueue {
     state: Mutex<State>,
     /// Whether this process, a worker, runs a task's function.
     is_busy: AtomicBool,
+    /// Whether the pool takes no more tasks; those that came too late end with it.
+    ends: AtomicBool,
 }
 
 #[derive(Default)]
@@ -52,6 +56,8 @@ struct State {
     cancelled: HashMap<u64, u32>,
     /// The thread that collects reports, for all.
     collector: Option<ThreadId>,
+    /// Whether that thread has reports in its hands.
+    gives_out: bool,
     /// Threads that wait for that thread to have something for them, or to leave its place: a job, and a lock.
     followers: Vec<(u64, Py<PyAny>)>,
     /// Jobs whose results are to be collected even if nobody waits for them.
@@ -91,6 +97,7 @@ impl WorkQueue {
             owner: Identity::current(),
             state: Mutex::new(State::default()),
             is_busy: AtomicBool::new(false),
+            ends: AtomicBool::new(false),
         }
     }
 
@@ -103,6 +110,24 @@ impl WorkQueue {
             Err(PyRuntimeError::new_err(
                 "the pool belongs to the process that made it, of which this one is a forked child; make another one here",
             ))
+        }
+    }
+
+    /// Sees to it that what is reported of a job's task by now is with the job.
+    fn await_report(&self, py: Python<'_>, job: &Job) -> PyResult<()> {
+        let me = std::thread::current().id();
+        // It is there already, if at all; who collects may be at others' for long.
+        let patience = Deadline::after(Duration::from_secs(1));
+        loop {
+            self.collect_now(py)?;
+            let is_certain = {
+                let state = self.lock();
+                state.collector == Some(me) || !state.gives_out && self.core.reports().is_empty()
+            };
+            if !job.is_open() || is_certain || patience.passed() {
+                return Ok(());
+            }
+            py.detach(|| std::thread::sleep(Duration::from_micros(200)));
         }
     }
 
@@ -125,6 +150,28 @@ impl WorkQueue {
     #[new]
     fn new() -> PyResult<Self> {
         Ok(Self::over(core::WorkQueue::new().map_err(create)?))
+    }
+
+    /// The exception of a pool that has ended leads by its traceback to whom it was raised, and so to results and to this.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // Locked, it is locked throughout the collection: by what has caused that.
+        let state = match self.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(state)) => state.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(()),
+        };
+        visit.call(&state.ended)?;
+        if let Some((function, _)) = &state.function {
+            visit.call(function)?;
+        }
+        state.jobs.values().try_for_each(|job| visit.call(job))
+    }
+
+    fn __clear__(&self) {
+        let mut state = self.lock();
+        let rest = (state.ended.take(), state.function.take(), std::mem::take(&mut state.jobs));
+        drop(state);
+        drop(rest);
     }
 
     #[staticmethod]
@@ -261,7 +308,7 @@ impl WorkQueue {
         if !wanted {
             return Ok(None);
         }
-        Ok(Some(self.core.reports().readable_fd().map_err(errors::watch)?.as_raw_fd()))
+        Ok(Some(brief(|| self.core.reports().readable_fd()).map_err(errors::watch)?.as_raw_fd()))
     }
 
     /// From now on reports are collected also when nobody waits for them.
@@ -311,7 +358,7 @@ impl WorkQueue {
     /// Says that a worker has ended, behind all that it has said.
     fn ended(&self, py: Python<'_>, pid: i32) -> PyResult<()> {
         let report = Report::of_worker(pid, Outcome::Ended);
-        while !self.core.try_report(report, &[]).map_err(errors::memory)? {
+        while !brief(|| self.core.try_report(report, &[])).map_err(errors::memory)? {
             self.collect_now(py)?;
             py.detach(|| std::thread::sleep(UNTIL_COLLECTED));
         }
@@ -320,8 +367,7 @@ impl WorkQueue {
 
     /// Finds the tasks that dead workers left and that are not to be begun again: they become events.
     fn find_lost(&self, py: Python<'_>) -> PyResult<()> {
-        let (lost, _) = ask(py, |_| self.core.lost());
-        let lost = lost.map_err(|error| errors::get(py, error))?;
+        let lost = brief(|| self.core.lost()).map_err(|error| errors::get(py, error))?;
         for task in lost {
             self.lost(task.id.job, task.id.index, task.worker);
         }
@@ -329,20 +375,16 @@ impl WorkQueue {
     }
 
     /// Which tasks run: the worker's pid, the job's number and the task's.
-    fn running(&self, py: Python<'_>) -> PyResult<Vec<(i32, u64, u32)>> {
-        let (running, _) = ask(py, |_| self.core.running());
-        Ok(running
-            .map_err(errors::memory)?
-            .into_iter()
-            .map(|(worker, id)| (pid_of(worker), id.job, id.index))
-            .collect())
+    fn running(&self) -> PyResult<Vec<(i32, u64, u32)>> {
+        let running = brief(|| self.core.running()).map_err(errors::memory)?;
+        Ok(running.into_iter().map(|(worker, id)| (pid_of(worker), id.job, id.index)).collect())
     }
 
     /// If that worker runs a task of the job, or that one, forbids it to take another, so that it may be killed: the task's number.
     #[pyo3(signature = (pid, job, index = None))]
-    fn condemn(&self, py: Python<'_>, pid: i32, job: u64, index: Option<u32>) -> PyResult<Option<u32>> {
-        let (found, _) = ask(py, |_| self.core.condemn_if_running(pid, job, index));
-        Ok(found.map_err(errors::memory)?.map(|id| id.index))
+    fn condemn(&self, pid: i32, job: u64, index: Option<u32>) -> PyResult<Option<u32>> {
+        let found = brief(|| self.core.condemn_if_running(pid, job, index)).map_err(errors::memory)?;
+        Ok(found.map(|id| id.index))
     }
 
     /// Undoes `condemn` for a worker that is gone.
@@ -362,22 +404,28 @@ impl WorkQueue {
         self.check_owner()?;
         let this = job.get();
         let py = job.py();
-        let (id, to_come) = {
-            let state = this.lock();
-            (state.id, state.to_come())
-        };
+        let id = this.lock().id;
         if !this.is_open() {
             return Ok((false, Vec::new()));
         }
         let workers = if running || !this.is_single() {
-            self.core.cancel(id).map_err(errors::memory)?.1
+            brief(|| self.core.cancel(id)).map_err(errors::memory)?.1
         } else {
-            match self.core.cancel_unless_running(id).map_err(errors::memory)? {
+            match brief(|| self.core.cancel_unless_running(id)).map_err(errors::memory)? {
                 Cancelled::Yes => Vec::new(),
                 Cancelled::Running(worker) => return Ok((false, vec![pid_of(worker)])),
                 Cancelled::NoRoom => return Ok((false, Vec::new())),
             }
         };
+        if this.is_single() && !running {
+            self.await_report(py, this)?;
+        }
+        if !this.is_open() {
+            // It has come to its end meanwhile: perhaps by this.
+            self.core.forget_cancelled(id);
+            return Ok((this.failed_by_cancellation(py)?, Vec::new()));
+        }
+        let to_come = this.lock().to_come();
         if to_come != 0 {
             self.lock().cancelled.insert(id, to_come);
         } else {
@@ -392,7 +440,7 @@ impl WorkQueue {
     fn take_back(&self) -> PyResult<Vec<(u64, u32)>> {
         let mut taken = Vec::new();
         while let Some(id) =
-            self.core.take_back().map_err(|error| Python::attach(|py| errors::get(py, error)))?
+            brief(|| self.core.take_back()).map_err(|error| Python::attach(|py| errors::get(py, error)))?
         {
             taken.push((id.job, id.index));
         }
@@ -428,7 +476,7 @@ impl WorkQueue {
 
     /// Lets so many workers end after the task that they have.
     fn release(&self, py: Python<'_>, workers: u32) -> PyResult<()> {
-        self.core.release(workers).map_err(|error| errors::put(py, error))
+        brief(|| self.core.release(workers)).map_err(|error| errors::put(py, error))
     }
 
     /// Lets the workers stay that were to end and have not yet.
@@ -438,7 +486,8 @@ impl WorkQueue {
 
     /// Lets the workers end when all tasks are done.
     fn close(&self) -> PyResult<()> {
-        self.core.close().map_err(damaged)
+        self.ends.store(true, Ordering::Relaxed);
+        brief(|| self.core.close()).map_err(damaged)
     }
 
     /// Declares that all workers have ended.
@@ -448,7 +497,8 @@ impl WorkQueue {
 
     /// Discards the tasks that have not begun, and lets the workers end.
     fn terminate(&self) -> PyResult<()> {
-        self.core.terminate().map_err(damaged)
+        self.ends.store(true, Ordering::Relaxed);
+        brief(|| self.core.terminate()).map_err(damaged)
     }
 }
 

@@ -17,7 +17,7 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 
 use super::message::{self, Content, Encoding, Shape, encode_report, read_task};
 use super::{WorkQueue, errors};
-use crate::blocking::block;
+use crate::blocking::{block, brief};
 use crate::calls;
 use crate::codec::with_buffer;
 
@@ -54,7 +54,7 @@ impl WorkQueue {
         let outcome = if problem.is_some() { Outcome::Unready } else { Outcome::Ready };
         let report = Report::of_worker(std::process::id() as i32, outcome);
         match problem {
-            None => self.core.report(report, &[]).map_err(errors::memory),
+            None => brief(|| self.core.report(report, &[])).map_err(errors::memory),
             Some(problem) => with_buffer(|buffer| self.report(py, report, problem, buffer, Tally::begin())),
         }
     }
@@ -119,7 +119,7 @@ impl WorkQueue {
             std::mem::forget(assignment);
             return Err(error);
         }
-        assignment.done().map_err(errors::memory)?;
+        brief(|| assignment.done()).map_err(errors::memory)?;
         handles.settle();
         Ok(())
     }
@@ -233,7 +233,7 @@ impl WorkQueue {
         };
         let len = parts.as_ref().map_or(buffer.len(), |parts| parts.len());
         let mut place = loop {
-            match reports.reserve(len) {
+            match brief(|| reports.reserve(len)) {
                 Ok(place) => break place,
                 Err(PutError::Memory(error)) if self.core.may_be_collected(&error) => wait_a_little(py)?,
                 Err(error) => return Err(errors::put(py, error)),
@@ -243,7 +243,7 @@ impl WorkQueue {
             Some(parts) => parts.copy_to(py, &mut place),
             None => place.copy_from_slice(buffer),
         }
-        place.commit(Deadline::Never).map_err(|error| errors::put(py, error))?;
+        brief(|| place.commit(Deadline::Never)).map_err(|error| errors::put(py, error))?;
         handles.keep();
         Ok(())
     }

@@ -1,12 +1,14 @@
 //! Handing tasks out.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use procession_core::os::clock::Deadline;
 use procession_core::pool::{Task, TaskId};
 use procession_core::shm::tally::Tally;
-use pyo3::exceptions::PyException;
+use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyIterator, PyTuple};
 
 use super::WorkQueue;
@@ -14,6 +16,7 @@ use super::job::{Job, Kept};
 use super::message::{Encoding, Function, Shape, encode_task, put};
 use crate::calls;
 use crate::codec::{Parts, with_buffer};
+use crate::queue::errors;
 use crate::queue::many::put_encoded;
 
 /// So many tasks are put together.
@@ -113,10 +116,19 @@ impl WorkQueue {
             put(py, self.core.tasks(), encoding, buffer, handles)
         });
         attempt.or_else(|error| {
+            if self.came_too_late(py, &error) {
+                return Ok(());
+            }
             let interrupted = (!error.is_instance_of::<PyException>(py)).then(|| error.clone_ref(py));
-            self.fail_task(py, job, index, error.into_value(py).into_any())?;
+            self.fail_task(py, job, index, refused(py, error)?)?;
             interrupted.map_or(Ok(()), Err)
         })
+    }
+
+    /// Whether a task could not be handed out because the pool ends. What ends its jobs ends this one too.
+    fn came_too_late(&self, py: Python<'_>, error: &PyErr) -> bool {
+        self.ends.load(Ordering::Relaxed)
+            && errors::shut_down_class(py).is_ok_and(|class| error.is_instance(py, class))
     }
 
     /// Whether what waits in shared memory is enough for now. What was taken may lie there for long.
@@ -157,6 +169,8 @@ impl WorkQueue {
             (_, true) => Shape::EachUnpacked,
         };
         let mut group = Group { work: self, job, id: job.get().lock().id, shape, retries, function: encoded };
+        // Others run code of the user's, which may wait, even for the results of what they have yielded.
+        let most = if is_prompt(items)? { GROUP } else { 1 };
         loop {
             if !job.get().is_open() {
                 return Ok(Pause::End);
@@ -168,7 +182,7 @@ impl WorkQueue {
             if self.has_enough() {
                 return Ok(Pause::Memory);
             }
-            let end = with_buffer(|buffer| group.put(items, chunk, room.min(GROUP), buffer))?;
+            let end = with_buffer(|buffer| group.put(items, chunk, room.min(most), buffer))?;
             match end {
                 End::Full | End::Large(_) => continue,
                 End::Items => {}
@@ -177,10 +191,21 @@ impl WorkQueue {
                         return Err(error);
                     }
                     let index = job.get().lock().submit();
-                    if let Some(index) = index {
-                        self.fail_task(py, job, index, error.into_value(py).into_any())?;
+                    match index {
+                        Some(index) => self.fail_task(py, job, index, error.into_value(py).into_any())?,
+                        None if job.get().fail(error.into_value(py).into_any()).is_some() => {
+                            self.settle(py, job)?;
+                        }
+                        None => {}
                     }
                 }
+            }
+            if job.get().lock().is_short() {
+                let error = PyRuntimeError::new_err("the iterable has fewer items than its length says");
+                if job.get().fail(error.into_value(py).into_any()).is_some() {
+                    self.settle(py, job)?;
+                }
+                return Ok(Pause::End);
             }
             let arrival = job.get().ends_here();
             if arrival.complete {
@@ -265,14 +290,42 @@ impl<'py> Group<'_, 'py> {
             }
             Err(error) => {
                 handles.keep_until(count.checked_sub(1).map_or(0, |last| ends[last].1));
+                if self.work.came_too_late(py, &error) {
+                    return Ok(End::Items);
+                }
                 for index in left {
-                    let exception = error.clone_ref(py).into_value(py).into_any();
+                    let exception = refused(py, error.clone_ref(py))?;
                     self.work.fail_task(py, self.job, index, exception)?;
                 }
                 if error.is_instance_of::<PyException>(py) { Ok(end) } else { Err(error) }
             }
         }
     }
+}
+
+/// Whether an iterator gives its items at once.
+fn is_prompt(items: &Bound<'_, PyIterator>) -> PyResult<bool> {
+    let class = items.get_type();
+    let name = class.name()?;
+    let prompt = [
+        "list_iterator",
+        "tuple_iterator",
+        "range_iterator",
+        "bytes_iterator",
+        "str_iterator",
+        "str_ascii_iterator",
+    ];
+    Ok(class.module()? == "builtins" && prompt.iter().any(|known| name == *known))
+}
+
+/// Why a task was not handed out: of one that comes while the pool is being closed or terminated, in the pool's words.
+fn refused(py: Python<'_>, error: PyErr) -> PyResult<Py<PyAny>> {
+    static TERMINATED: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    if !error.is_instance(py, errors::shut_down_class(py)?) {
+        return Ok(error.into_value(py).into_any());
+    }
+    let class = TERMINATED.import(py, "procession._failures", "PoolTerminated")?;
+    Ok(class.call1(("the pool was closed or terminated before this was handed out",))?.unbind())
 }
 
 /// The arguments of the next task: `chunk` items or fewer in a tuple or, if that is 0, one item.

@@ -11,7 +11,7 @@ use procession_core::shm::transfer::{self, Opened as Handles};
 use pyo3::prelude::*;
 
 use super::{Opened, errors};
-use crate::blocking::block as wait;
+use crate::blocking::{block as wait, brief};
 
 /// What this process has taken and not acknowledged, oldest first. Locked with the interpreter's lock held, and for no longer.
 #[derive(Default)]
@@ -56,7 +56,7 @@ impl Deliveries {
     /// Acknowledges an object. False if none is to be acknowledged.
     pub(super) fn done(&self) -> PyResult<bool> {
         let Some(taken) = self.oldest() else { return Ok(false) };
-        taken.delivery.done().map_err(errors::memory)?;
+        brief(|| taken.delivery.done()).map_err(errors::memory)?;
         taken.handles.settle();
         Ok(true)
     }
@@ -88,7 +88,7 @@ pub(super) fn get<'py>(py: Python<'py>, opened: &Opened, deadline: Deadline) -> 
             Ok(Delivered::Object(object))
         }
         Err(error) => {
-            delivery.done().map_err(errors::memory)?;
+            brief(|| delivery.done()).map_err(errors::memory)?;
             handles.settle();
             Ok(Delivered::Unreadable(error))
         }

@@ -17,7 +17,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 use self::deliveries::Deliveries;
 pub(crate) use self::errors::shut_down_class;
-use crate::blocking::{block as wait, deadline};
+use crate::blocking::{block as wait, brief, deadline};
 use crate::codec::Codec;
 use crate::errors::{create, open, send};
 
@@ -306,7 +306,8 @@ impl Queue {
     /// once, and what is queued is discarded. Whoever waits wakes.
     #[pyo3(signature = (immediate = false))]
     fn shutdown(&self, immediate: bool) -> PyResult<()> {
-        self.opened()?.core.shutdown(immediate).map_err(|error| errors::memory(error.into()))
+        let opened = self.opened()?;
+        brief(|| opened.core.shutdown(immediate)).map_err(|error| errors::memory(error.into()))
     }
 
     /// Return how many bytes of memory the queue takes now, in use or kept for later messages.
@@ -323,12 +324,14 @@ impl Queue {
     /// A descriptor that polls readable while a get has something to return; up to date after each call and after a get that found
     /// nothing. To be polled only. The same in all threads for as long as a handle lives; a forked child has its own.
     fn _readable_fd(&self) -> PyResult<i32> {
-        Ok(self.opened()?.core.readable_fd().map_err(errors::watch)?.as_raw_fd())
+        let opened = self.opened()?;
+        Ok(brief(|| opened.core.readable_fd()).map_err(errors::watch)?.as_raw_fd())
     }
 
     /// A descriptor that polls readable while a put need not wait. As `_readable_fd` else.
     fn _writable_fd(&self) -> PyResult<i32> {
-        Ok(self.opened()?.core.writable_fd().map_err(errors::watch)?.as_raw_fd())
+        let opened = self.opened()?;
+        Ok(brief(|| opened.core.writable_fd()).map_err(errors::watch)?.as_raw_fd())
     }
 
     /// Puts bytes that are a message already.
@@ -351,7 +354,7 @@ impl Queue {
                 Err(errors::task_done(core::TaskDoneError::TooMany))
             };
         }
-        opened.core.task_done().map_err(errors::task_done)
+        brief(|| opened.core.task_done()).map_err(errors::task_done)
     }
 
     /// Waits until all tasks are done.
