@@ -1,7 +1,9 @@
 """Pools whose workers die, or whose end is a bad one."""
 
 import ctypes
+import faulthandler
 import gc
+import multiprocessing
 import os
 import random
 import resource
@@ -12,7 +14,6 @@ import textwrap
 import threading
 import time
 
-import multiprocessing
 import procession
 import pytest
 from processes import METHODS, ended, fork, until
@@ -35,6 +36,9 @@ def pid(_=None):
 
 
 def die(how):
+    # Without a word on standard error, and without a core file.
+    faulthandler.disable()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if how == "fault":
         ctypes.string_at(0)
     elif how == "_exit":
@@ -103,7 +107,6 @@ class Killer:
     ],
 )
 def test_a_worker_that_dies_is_an_error_of_its_task(how, status):
-    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     with FORK.Pool(2) as pool:
         others = pool.map_async(square, range(1000), chunksize=1)
         began = time.monotonic()
