@@ -88,7 +88,7 @@ class Mpire:
 
     @staticmethod
     def map(pool, function, items, chunk):
-        return pool.map(function, items, chunk_size=chunk)
+        return pool.map(function, items, chunk_size=chunk, concatenate_numpy_output=False)
 
     @staticmethod
     def unordered(pool, function, items):
@@ -133,18 +133,18 @@ OURS = {"Pool", "our futures"}
 
 
 @contextlib.contextmanager
-def opened(contender, workers):
-    """A pool whose workers have all done something."""
+def opened(contender, workers, use):
+    """A pool whose workers have all done something: of the same kind, for mpire's do not go from one kind to another."""
     pool = contender.open(workers)
     try:
-        contender.map(pool, succ, range(100 * workers), 1)
+        use(pool, range(100 * workers))
         yield pool
     finally:
         contender.close(pool)
 
 
 def items_a_second(contender, workers, count, run):
-    with opened(contender, workers) as pool:
+    with opened(contender, workers, run) as pool:
         start = time.perf_counter()
         if run(pool, range(count)) != count:
             raise AssertionError("results are missing")
@@ -175,14 +175,19 @@ def submitted(contender, workers, count):
 def latency(contender, workers, count, pause, of=statistics.median):
     """Calls a second, one after the other, by the median time of one, or another: so moments when something else has a processor
     do not count."""
-    with opened(contender, workers) as pool:
-        times = []
-        for n in range(count):
+    times = []
+
+    def run(pool, items):
+        for n in items:
             if pause:
                 time.sleep(pause)
             start = time.perf_counter()
             contender.submit(pool, succ, n)()
             times.append(time.perf_counter() - start)
+
+    with opened(contender, workers, run) as pool:
+        times.clear()
+        run(pool, range(count))
     return 1 / of(times)
 
 
@@ -203,7 +208,11 @@ def arrays(contender, workers, count):
     import numpy
 
     things = [numpy.full(2 << 20, n, dtype=float) for n in range(8)]
-    with opened(contender, workers) as pool:
+
+    def run(pool, items):
+        return contender.map(pool, same, list(items), 1)
+
+    with opened(contender, workers, run) as pool:
         start = time.perf_counter()
         for _ in range(count):
             # Dropped before the next ones are made, as a program does that looks at one after the other.
