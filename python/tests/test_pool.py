@@ -126,7 +126,9 @@ def test_chunks(pool, chunksize):
         expected = [x * x for x in range(count)]
         assert pool.map(square, range(count), chunksize) == expected
         assert pool.map(square, iter(range(count)), chunksize) == expected
-        assert pool.starmap(listed, [(x, x) for x in range(count)], chunksize) == [(x, x) for x in range(count)]
+        assert pool.starmap(listed, [(x, x) for x in range(count)], chunksize) == [
+            (x, x) for x in range(count)
+        ]
         if chunksize is not None:
             assert list(pool.imap(square, range(count), chunksize)) == expected
             assert sorted(pool.imap_unordered(square, iter(range(count)), chunksize)) == expected
@@ -519,7 +521,11 @@ def test_what_cannot_be_pickled_is_an_error_of_its_call(pool):
 
 
 def test_the_traceback_of_the_worker_is_the_cause(pool):
-    for call in lambda: pool.apply(fail, (1,)), lambda: pool.map(fail, [1]), lambda: list(pool.imap(fail, [1])):
+    for call in (
+        lambda: pool.apply(fail, (1,)),
+        lambda: pool.map(fail, [1]),
+        lambda: list(pool.imap(fail, [1])),
+    ):
         with pytest.raises(KeyError) as caught:
             call()
         cause = str(caught.value.__cause__)
@@ -899,7 +905,11 @@ def test_describe(pool):
     result = pool.apply_async(tell_and_nap, (began, 600))
     began.get()
     text = pool.describe()
-    assert "task 0 of job" in text and "waits" in text and all(str(process.pid) in text for process in pool._pool)
+    assert (
+        "task 0 of job" in text
+        and "waits" in text
+        and all(str(process.pid) in text for process in pool._pool)
+    )
     result.cancel(kill=True)
 
 
