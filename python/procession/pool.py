@@ -450,12 +450,15 @@ def _feed(work, job, func, items, chunk, unpack, retries):
 @contextmanager
 def _interrupts_blocked(ctx):
     """Have processes that are started meanwhile get Ctrl-C only when they are ready for it."""
-    if ctx.get_start_method() == "forkserver":
-        # It would pass this on to all its children.
-        from multiprocessing.forkserver import ensure_running
+    if ctx.get_start_method() != "fork":
+        # Whoever starts it unblocks the signal afterwards.
         from multiprocessing.resource_tracker import ensure_running as ensure_tracker
 
         ensure_tracker()
+    if ctx.get_start_method() == "forkserver":
+        # It would pass this on to all its children.
+        from multiprocessing.forkserver import ensure_running
+
         ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -142,7 +142,15 @@ impl Supervisor {
             let _ = process.kill();
             return Err(error.into());
         }
-        self.shared.lock().seats.push(Seat { process, ready: false, ended: None });
+        let surplus = {
+            let mut state = self.shared.lock();
+            state.seats.push(Seat { process, ready: false, ended: None });
+            state.seats.len() > state.target
+        };
+        // The pool became smaller while this one was started.
+        if surplus && let Err(error) = self.shared.work.release(1) {
+            tracing::debug!(%error, "a pool that ends has one worker more");
+        }
         Ok(())
     }
 
@@ -159,9 +167,9 @@ impl Supervisor {
     /// Does what there is to do; whether the pool is at an end.
     fn look(&mut self) -> bool {
         let shared = Arc::clone(&self.shared);
-        let (phase, seats, jobs, sealed, target) = {
+        let (phase, seats, jobs, sealed) = {
             let state = shared.lock();
-            (state.phase.clone(), state.seats.len(), state.jobs.len(), state.sealed, state.target)
+            (state.phase.clone(), state.seats.len(), state.jobs.len(), state.sealed)
         };
         match phase {
             Phase::Terminated | Phase::Broken(_) => {
@@ -180,9 +188,9 @@ impl Supervisor {
                 if left == 0 {
                     return seats == 0;
                 }
-                self.recruit(target);
+                self.recruit();
             }
-            Phase::Open => self.recruit(target),
+            Phase::Open => self.recruit(),
         }
         if shared.lock().timed != 0 {
             self.look_at_the_clock();
@@ -193,18 +201,18 @@ impl Supervisor {
     }
 
     /// Starts workers until there are enough.
-    fn recruit(&mut self, target: usize) {
+    fn recruit(&mut self) {
         if self.not_before.is_some_and(|at| Instant::now() < at) {
             return;
         }
         self.not_before = None;
         loop {
-            let (seats, slowly) = {
+            let (seats, target, slowly) = {
                 let state = self.shared.lock();
                 if state.phase.is_over() {
                     return;
                 }
-                (state.seats.len(), state.stillbirths())
+                (state.seats.len(), state.target, state.stillbirths())
             };
             if seats >= target {
                 return;
