@@ -62,7 +62,6 @@ def entries(folder, name):
 def begin(folder):
     """The beginning of a worker."""
     begin.log = Log(folder, "begun")
-    Log(folder, "workers").note(os.getpid(), 0)
 
 
 def note(task):
@@ -320,7 +319,7 @@ class PoolTurn:
             time.sleep(self.dice.uniform(0.005, PAUSES[self.context.get_start_method()]))
             self.watch()
             # One that is killed before it is ready counts as one that cannot begin: of these a pool bears few in a row.
-            self.seen.update(pid for pid, _ in entries(self.folder, "workers"))
+            self.seen.update(pid for _, pid in entries(self.folder, "begun"))
             victims = [worker for worker in list(pool._pool) if worker.pid in self.seen]
             if self.dice.random() < 0.05:
                 pool.resize(self.dice.randrange(1, 5))
