@@ -48,7 +48,7 @@ class PoolTerminated(ProcessError):
 
 
 class PoolBroken(ProcessError):
-    """One worker after another ended before it was ready for tasks, so that the pool has given up.
+    """One worker after another ended before it was ready for tasks, and none is ready, so that the pool has given up.
 
     The cause is what the initializer raised, or why no process could be started, if that is known.
     """

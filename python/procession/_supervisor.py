@@ -283,10 +283,12 @@ class Supervisor:
         self._check_starts(self.failure)
 
     def _check_starts(self, cause):
-        if self._failed_starts >= max(3, self.processes):
+        # While a worker is ready for tasks the others can be waited for.
+        is_alive = any(process.pid in self._ready for process in self.workers)
+        if self._failed_starts >= max(3, self.processes) and not is_alive:
             self._break(cause)
         elif self._failed_starts:
-            self._next_start = time.monotonic() + min(0.01 * 2**self._failed_starts, 1)
+            self._next_start = time.monotonic() + min(0.01 * 2 ** min(self._failed_starts, 10), 1)
 
     def _fail(self, job, index, pid):
         number, task, exception = self._kills.get(pid, (None, None, None))

@@ -14,6 +14,7 @@ from multiprocessing.pool import ThreadPool
 from . import _worker
 from ._failures import PoolBroken, PoolTerminated, TaskTimeoutError, WorkerDied
 from ._procession import Job, ResultIterator, WorkQueue
+from ._progress import ShownIterator, shown
 from ._supervisor import BROKEN, CLOSE, RUN, TERMINATE, Supervisor
 from .context import _default_context
 
@@ -207,12 +208,12 @@ class Pool:
         was noticed first is raised, once all have ended. With `progress` true how far it has come is shown on standard error.
         """
         result = self._map(func, iterable, chunksize, False, None, None, retries, timeout)
-        return _shown(result) if progress else result.get()
+        return shown(result) if progress else result.get()
 
     def starmap(self, func, iterable, chunksize=None, *, retries=None, timeout=None, progress=False):
         """Return a list of what ``func(*item)`` returns for each item, in order. As `map` else."""
         result = self._map(func, iterable, chunksize, True, None, None, retries, timeout)
-        return _shown(result) if progress else result.get()
+        return shown(result) if progress else result.get()
 
     def map_async(
         self,
@@ -396,7 +397,7 @@ class Pool:
         total = len(iterable) if hasattr(iterable, "__len__") else None
         chunk = 0 if chunksize == 1 else chunksize
         self._feed(job, func, iter(iterable), chunk, unpack, retries, timeout, patient)
-        return _ShownIterator(results, total) if progress else results
+        return ShownIterator(results, total) if progress else results
 
     def _feed(self, job, func, items, chunk, unpack, retries, timeout, patient):
         """Hand a job's tasks out; in a thread, if the items are slow to come or cannot all be handed out at once."""
@@ -477,79 +478,6 @@ def _check_timeout(timeout):
     if timeout is not None and not timeout > 0:
         raise ValueError(f"timeout must be a positive number of seconds or None, not {timeout!r}")
     return timeout
-
-
-class _ShownIterator:
-    """An iterator of a pool's results, with a bar. One that raises in its place is one of them."""
-
-    def __init__(self, results, total):
-        self._results = results
-        self._bar = _bar(total)
-
-    def __iter__(self):
-        return self
-
-    def next(self, timeout=None):
-        """Return the next result, as `IMapIterator.next`."""
-        try:
-            result = self._results.next(timeout)
-        except StopIteration:
-            self._bar.close()
-            raise
-        except Exception as error:
-            if timeout is None or type(error) is not _stdlib.TimeoutError:
-                self._bar.update(1)
-            raise
-        self._bar.update(1)
-        return result
-
-    __next__ = next
-
-
-def _bar(total):
-    """A bar on standard error: tqdm's, where that is installed."""
-    try:
-        from tqdm.auto import tqdm
-    except ImportError:
-        return _PlainBar(total)
-    return tqdm(total=total)
-
-
-class _PlainBar:
-    def __init__(self, total):
-        self._total = total
-        self._done = 0
-        self._shown = 0
-
-    def update(self, more):
-        self._done += more
-        if time.monotonic() - self._shown > 0.1:
-            self._show()
-
-    def _show(self):
-        self._shown = time.monotonic()
-        total = "" if self._total is None else f" of {self._total}"
-        print(f"\r{self._done}{total}", end="", file=sys.stderr, flush=True)
-
-    def close(self):
-        self._show()
-        print(file=sys.stderr)
-
-
-def _shown(result):
-    """The value of a map, with a bar meanwhile, of tasks."""
-    total = len(result._outcome()[1]) if result._outcome()[0] else 0
-    chunk = result._chunk or 1
-    bar = _bar(total)
-    seen = 0
-    ended = False
-    while not ended:
-        ended = result._wait(0.1)
-        done = min(result._progress[0] * chunk, total)
-        bar.update(done - seen)
-        seen = done
-    bar.close()
-    return result.get()
 
 
 def __getattr__(name):

@@ -17,7 +17,8 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-use super::job::{Arrival, Item, Job};
+use super::job::Job;
+use super::state::{Arrival, Item};
 use super::{Event, State, WorkQueue, damaged, errors, message};
 use crate::blocking::{block, brief};
 use crate::calls;

@@ -1,9 +1,11 @@
 //! What `procession.pool` is made of: tasks and reports in shared memory, who waits for them, and what a worker does.
 
 mod collect;
+mod iterator;
 mod job;
 mod message;
 mod serve;
+mod state;
 mod submit;
 
 use std::collections::{HashMap, VecDeque};
@@ -22,7 +24,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyIterator, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
-use self::job::{Job, ResultIterator};
+use self::iterator::ResultIterator;
+use self::job::Job;
 use self::message::Function;
 use crate::blocking::brief;
 use crate::errors::{create, open, send};

@@ -12,8 +12,9 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyIterator, PyTuple};
 
 use super::WorkQueue;
-use super::job::{Job, Kept};
+use super::job::Job;
 use super::message::{Encoding, Function, Shape, encode_task, put};
+use super::state::Kept;
 use crate::calls;
 use crate::codec::{Parts, with_buffer};
 use crate::queue::errors;
