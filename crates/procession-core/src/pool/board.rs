@@ -151,7 +151,7 @@ impl Board {
         };
         if let Some(word) = words[1..].iter().find(is_its) {
             word.store(0, SeqCst);
-            words[0].fetch_sub(1, SeqCst);
+            words[0].store(words[0].load(Relaxed).saturating_sub(1), SeqCst);
         }
     }
 

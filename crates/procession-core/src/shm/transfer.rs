@@ -216,7 +216,7 @@ impl Opened {
 }
 
 /// Runs `settled` once nobody will read again the message that is being deserialised: now, or inside
-/// [`to_be_read_again`] when it is settled, if it ever is. For handles that are not [`Travels`].
+/// [`to_be_read_again`] when it is settled, if it ever is. For handles that are no objects of this crate.
 pub fn when_settled(settled: impl FnOnce() + Send + Sync + 'static) {
     if READ_AGAIN.with_borrow(Option::is_none) {
         return settled();

@@ -155,7 +155,7 @@ fn deliveries(run: &mut Run) {
         name: "delivery: lent, done and given back in either order",
         prepare: || tasks(&[100, LARGE, LARGE, 8]),
         victim: |tasks| {
-            let mut lent = || tasks.queue.get_delivery(soon()).expect("a task").lend().expect("it is mine");
+            let lent = || tasks.queue.get_delivery(soon()).expect("a task").lend().expect("it is mine");
             let ((first, small), (second, large), (third, kept)) = (lent(), lent(), lent());
             drop(small);
             first.done().expect("it is mine");
