@@ -131,4 +131,18 @@ pub(crate) fn situations(run: &mut Run) {
             assert!([Outcome::Cancelled, Outcome::Lost].contains(&first(&ends, 1)), "{ends:?}");
         },
     });
+    run.each_death(Situation {
+        name: "pool: handles that nobody opened are declared opened",
+        prepare: || work(&[0]),
+        victim: |work| {
+            drop(work.to_handle().expect("a handle"));
+            work.disown_handles();
+        },
+        meanwhile: None,
+        second: None,
+        survivor: |work, _| {
+            let again = WorkQueue::from_handle(&work.to_handle().expect("a handle")).expect("the same");
+            assert_eq!(do_one(&again), 1);
+        },
+    });
 }
