@@ -285,10 +285,14 @@ class Supervisor:
     def _check_starts(self, cause):
         # While a worker is ready for tasks the others can be waited for.
         is_alive = any(process.pid in self._ready for process in self.workers)
-        if self._failed_starts >= max(3, self.processes) and not is_alive:
+        if self._failed_starts >= self._most_failures() and not is_alive:
             self._break(cause)
         elif self._failed_starts:
             self._next_start = time.monotonic() + min(0.01 * 2 ** min(self._failed_starts, 10), 1)
+
+    def _most_failures(self):
+        # What was killed from outside says less than an initializer that has raised.
+        return max(10, self.processes) if self.failure is None else max(3, self.processes)
 
     def _fail(self, job, index, pid):
         number, task, exception = self._kills.get(pid, (None, None, None))
@@ -361,8 +365,8 @@ class Supervisor:
 
     def broken(self):
         """The error of a pool that has given up."""
-        count = max(3, self.processes)
-        if self._failed_starts >= count:
+        count = self._failed_starts
+        if count >= max(3, self.processes):
             error = PoolBroken(
                 f"{count} workers, one after another, ended before they were ready for tasks; see the initializer"
             )

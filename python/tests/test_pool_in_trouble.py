@@ -583,12 +583,11 @@ def test_exit_statuses_that_others_take():
             if ignore:
                 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
             else:
-                stolen = []
 
                 def steal(*_):
                     try:
-                        while (taken := os.waitpid(-1, os.WNOHANG))[0]:
-                            stolen.append(taken)
+                        while os.waitpid(-1, os.WNOHANG)[0]:
+                            pass
                     except ChildProcessError:
                         pass
 
@@ -599,7 +598,6 @@ def test_exit_statuses_that_others_take():
                         pool.apply(die, (signal.SIGKILL,))
                     assert pool.map(square, range(10)) == [x * x for x in range(10)]
             pool.join()
-            assert ignore or stolen
             assert not multiprocessing.active_children()
 
     assert ended(fork(work)) == 0

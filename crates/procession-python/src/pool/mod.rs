@@ -370,6 +370,8 @@ impl WorkQueue {
 
     /// Finds the tasks that dead workers left and that are not to be begun again: they become events.
     fn find_lost(&self, py: Python<'_>) -> PyResult<()> {
+        // What the dead were about to report has memory, for which nobody else may look soon.
+        brief(|| self.core.reports().trim()).map_err(damaged)?;
         let lost = brief(|| self.core.lost()).map_err(|error| errors::get(py, error))?;
         for task in lost {
             self.lost(task.id.job, task.id.index, task.worker);
