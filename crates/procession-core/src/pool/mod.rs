@@ -21,6 +21,8 @@ use crate::os::identity::Identity;
 use crate::queue::{Damaged, Delivery, GetError, HANDLE_LEN, PutError, Queue, QueueOptions, RingError};
 use crate::shm::{CreateError, OpenError};
 
+/// Reports take more bytes than this where a dead worker may have left a large one.
+const MUCH: u64 = 1 << 20;
 /// How long a worker waits before it tries again to report, when reports take all memory that they may.
 const UNTIL_COLLECTED: Duration = Duration::from_millis(5);
 
@@ -198,12 +200,16 @@ impl WorkQueue {
             && !self.reports.is_empty()
     }
 
-    /// Finds the tasks that dead workers left and that are not to be begun again, and acknowledges them. To be called when a
-    /// worker has ended.
+    /// Finds the tasks that dead workers left and that are not to be begun again, and acknowledges them; also the memory of large
+    /// reports that they had begun. To be called when a worker has ended.
     ///
     /// # Errors
     /// As [`Queue::get_left`].
     pub fn lost(&self) -> Result<Vec<Lost>, GetError> {
+        if self.reports.memory_in_use() > MUCH {
+            // Some of it may be of reports that dead workers had begun. Nobody else may look for that soon.
+            self.reports.trim().map_err(RingError::from)?;
+        }
         let mut lost = Vec::new();
         let hopeless = |task: &[u8], attempts| {
             Task::read(task).is_ok_and(|task| task.id.job != 0 && attempts > task.retries)

@@ -1,7 +1,7 @@
 //! Workers of a pool: what they take, report and acknowledge.
 
 use procession_core::os::clock::Deadline;
-use procession_core::pool::{Next, Outcome, Report, Task, TaskId, WorkQueue};
+use procession_core::pool::{Cancelled, Next, Outcome, Report, Task, TaskId, WorkQueue};
 
 use crate::harness::{Run, Situation, fork};
 use crate::queue::soon;
@@ -129,6 +129,32 @@ pub(crate) fn situations(run: &mut Run) {
         survivor: |work, _| {
             let ends = ends(work);
             assert!([Outcome::Cancelled, Outcome::Lost].contains(&first(&ends, 1)), "{ends:?}");
+        },
+    });
+    run.each_death(Situation {
+        name: "pool: its own words change, and a worker leaves",
+        prepare: || work(&[0, 0]),
+        victim: |work| {
+            work.cancel_unless_running(7).expect("sound");
+            work.cancel(8).expect("sound");
+            work.forget_cancelled(8);
+            let Ok(Next::Task(assignment)) = work.take(soon()) else { panic!("a task") };
+            let TaskId { job, index } = assignment.task.id;
+            assert!(matches!(work.cancel_unless_running(job), Ok(Cancelled::Running(_))));
+            let me = std::process::id() as i32;
+            assert!(work.condemn_if_running(me, job, Some(index)).expect("sound").is_some());
+            work.pardon(me);
+            assignment.done().expect("it is mine");
+            work.release(2).expect("room");
+            assert!(matches!(work.take(soon()), Ok(Next::Leave)));
+            assert_eq!(work.recall(), 1);
+        },
+        meanwhile: None,
+        second: None,
+        survivor: |work, _| {
+            // Whatever the words say, who is to work takes what is left.
+            work.recall();
+            assert!((0..3).any(|_| do_one(work) == 2));
         },
     });
     run.each_death(Situation {

@@ -13,6 +13,7 @@ const PARTS: &[&str] = &[
     "ring",
     "queue",
     "objects",
+    "pool",
     "shm/header.rs",
     "shm/arena.rs",
     "shm/arena",

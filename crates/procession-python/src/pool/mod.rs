@@ -370,8 +370,6 @@ impl WorkQueue {
 
     /// Finds the tasks that dead workers left and that are not to be begun again: they become events.
     fn find_lost(&self, py: Python<'_>) -> PyResult<()> {
-        // What the dead were about to report has memory, for which nobody else may look soon.
-        brief(|| self.core.reports().trim()).map_err(damaged)?;
         let lost = brief(|| self.core.lost()).map_err(|error| errors::get(py, error))?;
         for task in lost {
             self.lost(task.id.job, task.id.index, task.worker);
@@ -414,7 +412,11 @@ impl WorkQueue {
             return Ok((false, Vec::new()));
         }
         let workers = if running || !this.is_single() {
-            brief(|| self.core.cancel(id)).map_err(errors::memory)?.1
+            let (has_room, workers) = brief(|| self.core.cancel(id)).map_err(errors::memory)?;
+            if !has_room && this.is_single() && workers.is_empty() {
+                return Ok((false, Vec::new()));
+            }
+            workers
         } else {
             match brief(|| self.core.cancel_unless_running(id)).map_err(errors::memory)? {
                 Cancelled::Yes => Vec::new(),
