@@ -45,6 +45,8 @@ pub(super) enum Pause {
 enum End {
     Full,
     Items,
+    /// The pool ends, and with it the job.
+    TooLate,
     Large(Parts),
     Raised(PyErr),
 }
@@ -186,6 +188,7 @@ impl WorkQueue {
             let end = with_buffer(|buffer| group.put(items, chunk, room.min(most), buffer))?;
             match end {
                 End::Full | End::Large(_) => continue,
+                End::TooLate => return Ok(Pause::End),
                 End::Items => {}
                 End::Raised(error) => {
                     if !error.is_instance_of::<PyException>(py) {
@@ -292,7 +295,7 @@ impl<'py> Group<'_, 'py> {
             Err(error) => {
                 handles.keep_until(count.checked_sub(1).map_or(0, |last| ends[last].1));
                 if self.work.came_too_late(py, &error) {
-                    return Ok(End::Items);
+                    return Ok(End::TooLate);
                 }
                 for index in left {
                     let exception = refused(py, error.clone_ref(py))?;
