@@ -1,6 +1,6 @@
 //! The parent's side: feeds the workers, collects their reports, replaces those that die, and kills some when told.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::error::Error;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -13,7 +13,7 @@ use procession::sync::LockError;
 
 use crate::digest::Hash;
 use crate::walk::File;
-use crate::worker::{BIG, Report, Shared, Task, work};
+use crate::worker::{BIG, DEATHS, DEATHS_UNDER_KILLS, Report, Shared, Task, work};
 
 /// Tasks that wait for workers, at most, so that memory stays flat however many files there are.
 const AHEAD: usize = 256;
@@ -54,7 +54,7 @@ pub(crate) fn hash_all(
     plan: &Plan,
     mut progress: impl FnMut(u64),
 ) -> Result<Outcome, Box<dyn Error>> {
-    let mut job = Job::start(files, plan.workers.min(files.len()))?;
+    let mut job = Job::start(files, plan)?;
     let mut next_look = Instant::now() + LOOK_EVERY;
     let mut next_kill = plan.chaos.then(|| Instant::now() + KILL_EVERY);
     let mut progress_at_kill = None;
@@ -88,8 +88,8 @@ struct Job<'a> {
     unfed: Vec<u32>,
     shared: Shared,
     workers: Vec<Worker>,
-    /// What each worker, by its pid, last began to work on.
-    begun: HashMap<u32, u32>,
+    /// The workers, by their pids, that have begun with a file.
+    begun: HashSet<u32>,
     hashes: Vec<Option<io::Result<Hash>>>,
     /// Files without an outcome.
     left: usize,
@@ -100,23 +100,23 @@ struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    fn start(files: &'a [File], workers: usize) -> Result<Self, Box<dyn Error>> {
+    fn start(files: &'a [File], plan: &Plan) -> Result<Self, Box<dyn Error>> {
         let mut unfed: Vec<u32> = (0..u32::try_from(files.len())?).collect();
         // Big ones go first: begun last, one would keep a single worker busy while the others are done.
         unfed.sort_by_key(|index| files[*index as usize].size);
         let mut job = Job {
             files,
             unfed,
-            shared: Shared::new(files.len())?,
+            shared: Shared::new(if plan.chaos { DEATHS_UNDER_KILLS } else { DEATHS })?,
             workers: Vec::new(),
-            begun: HashMap::new(),
+            begun: HashSet::new(),
             hashes: files.iter().map(|_| None).collect(),
             left: files.len(),
             killed: 0,
             died: 0,
             stillborn: 0,
         };
-        for _ in 0..workers {
+        for _ in 0..plan.workers.min(files.len()) {
             let worker = job.start_worker()?;
             job.workers.push(worker);
         }
@@ -139,7 +139,7 @@ impl<'a> Job<'a> {
         {
             let file = &self.files[index as usize];
             let path = file.path.as_os_str().as_bytes().to_vec();
-            self.shared.tasks.put(&Task { index, path, big: file.size >= BIG, after: None })?;
+            self.shared.tasks.put(&Task { index, path, big: file.size >= BIG, after: None, deaths: 0 })?;
         }
         Ok(())
     }
@@ -149,8 +149,8 @@ impl<'a> Job<'a> {
         let mut report = self.shared.reports.get_timeout(timeout);
         loop {
             match report {
-                Ok(Report::Begun { index, pid }) => {
-                    self.begun.insert(pid, index);
+                Ok(Report::Begun { pid }) => {
+                    self.begun.insert(pid);
                     self.stillborn = 0;
                 }
                 Ok(Report::Ended { index, outcome }) => {
@@ -204,7 +204,7 @@ impl<'a> Job<'a> {
         self.note_death(dead.pid(), dead.join())
     }
 
-    /// A worker ended unasked. What it worked on is handed out again, unless it may be the reason.
+    /// A worker ended unasked. What it worked on is handed out again, by the queue.
     fn note_death(
         &mut self,
         pid: u32,
@@ -218,13 +218,8 @@ impl<'a> Job<'a> {
         self.died += 1;
         // All that it reported has come: a put is over before its process can be.
         self.receive(Duration::ZERO)?;
-        match self.begun.remove(&pid) {
-            Some(index) if self.hashes[index as usize].is_none() => {
-                let index = index as usize;
-                self.shared.deaths.set(index, self.shared.deaths.get(index).saturating_add(1));
-            }
-            Some(_) => {}
-            None => self.stillborn += 1,
+        if !self.begun.remove(&pid) {
+            self.stillborn += 1;
         }
         if self.stillborn >= STILLBORN { Err(death.into()) } else { Ok(()) }
     }

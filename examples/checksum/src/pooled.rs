@@ -18,14 +18,12 @@ use serde::{Deserialize, Serialize};
 use crate::digest::{Checkpoint, Hash, Step, buffer, hash_part};
 use crate::parallel::{Outcome, Plan};
 use crate::walk::File;
-use crate::worker::{BIG, BIG_FILES, DEATHS, Failure, PART};
+use crate::worker::{BIG, BIG_FILES, DEATHS, DEATHS_UNDER_KILLS, Failure, PART};
 
 /// Files that are read ahead of the results, at most.
 const AHEAD: usize = 256;
 /// Between two kills.
 const KILL_EVERY: Duration = Duration::from_millis(50);
-/// How often a part is begun again when most of the workers that die with it are killed on purpose.
-const RETRIES_UNDER_KILLS: u32 = 1000;
 
 /// A part of a file to hash.
 #[derive(Serialize, Deserialize)]
@@ -75,7 +73,7 @@ pub(crate) fn hash_all(
         return Ok(outcome);
     }
     let pool = Pool::builder().workers(workers).initializer(begin, Semaphore::robust(BIG_FILES)?).build()?;
-    let retries = if plan.chaos { RETRIES_UNDER_KILLS } else { u32::from(DEATHS) - 1 };
+    let deaths = if plan.chaos { DEATHS_UNDER_KILLS } else { DEATHS };
     let mut hashes: Vec<Option<io::Result<Hash>>> = files.iter().map(|_| None).collect();
     // Big ones go first: begun last, one would keep a single worker busy while the others are done.
     let mut round: Vec<(usize, Option<Checkpoint>)> = (0..files.len()).map(|index| (index, None)).collect();
@@ -89,7 +87,7 @@ pub(crate) fn hash_all(
             Part { path: file.path.as_os_str().as_bytes().to_vec(), big: file.size >= BIG, after }
         });
         round = Vec::new();
-        let results = pool.task(hash).name("hashing").retries(retries).buffersize(AHEAD).imap(parts)?;
+        let results = pool.task(hash).name("hashing").retries(deaths - 1).buffersize(AHEAD).imap(parts)?;
         for (index, result) in indices.into_iter().zip(results) {
             match result {
                 Ok(Ok(Hashed::All(hash, bytes))) => {
@@ -102,8 +100,8 @@ pub(crate) fn hash_all(
                 }
                 Ok(Err(failure)) => hashes[index] = Some(Err(failure.into())),
                 Err(TaskError::WorkerDied { .. }) => {
-                    outcome.died += u32::from(DEATHS);
-                    let given_up = format!("given up: {DEATHS} workers died while they hashed it");
+                    outcome.died += deaths;
+                    let given_up = format!("given up: {deaths} workers died while they hashed it");
                     hashes[index] = Some(Err(io::Error::other(given_up)));
                 }
                 Err(error) => return Err(error.into()),

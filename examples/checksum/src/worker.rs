@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use procession::process::getpid;
 use procession::queue::{GetError, PutError};
 use procession::sync::LockError;
-use procession::{JoinableQueue, Queue, RawArray, Semaphore, Value};
+use procession::{JoinableQueue, Queue, Semaphore, Value};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{Buffer, Checkpoint, Hash, Step, buffer, hash_part};
@@ -24,8 +24,10 @@ pub(crate) const PART: u64 = 4 << 20;
 pub(crate) const BIG: u64 = 8 << 20;
 /// Big files that are open at once, however many workers there are: more would only make a disk seek.
 pub(crate) const BIG_FILES: u32 = 8;
-/// A file that this many workers died of, unasked, is given up.
-pub(crate) const DEATHS: u8 = 3;
+/// A file that this many workers died of is given up.
+pub(crate) const DEATHS: u32 = 3;
+/// The same when most workers that die of it are killed on purpose.
+pub(crate) const DEATHS_UNDER_KILLS: u32 = 1000;
 
 /// What all processes share.
 #[derive(Clone, Serialize, Deserialize)]
@@ -36,8 +38,8 @@ pub(crate) struct Shared {
     pub(crate) hashed: Value<u64>,
     /// Permits to have a big file open. Those of a dead worker come back.
     big_files: Semaphore,
-    /// How many workers died unasked of each file. Their parent counts.
-    pub(crate) deaths: RawArray<u8>,
+    /// How many workers may die of a file.
+    deaths: u32,
 }
 
 /// A file, or the rest of one, to hash.
@@ -48,13 +50,15 @@ pub(crate) struct Task {
     pub(crate) path: Vec<u8>,
     pub(crate) big: bool,
     pub(crate) after: Option<Checkpoint>,
+    /// How many workers died of its earlier parts.
+    pub(crate) deaths: u32,
 }
 
 /// What a worker tells its parent.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Report {
-    /// The process works on a file from now on.
-    Begun { index: u32, pid: u32 },
+    /// The process has got its first file.
+    Begun { pid: u32 },
     /// What came of a file. May come twice.
     Ended { index: u32, outcome: Result<Hash, Failure> },
 }
@@ -82,13 +86,13 @@ impl From<Failure> for io::Error {
 }
 
 impl Shared {
-    pub(crate) fn new(files: usize) -> Result<Self, Box<dyn Error>> {
+    pub(crate) fn new(deaths: u32) -> Result<Self, Box<dyn Error>> {
         Ok(Shared {
             tasks: JoinableQueue::unbounded()?,
             reports: Queue::unbounded()?,
             hashed: Value::new(0)?,
             big_files: Semaphore::robust(BIG_FILES)?,
-            deaths: RawArray::new(files)?,
+            deaths,
         })
     }
 
@@ -108,10 +112,18 @@ impl Shared {
 /// A worker's whole life: it ends when the tasks are shut down.
 pub(crate) fn work(shared: Shared) -> Result<(), String> {
     let mut buffer = buffer();
+    let mut begun = false;
     loop {
         match shared.tasks.get() {
             Ok(task) => {
-                work_on(&shared, &task, &mut buffer).map_err(|error| error.to_string())?;
+                if !begun {
+                    begun = true;
+                    let report = Report::Begun { pid: getpid() };
+                    shared.reports.put(&report).map_err(|error| error.to_string())?;
+                }
+                // A task comes again for each worker that died with it.
+                let deaths = task.deaths.saturating_add(task.earlier_attempts());
+                work_on(&shared, &task, deaths, &mut buffer).map_err(|error| error.to_string())?;
                 task.done().map_err(|error| error.to_string())?;
             }
             Err(GetError::ShutDown) => return Ok(()),
@@ -121,15 +133,13 @@ pub(crate) fn work(shared: Shared) -> Result<(), String> {
 }
 
 /// When this returns, what is left to do for the task is in a queue.
-fn work_on(shared: &Shared, task: &Task, buffer: &mut Buffer) -> Result<(), Box<dyn Error>> {
+fn work_on(shared: &Shared, task: &Task, deaths: u32, buffer: &mut Buffer) -> Result<(), Box<dyn Error>> {
     let index = task.index;
     let ended = |outcome| shared.reports.put(&Report::Ended { index, outcome });
-    let deaths = shared.deaths.get(index as usize);
-    if deaths >= DEATHS {
+    if deaths >= shared.deaths {
         ended(Err(Failure::Other(format!("given up: {deaths} workers died while they hashed it"))))?;
         return Ok(());
     }
-    shared.reports.put(&Report::Begun { index, pid: getpid() })?;
     let path = PathBuf::from(OsString::from_vec(task.path.clone()));
     let permit = task.big.then(|| shared.big_files.enter());
     let part = hash_part(&path, task.after.as_ref(), PART, buffer);
@@ -140,7 +150,8 @@ fn work_on(shared: &Shared, task: &Task, buffer: &mut Buffer) -> Result<(), Box<
             shared.count(bytes)
         }
         Ok((Step::More(checkpoint), bytes)) => {
-            let rest = Task { index, path: task.path.clone(), big: task.big, after: Some(checkpoint) };
+            let after = Some(checkpoint);
+            let rest = Task { index, path: task.path.clone(), big: task.big, after, deaths };
             match shared.tasks.put(&rest) {
                 Ok(()) => shared.count(bytes),
                 // All is done: the file was handed out twice, and this is not the process that finished it.
