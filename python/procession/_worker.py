@@ -8,6 +8,16 @@ from multiprocessing.reduction import ForkingPickler
 from .process import _end_with_starter
 
 
+def bootstrap(process, *args, **kwargs):
+    """Do what a process does once it has begun, without a word about a Ctrl-C that comes before `main` is ready for it."""
+    try:
+        # Of a forkserver it has not been blocked before.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        return type(process)._bootstrap(process, *args, **kwargs)
+    except KeyboardInterrupt:
+        return 1
+
+
 def main(work, initializer, initargs, most_tasks, most_memory, starter):
     """Do the tasks of `work` until there are no more, or this worker has done its share."""
     # Ctrl-C in a terminal interrupts all processes there. It is the pool's process that decides what it means; here it

@@ -1,8 +1,10 @@
 from collections.abc import Callable, Iterable
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from ._procession import WorkQueue
 
+def bootstrap(process: BaseProcess, *args: Any, **kwargs: Any) -> int: ...
 def main(
     work: WorkQueue,
     initializer: Callable[..., object] | None,

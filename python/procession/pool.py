@@ -8,6 +8,7 @@ import time
 import types
 import warnings
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import pool as _stdlib, util
 from multiprocessing.pool import ThreadPool
 
@@ -429,7 +430,11 @@ class _Start:
         worker = self._process(self._ctx, target=_worker.main, args=(*self._arguments, starter))
         worker.name = worker.name.replace("Process", "PoolWorker")
         worker.daemon = self._daemon
-        worker.start()
+        worker._bootstrap = partial(_worker.bootstrap, worker)
+        try:
+            worker.start()
+        finally:
+            del worker._bootstrap
         return worker
 
 
