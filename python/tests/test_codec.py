@@ -128,7 +128,7 @@ PLAIN = [
 
 OTHER = [
     {1, 2},
-    frozenset("ab"),
+    frozenset([1, 2]),
     1 + 2j,
     range(5),
     slice(1, 2),

@@ -58,9 +58,12 @@ pub(crate) fn python(profile: Profile, with: With) -> Result<Tool, Failure> {
 
 /// The tests of the package, or those whose name contains the filter.
 pub(crate) fn test(filter: Option<&OsStr>) -> Result<(), Failure> {
+    /// Tests that run at once: they wait for each other's processes more than they compute.
+    const JOBS: &str = "3";
     /// pytest's exit status when no test was selected.
     const NO_TESTS: u8 = 5;
-    let mut pytest = python(Profile::Dev, With::Tests)?.args(["-m", "pytest", "--quiet"]).folder(root());
+    let pytest = ["-m", "pytest", "--quiet", "--numprocesses", JOBS];
+    let mut pytest = python(Profile::Dev, With::Tests)?.args(pytest).folder(root());
     if let Some(filter) = filter {
         pytest = pytest.args([OsStr::new("-k"), filter]);
     }
