@@ -115,7 +115,8 @@ fn every_fault_is_found() {
         ("lock", "intrude", "in the section"),
     ] {
         let folder = Folder::new(&format!("{kind}-{fault}"));
-        let output = folder.storm(&["--seconds", "3", "--only", kind, "--break", fault]);
+        // It ends with the turn in which the fault was made, which on a busy machine may not be the first.
+        let output = folder.storm(&["--seconds", "60", "--only", kind, "--break", fault]);
         let text = text(&output);
         assert_eq!(output.status.code(), Some(1), "{kind}, {fault}: {text}");
         let leaves = || {
