@@ -9,8 +9,8 @@ use procession::{Barrier, Condition, Event, JoinableQueue, Lock, Queue, RLock, S
 use crate::account::Book;
 use crate::parcel::{Parcel, Sizes};
 use crate::roles::{
-    Boss, Closed, Closer, Consumer, Guarded, Locker, Notifier, Pair, Party, PermitUser, Producer, Role,
-    Setter, Source, Tree, Waiter, Watcher, Worker,
+    Boss, Closed, Closer, Consumer, Guarded, Locker, Notifier, Pair, Party, PermitUser, PoolOwner, Producer,
+    Role, Setter, Source, Tree, Waiter, Watcher, Worker,
 };
 
 /// A kind of traffic.
@@ -51,7 +51,7 @@ const FAST: Duration = Duration::from_millis(10);
 const SLOW: Duration = Duration::from_millis(60);
 
 /// All of them, in the order in which they have their turns.
-pub(crate) const ALL: [Kind; 18] = [
+pub(crate) const ALL: [Kind; 19] = [
     Kind {
         name: "small",
         book: Book::Messages,
@@ -130,6 +130,7 @@ pub(crate) const ALL: [Kind; 18] = [
     Kind { name: "event", book: Book::Nothing, gap: FAST, set_up: |_| event() },
     Kind { name: "barrier", book: Book::Nothing, gap: SLOW, set_up: |_| barrier() },
     Kind { name: "pipes", book: Book::Nothing, gap: FAST, set_up: |_| pipes() },
+    Kind { name: "pools", book: Book::Nothing, gap: SLOW, set_up: |_| pools() },
 ];
 
 fn made<T>(made: Result<T, impl ToString>) -> Result<T, String> {
@@ -311,4 +312,13 @@ fn pipes() -> Result<Game, String> {
         .chain(seats(1, true, small))
         .chain(seats(1, true, mixed));
     Ok(Game { all_needed: true, ..game(|| "pipes have no shared state".into(), seats) })
+}
+
+/// Each has a pool of its own, whose workers it kills itself; those of an owner that is killed are to end with it.
+fn pools() -> Result<Game, String> {
+    let owner = |stops| move || Role::PoolOwner(PoolOwner { stops });
+    Ok(game(
+        || "each process has a pool of its own".into(),
+        seats(1, false, owner(true)).chain(seats(1, true, owner(false))),
+    ))
 }

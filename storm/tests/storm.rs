@@ -62,7 +62,7 @@ fn text(output: &Output) -> String {
 fn a_good_run_leaves_nothing() {
     watchdog("a_good_run_leaves_nothing");
     let folder = Folder::new("good");
-    for kind in ["tasks", "pipes"] {
+    for kind in ["tasks", "pipes", "pools"] {
         let output = folder.storm(&["--seconds", "1", "--seed", "7", "--only", kind]);
         let text = text(&output);
         assert!(output.status.success(), "{text}");

@@ -108,7 +108,7 @@ fn main() -> ExitCode {
         Command::Bench { arguments } => cargo("run", BENCHES).args(["--release", "--"]).args(arguments).run(),
         Command::Steps { pairs, only } => steps::every_death(pairs, only.as_deref()),
         Command::Storm { python, arguments } => {
-            let storm = if python { python::storm() } else { Ok(steps::storm()) };
+            let storm = if python { python::storm(Profile::Release) } else { Ok(steps::storm()) };
             storm.and_then(|storm| storm.args(arguments).run())
         }
         Command::Sanitize { which } => sanitize::run(which),
@@ -130,7 +130,7 @@ fn main() -> ExitCode {
 fn demo(dir: Option<PathBuf>, chaos: bool, workers: Option<u32>, python: bool) -> Result<(), Failure> {
     let dir = dir.map_or_else(steps::sysroot, Ok)?;
     let mut demo = if python {
-        python::demo()?
+        python::demo(Profile::Release)?
     } else {
         cargo("run", ROOT).args(["--release", "--package", "checksum", "--"])
     };

@@ -82,13 +82,13 @@ pub(crate) fn lints() -> Result<(), Failure> {
 }
 
 /// The checksum example.
-pub(crate) fn demo() -> Result<Tool, Failure> {
-    Ok(python(Profile::Release, With::Tests)?.args([root().join("examples/checksum.py")]))
+pub(crate) fn demo(profile: Profile) -> Result<Tool, Failure> {
+    Ok(python(profile, With::Tests)?.args([root().join("examples/checksum.py")]))
 }
 
 /// The storm over processes in Python.
-pub(crate) fn storm() -> Result<Tool, Failure> {
-    Ok(python(Profile::Release, With::Tests)?.args([root().join("python/storm.py")]))
+pub(crate) fn storm(profile: Profile) -> Result<Tool, Failure> {
+    Ok(python(profile, With::Tests)?.args([root().join("python/storm.py")]))
 }
 
 /// Runs CPython's own tests against the package.

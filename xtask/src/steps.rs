@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::{python, test};
+use crate::python::{self, Profile};
+use crate::test;
 
 /// The workspace, and the one of the benchmarks, as folders below the project's.
 pub(crate) const ROOT: &str = "";
@@ -128,18 +129,20 @@ pub(crate) fn ci() -> Result<(), Failure> {
     step("tests", || test::run(None))?;
     step("models", models)?;
     step("every death", || every_death(false, None))?;
-    step("storm", || storm().args(["--seconds", "60"]).run())?;
+    step("storm", || storm().args(["--seconds", "40"]).run())?;
     step("demo under kills", || {
         demo_under_kills(cargo("run", ROOT).args(["--release", "--package", "checksum", "--"]))
     })?;
-    step("demo in Python under kills", || demo_under_kills(python::demo()?))?;
-    step("storm in Python", || python::storm()?.args(["--seconds", "20"]).run())?;
+    // As the tests had it compiled.
+    step("demo in Python under kills", || demo_under_kills(python::demo(Profile::Dev)?))?;
+    step("storm in Python", || python::storm(Profile::Dev)?.args(["--seconds", "20"]).run())?;
     step("CPython's own tests", || python::conformance(["--quick"]))
 }
 
 /// Explores the models, and prints their states.
 pub(crate) fn models() -> Result<(), Failure> {
-    cargo("run", ROOT).args(["--release", "--package", "procession-models"]).run()
+    // Optimised in any profile, see the workspace's manifest.
+    cargo("run", ROOT).args(["--package", "procession-models"]).run()
 }
 
 /// The test that has a process die at each step, see `crates/procession-core/tests/steps`.

@@ -12,6 +12,7 @@ mod event;
 mod locker;
 mod permits;
 mod pipes;
+mod pool;
 mod producer;
 mod tree;
 mod worker;
@@ -25,6 +26,7 @@ pub(crate) use event::{Setter, Watcher};
 pub(crate) use locker::{Guarded, Locker};
 pub(crate) use permits::PermitUser;
 pub(crate) use pipes::{End, Pair};
+pub(crate) use pool::PoolOwner;
 pub(crate) use producer::Producer;
 pub(crate) use tree::Tree;
 pub(crate) use worker::Worker;
@@ -59,10 +61,11 @@ pub(crate) enum Role {
     End(End),
     Tree(Tree),
     Closer(Closer),
+    PoolOwner(PoolOwner),
 }
 
 /// The roles' names, in the order of [`Role`].
-pub(crate) const NAMES: [&str; 15] = [
+pub(crate) const NAMES: [&str; 16] = [
     "producer",
     "consumer",
     "boss",
@@ -78,6 +81,7 @@ pub(crate) const NAMES: [&str; 15] = [
     "pipe end",
     "tree",
     "closer",
+    "pool owner",
 ];
 
 impl Role {
@@ -99,6 +103,7 @@ impl Role {
             Role::End(_) => 12,
             Role::Tree(_) => 13,
             Role::Closer(_) => 14,
+            Role::PoolOwner(_) => 15,
         }
     }
 
@@ -119,6 +124,7 @@ impl Role {
             Role::End(role) => role.run(station),
             Role::Tree(role) => role.run(station),
             Role::Closer(role) => role.run(station),
+            Role::PoolOwner(role) => role.run(station),
         }
     }
 }
