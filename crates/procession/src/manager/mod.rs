@@ -38,7 +38,8 @@
 //! # Who may connect
 //!
 //! Whoever has the key. It is random unless given. Each side shows the other that it has it, without sending it. Who has
-//! not is turned away after a few hundred bytes, or after 10 s, and holds up nobody meanwhile; 256 may try at once. With the key
+//! not is turned away after a few hundred bytes, after 10 s, or sooner when others wait; 256 may try at once (of few descriptors, a quarter as
+//! many as there may be). A crowd of them delays who connects by half a second at most, and nobody who is connected. With the key
 //! comes full trust: clients can change and fill everything there is. What is sent over TCP is not encrypted.
 
 mod builder;
