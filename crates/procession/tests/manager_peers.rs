@@ -251,6 +251,8 @@ fn addresses_that_cannot_be_had() {
     assert!(refused, "{error}");
     let error = Manager::builder().authkey("").start().unwrap_err();
     assert!(error.to_string().contains("empty"), "{error}");
+    let error = Manager::connect(&address, "").unwrap_err();
+    assert!(error.to_string().contains("empty"), "{error}");
 
     // One that was killed left its file, which the next one replaces.
     let killed = Manager::builder().address(address.clone()).authkey("key").start().unwrap();

@@ -32,7 +32,7 @@
 //! - **A client**, at any instruction: its references vanish, its call was carried out or not. Nobody waits for it. The same
 //!   holds for one that is stopped, or does not read what it asked for: others are not disturbed.
 //! - **The manager**: each call fails with [`CallError::ManagerDied`], at once also where a thread waits for an answer. Its
-//!   objects are gone; what lies in shared memory is not.
+//!   objects are gone; what lies in shared memory is not. Where a handler had forked a process that lives on, it takes up to half a second to notice.
 //! - **The process that started the manager**: the manager ends too, at once.
 //!
 //! # Who may connect

@@ -118,8 +118,9 @@ impl Inheritance {
     }
 }
 
-/// In a forked child: closes the copies of its parent's connections.
+/// In a forked child: closes the copies of its parent's sockets.
 pub(crate) fn forget_parents() {
+    super::server::stop_listening();
     for remote in remotes() {
         remote.forget_parents();
     }

@@ -13,7 +13,9 @@ mod table;
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use procession_core::os::clock::Deadline;
@@ -58,6 +60,20 @@ pub(super) struct Orders {
 pub(super) struct Started {
     pub(super) address: Address,
     pub(super) manager: Token,
+}
+
+/// The socket at which this process listens as a manager; -1 if it does not.
+static LISTENING: AtomicI32 = AtomicI32::new(-1);
+
+/// In a forked child of a manager: closes its copy of the socket that listens. Nobody answers there, and the address is to be
+/// free once the manager has ended.
+pub(super) fn stop_listening() {
+    let socket = LISTENING.swap(-1, Ordering::Relaxed);
+    if socket != -1 {
+        // SAFETY: `accept` has the descriptor open as long as it is noted here. It runs on the manager's first thread, which
+        // forks nothing, so there is none in this process that could use it or close it.
+        drop(unsafe { OwnedFd::from_raw_fd(socket) });
+    }
 }
 
 /// Lives as a manager until it is told to end.
@@ -160,6 +176,12 @@ impl Home {
     }
 
     fn accept(self: &Arc<Self>, mut listener: Listener, stop: &Receiver<Nudge>) {
+        LISTENING.store(listener.socket().as_raw_fd(), Ordering::Relaxed);
+        self.accept_from(&mut listener, stop);
+        LISTENING.store(-1, Ordering::Relaxed);
+    }
+
+    fn accept_from(self: &Arc<Self>, listener: &mut Listener, stop: &Receiver<Nudge>) {
         loop {
             let deadline = self.next_expiry().map_or(Deadline::Never, Deadline::At);
             match listener.accept_unless(Some(stop.as_fd()), deadline) {
