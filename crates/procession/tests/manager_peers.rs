@@ -13,9 +13,10 @@ use std::time::Duration;
 use common::{eventually, watchdog};
 use connection_support::scratch;
 use procession::connection::{Address, AuthenticationError, Client, ConnectError, Connection, Listener};
-use procession::manager::{CallError, Dict, List, Manager, ManagerError};
+use procession::manager::{CallError, Dict, List, Manager, ManagerError, Service};
 use procession::queue::GetError;
 use procession::{Process, Queue};
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 fn raw(address: &Address) -> UnixStream {
     match address {
@@ -78,6 +79,48 @@ fn peers_without_the_key_learn_nothing_and_hold_up_nobody() {
     // Not those that are silent, 64 of which may be in their handshake, but those that were wrong.
     let threads = || std::fs::read_dir(format!("/proc/{}/task", manager.pid().unwrap())).unwrap().count();
     eventually("nobody else has a thread", || threads() <= 4);
+}
+
+/// Limits its manager's process.
+struct Limits;
+
+impl Service for Limits {
+    const NAME: &'static str = "limits";
+    type Arguments = ();
+    /// How many descriptors there may be.
+    type Request = u64;
+    type Response = ();
+
+    fn create((): ()) -> Self {
+        Limits
+    }
+
+    fn handle(&mut self, descriptors: u64) {
+        let limit = Rlimit { current: Some(descriptors), maximum: Some(descriptors) };
+        setrlimit(Resource::Nofile, limit).unwrap();
+    }
+}
+
+#[test]
+fn peers_without_the_key_do_not_keep_the_last_descriptors() {
+    let _watchdog = watchdog("peers_without_the_key_do_not_keep_the_last_descriptors");
+    // What may be in handshakes is more than there is room for, or less.
+    for (descriptors, clients) in [(60, 0), (60, 16), (400, 0)] {
+        let manager = Manager::builder().register::<Limits>().start().unwrap();
+        let list = manager.list::<u32>().unwrap();
+        manager.create::<Limits>(&()).unwrap().call(&descriptors).unwrap();
+        let connect =
+            || Client::connect::<u32, u32>(manager.address(), Some(manager.authkey())).expect("a connection");
+        let clients: Vec<_> = (0..clients).map(|_| connect()).collect();
+        let silent: Vec<_> = (0..500).map(|_| raw(manager.address())).collect();
+        for n in 0..3 {
+            list.push(&n).unwrap();
+            let other = Manager::connect(manager.address(), manager.authkey().clone()).unwrap();
+            assert_eq!(other.objects().unwrap(), 1);
+            connect();
+        }
+        drop((clients, silent));
+    }
 }
 
 #[test]
@@ -207,6 +250,8 @@ fn addresses_that_cannot_be_had() {
     let refused = matches!(&error, ManagerError::Call(CallError::Connect(ConnectError::Refused { .. })));
     assert!(refused, "{error}");
     let error = Manager::builder().authkey("").start().unwrap_err();
+    assert!(error.to_string().contains("empty"), "{error}");
+    let error = Manager::connect(&address, "").unwrap_err();
     assert!(error.to_string().contains("empty"), "{error}");
 
     // One that was killed left its file, which the next one replaces.

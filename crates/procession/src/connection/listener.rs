@@ -9,6 +9,7 @@ use procession_core::os::socket::{self, Endpoint, Watch};
 use procession_core::shm::ObjectId;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::process::{Resource, getrlimit};
 
 use super::HANDSHAKE_TIMEOUT;
 use super::address::Address;
@@ -17,11 +18,14 @@ use super::error::{AcceptError, AuthenticationError, ListenError};
 use super::pipe::Connection;
 use super::socket_file::SocketFile;
 
-/// How many peers may be in their handshakes at once unless told otherwise. Beyond, the oldest is dropped that has not shown
-/// that it has the key.
+/// How many peers may be in their handshakes at once unless told otherwise.
 const MAX_PENDING: usize = 64;
-/// How long a peer is not dropped for others. Many that come at once, on a busy machine, need some time.
-const UNDISTURBED: Duration = Duration::from_millis(500);
+/// How long who connects may have to wait because those before say nothing: a full backlog of them is gone through in this time.
+const PASSAGE: Duration = Duration::from_millis(300);
+/// How long a peer is not dropped for others, at least. Many that come at once, on a busy machine, need some time.
+const UNDISTURBED: Duration = Duration::from_millis(50);
+/// The part of the descriptors that a process may have that peers in their handshakes get.
+const PART_OF_DESCRIPTORS: u64 = 4;
 /// How often a listener without room looks whether there is some.
 const NO_ROOM: Duration = Duration::from_millis(5);
 
@@ -30,7 +34,9 @@ const NO_ROOM: Duration = Duration::from_millis(5);
 ///
 /// With a key, each peer has to show that it has it and is shown that the listener has. [`Listener::accept`]
 /// returns only those that did; the others are dropped, counted by [`Listener::refused`], logged as a warning,
-/// and do not disturb: handshakes of several peers go on side by side, and each has a limit in time.
+/// and do not disturb: handshakes of several peers go on side by side, and each has a limit in time. When more come than
+/// there is room or descriptors for, the oldest that has not shown that it has the key is dropped, though not within its first
+/// 50 ms.
 ///
 /// Without a key, whoever can reach the address is accepted; at an abstract one, which has no permissions,
 /// only processes of the same user are.
@@ -44,6 +50,7 @@ pub struct Listener {
     socket: OwnedFd,
     address: Address,
     authkey: Option<AuthKey>,
+    backlog: u32,
     handshake_timeout: Duration,
     max_pending: usize,
     state: State,
@@ -58,6 +65,8 @@ struct State {
     /// The socket and the pending peers.
     watch: Watch,
     pending: Vec<Pending>,
+    /// Whether those who wait to be accepted have to wait for those in their handshakes.
+    full: bool,
 }
 
 /// A peer in its handshake.
@@ -157,6 +166,7 @@ impl ListenerBuilder {
             socket,
             address: bound,
             authkey: self.authkey,
+            backlog: self.backlog,
             handshake_timeout: self.handshake_timeout,
             max_pending: self.max_pending,
             state,
@@ -216,7 +226,8 @@ impl Listener {
     /// Peers that fail to authenticate do not end the call: see [`Listener::refused`].
     ///
     /// # Errors
-    /// [`AcceptError::System`] when the system refuses, out of descriptors, say; the peer then still waits.
+    /// [`AcceptError::System`] when the system refuses, out of descriptors, say, and there is no peer in its handshake whose
+    /// descriptor could be had back; who connects then still waits.
     pub fn accept<S, R>(&mut self) -> Result<Connection<S, R>, AcceptError> {
         self.accept_until(Deadline::Never)
     }
@@ -247,6 +258,11 @@ impl Listener {
 
     fn accept_until<S, R>(&mut self, deadline: Deadline) -> Result<Connection<S, R>, AcceptError> {
         self.accept_unless(None, deadline)?.ok_or(AcceptError::Timeout)
+    }
+
+    /// The socket that listens.
+    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 
     /// As [`Listener::accept`]; `None` as soon as `other` is readable, or at the deadline.
@@ -299,11 +315,28 @@ impl Listener {
 
     /// Takes new connections, and begins their handshakes; the first that needs none.
     fn admit(&mut self) -> io::Result<Option<(OwnedFd, Peer)>> {
-        for _ in 0..self.max_pending {
-            if !self.has_room() {
+        let (most, undisturbed) = self.limits();
+        self.state.full = false;
+        for _ in 0..most {
+            if self.state.pending.len() >= most && self.to_be_dropped(undisturbed).is_none() {
+                self.state.full = true;
                 break;
             }
-            let Some((socket, endpoint)) = socket::accept(&self.socket)? else { break };
+            let (socket, endpoint) = match socket::accept(&self.socket) {
+                Ok(Some(accepted)) => accepted,
+                Ok(None) => break,
+                // Who has no descriptor left is told so also when nobody waits.
+                Err(_) if !socket::wait(&self.socket, PollFlags::IN, Deadline::Now)? => break,
+                Err(error) if self.state.pending.is_empty() => return Err(error),
+                Err(_) => {
+                    self.state.full =
+                        !self.drop_slow(undisturbed, "it is slow, and its descriptor is needed");
+                    if self.state.full {
+                        break;
+                    }
+                    continue;
+                }
+            };
             let peer = match endpoint {
                 Endpoint::Inet(address) => Peer::Tcp(address),
                 _ => {
@@ -319,34 +352,50 @@ impl Listener {
                 }
                 return Ok(Some((socket, peer)));
             };
-            let handshake = match Handshake::new(key, Role::Listener, &socket) {
+            let begun = Handshake::new(key, Role::Listener, &socket).and_then(|handshake| {
+                self.state.watch.add(&socket).map_err(AuthenticationError::System)?;
+                Ok(handshake)
+            });
+            let handshake = match begun {
                 Ok(handshake) => handshake,
                 Err(error) => {
                     self.refuse(peer, &error);
                     continue;
                 }
             };
-            if self.state.pending.len() >= self.max_pending
-                && let Some(index) = self.to_be_dropped()
-            {
-                let slow = self.state.remove(index).peer;
-                self.refuse(slow, &AuthenticationError::Protocol("it is slow, and too many others came"));
-            }
-            self.state.watch.add(&socket)?;
+            // More than one only where the process may have fewer descriptors than before.
+            while self.state.pending.len() >= most
+                && self.drop_slow(undisturbed, "it is slow, and too many others came")
+            {}
             let (left, since) = (self.handshake_timeout, Instant::now());
             self.state.pending.push(Pending { socket, handshake, peer, left, since });
         }
         Ok(None)
     }
 
-    /// The peer that would have to make room for others.
-    fn to_be_dropped(&self) -> Option<usize> {
-        let mut pending = self.state.pending.iter();
-        pending.position(|pending| !pending.handshake.is_trusted() && pending.since.elapsed() > UNDISTURBED)
+    /// How many peers may be in their handshakes at once, and how long one is not dropped for others.
+    fn limits(&self) -> (usize, Duration) {
+        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let part = usize::try_from(descriptors / PART_OF_DESCRIPTORS).unwrap_or(usize::MAX);
+        let most = self.max_pending.min(part).max(1);
+        // All of them make room as often as that takes for a full backlog to pass.
+        let turns = (self.backlog as usize).div_ceil(most).max(1);
+        let undisturbed = PASSAGE / u32::try_from(turns).unwrap_or(u32::MAX);
+        (most, undisturbed.max(UNDISTURBED))
     }
 
-    fn has_room(&self) -> bool {
-        self.state.pending.len() < self.max_pending || self.to_be_dropped().is_some()
+    /// The peer that would have to make room for others.
+    fn to_be_dropped(&self, undisturbed: Duration) -> Option<usize> {
+        let mut pending = self.state.pending.iter();
+        pending.position(|pending| !pending.handshake.is_trusted() && pending.since.elapsed() > undisturbed)
+    }
+
+    /// Drops the peer that has to make room for others; whether there is one.
+    fn drop_slow(&mut self, undisturbed: Duration, reason: &'static str) -> bool {
+        let Some(index) = self.to_be_dropped(undisturbed) else { return false };
+        let peer = self.state.remove(index).peer;
+        self.refuse(peer, &AuthenticationError::Protocol(reason));
+        true
     }
 
     /// Without a key, an abstract address is for the user's own processes.
@@ -363,9 +412,9 @@ impl Listener {
     /// Waits for any peer, the deadline, the end of a handshake's time, or `other`; whether it is readable.
     fn wait(&mut self, other: Option<BorrowedFd<'_>>, deadline: Deadline) -> io::Result<bool> {
         // Without room for those who wait to be accepted they must not wake this.
-        let has_room = self.has_room();
+        let full = self.state.full;
         let first = self.state.pending.iter().map(|pending| pending.left).min();
-        let longest = if has_room { first } else { Some(NO_ROOM) };
+        let longest = if full { Some(NO_ROOM) } else { first };
         let until = match longest.map(|longest| deadline.slice(longest).unwrap_or_default()) {
             Some(slice) => Deadline::after(slice),
             None => deadline,
@@ -373,7 +422,7 @@ impl Listener {
         let begun = Instant::now();
         let mut fds = Vec::with_capacity(2);
         fds.extend(other.map(|other| PollFd::from_borrowed_fd(other, PollFlags::IN)));
-        if has_room {
+        if !full {
             fds.push(PollFd::new(&self.state.watch, PollFlags::IN));
         }
         socket::poll(&mut fds, until)?;
@@ -391,7 +440,7 @@ impl State {
     fn new(socket: &OwnedFd) -> io::Result<Self> {
         let watch = Watch::new()?;
         watch.add(socket)?;
-        Ok(State { owner: Identity::current(), watch, pending: Vec::new() })
+        Ok(State { owner: Identity::current(), watch, pending: Vec::new(), full: false })
     }
 
     fn remove(&mut self, index: usize) -> Pending {
@@ -415,5 +464,22 @@ impl AsFd for Listener {
 impl std::fmt::Debug for Pending {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pending").field("peer", &self.peer).field("left", &self.left).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backlog_of_silent_peers_is_gone_through_in_half_a_second() {
+        for (backlog, max_pending) in [(1024, 256), (128, 64), (5, 64), (0, 64), (64, 64)] {
+            let listener = Listener::builder().authkey("key").backlog(backlog).max_pending(max_pending);
+            let (most, undisturbed) = listener.bind().unwrap().limits();
+            assert!(most <= max_pending);
+            let turns = (backlog as usize).div_ceil(most) as u32;
+            assert!(undisturbed >= UNDISTURBED);
+            assert!(undisturbed * turns <= Duration::from_millis(500), "{undisturbed:?}, {turns} times");
+        }
     }
 }

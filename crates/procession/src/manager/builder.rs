@@ -178,8 +178,8 @@ impl Manager {
         self.process.as_ref().map(Process::pid).or_else(of_remote)
     }
 
-    /// Ends the manager and all its objects, for everybody, and waits until it has ended. One that was started here and does not
-    /// end within a second is killed.
+    /// Ends the manager and all its objects, for everybody. Those of registered types are dropped ([`Service`]). Waits until a manager
+    /// that was started here has ended; if it does not within a second, it is killed.
     ///
     /// # Errors
     /// [`ManagerError::Call`] for one that was connected to, and cannot be told.

@@ -18,7 +18,7 @@ use procession_core::os::identity::Identity;
 use procession_core::os::socket;
 use rustix::event::PollFlags;
 
-use super::dial::{Stream, begin, dial, not_a_manager, silent, system};
+use super::dial::{Stream, begin, dial, not_a_manager, receive, silent, system};
 use super::error::CallError;
 use super::reference::Reference;
 use super::table;
@@ -26,8 +26,6 @@ use super::value::{Carriage, Parcel};
 use super::wire::{Answer, Machine, Number, Packed, Refusal, Reply, Request, Token, Welcome};
 use crate::connection::{Address, AuthKey, Client, ConnectError, RecvError, SendError};
 
-/// How often who waits for an answer looks whether the manager lives.
-const SLICE: Duration = Duration::from_millis(250);
 /// How long a manager that closes its connections may take to end.
 const ENDING: Duration = Duration::from_secs(1);
 /// How many connections are kept for later calls.
@@ -83,7 +81,7 @@ impl Remote {
     /// The manager at an address, of which nothing is known but the key.
     pub(super) fn connect(address: &Address, key: &AuthKey) -> Result<Arc<Remote>, CallError> {
         fork::watch().map_err(|source| system(address, "registering with fork", source))?;
-        let (welcome, stream) = begin(address, key, Deadline::Never)?;
+        let (welcome, stream) = begin(address, key, Deadline::Never, None)?;
         let remote = Remote::known(welcome.manager, address.clone(), key.clone());
         remote.settle_in(welcome, stream)?;
         Ok(remote)
@@ -187,8 +185,8 @@ impl Remote {
         if self.locked(|inner| inner.died) {
             return Err(self.ended());
         }
-        let (welcome, stream) =
-            begin(&self.address, &self.key, deadline).map_err(|error| self.unreachable(error))?;
+        let (welcome, stream) = begin(&self.address, &self.key, deadline, self.process())
+            .map_err(|error| self.unreachable(error))?;
         self.settle_in(welcome, stream)
     }
 
@@ -228,7 +226,8 @@ impl Remote {
         if let Some(line) = self.locked(|inner| inner.links.idle.pop()) {
             return Ok(line);
         }
-        let stream = dial(&self.address, &self.key, deadline).map_err(|error| self.unreachable(error))?;
+        let stream = dial(&self.address, &self.key, deadline, self.process())
+            .map_err(|error| self.unreachable(error))?;
         let line = Line { stream, session };
         let joined = line.stream.send(&Request::Join { session }).map_err(|error| self.unsent(error));
         match joined.and_then(|()| self.receive(&line, deadline))? {
@@ -283,31 +282,13 @@ impl Remote {
 
     /// Waits for an answer.
     fn receive(&self, line: &Line, deadline: Deadline) -> Result<Reply<Packed>, CallError> {
-        loop {
-            let slice = deadline.slice(SLICE).unwrap_or_default();
-            match line.stream.recv_timeout(slice) {
-                Ok(reply) => return Ok(reply),
-                Err(RecvError::Timeout) => {}
-                Err(RecvError::Closed | RecvError::Truncated { .. }) => return Err(self.lost()),
-                Err(RecvError::Handle { type_name, source }) => {
-                    return Err(CallError::Open { type_name, source });
-                }
-                Err(RecvError::System(source)) => return Err(system(&self.address, "receiving", source)),
-                Err(error) => {
-                    return Err(system(&self.address, "receiving", io::Error::other(error)));
-                }
-            }
-            // A process that it has forked may have copies of its sockets.
-            if self.process().is_some_and(|process| !process.is_alive()) {
-                return match line.stream.recv_timeout(Duration::ZERO) {
-                    Ok(reply) => Ok(reply),
-                    Err(_) => Err(self.lost()),
-                };
-            }
-            if deadline.passed() {
-                return Err(silent(&self.address));
-            }
-        }
+        receive(&line.stream, self.process(), deadline).map_err(|error| match error {
+            RecvError::Timeout => silent(&self.address),
+            RecvError::Closed | RecvError::Truncated { .. } => self.lost(),
+            RecvError::Handle { type_name, source } => CallError::Open { type_name, source },
+            RecvError::System(source) => system(&self.address, "receiving", source),
+            error => system(&self.address, "receiving", io::Error::other(error)),
+        })
     }
 
     /// Keeps a connection whose call is over.
@@ -407,7 +388,7 @@ impl Remote {
                 }
             }
             None => {
-                let probe = Client::connect_timeout::<(), ()>(&self.address, Some(&self.key), ENDING);
+                let probe = Client::connect_to_process::<(), ()>(&self.address, &self.key, ENDING, None);
                 matches!(probe, Err(ConnectError::Refused { .. }))
             }
         };

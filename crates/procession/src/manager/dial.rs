@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use procession_core::os::clock::Deadline;
+use procession_core::os::identity::Identity;
 
 use super::error::CallError;
 use super::wire::{Answer, Machine, Packed, Refusal, Reply, Request, VERSION, Welcome};
@@ -11,17 +12,25 @@ use crate::connection::{Address, AuthKey, AuthenticationError, Client, ConnectEr
 
 /// How long connecting may take.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How often who waits for an answer looks whether the manager lives.
+const SLICE: Duration = Duration::from_millis(250);
 
 /// A connection to a manager.
 pub(super) type Stream = Connection<Request, Reply<Packed>>;
 
-/// Connects. When more connect at once than a manager looks at, it turns some away: they try again.
-pub(super) fn dial(address: &Address, key: &AuthKey, deadline: Deadline) -> Result<Stream, CallError> {
+/// Connects to a manager, whose process this may be. When more connect at once than a manager looks at, it turns some away: they
+/// try again.
+pub(super) fn dial(
+    address: &Address,
+    key: &AuthKey,
+    deadline: Deadline,
+    process: Option<Identity>,
+) -> Result<Stream, CallError> {
     let deadline = Deadline::after(deadline.slice(PATIENCE).unwrap_or_default());
     let mut pause = Duration::from_millis(1);
     loop {
         let left = deadline.slice(PATIENCE).unwrap_or_default();
-        match Client::connect_timeout(address, Some(key), left) {
+        match Client::connect_to_process(address, key, left, process) {
             Err(ConnectError::Authentication { source: AuthenticationError::Closed, .. })
                 if !deadline.passed() => {}
             result => return Ok(result?),
@@ -36,13 +45,15 @@ pub(super) fn begin(
     address: &Address,
     key: &AuthKey,
     deadline: Deadline,
+    process: Option<Identity>,
 ) -> Result<(Welcome, Stream), CallError> {
-    let stream = dial(address, key, deadline)?;
+    let stream = dial(address, key, deadline, process)?;
     let machine = Machine::this().map_err(|source| system(address, "asking for the machine", source))?;
     if stream.send(&Request::Begin { version: VERSION, machine }).is_err() {
         return Err(CallError::Disconnected { address: address.clone() });
     }
-    match stream.recv_timeout(deadline.slice(PATIENCE).unwrap_or_default()) {
+    let deadline = Deadline::after(deadline.slice(PATIENCE).unwrap_or_default());
+    match receive(&stream, process, deadline) {
         Ok(Ok(Answer::Welcome(welcome))) => Ok((welcome, stream)),
         Ok(Err(Refusal::Version(version))) => Err(CallError::NotAManager {
             address: address.clone(),
@@ -53,6 +64,30 @@ pub(super) fn begin(
         }
         Err(RecvError::Timeout) => Err(silent(address)),
         _ => Err(not_a_manager(address)),
+    }
+}
+
+/// Waits for an answer. [`RecvError::Closed`] also when the manager's process has ended: one that it has forked may have copies
+/// of its sockets.
+pub(super) fn receive(
+    stream: &Stream,
+    process: Option<Identity>,
+    deadline: Deadline,
+) -> Result<Reply<Packed>, RecvError> {
+    loop {
+        match stream.recv_timeout(deadline.slice(SLICE).unwrap_or_default()) {
+            Err(RecvError::Timeout) => {}
+            result => return result,
+        }
+        if process.is_some_and(|process| !process.is_alive()) {
+            return match stream.recv_timeout(Duration::ZERO) {
+                Err(RecvError::Timeout) => Err(RecvError::Closed),
+                result => result,
+            };
+        }
+        if deadline.passed() {
+            return Err(RecvError::Timeout);
+        }
     }
 }
 

@@ -32,13 +32,14 @@
 //! - **A client**, at any instruction: its references vanish, its call was carried out or not. Nobody waits for it. The same
 //!   holds for one that is stopped, or does not read what it asked for: others are not disturbed.
 //! - **The manager**: each call fails with [`CallError::ManagerDied`], at once also where a thread waits for an answer. Its
-//!   objects are gone; what lies in shared memory is not.
+//!   objects are gone; what lies in shared memory is not. Where a handler had forked a process that lives on, it takes up to half a second to notice.
 //! - **The process that started the manager**: the manager ends too, at once.
 //!
 //! # Who may connect
 //!
 //! Whoever has the key. It is random unless given. Each side shows the other that it has it, without sending it. Who has
-//! not is turned away after a few hundred bytes, or after 10 s, and holds up nobody meanwhile; 256 may try at once. With the key
+//! not is turned away after a few hundred bytes, after 10 s, or sooner when others wait; 256 may try at once (of few descriptors, a quarter as
+//! many as there may be). A crowd of them delays who connects by half a second at most, and nobody who is connected. With the key
 //! comes full trust: clients can change and fill everything there is. What is sent over TCP is not encrypted.
 
 mod builder;
@@ -63,4 +64,4 @@ pub use error::{CallError, ManagerError};
 pub use list::{Iter, List};
 pub use namespace::Namespace;
 pub use service::{Proxy, Service};
-pub(crate) use table::{before_fork, forget_parents};
+pub(crate) use table::{before_fork, child_ended, forget_parents};

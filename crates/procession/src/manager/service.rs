@@ -17,6 +17,10 @@ use super::wire::{Answer, Kind, Operation};
 /// uses the manager makes objects by [`Manager::create`](super::Manager::create). Usually requests and responses are enums
 /// with one variant for each thing that the object does. Handles and proxies may be parts of them.
 ///
+/// An object is dropped, in the manager's process and on any thread of it, when nobody has a proxy of it any more, or when the manager is shut
+/// down: then the oldest first, for a second altogether, and not one that is handling a request. One whose manager is killed
+/// is not dropped; nor are those of a manager whose starter was killed.
+///
 /// ```
 /// use procession::manager::{Manager, Service};
 /// use serde::{Deserialize, Serialize};

@@ -13,7 +13,9 @@ mod table;
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use procession_core::os::clock::Deadline;
@@ -40,6 +42,8 @@ const BACKLOG: u32 = 1024;
 const HANDSHAKES: usize = 256;
 /// How long what a client had sent is kept after the client's end, for who has yet to open it.
 const GRACE: Duration = Duration::from_secs(3600);
+/// How long objects may take to end when the manager does.
+const ENDING: Duration = Duration::from_secs(1);
 /// How long the manager pauses that is out of descriptors, threads or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -60,6 +64,20 @@ pub(super) struct Started {
     pub(super) manager: Token,
 }
 
+/// The socket at which this process listens as a manager; -1 if it does not.
+static LISTENING: AtomicI32 = AtomicI32::new(-1);
+
+/// In a forked child of a manager: closes its copy of the socket that listens. Nobody answers there, and the address is to be
+/// free once the manager has ended.
+pub(super) fn stop_listening() {
+    let socket = LISTENING.swap(-1, Ordering::Relaxed);
+    if socket != -1 {
+        // SAFETY: `accept` has the descriptor open as long as it is noted here. It runs on the manager's first thread, which
+        // forks nothing, so there is none in this process that could use it or close it.
+        drop(unsafe { OwnedFd::from_raw_fd(socket) });
+    }
+}
+
 /// Lives as a manager until it is told to end.
 pub(super) fn serve(orders: Orders) {
     let Orders { started, .. } = &orders;
@@ -75,6 +93,7 @@ pub(super) fn serve(orders: Orders) {
     if started.send(&Ok(about)).is_ok() {
         drop(orders);
         home.accept(listener, &stop);
+        home.end();
     }
 }
 
@@ -160,6 +179,12 @@ impl Home {
     }
 
     fn accept(self: &Arc<Self>, mut listener: Listener, stop: &Receiver<Nudge>) {
+        LISTENING.store(listener.socket().as_raw_fd(), Ordering::Relaxed);
+        self.accept_from(&mut listener, stop);
+        LISTENING.store(-1, Ordering::Relaxed);
+    }
+
+    fn accept_from(self: &Arc<Self>, listener: &mut Listener, stop: &Receiver<Nudge>) {
         loop {
             let deadline = self.next_expiry().map_or(Deadline::Never, Deadline::At);
             match listener.accept_unless(Some(stop.as_fd()), deadline) {
@@ -285,15 +310,98 @@ impl Home {
             let mut tickets = self.tickets();
             tickets.held.extract_if(|_, held| held.until.is_some_and(|until| until <= now)).collect()
         };
-        drop(over);
+        if over.is_empty() {
+            return;
+        }
+        // The end of an object is a user's code, and may take as long as it likes: not on the thread that accepts.
+        let (hand, over_there) = mpsc::channel();
+        match thread(move || drop(over_there.recv())) {
+            // It waits for them.
+            Ok(()) => drop(hand.send(over)),
+            Err(error) => {
+                tracing::warn!(%error, "a manager keeps objects that are over until it can start a thread");
+                self.tickets().held.extend(over);
+                std::thread::sleep(PAUSE);
+            }
+        }
+    }
+
+    /// Ends the objects of registered types, as far as they do in time.
+    fn end(&self) {
+        let (over, ended) = mpsc::channel();
+        let objects = Arc::clone(&self.objects);
+        let ending = thread(move || {
+            objects.end_services();
+            // Unless it took too long, somebody waits for this.
+            let _late = over.send(());
+        });
+        let ended = ending.map(|()| ended.recv_timeout(ENDING));
+        if !matches!(ended, Ok(Ok(()))) {
+            tracing::warn!(?ended, "a manager ends before its objects have");
+        }
     }
 }
 
+/// Starts a thread.
+fn thread(run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    std::thread::Builder::new().name("manager".into()).spawn(run).map(drop)
+}
+
 /// The process with this pid, to be watched: the end of a client whose forked children have copies of its sockets.
-fn watch(pid: Option<rustix::process::Pid>) -> Result<Option<rustix::fd::OwnedFd>, io::Error> {
+fn watch(pid: Option<rustix::process::Pid>) -> Result<Option<OwnedFd>, io::Error> {
     match pid.map(Identity::of_pid) {
         None => Ok(None),
         Some(Ok(client)) => client.open().map(Some),
         Some(Err(error)) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manager::value::Carriage;
+
+    /// An object whose end waits for a message.
+    struct Slow(Mutex<mpsc::Receiver<()>>);
+
+    impl service::Served for Slow {
+        fn handle(
+            &mut self,
+            _: Packed,
+            _: &Arc<Remote>,
+            _: Carriage,
+            _: &mut service::Keep<'_>,
+        ) -> Result<(), Refusal> {
+            Ok(())
+        }
+    }
+
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            let _message = self.0.get_mut().unwrap().recv_timeout(Duration::from_secs(10));
+        }
+    }
+
+    #[test]
+    fn an_object_that_ends_with_its_ticket_holds_up_nobody() {
+        let (_, nudge) = Pipe::one_way().unwrap();
+        let address = Address::Abstract(b"procession: nobody".to_vec());
+        let home = Home {
+            objects: Arc::default(),
+            sessions: Sessions::default(),
+            remote: Remote::known(token(), address, "key".into()),
+            machine: Machine::another(),
+            names: Mutex::default(),
+            tickets: Mutex::default(),
+            nudge,
+        };
+        let (end, waiting) = mpsc::channel();
+        let state = State::Service(Box::new(Slow(Mutex::new(waiting))));
+        let object = home.objects.add(Kind::Service("slow".into()), state);
+        let ticket = home.hold(object, token());
+        home.tickets().held.get_mut(&ticket).unwrap().until = Some(Instant::now());
+        home.expire();
+        assert!(home.next_expiry().is_none());
+        end.send(()).expect("its end has waited for this in another thread");
     }
 }

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 
 use serde::{Serialize, Serializer};
 
@@ -35,6 +35,12 @@ impl Hosted {
         // A handler that panics leaves its object to the next call.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn end(&self, state: State) {
+        if panic::catch_unwind(AssertUnwindSafe(|| drop(state))).is_err() {
+            tracing::warn!(kind = %self.kind, "an object panicked at its end");
+        }
+    }
 }
 
 thread_local! {
@@ -59,9 +65,7 @@ impl Drop for Hosted {
         });
         let mut next = later;
         while let Some(state) = next {
-            if panic::catch_unwind(AssertUnwindSafe(|| drop(state))).is_err() {
-                tracing::warn!(kind = %self.kind, "an object panicked at its end");
-            }
+            self.end(state);
             next = ENDED.with_borrow_mut(|ended| {
                 let next = ended.as_mut().and_then(Vec::pop);
                 if next.is_none() {
@@ -106,9 +110,33 @@ impl Objects {
         self.lock().all.get(&number).and_then(Weak::upgrade).ok_or(Refusal::Gone)
     }
 
+    /// Those with these numbers that there are.
+    pub(super) fn find_all(&self, numbers: &[Number]) -> Vec<Arc<Hosted>> {
+        let index = self.lock();
+        numbers.iter().filter_map(|number| index.all.get(number).and_then(Weak::upgrade)).collect()
+    }
+
     /// How many there are.
     pub(super) fn count(&self) -> usize {
         self.lock().all.len()
+    }
+
+    /// Drops the objects of registered types, the oldest first, but for those that are handling a request. Who calls one from now
+    /// on waits for the end of the process.
+    pub(super) fn end_services(&self) {
+        let mut objects: Vec<_> = self.lock().all.values().filter_map(Weak::upgrade).collect();
+        objects.retain(|object| matches!(object.kind, Kind::Service(_)));
+        objects.sort_unstable_by_key(|object| object.number);
+        for object in &objects {
+            let mut state = match object.state.try_lock() {
+                Ok(state) => state,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => continue,
+            };
+            let over = std::mem::replace(&mut *state, State::Over);
+            std::mem::forget(state);
+            object.end(over);
+        }
     }
 
     /// A value to be kept, with the objects that it refers to.
