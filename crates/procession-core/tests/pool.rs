@@ -121,7 +121,7 @@ fn what_was_cancelled_is_passed_over() {
     assert_eq!(reports(&work), [(Report { id: task(1, 0), outcome: Outcome::Cancelled }, Vec::new())]);
     work.forget_cancelled(1);
     assert_eq!(work.cancel_unless_running(2).expect("sound"), Cancelled::Running(Identity::current()));
-    assert_eq!(work.cancel(2).expect("sound"), (true, vec![Identity::current()]));
+    assert_eq!(work.cancel(2).expect("sound"), (true, vec![(Identity::current(), task(2, 0))]));
     second.done().expect("it is mine");
     work.forget_cancelled(2);
     assert_eq!(take(&work).task.id, task(3, 0));

@@ -12,6 +12,7 @@
 
 mod builder;
 mod call;
+mod cancel;
 mod collect;
 mod error;
 mod imap;

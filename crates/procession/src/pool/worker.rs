@@ -17,7 +17,7 @@ use serde::de::{self, DeserializeOwned, Deserializer};
 use serde::ser::{self, Serializer};
 use serde::{Deserialize, Serialize};
 
-use super::task::{Caller, Failure};
+use super::task::{Caller, Failure, REPORT_HEAD, WITH_HANDLES};
 use crate::codec::append;
 use crate::handle::{self, with_reason};
 use crate::process::{self, Panic, StartError, TaskRef, caught, function, getpid};
@@ -182,10 +182,10 @@ impl fmt::Debug for Initializer {
 
 /// What a worker process runs.
 pub(super) fn work(order: Order) {
-    // One that was forked by a helper thread has all blocked.
-    os::unblock_signals();
     // Ctrl-C is for the pool's process, with which the worker ends; the programs that a task runs get it too.
     let passed = os::set_disposition(Signal::INT, Disposition::Pass);
+    // It was started with all blocked.
+    os::unblock_signals();
     let Order { work: Work(work), initializer, tasks, memory, daemon } = order;
     let pid = getpid() as i32;
     let begun = passed
@@ -274,7 +274,7 @@ impl Worker {
         self.input.clear();
         self.input.extend_from_slice(assignment.payload());
         self.output.clear();
-        self.output.resize(Report::LEN, 0);
+        self.output.resize(REPORT_HEAD, 0);
         let handles = Tally::begin();
         let mark = handles.mark();
         let (outcome, opened) = self.caller.call(&self.input, &mut self.output);
@@ -283,7 +283,10 @@ impl Worker {
             std::mem::forget(assignment);
             process::exit(0);
         }
-        self.sent_handles |= handles.mark() != mark;
+        if handles.mark() != mark {
+            self.sent_handles = true;
+            self.output[Report::LEN] = WITH_HANDLES;
+        }
         self.output[..Report::LEN].copy_from_slice(&Report { id, outcome }.to_bytes());
         match self.work.put_report(&self.output) {
             Ok(()) => handles.keep(),
@@ -291,7 +294,8 @@ impl Worker {
             Err(error) => {
                 drop(handles);
                 let mut short = Report { id, outcome: Outcome::Raised }.to_bytes().to_vec();
-                let len = self.output.len() - Report::LEN;
+                short.resize(REPORT_HEAD, 0);
+                let len = self.output.len() - REPORT_HEAD;
                 Failure::Result(format!("{len} bytes: {error}")).write(&mut short);
                 self.work.put_report(&short).map_err(|error| error.to_string())?;
             }
