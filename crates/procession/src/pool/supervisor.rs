@@ -63,7 +63,8 @@ impl Recruiter {
         self.started += 1;
         let mut builder = Process::builder(work, self.order.clone())
             .name(format!("PoolWorker-{}", self.started))
-            .daemon(self.order.daemon);
+            .daemon(self.order.daemon)
+            .defer_interrupts();
         if let Some(method) = self.method {
             builder = builder.start_method(method);
         }

@@ -184,7 +184,7 @@ impl fmt::Debug for Initializer {
 pub(super) fn work(order: Order) {
     // Ctrl-C is for the pool's process, with which the worker ends; the programs that a task runs get it too.
     let passed = os::set_disposition(Signal::INT, Disposition::Pass);
-    // It was started with all blocked.
+    // It was started with this one blocked, or all.
     os::unblock_signals();
     let Order { work: Work(work), initializer, tasks, memory, daemon } = order;
     let pid = getpid() as i32;
