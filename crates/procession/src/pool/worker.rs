@@ -22,7 +22,7 @@ use crate::codec::append;
 use crate::handle::{self, with_reason};
 use crate::process::{self, Panic, StartError, TaskRef, caught, function, getpid};
 
-/// How often an idle worker that does not end with the pool's process looks whether that is gone.
+/// How often a worker that does not end with the pool's process looks whether that is gone.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a worker goes on trying to take a task for which there is no memory.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -234,7 +234,15 @@ impl Worker {
     fn serve(mut self) -> Result<(), (WorkQueue, String)> {
         let mut done = 0;
         let mut failing: Option<Instant> = None;
+        let mut looked = Instant::now();
         loop {
+            // Who is no daemon ends by itself when the pool's process is gone, whatever waits to be done.
+            if !self.daemon && looked.elapsed() >= LOOK {
+                if !process::parent().is_some_and(|pool| pool.is_alive()) {
+                    break;
+                }
+                looked = Instant::now();
+            }
             let deadline = if self.daemon { Deadline::Never } else { Deadline::after(LOOK) };
             match self.work.take(deadline) {
                 Ok(Next::Task(assignment)) => {
@@ -248,11 +256,7 @@ impl Worker {
                     }
                 }
                 Ok(Next::Leave) | Err(GetError::ShutDown) => break,
-                Err(GetError::Empty) => {
-                    if !process::parent().is_some_and(|pool| pool.is_alive()) {
-                        break;
-                    }
-                }
+                Err(GetError::Empty) => {}
                 // Others may free some.
                 Err(GetError::Memory(RingError::Limit { .. } | RingError::System(_)))
                     if failing.get_or_insert_with(Instant::now).elapsed() < PATIENCE =>
