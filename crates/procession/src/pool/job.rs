@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::TaskError;
 use super::error::{Label, TaskName};
+use super::out::{Items, Out, Tasks};
 use super::task::{Failure, RAISED, REPORT_HEAD, RETURNED, WITH_HANDLES};
 use crate::handle::with_reason;
 
@@ -37,13 +38,6 @@ struct Slot<R> {
     came: Came<R>,
 }
 
-/// Some items of a job.
-#[derive(Clone, Copy, Debug)]
-struct Items {
-    first: u64,
-    count: u32,
-}
-
 /// How a task came back.
 pub(super) enum Ending<'a> {
     /// With this report of its results.
@@ -61,27 +55,6 @@ pub(super) enum Order {
     AsSubmitted,
     /// As they come.
     AsDone,
-}
-
-/// A task that was put and whose report has not come.
-#[derive(Clone, Copy, Debug)]
-struct Out {
-    /// How many bytes its message has, at least 1; 0 when it has come back.
-    bytes: u32,
-    items: Items,
-    /// With [`Order::AsSubmitted`], the number of its slot.
-    slot: u64,
-    /// It was cancelled: its slot is filled, and its report, which is still to come, says nothing.
-    cancelled: bool,
-}
-
-/// The tasks that are out.
-#[derive(Debug)]
-enum Tasks {
-    /// By their number, the first of which is given.
-    Row(u64, VecDeque<Out>),
-    /// Where the first may be out for ever while others come and go.
-    Loose(HashMap<u32, Out>),
 }
 
 #[derive(Debug)]
@@ -276,14 +249,14 @@ impl<R: DeserializeOwned> Job<R> {
 
     /// Whether the results of a task can be taken now.
     pub(super) fn has_next(&self) -> bool {
-        self.state().slots.front().is_some_and(|slot| !matches!(slot.came, Came::Waiting))
+        self.state().has_next()
     }
 
     /// The results of the next task; none when they have not come.
     pub(super) fn take_next(&self) -> impl Iterator<Item = Result<R, TaskError>> {
         let slot = {
             let state = &mut *self.state();
-            let next = state.slots.pop_front_if(|slot| !matches!(slot.came, Came::Waiting));
+            let next = if state.has_next() { state.slots.pop_front() } else { None };
             if let Some(slot) = &next {
                 state.first += 1;
                 state.given += u64::from(slot.items.count);
@@ -397,6 +370,10 @@ impl<R> State<R> {
         Settled { bytes, over: self.complete && self.out == 0 }
     }
 
+    fn has_next(&self) -> bool {
+        self.slots.front().is_some_and(|slot| !matches!(slot.came, Came::Waiting))
+    }
+
     /// Puts what came of a task into its slot.
     fn fill(&mut self, order: Order, task: Out, came: Came<R>) {
         self.done += u64::from(task.items.count);
@@ -406,62 +383,6 @@ impl<R> State<R> {
         match order {
             Order::AsSubmitted => self.slots[(task.slot - self.first) as usize].came = came,
             Order::AsDone => self.slots.push_back(Slot { items: task.items, came }),
-        }
-    }
-}
-
-impl Items {
-    /// One by one.
-    fn each(self) -> impl Iterator<Item = Items> {
-        (self.first..self.first + u64::from(self.count)).map(|first| Items { first, count: 1 })
-    }
-}
-
-impl Tasks {
-    fn get(&self, index: u32) -> Option<&Out> {
-        match self {
-            Tasks::Loose(loose) => loose.get(&index),
-            Tasks::Row(first, row) => {
-                row.get(index.wrapping_sub(*first as u32) as usize).filter(|task| task.bytes != 0)
-            }
-        }
-    }
-
-    /// Calls `each` with the tasks that are out, and their numbers.
-    fn each(&mut self, mut each: impl FnMut(u32, &mut Out)) {
-        match self {
-            Tasks::Loose(loose) => loose.iter_mut().for_each(|(index, task)| each(*index, task)),
-            Tasks::Row(first, row) => {
-                let out = (*first..).zip(row).filter(|(_, task)| task.bytes != 0);
-                out.for_each(|(index, task)| each(index as u32, task));
-            }
-        }
-    }
-
-    /// Takes a task out that has come back; `None` when it had before.
-    fn remove(&mut self, index: u32) -> Option<Out> {
-        match self {
-            Tasks::Loose(loose) => loose.remove(&index),
-            Tasks::Row(first, row) => {
-                let place = row.get_mut(index.wrapping_sub(*first as u32) as usize)?;
-                let task = (place.bytes != 0).then_some(*place)?;
-                place.bytes = 0;
-                while row.front().is_some_and(|task| task.bytes == 0) {
-                    row.pop_front();
-                    *first += 1;
-                }
-                Some(task)
-            }
-        }
-    }
-
-    fn remove_all(&mut self) -> Vec<Out> {
-        match self {
-            Tasks::Loose(loose) => loose.drain().map(|(_, task)| task).collect(),
-            Tasks::Row(first, row) => {
-                *first += row.len() as u64;
-                row.drain(..).filter(|task| task.bytes != 0).collect()
-            }
         }
     }
 }

@@ -17,6 +17,7 @@ mod collect;
 mod error;
 mod imap;
 mod job;
+mod out;
 mod progress;
 mod result;
 mod shared;
