@@ -73,19 +73,19 @@ fn an_interrupt_of_all_ends_no_worker_that_begins() {
 #[test]
 fn a_worker_that_is_no_daemon_begins_no_task_of_a_killed_pool() {
     let _watchdog = watchdog("a_worker_that_is_no_daemon_begins_no_task_of_a_killed_pool");
-    let begun = Queue::<u32>::unbounded().unwrap();
-    let parent = |begun: Queue<u32>| {
-        let pool = Pool::builder().workers(1).daemon(false).build().unwrap();
-        let note = |begun: Queue<u32>| {
-            begun.put(&std::process::id()).unwrap();
-            std::thread::sleep(Duration::from_millis(300));
-        };
+    let ready = Queue::<u32>::unbounded().unwrap();
+    let parent = |ready: Queue<u32>| {
+        let note = |ready: Queue<u32>| ready.put(&std::process::id()).unwrap();
+        let pool = Pool::builder().workers(1).daemon(false).initializer(note, ready).build().unwrap();
         // More than anybody waits for here.
-        let _map = pool.task(note).chunksize(1).map_async((0..1000).map(|_| begun.clone())).unwrap();
+        let sleep = |ms: u64| std::thread::sleep(Duration::from_millis(ms));
+        let _map = pool.task(sleep).chunksize(1).map_async(vec![300; 1000]).unwrap();
         std::thread::sleep(Duration::from_secs(150));
     };
-    let parent = Process::spawn(parent, begun.clone()).unwrap();
-    let worker = begun.get().unwrap();
+    let parent = Process::spawn(parent, ready.clone()).unwrap();
+    let worker = ready.get().unwrap();
+    // It has a task.
+    std::thread::sleep(Duration::from_millis(100));
     parent.kill().unwrap();
     eventually("the worker is gone", || process_state(worker).is_none_or(|(state, _)| state == 'Z'));
 }
