@@ -5,9 +5,9 @@ use std::time::Duration;
 use procession_core::os::clock::Deadline;
 use procession_core::os::identity::Identity;
 use procession_core::pool::{
-    Assignment, Cancelled, Lost, Next, Outcome, Report, Task, TaskId, WorkQueue, who_lost,
+    Assignment, Cancelled, Condemned, Lost, Next, Outcome, Report, Task, TaskId, WorkQueue, who_lost,
 };
-use procession_core::queue::GetError;
+use procession_core::queue::{GetError, RingError};
 
 fn soon() -> Deadline {
     Deadline::after(Duration::from_secs(60))
@@ -121,7 +121,7 @@ fn what_was_cancelled_is_passed_over() {
     assert_eq!(reports(&work), [(Report { id: task(1, 0), outcome: Outcome::Cancelled }, Vec::new())]);
     work.forget_cancelled(1);
     assert_eq!(work.cancel_unless_running(2).expect("sound"), Cancelled::Running(Identity::current()));
-    assert_eq!(work.cancel(2).expect("sound"), (true, vec![Identity::current()]));
+    assert_eq!(work.cancel(2).expect("sound"), (true, vec![(Identity::current(), task(2, 0))]));
     second.done().expect("it is mine");
     work.forget_cancelled(2);
     assert_eq!(take(&work).task.id, task(3, 0));
@@ -166,6 +166,76 @@ fn each_worker_decides_alone_or_the_pool_does() {
     assert!(passed_over.iter().all(|job| cancelled.contains(job)));
     assert_eq!(passed_over.len() + done.len(), 300);
     assert!(done.iter().all(|job| !passed_over.contains(job)));
+}
+
+#[test]
+fn a_job_is_not_cancelled_while_a_task_of_it_runs() {
+    let work = WorkQueue::new().expect("a pool");
+    for index in 0..10_000 {
+        submit(&work, task(1, index), 0);
+    }
+    work.close().expect("sound");
+    let runs = take(&work);
+    let others = {
+        let work = work.clone();
+        std::thread::spawn(move || {
+            while let Ok(Next::Task(assignment)) = work.take(Deadline::Now) {
+                assignment.done().expect("it is mine");
+            }
+        })
+    };
+    while !others.is_finished() {
+        assert!(matches!(work.cancel_unless_running(1).expect("sound"), Cancelled::Running(_)));
+    }
+    others.join().expect("no panic");
+    assert_eq!(reports(&work), []);
+    runs.done().expect("it is mine");
+    assert_eq!(work.cancel_unless_running(1).expect("sound"), Cancelled::Yes);
+}
+
+#[test]
+fn a_cancelled_task_of_a_dead_worker_is_not_begun_again() {
+    let work = WorkQueue::new().expect("a pool");
+    submit(&work, task(1, 0), 5);
+    let dead = in_a_worker_that_dies(|| std::mem::forget(take(&work)));
+    assert_eq!(work.lost().expect("sound"), []);
+    assert!(work.cancel(1).expect("sound").0);
+    assert_eq!(work.lost().expect("sound"), [Lost { id: task(1, 0), worker: Some(dead) }]);
+}
+
+#[test]
+fn there_is_room_to_condemn_all_workers_of_a_pool() {
+    let work = WorkQueue::new().expect("a pool");
+    submit(&work, task(1, 0), 0);
+    let assignment = take(&work);
+    let me = std::process::id() as i32;
+    let condemn = || work.condemn_if_running(me, 1, Some(0)).expect("sound");
+    assert!((0..500).all(|_| condemn() == Condemned::Yes(task(1, 0))));
+    let more = (0..10_000).take_while(|_| condemn() != Condemned::NoRoom).count();
+    assert!(more < 10_000);
+    work.pardon(me);
+    assert_eq!(condemn(), Condemned::Yes(task(1, 0)));
+    assignment.done().expect("it is mine");
+    assert_eq!(condemn(), Condemned::NotRunning);
+    assert!(matches!(work.take(Deadline::Now), Ok(Next::Leave)));
+}
+
+#[test]
+fn a_report_waits_for_memory_that_others_have() {
+    const MIB: u64 = 1 << 20;
+    let work = WorkQueue::new().expect("a pool");
+    let error = |needed| RingError::Limit { used: 20 * MIB, needed, max_bytes: 20 * MIB };
+    assert!(!work.may_be_freed(&error(15 * MIB)));
+    // One that is being put, by another worker.
+    let reserved = work.reports().reserve(8 << 20).expect("room");
+    assert!(work.may_be_freed(&error(15 * MIB)) && !work.may_be_collected(&error(15 * MIB)));
+    assert!(!work.may_be_freed(&error(20 * MIB)), "it would not fit alone");
+    reserved.commit(Deadline::Never).expect("room");
+    assert!(work.may_be_freed(&error(15 * MIB)) && work.may_be_collected(&error(15 * MIB)));
+    let taken = work.reports().get_many(1, Deadline::Now).expect("a report");
+    assert!(work.may_be_freed(&error(15 * MIB)) && !work.may_be_collected(&error(15 * MIB)));
+    drop(taken);
+    assert!(!work.may_be_freed(&error(15 * MIB)));
 }
 
 #[test]

@@ -11,8 +11,8 @@ use rustix::fd::{AsRawFd, BorrowedFd};
 /// process's pid.
 ///
 /// The new process has this one's environment and `marker=N`, where `N` is the number under which it inherits
-/// `fd`; standard input reads as empty; no signal is blocked; SIGCHLD has its default action, and every other
-/// signal that this process ignores stays ignored.
+/// `fd`; standard input reads as empty; SIGINT alone is blocked, until it is known what that is to do; SIGCHLD has its default
+/// action, and every other signal that this process ignores stays ignored.
 ///
 /// # Errors
 /// Out of processes, memory or descriptors, or the program cannot be executed. No process is left then.
@@ -110,8 +110,10 @@ impl Attributes {
             let mut attributes = Attributes(attributes.assume_init());
             let mut set: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&mut set);
+            libc::sigaddset(&mut set, libc::SIGINT);
             check(libc::posix_spawnattr_setsigmask(&mut attributes.0, &set))?;
             // An ignored SIGCHLD would be inherited, and the child's own children could not be waited for.
+            libc::sigemptyset(&mut set);
             libc::sigaddset(&mut set, libc::SIGCHLD);
             check(libc::posix_spawnattr_setsigdefault(&mut attributes.0, &set))?;
             let flags = libc::POSIX_SPAWN_SETSIGMASK | libc::POSIX_SPAWN_SETSIGDEF;

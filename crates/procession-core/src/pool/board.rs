@@ -10,23 +10,19 @@ use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 /// How many jobs can be cancelled whose tasks have not all come back.
 const CANCELLED: usize = 8190;
-/// How many workers can be about to be killed.
-const CONDEMNED: usize = 255;
+/// How many workers can be about to be killed: more than a pool has.
+const CONDEMNED: usize = 512;
 /// Where their words begin.
 const CONDEMNED_AT: usize = CANCELLED + 2;
 /// How many words there are.
 const WORDS: usize = CONDEMNED_AT + 1 + CONDEMNED;
-/// In the word of a cancelled job: a worker has found it there, and passed a task of it over.
-const SKIPPED: u64 = 1 << 63;
 
 /// The words, in a block of shared memory:
 ///
 /// - 0: how many workers are to leave. The pool adds, and a worker that leaves takes 1 away: one that dies in between has
 ///   left too.
 /// - 1: how many of the next words may be in use, as the pool alone stores it.
-/// - then: cancelled jobs, or 0. The pool stores a job in the place of 0, and 0 in that of a job; a worker adds [`SKIPPED`] in
-///   one exchange, which is what decides whether a task that it has already taken runs. One that dies right after it has
-///   the task in its hands, which the pool finds.
+/// - then: cancelled jobs, or 0, as the pool alone stores them.
 /// - then: how many of the last words are in use; and those: workers that are to take no task any more, or 0. As the pool
 ///   alone stores them.
 #[derive(Clone, Debug)]
@@ -92,17 +88,12 @@ impl Board {
         true
     }
 
-    /// Takes the mark back, unless a worker has acted on it. As [`Board::cancel`].
-    pub(super) fn withdraw(&self, job: u64) -> bool {
-        self.used().iter().any(|word| word.compare_exchange(job, 0, SeqCst, Relaxed).is_ok())
-    }
-
     /// Takes the mark back. As [`Board::cancel`].
     pub(super) fn forget(&self, job: u64) {
         let mut last = 0;
         for (place, word) in self.used().iter().enumerate() {
             let found = word.load(Relaxed);
-            if found & !SKIPPED == job {
+            if found == job {
                 word.store(0, SeqCst);
             } else if found != 0 {
                 last = place + 1;
@@ -121,16 +112,7 @@ impl Board {
     /// Whether a task of this job, which the caller has taken, is to be passed over.
     #[inline]
     pub(super) fn is_cancelled(&self, job: u64) -> bool {
-        self.used().iter().any(|word| {
-            let found = word.load(SeqCst);
-            found == job | SKIPPED
-                || found == job
-                    && match word.compare_exchange(job, job | SKIPPED, SeqCst, SeqCst) {
-                        Ok(_) => true,
-                        // Another worker was faster, or it was taken back.
-                        Err(now) => now == job | SKIPPED,
-                    }
-        })
+        self.used().iter().any(|word| word.load(SeqCst) == job)
     }
 
     /// Has a worker take no task any more. False when there is no room. As [`Board::cancel`].

@@ -25,6 +25,8 @@ use crate::shm::{CreateError, OpenError};
 const MUCH: u64 = 1 << 20;
 /// How long a worker waits before it tries again to report, when reports take all memory that they may.
 const UNTIL_COLLECTED: Duration = Duration::from_millis(5);
+/// After so many attempts, about a second, it looks whether there is still somebody to collect.
+const ATTEMPTS: u32 = 200;
 
 /// A pool's tasks and reports. Clones are the same ones.
 #[derive(Clone, Debug)]
@@ -32,6 +34,10 @@ pub struct WorkQueue {
     tasks: Queue,
     reports: Queue,
     board: Board,
+    /// The pool's process.
+    pool: Identity,
+    /// How much memory the reports' queue has in use without reports.
+    least: u64,
 }
 
 /// A task that this worker has to do. Dereferences to the whole message, [`Task::LEN`] bytes of which are the [`Task`].
@@ -74,20 +80,34 @@ pub enum Cancelled {
     NoRoom,
 }
 
+/// What became of an attempt to keep a worker from taking another task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condemned {
+    /// It has this task in its hands, and takes no other.
+    Yes(TaskId),
+    /// It has no such task. Nothing has changed.
+    NotRunning,
+    /// Too many are condemned and not yet pardoned. Nothing has changed.
+    NoRoom,
+}
+
 impl WorkQueue {
     /// How many bytes a handle has.
-    pub const HANDLE_LEN: usize = 2 * HANDLE_LEN + Handle::LEN;
+    pub const HANDLE_LEN: usize = 2 * HANDLE_LEN + Handle::LEN + 2 * size_of::<u64>();
 
-    /// Makes one without tasks.
+    /// Makes one without tasks. This process is the pool's.
     ///
     /// # Errors
     /// [`CreateError`]: the system refused.
     pub fn new() -> Result<Self, CreateError> {
         let options = QueueOptions::new();
+        let reports = Queue::create(&options)?;
         Ok(WorkQueue {
             tasks: Queue::create(&options.joinable(true))?,
-            reports: Queue::create(&options)?,
+            least: reports.memory_in_use(),
+            reports,
             board: Board::new()?,
+            pool: Identity::current(),
         })
     }
 
@@ -96,8 +116,13 @@ impl WorkQueue {
     /// # Errors
     /// Out of descriptors.
     pub fn to_handle(&self) -> io::Result<Vec<u8>> {
-        let parts =
-            [&self.tasks.to_handle()?[..], &self.reports.to_handle()?, &self.board.send()?.to_bytes()];
+        let parts = [
+            &self.tasks.to_handle()?[..],
+            &self.reports.to_handle()?,
+            &self.board.send()?.to_bytes(),
+            &self.pool.to_bits().to_le_bytes(),
+            &self.least.to_le_bytes(),
+        ];
         Ok(parts.concat())
     }
 
@@ -110,11 +135,18 @@ impl WorkQueue {
             return Err(OpenError::Malformed("wrong length"));
         }
         let (tasks, rest) = handle.split_at(HANDLE_LEN);
-        let (reports, board) = rest.split_at(HANDLE_LEN);
+        let (reports, rest) = rest.split_at(HANDLE_LEN);
+        let (board, rest) = rest.split_at(Handle::LEN);
+        let word = |at: usize| {
+            let bytes = rest.get(at..at + size_of::<u64>()).and_then(|bytes| bytes.try_into().ok());
+            bytes.map(u64::from_le_bytes).ok_or(OpenError::Malformed("wrong length"))
+        };
         Ok(WorkQueue {
             tasks: Queue::from_handle(tasks)?,
             reports: Queue::from_handle(reports)?,
             board: Board::open(Handle::from_bytes(board)?)?,
+            pool: Identity::from_bits(word(0)?).ok_or(OpenError::Malformed("impossible process"))?,
+            least: word(size_of::<u64>())?,
         })
     }
 
@@ -170,10 +202,21 @@ impl WorkQueue {
     /// # Errors
     /// As there.
     pub fn put_report(&self, message: &[u8]) -> Result<(), RingError> {
+        let mut attempts = 0u32;
         while !self.try_put_report(message)? {
+            attempts += 1;
+            if attempts.is_multiple_of(ATTEMPTS) && !self.pool_is_alive() {
+                // As after a shutdown.
+                return Ok(());
+            }
             std::thread::sleep(UNTIL_COLLECTED);
         }
         Ok(())
+    }
+
+    /// Whether the pool's process still runs: nobody else collects reports.
+    pub fn pool_is_alive(&self) -> bool {
+        self.pool.is_alive()
     }
 
     /// As [`WorkQueue::report`], but false while reports take all memory that they may.
@@ -189,19 +232,36 @@ impl WorkQueue {
             // After a shutdown nobody reads it any more.
             Ok(()) | Err(PutError::ShutDown) => Ok(true),
             Err(PutError::Full) => Ok(false),
-            Err(PutError::Memory(error)) if self.may_be_collected(&error) => Ok(false),
+            Err(PutError::Memory(error)) if self.may_be_freed(&error) => Ok(false),
             Err(PutError::Memory(error)) => Err(error),
         }
     }
 
-    /// Whether a report that could not be put for this reason may be put once others are collected.
+    /// Whether a report that could not be put for this reason may be put once others are collected: it would fit if it were the
+    /// only one, and there are others.
     pub fn may_be_collected(&self, error: &RingError) -> bool {
-        matches!(error, RingError::Limit { needed, max_bytes, .. } if needed.saturating_mul(2) < *max_bytes)
-            && !self.reports.is_empty()
+        self.may_fit(error) && !self.reports.is_empty()
     }
 
-    /// Finds the tasks that dead workers left and that are not to be begun again, and acknowledges them; also the memory of large
-    /// reports that they had begun. To be called when a worker has ended.
+    /// As [`WorkQueue::may_be_collected`], also when others are just put, or were taken and are not dropped: for a pool that does not
+    /// keep reports where they lie.
+    pub fn may_be_freed(&self, error: &RingError) -> bool {
+        self.may_fit(error)
+            && (!self.reports.is_empty() || self.reports.memory_in_use() > self.memory_without_reports())
+    }
+
+    fn may_fit(&self, error: &RingError) -> bool {
+        matches!(error, RingError::Limit { needed, max_bytes, .. }
+            if needed.saturating_add(self.memory_without_reports()) <= *max_bytes)
+    }
+
+    /// How much memory at most the queue of reports has in use when it is empty.
+    fn memory_without_reports(&self) -> u64 {
+        self.least.saturating_add(MUCH)
+    }
+
+    /// Finds the tasks that dead workers left and that are not to be begun again, or were cancelled, and acknowledges them; also the
+    /// memory of large reports that they had begun. To be called when a worker has ended.
     ///
     /// # Errors
     /// As [`Queue::get_left`].
@@ -212,7 +272,9 @@ impl WorkQueue {
         }
         let mut lost = Vec::new();
         let hopeless = |task: &[u8], attempts| {
-            Task::read(task).is_ok_and(|task| task.id.job != 0 && attempts > task.retries)
+            Task::read(task).is_ok_and(|task| {
+                task.id.job != 0 && (attempts > task.retries || self.board.is_cancelled(task.id.job))
+            })
         };
         while let Some(delivery) = self.tasks.get_left(hopeless)? {
             lost.push(Lost { id: Task::read(&delivery)?.id, worker: delivery.left_by() });
@@ -224,48 +286,36 @@ impl WorkQueue {
     /// Which workers have a task in their hands, as of an instant during the call.
     ///
     /// # Errors
-    /// As [`Queue::each_delivery`].
+    /// As [`Queue::with_deliveries`].
     pub fn running(&self) -> Result<Vec<(Identity, TaskId)>, RingError> {
-        let mut running = Vec::new();
-        self.tasks.each_delivery(|worker, task| {
-            if let Ok(task) = Task::read(task) {
-                running.push((worker, task.id));
-            }
-        })?;
-        Ok(running)
+        self.while_running(|running| running)
     }
 
-    /// If a worker has a task of a job in its hands, or the one of that index, forbids it to take another one: which task that
-    /// is. The worker may be killed then without any other task's being hurt; with [`WorkQueue::pardon`] when it is gone.
+    /// Calls `then` with what [`WorkQueue::running`] has, while it is so: no worker takes or acknowledges a task meanwhile. Who takes
+    /// one afterwards finds on the board what `then` has written there, as does who acknowledges.
+    fn while_running<R>(&self, then: impl FnOnce(Vec<(Identity, TaskId)>) -> R) -> Result<R, RingError> {
+        let read = |worker, task: &[u8]| Some((worker, Task::read(task).ok()?.id));
+        self.tasks.with_deliveries(read, then)
+    }
+
+    /// If a worker has a task of a job in its hands, or the one of that index, forbids it to take another one. The worker may be killed
+    /// then without any other task's being hurt; with [`WorkQueue::pardon`] when it is gone.
     ///
     /// # Errors
     /// As [`WorkQueue::running`].
-    pub fn condemn_if_running(
-        &self,
-        pid: i32,
-        job: u64,
-        index: Option<u32>,
-    ) -> Result<Option<TaskId>, RingError> {
-        let find = || -> Result<_, RingError> {
-            Ok(self.running()?.into_iter().find(|(worker, id)| {
+    pub fn condemn_if_running(&self, pid: i32, job: u64, index: Option<u32>) -> Result<Condemned, RingError> {
+        self.while_running(|running| {
+            let found = running.into_iter().find(|(worker, id)| {
                 worker.pid().as_raw_nonzero().get() == pid
                     && id.job == job
                     && index.is_none_or(|index| index == id.index)
-            }))
-        };
-        let Some((worker, _)) = find()? else { return Ok(None) };
-        if !self.board.condemn(worker) {
-            return Ok(None);
-        }
-        // It acknowledges under the lock that this takes, and looks at the board afterwards: if it still has the task, it will not
-        // have another.
-        match find() {
-            Ok(Some((_, id))) => Ok(Some(id)),
-            other => {
-                self.board.pardon(pid);
-                other.map(|_| None)
+            });
+            match found {
+                None => Condemned::NotRunning,
+                Some((worker, id)) if self.board.condemn(worker) => Condemned::Yes(id),
+                Some(_) => Condemned::NoRoom,
             }
-        }
+        })
     }
 
     /// Lets a worker of this pid take tasks again.
@@ -278,28 +328,22 @@ impl WorkQueue {
     /// # Errors
     /// As [`WorkQueue::running`].
     pub fn cancel_unless_running(&self, job: u64) -> Result<Cancelled, RingError> {
-        if !self.board.cancel(job) {
-            return Ok(Cancelled::NoRoom);
-        }
-        // A worker takes a task under the lock that this takes, and looks at the board afterwards.
-        let running = self.running()?.into_iter().find(|(_, id)| id.job == job);
-        match running {
-            Some((worker, _)) if self.board.withdraw(job) => Ok(Cancelled::Running(worker)),
-            _ => Ok(Cancelled::Yes),
-        }
+        self.while_running(|running| match running.iter().find(|(_, id)| id.job == job) {
+            Some((worker, _)) => Cancelled::Running(*worker),
+            None if self.board.cancel(job) => Cancelled::Yes,
+            None => Cancelled::NoRoom,
+        })
     }
 
-    /// Cancels what has not begun of a job; which workers run a task of it. False when too many are cancelled already.
+    /// Cancels what has not begun of a job; which of its tasks run, and where. False when too many are cancelled already.
     ///
     /// # Errors
     /// As [`WorkQueue::running`].
-    pub fn cancel(&self, job: u64) -> Result<(bool, Vec<Identity>), RingError> {
-        let cancelled = self.board.cancel(job);
-        let running = self.running()?;
-        Ok((
-            cancelled,
-            running.into_iter().filter(|(_, id)| id.job == job).map(|(worker, _)| worker).collect(),
-        ))
+    pub fn cancel(&self, job: u64) -> Result<(bool, Vec<(Identity, TaskId)>), RingError> {
+        self.while_running(|mut running| {
+            running.retain(|(_, id)| id.job == job);
+            (self.board.cancel(job), running)
+        })
     }
 
     /// Forgets that a job was cancelled, all of whose tasks have come back.

@@ -105,13 +105,18 @@ impl Queue {
         self.delivery(taken).map(Some)
     }
 
-    /// Calls `each` with the holder, dead or alive, and the first bytes (up to [`super::BEGINNING`]) of every delivery that was taken and
-    /// is not acknowledged. It is called with a lock held.
+    /// Calls `read` with the holder, dead or alive, and the first bytes (up to [`super::BEGINNING`]) of every delivery that was taken and
+    /// is not acknowledged, and then `then` with what it has made of them. Both are called with a lock held: until `then` returns no
+    /// process takes or acknowledges a delivery.
     ///
     /// # Errors
     /// [`RingError`]: out of mappings, or damaged.
-    pub fn each_delivery(&self, each: impl FnMut(Identity, &[u8])) -> Result<(), RingError> {
-        self.shared.ring.each_delivery(each)
+    pub fn with_deliveries<T, R>(
+        &self,
+        read: impl FnMut(Identity, &[u8]) -> Option<T>,
+        then: impl FnOnce(Vec<T>) -> R,
+    ) -> Result<R, RingError> {
+        self.shared.ring.with_deliveries(read, then)
     }
 
     /// Takes up to `max` messages that are there, waiting for the first until `deadline`; takes the lock and

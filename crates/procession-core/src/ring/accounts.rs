@@ -210,17 +210,23 @@ impl Ring {
         memory.held.load(Relaxed) != memory.returned.load(Relaxed)
     }
 
-    /// Calls `each` with the holder, dead or alive, and the first bytes of every delivery that is out.
-    pub(crate) fn each_delivery(&self, mut each: impl FnMut(Identity, &[u8])) -> Result<(), RingError> {
+    /// Calls `read` with the holder, dead or alive, and the first bytes of every delivery that is out, and `then` with what
+    /// it has made of them, before another is taken or acknowledged.
+    pub(crate) fn with_deliveries<T, R>(
+        &self,
+        mut read: impl FnMut(Identity, &[u8]) -> Option<T>,
+        then: impl FnOnce(Vec<T>) -> R,
+    ) -> Result<R, RingError> {
         // Under this lock no delivery is acknowledged, so that its bytes stay what they are.
         let _guard = self.lock_memory()?;
+        let mut deliveries = Vec::new();
         for block in self.blocks()? {
             let descriptor = self.descriptor(block)?;
             if let Some((BlockState::Held | BlockState::HeldCopy, Some(owner))) = descriptor.state() {
-                each(owner, &self.beginning(descriptor)?);
+                deliveries.extend(read(owner, &self.beginning(descriptor)?));
             }
         }
-        Ok(())
+        Ok(then(deliveries))
     }
 
     /// The processes, dead or alive, that hold deliveries.

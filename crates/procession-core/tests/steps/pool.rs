@@ -1,7 +1,7 @@
 //! Workers of a pool: what they take, report and acknowledge.
 
 use procession_core::os::clock::Deadline;
-use procession_core::pool::{Cancelled, Next, Outcome, Report, Task, TaskId, WorkQueue};
+use procession_core::pool::{Cancelled, Condemned, Next, Outcome, Report, Task, TaskId, WorkQueue};
 
 use crate::harness::{Run, Situation, fork};
 use crate::queue::soon;
@@ -142,7 +142,7 @@ pub(crate) fn situations(run: &mut Run) {
             let TaskId { job, index } = assignment.task.id;
             assert!(matches!(work.cancel_unless_running(job), Ok(Cancelled::Running(_))));
             let me = std::process::id() as i32;
-            assert!(work.condemn_if_running(me, job, Some(index)).expect("sound").is_some());
+            assert!(matches!(work.condemn_if_running(me, job, Some(index)), Ok(Condemned::Yes(_))));
             work.pardon(me);
             assignment.done().expect("it is mine");
             work.release(2).expect("room");

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use procession_core::os::clock::Deadline;
 use procession_core::os::identity::Identity;
-use procession_core::pool::{self as core, Cancelled, Outcome, Report};
+use procession_core::pool::{self as core, Cancelled, Condemned, Outcome, Report};
 use procession_core::queue::Damaged;
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
@@ -386,8 +386,10 @@ impl WorkQueue {
     /// If that worker runs a task of the job, or that one, forbids it to take another, so that it may be killed: the task's number.
     #[pyo3(signature = (pid, job, index = None))]
     fn condemn(&self, pid: i32, job: u64, index: Option<u32>) -> PyResult<Option<u32>> {
-        let found = brief(|| self.core.condemn_if_running(pid, job, index)).map_err(errors::memory)?;
-        Ok(found.map(|id| id.index))
+        match brief(|| self.core.condemn_if_running(pid, job, index)).map_err(errors::memory)? {
+            Condemned::Yes(id) => Ok(Some(id.index)),
+            Condemned::NotRunning | Condemned::NoRoom => Ok(None),
+        }
     }
 
     /// Undoes `condemn` for a worker that is gone.
@@ -416,7 +418,7 @@ impl WorkQueue {
             if !has_room && this.is_single() && workers.is_empty() {
                 return Ok((false, Vec::new()));
             }
-            workers
+            workers.into_iter().map(|(worker, _)| worker).collect()
         } else {
             match brief(|| self.core.cancel_unless_running(id)).map_err(errors::memory)? {
                 Cancelled::Yes => Vec::new(),

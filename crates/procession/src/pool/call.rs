@@ -124,8 +124,8 @@ impl<F: Copy + 'static> Call<'_, F> {
     {
         let shared = self.shared;
         let job = self.put_call(&arguments)?;
-        let result = shared.wait_for(job.id, Deadline::Never, || job.take_one());
-        result.unwrap_or(Err(TaskError::Terminated))
+        shared.wait_until(job.id, Deadline::Never, || job.is_over());
+        job.take_one()
     }
 
     /// Has the function called in a worker; returns as soon as it is queued. While 64 MiB of arguments wait for workers, it waits for
@@ -159,13 +159,13 @@ impl<F: Copy + 'static> Call<'_, F> {
         let mut progress = None;
         let held = self.put_map(items, &mut progress)?;
         let job = &held.job;
-        let results = shared.wait_for(job.id, Deadline::Never, || {
+        shared.wait_until(job.id, Deadline::Never, || {
             if let Some(progress) = &mut progress {
                 progress.at(job.done());
             }
-            job.take_all()
+            job.is_over()
         });
-        results.unwrap_or(Err(TaskError::Terminated))
+        job.take_all()
     }
 
     /// Has the function called for each item; returns as soon as all are queued. While 64 MiB of arguments wait for workers, it
@@ -184,10 +184,7 @@ impl<F: Copy + 'static> Call<'_, F> {
     {
         self.progress = false;
         let shared = Arc::clone(self.shared);
-        let held = self.put_map(items, &mut None)?;
-        let job = Arc::clone(&held.job);
-        // From here on it is done whether or not anybody waits for it.
-        std::mem::forget(held);
+        let job = self.put_map(items, &mut None)?.let_go();
         Ok(AsyncResult::new(shared, Arc::new(All(job))))
     }
 
@@ -252,8 +249,9 @@ impl<F: Copy + 'static> Call<'_, F> {
         self.shared.check_ours()?;
         let spec = self.spec::<A, R>(1)?;
         let job = self.enter(false, Order::AsSubmitted)?;
-        self.shared.put_call(&job, &spec, arguments)?;
-        Ok(job)
+        let held = Held::new(self.shared, job);
+        self.shared.put_call(&held.job, &spec, arguments)?;
+        Ok(held.let_go())
     }
 
     fn put_map<A, R>(
@@ -282,8 +280,10 @@ impl<F: Copy + 'static> Call<'_, F> {
         let mut items = items;
         let chunk = self.chunksize.unwrap_or_else(|| count.div_ceil(SHARES * self.shared.target()));
         let spec = self.spec::<A, R>(chunk)?;
+        // Counted before it is taken, so that a pool that takes it knows.
+        let _filling = self.shared.filling();
         let job = self.enter(true, Order::AsSubmitted)?;
-        let held = Held { shared: Arc::clone(self.shared), job };
+        let held = Held::new(self.shared, job);
         let job = &held.job;
         *progress = self.start_progress(count);
         while self.shared.put_items(job, &spec, &mut items, u64::MAX)? != 0 {

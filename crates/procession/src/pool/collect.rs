@@ -1,6 +1,7 @@
 //! Reading reports. Whoever waits for a result reads them: one thread at a time, which hands each to its job and wakes
 //! those whose jobs went on. When it has what it waited for, another waiting thread goes on in its place.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Condvar, PoisonError};
 use std::time::Duration;
 
@@ -93,10 +94,13 @@ impl Shared {
         self.wait_for(job, deadline, || check().then_some(())).is_some()
     }
 
-    /// Reads what reports there are, unless another thread does.
+    /// Reads what reports there are, unless another thread does; not those that come meanwhile.
     pub(super) fn collect_now(&self) {
         if let Some(mut reader) = self.reader() {
-            while reader.read(Deadline::Now) {}
+            let mut left = self.work.reports().len();
+            while left != 0 && reader.read(Deadline::Now) {
+                left = left.saturating_sub(BATCH as u64);
+            }
         }
     }
 
@@ -110,7 +114,8 @@ impl Shared {
 
     /// Waits until the reading thread has something for this one, or leaves its role to it.
     fn follow<T>(&self, job: u64, deadline: Deadline, check: &mut impl FnMut() -> Option<T>) -> Option<T> {
-        let signal = SIGNAL.with(Arc::clone);
+        // A thread that ends has none any more.
+        let signal = SIGNAL.try_with(Arc::clone).unwrap_or_default();
         let mut state = self.lock();
         if !state.collecting {
             return None;
@@ -143,6 +148,14 @@ impl Shared {
         found
     }
 
+    /// Wakes those that wait for a job.
+    pub(super) fn wake(&self, job: u64) {
+        let state = self.lock();
+        state.followers.iter().filter(|follower| follower.job == job).for_each(|follower| {
+            follower.signal.notify_one();
+        });
+    }
+
     /// Wakes all that wait.
     pub(super) fn wake_all(&self) {
         self.lock().followers.iter().for_each(|follower| {
@@ -167,16 +180,12 @@ impl Reader<'_> {
         self.touched.clear();
         let mut last: Option<(u64, Arc<dyn AnyJob>)> = None;
         for part in self.batch.drain() {
-            let own;
             let message = match part {
-                Part::Copied(message) => message,
+                Part::Copied(message) => Cow::Borrowed(message),
                 // What lies in shared memory a faulty worker may change while it is read.
-                Part::InPlace(message) => {
-                    own = message.into_vec();
-                    &own[..]
-                }
+                Part::InPlace(message) => Cow::Owned(message.into_vec()),
             };
-            let report = match Report::read(message) {
+            let report = match Report::read(&message) {
                 Ok(report) => report,
                 Err(error) => {
                     shared.break_up(&format!("its reports: {error}"));
@@ -190,7 +199,7 @@ impl Reader<'_> {
                     self.touched.push(id);
                 }
             }
-            shared.handle(report, &message[Report::LEN..], last.as_ref().map(|(_, job)| job));
+            shared.handle(report, message, last.as_ref().map(|(_, job)| job));
         }
         let state = shared.lock();
         if !state.followers.is_empty() {

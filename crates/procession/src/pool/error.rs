@@ -78,7 +78,9 @@ pub enum TaskError {
     },
     /// The worker ended before the task did, by a signal or by an exit, as often as the task was begun
     /// ([`Call::retries`](super::Call::retries)). Another worker takes its place. What the task had done until then stays done.
-    #[error("the worker of {task}, process {pid}, died: {status}; retries(n) would begin the task again")]
+    #[error(
+        "the worker of {task}, process {pid}, died: {status}; retries(n) begins a task again, n times at most"
+    )]
     WorkerDied {
         /// The task. All items of a chunk share their worker's end.
         task: TaskName,

@@ -1,5 +1,6 @@
 //! Results one by one.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::iter::Fuse;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::TaskError;
-use super::job::Job;
+use super::job::{AnyJob, Job};
 use super::progress::Progress;
 use super::shared::Shared;
 use super::submit::Spec;
@@ -30,6 +31,8 @@ where
     job: Held<R>,
     spec: Spec,
     items: Option<Fuse<I>>,
+    /// Results that were taken from the job, of the same task.
+    results: VecDeque<Result<R, TaskError>>,
     buffersize: u64,
     /// Why no more items are read.
     refusal: Option<TaskError>,
@@ -40,18 +43,31 @@ where
 
 /// A job that is cancelled when nobody waits for it any more.
 pub(super) struct Held<R: DeserializeOwned + Send + 'static> {
-    pub(super) shared: Arc<Shared>,
+    shared: Arc<Shared>,
     pub(super) job: Arc<Job<R>>,
+    is_let_go: bool,
+}
+
+impl<R: DeserializeOwned + Send + 'static> Held<R> {
+    pub(super) fn new(shared: &Arc<Shared>, job: Arc<Job<R>>) -> Self {
+        Held { shared: Arc::clone(shared), job, is_let_go: false }
+    }
+
+    /// From here on it is done whether or not anybody waits for it.
+    pub(super) fn let_go(mut self) -> Arc<Job<R>> {
+        self.is_let_go = true;
+        Arc::clone(&self.job)
+    }
 }
 
 impl<R: DeserializeOwned + Send + 'static> Drop for Held<R> {
     fn drop(&mut self) {
         // A fork of the pool's process has a copy of it.
-        if self.shared.is_ours() && !self.job.is_over() {
+        if !self.is_let_go && self.shared.is_ours() && !self.job.is_over() {
             let settled = self.job.abandon();
             self.shared.settled(self.job.id, settled);
             if !settled.over {
-                self.shared.cancel(self.job.id, false);
+                self.shared.cancel_unwanted(self.job.id);
             }
         }
     }
@@ -71,12 +87,13 @@ where
         buffersize: u64,
         progress: Option<Progress>,
     ) -> Self {
-        let job = Held { shared: Arc::clone(&shared), job };
+        let job = Held::new(&shared, job);
         let mut imap = Imap {
             shared,
             job,
             spec,
             items: Some(items.fuse()),
+            results: VecDeque::new(),
             buffersize,
             refusal: None,
             told: false,
@@ -90,7 +107,7 @@ where
     fn fill(&mut self) {
         let job = &self.job.job;
         while let Some(items) = &mut self.items {
-            let free = self.buffersize.saturating_sub(job.untaken());
+            let free = self.buffersize.saturating_sub(job.untaken() + self.results.len() as u64);
             // Several at a time are put faster.
             if free == 0 || free < self.buffersize / 4 {
                 return;
@@ -127,13 +144,14 @@ where
         }
         self.fill();
         let job = &self.job.job;
-        let next = self.shared.wait_for(job.id, Deadline::Never, || match job.take_next() {
-            Some(result) => Some(Some(result)),
-            // Nothing is out, and nothing more comes.
-            None if job.is_over() && job.untaken() == 0 => Some(None),
-            None => None,
-        });
-        match next.flatten() {
+        if self.results.is_empty() {
+            // Or nothing is out, and nothing more comes.
+            self.shared.wait_until(job.id, Deadline::Never, || {
+                job.has_next() || job.is_over() && job.untaken() == 0
+            });
+            self.results.extend(job.take_next());
+        }
+        match self.results.pop_front() {
             Some(result) => {
                 if let Some(progress) = &mut self.progress {
                     progress.one_more();

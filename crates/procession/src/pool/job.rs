@@ -1,35 +1,49 @@
 //! A job: one call, or the items of a map, and what has come of them so far.
 
 use std::any::type_name;
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use procession_core::pool::Report;
 use serde::de::DeserializeOwned;
 
 use super::TaskError;
 use super::error::{Label, TaskName};
-use super::task::{Failure, RAISED, RETURNED};
+use super::out::{Items, Out, Tasks};
+use super::task::{Failure, RAISED, REPORT_HEAD, RETURNED, WITH_HANDLES};
 use crate::handle::with_reason;
 
-/// What came of an item.
+/// What came of a task.
 #[derive(Debug)]
-pub(super) enum Slot<R> {
+enum Came<R> {
     /// Nothing yet.
     Waiting,
-    /// Its result.
-    Done(R),
+    /// A report with its results. They are read by whoever takes them, without the job's lock: reading runs code of their type.
+    Returned(Box<[u8]>),
+    /// A report with a [`Failure`].
+    Raised(Box<[u8]>),
     /// None, for this reason.
     Failed(Box<TaskError>),
+    /// Results that held handles: their sender keeps what those refer to until they are read.
+    Read(Vec<Result<R, TaskError>>),
+}
+
+/// The place of a task's results.
+#[derive(Debug)]
+struct Slot<R> {
+    items: Items,
+    came: Came<R>,
 }
 
 /// How a task came back.
 pub(super) enum Ending<'a> {
-    /// With a report's bytes.
-    Returned(&'a [u8]),
-    /// With the bytes of a [`Failure`].
-    Raised(&'a [u8]),
+    /// With this report of its results.
+    Returned(Cow<'a, [u8]>),
+    /// With this report of a [`Failure`].
+    Raised(Cow<'a, [u8]>),
     /// Not at all.
     Failed(&'a dyn Fn(TaskName) -> TaskError),
 }
@@ -43,25 +57,6 @@ pub(super) enum Order {
     AsDone,
 }
 
-/// A task that was put and whose report has not come.
-#[derive(Clone, Copy, Debug)]
-struct Out {
-    /// How many bytes its message has, at least 1; 0 when it has come back.
-    bytes: u32,
-    items: u32,
-    /// Its first item.
-    first: u64,
-}
-
-/// The tasks that are out.
-#[derive(Debug)]
-enum Tasks {
-    /// By their number, the first of which is given.
-    Row(u64, VecDeque<Out>),
-    /// Where the first may be out for ever while others come and go.
-    Loose(HashMap<u32, Out>),
-}
-
 #[derive(Debug)]
 struct State<R> {
     tasks: Tasks,
@@ -69,11 +64,15 @@ struct State<R> {
     next_item: u64,
     /// How many tasks are out.
     out: usize,
-    /// Results by their items, the first of which is given; with [`Order::AsDone`] results as they came.
+    /// How many of them were not cancelled.
+    awaited: usize,
+    /// Results of tasks, by numbers the first of which is given; with [`Order::AsDone`] as they came.
     first: u64,
     slots: VecDeque<Slot<R>>,
-    /// How many results there are, taken ones included.
+    /// How many items have come back.
     done: u64,
+    /// How many items' results were taken.
+    given: u64,
     /// No more tasks will be put.
     complete: bool,
     /// Nobody wants the results.
@@ -106,8 +105,14 @@ pub(super) struct Settled {
 pub(super) trait AnyJob: Send + Sync {
     /// A task has come back. Nothing happens when it had before.
     fn settle(&self, index: u32, ending: Ending<'_>) -> Settled;
+    /// The tasks that are out, but for some, will not be done; they have yet to come back.
+    fn cancel(&self, but: &[u32]) -> Settled;
     /// No task that is out will come back.
     fn fail(&self, why: &dyn Fn(TaskName) -> TaskError) -> Settled;
+    /// How many bytes a task has that is out.
+    fn bytes(&self, index: u32) -> u64;
+    /// Whether all results are there, or what is in their place.
+    fn is_over(&self) -> bool;
     /// How long a task may take.
     fn timeout(&self) -> Option<Duration>;
 }
@@ -123,9 +128,11 @@ impl<R: DeserializeOwned> Job<R> {
             next_task: 0,
             next_item: 0,
             out: 0,
+            awaited: 0,
             first: 0,
             slots: VecDeque::new(),
             done: 0,
+            given: 0,
             complete: false,
             abandoned: false,
             taken: false,
@@ -137,9 +144,9 @@ impl<R: DeserializeOwned> Job<R> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn name(&self, first: u64, items: u32) -> TaskName {
-        let last = first + u64::from(items.max(1)) - 1;
-        TaskName::new(self.label.clone(), self.many.then_some((first, last)))
+    fn name(&self, items: Items) -> TaskName {
+        let last = items.first + u64::from(items.count.max(1)) - 1;
+        TaskName::new(self.label.clone(), self.many.then_some((items.first, last)))
     }
 
     /// The number that the next task will have, if it is entered next.
@@ -151,13 +158,15 @@ impl<R: DeserializeOwned> Job<R> {
     pub(super) fn enter(&self, tasks: impl Iterator<Item = (u32, usize)>) -> u64 {
         let state = &mut *self.state();
         let mut all = 0;
-        for (items, bytes) in tasks {
+        for (count, bytes) in tasks {
             let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).max(1);
             all += u64::from(bytes);
-            let out = Out { bytes, items, first: state.next_item };
-            state.next_item += u64::from(items);
+            let items = Items { first: state.next_item, count };
+            let slot = state.first + state.slots.len() as u64;
+            let out = Out { bytes, items, slot, cancelled: false };
+            state.next_item += u64::from(count);
             if self.order == Order::AsSubmitted {
-                state.slots.extend((0..items).map(|_| Slot::Waiting));
+                state.slots.push_back(Slot { items, came: Came::Waiting });
             }
             match &mut state.tasks {
                 Tasks::Row(_, row) => row.push_back(out),
@@ -165,6 +174,7 @@ impl<R: DeserializeOwned> Job<R> {
             }
             state.next_task += 1;
             state.out += 1;
+            state.awaited += 1;
         }
         all
     }
@@ -172,10 +182,11 @@ impl<R: DeserializeOwned> Job<R> {
     /// Enters an item that cannot be put.
     pub(super) fn enter_failed(&self, why: impl FnOnce(TaskName) -> TaskError) {
         let state = &mut *self.state();
-        let error = why(self.name(state.next_item, 1));
+        let items = Items { first: state.next_item, count: 1 };
+        let error = why(self.name(items));
         state.next_item += 1;
         state.done += 1;
-        state.slots.push_back(Slot::Failed(Box::new(error)));
+        state.slots.push_back(Slot { items, came: Came::Failed(Box::new(error)) });
     }
 
     /// No more tasks will be put.
@@ -187,19 +198,14 @@ impl<R: DeserializeOwned> Job<R> {
 
     /// Nobody wants the results any more.
     pub(super) fn abandon(&self) -> Settled {
-        let state = &mut *self.state();
-        state.complete = true;
-        state.abandoned = true;
-        let slots = std::mem::take(&mut state.slots);
-        let settled = state.settled(0);
+        let (slots, settled) = {
+            let state = &mut *self.state();
+            state.complete = true;
+            state.abandoned = true;
+            (std::mem::take(&mut state.slots), state.settled(0))
+        };
         drop(slots);
         settled
-    }
-
-    /// Whether all results are there.
-    pub(super) fn is_over(&self) -> bool {
-        let state = self.state();
-        state.complete && state.out == 0
     }
 
     /// How many items have come back.
@@ -210,101 +216,125 @@ impl<R: DeserializeOwned> Job<R> {
     /// Items that were entered and not taken.
     pub(super) fn untaken(&self) -> u64 {
         let state = self.state();
-        match self.order {
-            Order::AsSubmitted => state.slots.len() as u64,
-            Order::AsDone => state.next_item - state.done + state.slots.len() as u64,
-        }
+        state.next_item - state.given
     }
 
-    /// The result of the only item, if it is there.
-    pub(super) fn take_one(&self) -> Option<Result<R, TaskError>> {
-        let state = &mut *self.state();
-        if state.taken {
-            return Some(Err(TaskError::Taken));
-        }
-        let result = state.next_slot()?;
-        state.taken = true;
-        Some(result)
+    /// The result of the only item, once [`AnyJob::is_over`].
+    pub(super) fn take_one(&self) -> Result<R, TaskError> {
+        let mut results = self.take_slots()?.into_iter().flat_map(|slot| self.read_slot(slot));
+        results.next().unwrap_or(Err(TaskError::Taken))
     }
 
     /// The error of the only item, if it was its arguments'.
     pub(super) fn take_refusal(&self) -> Option<TaskError> {
-        let refused = match self.state().slots.front() {
-            Some(Slot::Failed(error)) => matches!(**error, TaskError::Arguments { .. }),
+        let refused = match self.state().slots.front().map(|slot| &slot.came) {
+            Some(Came::Failed(error)) => matches!(**error, TaskError::Arguments { .. }),
             _ => false,
         };
-        if refused { self.take_one()?.err() } else { None }
+        if refused { self.take_one().err() } else { None }
     }
 
-    /// The next result, if it is there.
-    pub(super) fn take_next(&self) -> Option<Result<R, TaskError>> {
-        self.state().next_slot()
+    /// All results, once [`AnyJob::is_over`]; else the error of the first item that has none.
+    pub(super) fn take_all(&self) -> Result<Vec<R>, TaskError> {
+        self.take_slots()?.into_iter().flat_map(|slot| self.read_slot(slot)).collect()
     }
 
-    /// All results, once they are there; else the error of the first item that has none.
-    pub(super) fn take_all(&self) -> Option<Result<Vec<R>, TaskError>> {
-        let slots = {
-            let state = &mut *self.state();
-            if !state.complete || state.out != 0 {
-                return None;
-            }
-            if std::mem::replace(&mut state.taken, true) {
-                return Some(Err(TaskError::Taken));
-            }
-            std::mem::take(&mut state.slots)
-        };
-        let results = slots.into_iter().map(|slot| match slot {
-            Slot::Done(result) => Ok(result),
-            Slot::Failed(error) => Err(*error),
-            Slot::Waiting => unreachable!("all tasks have come back"),
-        });
-        Some(results.collect())
-    }
-
-    /// Puts what came of a task into its slots.
-    fn fill(&self, state: &mut State<R>, task: Out, ending: Ending<'_>) {
-        state.done += u64::from(task.items);
-        if state.abandoned {
-            return;
+    fn take_slots(&self) -> Result<VecDeque<Slot<R>>, TaskError> {
+        let state = &mut *self.state();
+        if std::mem::replace(&mut state.taken, true) {
+            return Err(TaskError::Taken);
         }
-        let start = match self.order {
-            Order::AsSubmitted => (task.first - state.first) as usize,
-            Order::AsDone => {
-                let start = state.slots.len();
-                state.slots.extend((0..task.items).map(|_| Slot::Waiting));
-                start
+        Ok(std::mem::take(&mut state.slots))
+    }
+
+    /// Whether the results of a task can be taken now.
+    pub(super) fn has_next(&self) -> bool {
+        self.state().has_next()
+    }
+
+    /// The results of the next task; none when they have not come.
+    pub(super) fn take_next(&self) -> impl Iterator<Item = Result<R, TaskError>> {
+        let slot = {
+            let state = &mut *self.state();
+            let next = if state.has_next() { state.slots.pop_front() } else { None };
+            if let Some(slot) = &next {
+                state.first += 1;
+                state.given += u64::from(slot.items.count);
             }
+            next
         };
-        let slots = state.slots.range_mut(start..start + task.items as usize);
-        let failed = |why: &dyn Fn(TaskName) -> TaskError, at: u64, items| {
-            Slot::Failed(Box::new(why(self.name(task.first + at, items))))
-        };
+        slot.into_iter().flat_map(|slot| self.read_slot(slot))
+    }
+
+    /// The results in a slot, one for each item.
+    fn read_slot(&self, slot: Slot<R>) -> Vec<Result<R, TaskError>> {
+        let Slot { items, came } = slot;
+        match came {
+            Came::Read(results) => results,
+            Came::Returned(report) => self.read(items, &report),
+            Came::Raised(report) => {
+                let error = |items| read_failure(&mut payload(&report)).into_error(self.name(items));
+                items.each().map(|item| Err(error(item))).collect()
+            }
+            Came::Failed(error) => items.each().map(|_| Err(TaskError::clone(&error))).collect(),
+            Came::Waiting => unreachable!("its task has come back"),
+        }
+    }
+
+    /// The results in a report. Runs code of their type, without a lock.
+    fn read(&self, items: Items, report: &[u8]) -> Vec<Result<R, TaskError>> {
+        let mut bytes = payload(report);
+        let read = |item| read(&mut bytes, self.many).map_err(|failure| failure.into_error(self.name(item)));
+        items.each().map(read).collect()
+    }
+
+    /// What a task's ending is for its slot.
+    fn came(&self, items: Items, ending: Ending<'_>) -> Came<R> {
         match ending {
-            Ending::Failed(why) => slots.for_each(|slot| *slot = failed(why, 0, task.items)),
-            Ending::Raised(bytes) => slots.enumerate().for_each(|(at, slot)| {
-                *slot = failed(&|name| read_failure(&mut &*bytes).into_error(name), at as u64, 1);
-            }),
-            Ending::Returned(mut bytes) => slots.enumerate().for_each(|(at, slot)| {
-                *slot = match read(&mut bytes, self.many) {
-                    Ok(result) => Slot::Done(result),
-                    Err(failure) => {
-                        let failure = *failure;
-                        let name = self.name(task.first + at as u64, 1);
-                        Slot::Failed(Box::new(failure.into_error(name)))
-                    }
-                }
-            }),
+            Ending::Returned(report) if report.get(Report::LEN) == Some(&WITH_HANDLES) => {
+                Came::Read(self.read(items, &report))
+            }
+            Ending::Returned(report) => Came::Returned(report.into()),
+            Ending::Raised(report) => Came::Raised(report.into()),
+            Ending::Failed(why) => Came::Failed(Box::new(why(self.name(items)))),
         }
     }
 }
 
 impl<R: DeserializeOwned + Send> AnyJob for Job<R> {
     fn settle(&self, index: u32, ending: Ending<'_>) -> Settled {
+        let awaited = {
+            let state = self.state();
+            let wanted = |task: &&Out| !task.cancelled && !state.abandoned;
+            state.tasks.get(index).filter(wanted).map(|task| task.items)
+        };
+        // Without the lock.
+        let came = awaited.map(|items| self.came(items, ending));
         let state = &mut *self.state();
         let Some(task) = state.tasks.remove(index) else { return state.settled(0) };
         state.out -= 1;
-        self.fill(state, task, ending);
+        if !task.cancelled {
+            state.awaited -= 1;
+            state.fill(self.order, task, came.unwrap_or(Came::Waiting));
+        }
         state.settled(u64::from(task.bytes))
+    }
+
+    fn cancel(&self, but: &[u32]) -> Settled {
+        let state = &mut *self.state();
+        let mut cancelled = Vec::new();
+        state.tasks.each(|index, task| {
+            if !task.cancelled && !but.contains(&index) {
+                task.cancelled = true;
+                cancelled.push(*task);
+            }
+        });
+        for task in cancelled {
+            state.awaited -= 1;
+            let error = TaskError::Cancelled { task: self.name(task.items) };
+            state.fill(self.order, task, Came::Failed(Box::new(error)));
+        }
+        state.settled(0)
     }
 
     fn fail(&self, why: &dyn Fn(TaskName) -> TaskError) -> Settled {
@@ -313,9 +343,21 @@ impl<R: DeserializeOwned + Send> AnyJob for Job<R> {
         for task in state.tasks.remove_all() {
             state.out -= 1;
             bytes += u64::from(task.bytes);
-            self.fill(state, task, Ending::Failed(why));
+            if !task.cancelled {
+                state.awaited -= 1;
+                state.fill(self.order, task, Came::Failed(Box::new(why(self.name(task.items)))));
+            }
         }
         state.settled(bytes)
+    }
+
+    fn bytes(&self, index: u32) -> u64 {
+        self.state().tasks.get(index).map_or(0, |task| u64::from(task.bytes))
+    }
+
+    fn is_over(&self) -> bool {
+        let state = self.state();
+        state.complete && state.awaited == 0
     }
 
     fn timeout(&self) -> Option<Duration> {
@@ -328,55 +370,35 @@ impl<R> State<R> {
         Settled { bytes, over: self.complete && self.out == 0 }
     }
 
-    fn next_slot(&mut self) -> Option<Result<R, TaskError>> {
-        if matches!(self.slots.front()?, Slot::Waiting) {
-            return None;
+    fn has_next(&self) -> bool {
+        self.slots.front().is_some_and(|slot| !matches!(slot.came, Came::Waiting))
+    }
+
+    /// Puts what came of a task into its slot.
+    fn fill(&mut self, order: Order, task: Out, came: Came<R>) {
+        self.done += u64::from(task.items.count);
+        if self.abandoned {
+            return;
         }
-        self.first += 1;
-        match self.slots.pop_front()? {
-            Slot::Done(result) => Some(Ok(result)),
-            Slot::Failed(error) => Some(Err(*error)),
-            Slot::Waiting => None,
+        match order {
+            Order::AsSubmitted => self.slots[(task.slot - self.first) as usize].came = came,
+            Order::AsDone => self.slots.push_back(Slot { items: task.items, came }),
         }
     }
 }
 
-impl Tasks {
-    /// Takes a task out that has come back; `None` when it had before.
-    fn remove(&mut self, index: u32) -> Option<Out> {
-        match self {
-            Tasks::Loose(loose) => loose.remove(&index),
-            Tasks::Row(first, row) => {
-                let place = row.get_mut(index.wrapping_sub(*first as u32) as usize)?;
-                let task = (place.bytes != 0).then_some(*place)?;
-                place.bytes = 0;
-                while row.front().is_some_and(|task| task.bytes == 0) {
-                    row.pop_front();
-                    *first += 1;
-                }
-                Some(task)
-            }
-        }
-    }
-
-    fn remove_all(&mut self) -> Vec<Out> {
-        match self {
-            Tasks::Loose(loose) => loose.drain().map(|(_, task)| task).collect(),
-            Tasks::Row(first, row) => {
-                *first += row.len() as u64;
-                row.drain(..).filter(|task| task.bytes != 0).collect()
-            }
-        }
-    }
+/// What a worker reports of a task after the report's head.
+fn payload(report: &[u8]) -> &[u8] {
+    report.get(REPORT_HEAD..).unwrap_or_default()
 }
 
 /// The next result of a report.
-fn read<R: DeserializeOwned>(bytes: &mut &[u8], many: bool) -> Result<R, Box<Failure>> {
+fn read<R: DeserializeOwned>(bytes: &mut &[u8], many: bool) -> Result<R, Failure> {
     if many {
         match bytes.split_off_first() {
             Some(&RETURNED) => {}
-            Some(&RAISED) => return Err(Box::new(read_failure(bytes))),
-            _ => return Err(Box::new(Failure::Result("the report is damaged".into()))),
+            Some(&RAISED) => return Err(read_failure(bytes)),
+            _ => return Err(Failure::Result("the report is damaged".into())),
         }
     }
     let len = bytes.len();
@@ -388,12 +410,12 @@ fn read<R: DeserializeOwned>(bytes: &mut &[u8], many: bool) -> Result<R, Box<Fai
         }
         Ok(Err(problem)) => {
             let expected = type_name::<R>();
-            Err(Box::new(Failure::Result(format!("{len} bytes cannot be read as {expected}: {problem}"))))
+            Err(Failure::Result(format!("{len} bytes cannot be read as {expected}: {problem}")))
         }
         Err(payload) => {
             // What the payload does when it is dropped is not ours to run here.
             std::mem::forget(payload);
-            Err(Box::new(Failure::Result(format!("{} panicked while it was read", type_name::<R>()))))
+            Err(Failure::Result(format!("{} panicked while it was read", type_name::<R>())))
         }
     }
 }
@@ -416,11 +438,13 @@ mod tests {
         Job::new(1, Label::Function("square"), many, order, None)
     }
 
-    fn returned(numbers: &[u32]) -> Vec<u8> {
-        numbers
-            .iter()
-            .flat_map(|number| [vec![RETURNED], postcard::to_stdvec(number).unwrap()].concat())
-            .collect()
+    fn ending(bytes: &[u8]) -> Ending<'static> {
+        Ending::Returned([&[0; REPORT_HEAD], bytes].concat().into())
+    }
+
+    fn returned(numbers: &[u32]) -> Ending<'static> {
+        let bytes = |number| [vec![RETURNED], postcard::to_stdvec(number).unwrap()].concat();
+        ending(&numbers.iter().flat_map(bytes).collect::<Vec<_>>())
     }
 
     #[test]
@@ -428,12 +452,12 @@ mod tests {
         let job = job(true, Order::AsSubmitted);
         assert_eq!(job.enter([(2, 10), (1, 5)].into_iter()), 15);
         job.complete();
-        assert_eq!(job.settle(1, Ending::Returned(&returned(&[3]))).bytes, 5);
-        assert_eq!(job.settle(1, Ending::Returned(&returned(&[4]))).bytes, 0);
+        assert_eq!(job.settle(1, returned(&[3])).bytes, 5);
+        assert_eq!(job.settle(1, returned(&[4])).bytes, 0);
         assert!(!job.is_over());
-        assert!(job.settle(0, Ending::Returned(&returned(&[1, 2]))).over);
-        assert_eq!(job.take_all().unwrap().unwrap(), [1, 2, 3]);
-        assert!(matches!(job.take_all(), Some(Err(TaskError::Taken))));
+        assert!(job.settle(0, returned(&[1, 2])).over);
+        assert_eq!(job.take_all().unwrap(), [1, 2, 3]);
+        assert!(matches!(job.take_all(), Err(TaskError::Taken)));
     }
 
     #[test]
@@ -441,13 +465,13 @@ mod tests {
         for order in [Order::AsSubmitted, Order::AsDone] {
             let job = job(true, order);
             job.enter([(1, 1), (1, 1)].into_iter());
-            job.settle(1, Ending::Returned(&returned(&[1])));
-            let first = job.take_next().map(Result::unwrap);
+            job.settle(1, returned(&[1]));
+            let first = job.take_next().next().map(Result::unwrap);
             assert_eq!(first, (order == Order::AsDone).then_some(1));
-            job.settle(0, Ending::Returned(&returned(&[0])));
-            assert_eq!(job.take_next().map(Result::unwrap), Some(0));
+            job.settle(0, returned(&[0]));
+            assert_eq!(job.take_next().next().map(Result::unwrap), Some(0));
             // Far beyond, numbers repeat.
-            assert_eq!(job.settle(7, Ending::Returned(&returned(&[0]))).bytes, 0);
+            assert_eq!(job.settle(7, returned(&[0])).bytes, 0);
         }
     }
 
@@ -457,8 +481,8 @@ mod tests {
             let job = job(true, Order::AsSubmitted);
             job.enter([(1, 1)].into_iter());
             job.complete();
-            job.settle(0, Ending::Returned(bytes));
-            assert!(matches!(job.take_all(), Some(Err(TaskError::Result { .. }))), "{bytes:?}");
+            job.settle(0, ending(bytes));
+            assert!(matches!(job.take_all(), Err(TaskError::Result { .. })), "{bytes:?}");
         }
     }
 
@@ -467,9 +491,12 @@ mod tests {
         let job = job(true, Order::AsSubmitted);
         job.enter([(2, 1), (2, 1)].into_iter());
         job.complete();
-        job.settle(0, Ending::Returned(&returned(&[1, 2])));
-        assert!(job.fail(&|task| TaskError::Cancelled { task }).over);
-        let error = job.take_all().unwrap().unwrap_err();
+        job.settle(0, returned(&[1, 2]));
+        assert!(!job.cancel(&[1]).over && !job.is_over());
+        assert!(!job.cancel(&[]).over && job.is_over());
+        // Its task has yet to come back.
+        assert_eq!((job.bytes(1), job.settle(1, returned(&[3, 4])).over), (1, true));
+        let error = job.take_all().unwrap_err();
         assert_eq!(error.to_string(), "items 2 to 3 of square was cancelled");
     }
 }

@@ -12,10 +12,12 @@
 
 mod builder;
 mod call;
+mod cancel;
 mod collect;
 mod error;
 mod imap;
 mod job;
+mod out;
 mod progress;
 mod result;
 mod shared;

@@ -4,11 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use procession_core::os::clock::Deadline;
 use serde::de::DeserializeOwned;
 
 use super::TaskError;
-use super::job::Job;
+use super::job::{AnyJob, Job};
 use super::shared::Shared;
 
 /// The result of a call or a map, once it is there.
@@ -35,7 +34,8 @@ pub struct AsyncResult<T> {
 pub(super) trait Outcome<T>: Send + Sync {
     fn id(&self) -> u64;
     fn is_over(&self) -> bool;
-    fn take(&self) -> Option<Result<T, TaskError>>;
+    /// The results, once it is over. Reads them: not to be called with a lock, nor while reading reports.
+    fn take(&self) -> Result<T, TaskError>;
 }
 
 /// The result of the only item.
@@ -53,7 +53,7 @@ impl<R: DeserializeOwned + Send> Outcome<R> for One<R> {
         self.0.is_over()
     }
 
-    fn take(&self) -> Option<Result<R, TaskError>> {
+    fn take(&self) -> Result<R, TaskError> {
         self.0.take_one()
     }
 }
@@ -67,7 +67,7 @@ impl<R: DeserializeOwned + Send> Outcome<Vec<R>> for All<R> {
         self.0.is_over()
     }
 
-    fn take(&self) -> Option<Result<Vec<R>, TaskError>> {
+    fn take(&self) -> Result<Vec<R>, TaskError> {
         self.0.take_all()
     }
 }
@@ -83,9 +83,8 @@ impl<T> AsyncResult<T> {
     /// # Errors
     /// [`TaskError`]; [`TaskError::Taken`] from the second call on.
     pub fn get(&self) -> Result<T, TaskError> {
-        self.shared.check_ours()?;
-        let result = self.shared.wait_for(self.job.id(), Deadline::Never, || self.job.take());
-        result.unwrap_or(Err(TaskError::Terminated))
+        self.wait(None)?;
+        self.job.take()
     }
 
     /// As [`AsyncResult::get`], for `timeout` at most; `None` when the result is not there by then.
@@ -93,8 +92,7 @@ impl<T> AsyncResult<T> {
     /// # Errors
     /// As [`AsyncResult::get`].
     pub fn get_timeout(&self, timeout: Duration) -> Result<Option<T>, TaskError> {
-        self.shared.check_ours()?;
-        self.shared.wait_for(self.job.id(), Deadline::after(timeout), || self.job.take()).transpose()
+        if self.wait(Some(timeout))? { self.job.take().map(Some) } else { Ok(None) }
     }
 
     /// Waits until the result is there, at most for `timeout`; whether it is.
@@ -124,10 +122,10 @@ impl<T> AsyncResult<T> {
         self.shared.cancel_unless_running(self.job.id())
     }
 
-    /// As [`AsyncResult::cancel`], and kills the workers that run its tasks now. Others take their places. Whether anything was
-    /// cancelled.
+    /// Cancels what has not begun, as [`AsyncResult::cancel`] does, and kills the workers that run its tasks now. Others take their
+    /// places. Whether anything was cancelled: where too many calls are cancelled already, only what ran.
     pub fn cancel_running(&self) -> bool {
-        self.shared.cancel(self.job.id(), true)
+        self.shared.cancel_running(self.job.id())
     }
 }
 

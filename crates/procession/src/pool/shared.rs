@@ -1,6 +1,7 @@
 //! What the pool's process knows of its pool.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::borrow::Cow;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,21 +9,22 @@ use std::time::Duration;
 
 use procession_core::os::clock::{Deadline, Instant};
 use procession_core::os::identity::Identity;
-use procession_core::pool::{Cancelled, Outcome, Report, TaskId, WorkQueue};
+use procession_core::pool::{Outcome, Report, TaskId, WorkQueue};
 use procession_core::queue::PutError;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::TaskError;
+use super::cancel::{Cancellation, Reason};
 use super::collect::Follower;
 use super::error::{PoolError, TaskName};
 use super::job::{AnyJob, Ending, Settled};
 use super::supervisor::Seat;
-use crate::process::{self, ExitStatus};
+use crate::process::{self, ExitStatus, Process};
 
 /// How many bytes of arguments may be out before a submission waits for some to come back.
 pub(super) const AHEAD: u64 = 64 << 20;
 /// How many ended workers are remembered, for reports about them that come late.
-const REMEMBERED: usize = 1024;
+pub(super) const REMEMBERED: usize = 1024;
 /// The job of those who wait for something else than a job.
 pub(super) const NO_JOB: u64 = 0;
 
@@ -54,18 +56,13 @@ impl Phase {
     }
 }
 
-/// Why the pool killed a worker.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Reason {
-    Overdue(Duration),
-    Cancelled,
-}
-
 pub(super) struct State {
     pub(super) phase: Phase,
     pub(super) jobs: HashMap<u64, Arc<dyn AnyJob>>,
     /// Jobs that are marked as cancelled in the shared memory.
-    cancelled: HashSet<u64>,
+    pub(super) cancelled: HashMap<u64, Cancellation>,
+    /// How many maps are being put.
+    pub(super) filling: usize,
     /// Whether somebody collects reports.
     pub(super) collecting: bool,
     pub(super) followers: Vec<Follower>,
@@ -78,9 +75,11 @@ pub(super) struct State {
     /// Tasks that were lost with workers of which it is not known how they ended.
     parked: Vec<(TaskId, u32)>,
     /// Workers that the pool killed for a task.
-    killed: VecDeque<(u32, TaskId, Reason)>,
-    /// How many workers ended one after another without becoming ready, and what the last one said.
+    pub(super) killed: VecDeque<(u32, TaskId, Reason)>,
+    /// How many workers ended one after another without becoming ready, whether one of them failed rather than was killed, and what
+    /// the last one said.
     stillborn: usize,
+    has_failed: bool,
     complaint: Option<String>,
     /// How many jobs have a timeout.
     pub(super) timed: usize,
@@ -91,7 +90,31 @@ pub(super) struct State {
 impl State {
     /// Whether workers end one after another without becoming ready.
     pub(super) fn stillbirths(&self) -> bool {
-        self.stillborn >= self.target.max(3)
+        // That they were killed from outside says less.
+        let few = if self.has_failed { 3 } else { 10 };
+        self.stillborn >= self.target.max(few)
+    }
+
+    fn one_is_ready(&mut self) {
+        self.stillborn = 0;
+        self.has_failed = false;
+        self.complaint = None;
+    }
+}
+
+/// A map that is being put.
+pub(super) struct Filling<'a>(&'a Shared);
+
+impl Drop for Filling<'_> {
+    fn drop(&mut self) {
+        let last = {
+            let mut state = self.0.lock();
+            state.filling -= 1;
+            state.filling == 0 && state.sealed
+        };
+        if last {
+            self.0.ring();
+        }
     }
 }
 
@@ -103,7 +126,7 @@ pub(crate) struct Shared {
     pub(super) out: AtomicU64,
     next_job: AtomicU64,
     /// One thread at a time cancels.
-    cancelling: Mutex<()>,
+    pub(super) cancelling: Mutex<()>,
     /// Wakes the supervisor.
     pub(super) bell: OwnedFd,
     /// There is a supervisor.
@@ -117,7 +140,8 @@ impl Shared {
         let state = State {
             phase: Phase::Open,
             jobs: HashMap::new(),
-            cancelled: HashSet::new(),
+            cancelled: HashMap::new(),
+            filling: 0,
             collecting: false,
             followers: Vec::new(),
             target,
@@ -126,6 +150,7 @@ impl Shared {
             parked: Vec::new(),
             killed: VecDeque::new(),
             stillborn: 0,
+            has_failed: false,
             complaint: None,
             timed: 0,
             sealed: false,
@@ -176,6 +201,17 @@ impl Shared {
         if self.is_ours() { Ok(()) } else { Err(TaskError::Forked { owner: self.owner() }) }
     }
 
+    /// The right to write to the board.
+    pub(super) fn alone(&self) -> MutexGuard<'_, ()> {
+        self.cancelling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a map that is being put, until it is dropped.
+    pub(super) fn filling(&self) -> Filling<'_> {
+        self.lock().filling += 1;
+        Filling(self)
+    }
+
     /// How many workers there are to be.
     pub(super) fn target(&self) -> usize {
         self.lock().target
@@ -213,22 +249,23 @@ impl Shared {
             let mut state = self.lock();
             let Some(job) = state.jobs.remove(&id) else { return };
             state.timed -= usize::from(job.timeout().is_some());
-            let cancelled = state.cancelled.remove(&id);
+            let cancelled = state.cancelled.remove(&id).is_some();
             let last = state.jobs.is_empty() && matches!(state.phase, Phase::Closed);
             drop(state);
             if last {
                 self.ring();
             }
             if cancelled {
-                let _alone = self.cancelling.lock().unwrap_or_else(PoisonError::into_inner);
+                let _alone = self.alone();
                 self.work.forget_cancelled(id);
             }
         }
     }
 
     /// Handles a report.
-    pub(super) fn handle(&self, report: Report, payload: &[u8], job: Option<&Arc<dyn AnyJob>>) {
+    pub(super) fn handle(&self, report: Report, message: Cow<'_, [u8]>, job: Option<&Arc<dyn AnyJob>>) {
         let Report { id, outcome } = report;
+        let payload = &message[Report::LEN..];
         let pid = id.index;
         let settle = |ending: Ending<'_>| {
             if let Some(job) = job {
@@ -236,8 +273,8 @@ impl Shared {
             }
         };
         match outcome {
-            Outcome::Returned => settle(Ending::Returned(payload)),
-            Outcome::Raised => settle(Ending::Raised(payload)),
+            Outcome::Returned => settle(Ending::Returned(message)),
+            Outcome::Raised => settle(Ending::Raised(message)),
             Outcome::Cancelled => settle(Ending::Failed(&|task| TaskError::Cancelled { task })),
             Outcome::Lost => {
                 let worker = procession_core::pool::who_lost(payload);
@@ -245,8 +282,7 @@ impl Shared {
             }
             Outcome::Ready => {
                 let mut state = self.lock();
-                state.stillborn = 0;
-                state.complaint = None;
+                state.one_is_ready();
                 if let Some(seat) = state.seats.iter_mut().find(|seat| seat.pid() == pid) {
                     seat.ready = true;
                 }
@@ -261,13 +297,14 @@ impl Shared {
                     self.break_up(&format!("a worker (process {pid}) cannot go on: {reason}"));
                 } else {
                     state.complaint = Some(reason);
+                    state.has_failed = true;
                 }
             }
             Outcome::Ended => self.bury(pid),
             // Put behind the reports of a job that was cancelled.
             Outcome::Wake => {
                 if let Some(job) = job {
-                    self.settled(id.job, job.fail(&|task| TaskError::Cancelled { task }));
+                    self.cancelled(id.job, job);
                 }
             }
         }
@@ -298,6 +335,8 @@ impl Shared {
             None => TaskError::WorkerDied { task, pid, status },
         };
         self.settled(id.job, job.settle(id.index, Ending::Failed(&why)));
+        // It may not be what the report was about that was read.
+        self.wake(id.job);
     }
 
     /// All that an ended worker has reported has been read.
@@ -314,9 +353,10 @@ impl Shared {
             state.dead.pop_front();
         }
         if seat.ready {
-            state.stillborn = 0;
+            state.one_is_ready();
         } else {
             state.stillborn += 1;
+            state.has_failed |= status.signal().is_none();
         }
         let parked: Vec<TaskId> =
             state.parked.extract_if(.., |(_, worker)| *worker == pid).map(|(id, _)| id).collect();
@@ -325,15 +365,16 @@ impl Shared {
         let (stillborn, over) = (state.stillborn, state.phase.is_over());
         let condemned = state.killed.iter().any(|(killed, ..)| *killed == pid);
         drop(state);
+        if over {
+            // Who cancels may wait for a lock that a worker holds which is still to be ended.
+            return;
+        }
         if condemned {
-            let _alone = self.cancelling.lock().unwrap_or_else(PoisonError::into_inner);
+            let _alone = self.alone();
             self.work.pardon(pid as i32);
         }
         for id in parked {
             self.fail_lost(self.lock(), id, pid, status);
-        }
-        if over {
-            return;
         }
         match self.work.lost() {
             Ok(lost) => lost.iter().for_each(|lost| self.lost(lost.id, lost.worker)),
@@ -359,7 +400,7 @@ impl Shared {
 
     /// Changes how many workers there are to be.
     pub(super) fn resize(&self, workers: usize) -> Result<(), PoolError> {
-        let _alone = self.cancelling.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.alone();
         let surplus = {
             let mut state = self.lock();
             match &state.phase {
@@ -402,13 +443,19 @@ impl Shared {
             }
             state.phase = phase;
         }
+        // The supervisor ends the workers, whatever becomes of the locks below. One that was stopped with such a lock goes on, lest
+        // the supervisor itself waits for it.
+        self.ring();
+        for process in self.processes() {
+            // One that changed its user is not ours.
+            let _ = process.resume();
+        }
         // Damaged memory has no tasks to be discarded; the workers are killed in any case.
         for ended in [self.work.terminate(), self.work.reports().shutdown(true)] {
             if let Err(error) = ended {
                 tracing::error!(%error, "a pool's memory is damaged");
             }
         }
-        self.ring();
         true
     }
 
@@ -426,12 +473,19 @@ impl Shared {
         self.wake_all();
     }
 
+    /// The workers that have not ended.
+    pub(super) fn processes(&self) -> Vec<Arc<Process<()>>> {
+        let state = self.lock();
+        let seats = state.seats.iter().filter(|seat| seat.ended.is_none());
+        seats.map(|seat| Arc::clone(&seat.process)).collect()
+    }
+
     /// Puts a report of the pool itself behind what workers have reported.
     pub(super) fn announce(&self, report: Report) {
         loop {
             match self.work.reports().put(&report.to_bytes(), Deadline::Never) {
                 Ok(()) | Err(PutError::ShutDown) => return,
-                Err(PutError::Memory(error)) if !self.work.may_be_collected(&error) => {
+                Err(PutError::Memory(error)) if !self.work.may_be_freed(&error) => {
                     return self.break_up(&format!("its reports: {error}"));
                 }
                 // Until some have been collected.
@@ -439,117 +493,6 @@ impl Shared {
                     self.collect_now();
                     std::thread::sleep(Duration::from_millis(5));
                 }
-            }
-        }
-    }
-
-    /// Cancels a job unless a task of it runs; whether nothing of it begins from now on.
-    pub(super) fn cancel_unless_running(&self, id: u64) -> bool {
-        if !self.is_ours() || !self.lock().jobs.contains_key(&id) {
-            return false;
-        }
-        let cancelled = {
-            let _alone = self.cancelling.lock().unwrap_or_else(PoisonError::into_inner);
-            self.work.cancel_unless_running(id)
-        };
-        match cancelled {
-            Ok(Cancelled::Yes) => {
-                self.cancelled(id);
-                true
-            }
-            Ok(_) => false,
-            Err(error) => {
-                self.break_up(&format!("its tasks: {error}"));
-                false
-            }
-        }
-    }
-
-    /// Cancels a job; kills the workers that run a task of it if `kill`. What has not begun has failed when this returns, and
-    /// what runs is up to its worker.
-    pub(super) fn cancel(&self, id: u64, kill: bool) -> bool {
-        if !self.is_ours() || !self.lock().jobs.contains_key(&id) {
-            return false;
-        }
-        let cancelled = {
-            let _alone = self.cancelling.lock().unwrap_or_else(PoisonError::into_inner);
-            self.work.cancel(id)
-        };
-        match cancelled {
-            Ok((marked, running)) => {
-                if marked {
-                    self.lock().cancelled.insert(id);
-                    self.forget_if_over(id);
-                }
-                if kill && !running.is_empty() {
-                    self.kill(|_, task| (task.job == id).then_some(Reason::Cancelled));
-                }
-                marked
-            }
-            Err(error) => {
-                self.break_up(&format!("its tasks: {error}"));
-                false
-            }
-        }
-    }
-
-    /// What has not come back of a job by now has not begun, and will not.
-    fn cancelled(&self, id: u64) {
-        self.lock().cancelled.insert(id);
-        self.forget_if_over(id);
-        self.announce(Report { id: TaskId { job: id, index: 0 }, outcome: Outcome::Wake });
-        self.wait_until(id, Deadline::Never, || {
-            let state = self.lock();
-            !state.jobs.contains_key(&id) || state.phase.is_over()
-        });
-    }
-
-    /// The last task of a cancelled job may have come back before it was noted as cancelled.
-    fn forget_if_over(&self, id: u64) {
-        let mut state = self.lock();
-        if !state.jobs.contains_key(&id) && state.cancelled.remove(&id) {
-            drop(state);
-            let _alone = self.cancelling.lock().unwrap_or_else(PoisonError::into_inner);
-            self.work.forget_cancelled(id);
-        }
-    }
-
-    /// Kills the workers whose tasks there is a reason for, and that still have them.
-    pub(super) fn kill(&self, reason: impl Fn(Identity, TaskId) -> Option<Reason>) {
-        let broken = |error| self.break_up(&format!("its tasks: {error}"));
-        let running = match self.work.running() {
-            Ok(running) => running,
-            Err(error) => return broken(error),
-        };
-        for (worker, id) in running {
-            let pid = worker.pid().as_raw_nonzero().get();
-            let Some(reason) = reason(worker, id) else { continue };
-            let process = {
-                let state = self.lock();
-                let seat =
-                    state.seats.iter().find(|seat| seat.pid() == pid.unsigned_abs() && seat.ended.is_none());
-                seat.map(|seat| Arc::clone(&seat.process))
-            };
-            let Some(process) = process else { continue };
-            let condemned = {
-                let _alone = self.cancelling.lock().unwrap_or_else(PoisonError::into_inner);
-                self.work.condemn_if_running(pid, id.job, Some(id.index))
-            };
-            match condemned {
-                Ok(Some(_)) => {}
-                // It has come to the task's end.
-                Ok(None) => continue,
-                Err(error) => return broken(error),
-            }
-            {
-                let mut state = self.lock();
-                state.killed.push_back((pid.unsigned_abs(), id, reason));
-                if state.killed.len() > REMEMBERED {
-                    state.killed.pop_front();
-                }
-            }
-            if let Err(error) = process.kill() {
-                tracing::error!(%error, pid, "a worker cannot be killed");
             }
         }
     }

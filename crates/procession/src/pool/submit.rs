@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use procession_core::os::clock::Deadline;
 use procession_core::pool::{Task, TaskId};
@@ -26,6 +27,8 @@ const GROUP: usize = 256;
 const FULL: usize = 256 << 10;
 /// So many reports are worth reading before more tasks are put.
 const CROWD: u64 = 4096;
+/// Between two looks at what workers have taken, while too much waits for them.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// What all tasks of a job have in common.
 #[derive(Clone, Copy, Debug)]
@@ -226,11 +229,29 @@ impl Shared {
         self.settled(job.id, job.settle(index, Ending::Failed(&why)));
     }
 
-    /// Waits while as much is out as should be.
+    /// Waits while as much waits for workers as should.
     fn wait_for_room(&self) {
-        let full = || self.out.load(Ordering::Relaxed) >= AHEAD;
-        if full() {
-            self.wait_until(NO_JOB, Deadline::Never, || !full() || self.lock().phase.is_over());
+        let full = || self.out.load(Ordering::Relaxed) >= AHEAD && !self.lock().phase.is_over();
+        while full() && self.waiting() >= AHEAD {
+            // Nothing is reported when a worker takes a task.
+            self.wait_until(NO_JOB, Deadline::after(LOOK), || !full());
         }
+    }
+
+    /// Bytes of tasks that are out and that no worker has taken.
+    fn waiting(&self) -> u64 {
+        let running = match self.work.running() {
+            Ok(running) => running,
+            Err(error) => {
+                self.break_up(&format!("its tasks: {error}"));
+                return 0;
+            }
+        };
+        let taken: u64 = {
+            let state = self.lock();
+            let bytes = |id: TaskId| state.jobs.get(&id.job).map_or(0, |job| job.bytes(id.index));
+            running.into_iter().map(|(_, id)| bytes(id)).sum()
+        };
+        self.out.load(Ordering::Relaxed).saturating_sub(taken)
     }
 }

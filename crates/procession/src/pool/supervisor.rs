@@ -15,13 +15,16 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 
+use super::cancel::Reason;
 use super::error::PoolError;
-use super::shared::{NO_JOB, Phase, Reason, Shared};
+use super::shared::{NO_JOB, Phase, Shared};
 use super::worker::{Order, work};
 use crate::process::{ExitStatus, Process, StartError, StartMethod};
 
 /// How long a worker may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(1);
+/// Of the thread, in bytes: results that hold handles are read by it too.
+const STACK: usize = 8 << 20;
 /// Between two looks at tasks that have a timeout.
 const TICK: Duration = Duration::from_millis(20);
 /// Between two looks at reports that nobody waits for.
@@ -60,7 +63,8 @@ impl Recruiter {
         self.started += 1;
         let mut builder = Process::builder(work, self.order.clone())
             .name(format!("PoolWorker-{}", self.started))
-            .daemon(self.order.daemon);
+            .daemon(self.order.daemon)
+            .defer_interrupts();
         if let Some(method) = self.method {
             builder = builder.start_method(method);
         }
@@ -106,14 +110,15 @@ impl Supervisor {
         let target = shared.lock().target;
         let result = (0..target)
             .try_for_each(|_| {
-                let process = self.recruiter.start(false)?;
+                // Until it takes care of Ctrl-C.
+                let process = os::with_signals_blocked(|| self.recruiter.start(false))?;
                 Ok::<_, PoolError>(self.seat(process)?)
             })
             .and_then(|()| {
                 shared.supervised.store(true, Ordering::Relaxed);
                 let thread = os::with_signals_blocked(|| {
                     let builder = std::thread::Builder::new().name("procession-pool".into());
-                    builder.stack_size(256 << 10).spawn(move || self.run())
+                    builder.stack_size(STACK).spawn(move || self.run())
                 });
                 Ok(thread.map(drop)?)
             });
@@ -167,9 +172,9 @@ impl Supervisor {
     /// Does what there is to do; whether the pool is at an end.
     fn look(&mut self) -> bool {
         let shared = Arc::clone(&self.shared);
-        let (phase, seats, jobs, sealed) = {
+        let (phase, seats, jobs, sealed, filling) = {
             let state = shared.lock();
-            (state.phase.clone(), state.seats.len(), state.jobs.len(), state.sealed)
+            (state.phase.clone(), state.seats.len(), state.jobs.len(), state.sealed, state.filling)
         };
         match phase {
             Phase::Terminated | Phase::Broken(_) => {
@@ -177,7 +182,7 @@ impl Supervisor {
                 return shared.lock().seats.is_empty();
             }
             Phase::Closed => {
-                if !self.closed && (jobs == 0 || sealed) {
+                if !self.closed && (jobs == 0 || sealed && filling == 0) {
                     self.closed = true;
                     if let Err(error) = shared.work.close() {
                         shared.break_up(&format!("its tasks: {error}"));
@@ -271,15 +276,7 @@ impl Supervisor {
         };
         // Nobody reads what they have reported.
         ended.into_iter().for_each(|pid| self.shared.bury(pid));
-        let processes: Vec<_> = {
-            let state = self.shared.lock();
-            state
-                .seats
-                .iter()
-                .filter(|seat| seat.ended.is_none())
-                .map(|seat| Arc::clone(&seat.process))
-                .collect()
-        };
+        let processes = self.shared.processes();
         let now = Instant::now();
         let due = *self.kill_at.get_or_insert_with(|| {
             for process in &processes {
@@ -326,8 +323,11 @@ impl Supervisor {
                 self.ended(*pid);
             }
         }
-        // What nobody waits for; and what was said of the dead.
-        self.shared.collect_now();
+        // What nobody waits for; and what was said of the dead. At the end nobody wants it, and a worker that was stopped with the
+        // reports' lock would keep this thread from ending it.
+        if !self.shared.lock().phase.is_over() {
+            self.shared.collect_now();
+        }
     }
 
     /// A worker has ended.

@@ -1,12 +1,12 @@
 //! A task as bytes, and calling its function in a worker.
 //!
 //! After the [`Task`](procession_core::pool::Task) come the function's place in the program, the number of items (0 for a single
-//! call) and the arguments. Of a single call the report has the result, or the [`Failure`]; of items it has either for each,
-//! after a byte that says which.
+//! call) and the arguments. After the [`Report`] comes a byte that says whether there are handles among the results. Of a single call
+//! the result follows, or the [`Failure`]; of items either for each, after a byte that says which.
 
 use std::any::type_name;
 
-use procession_core::pool::{Outcome, Task};
+use procession_core::pool::{Outcome, Report, Task};
 use procession_core::shm::transfer::{self, Opened};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,11 @@ use crate::process::{Panic, StartError, TaskRef, caught, function, getpid};
 
 /// What comes before the arguments, the [`Task`] included.
 pub(super) const HEAD: usize = Task::LEN + TaskRef::LEN + size_of::<u32>();
+
+/// What comes before the results in the report of a task: the [`Report`], and whether handles are among them.
+pub(super) const REPORT_HEAD: usize = Report::LEN + 1;
+/// In the report's head: they hold handles.
+pub(super) const WITH_HANDLES: u8 = 1;
 
 /// In front of an item's result.
 pub(super) const RETURNED: u8 = 0;

@@ -17,12 +17,12 @@ use serde::de::{self, DeserializeOwned, Deserializer};
 use serde::ser::{self, Serializer};
 use serde::{Deserialize, Serialize};
 
-use super::task::{Caller, Failure};
+use super::task::{Caller, Failure, REPORT_HEAD, WITH_HANDLES};
 use crate::codec::append;
 use crate::handle::{self, with_reason};
 use crate::process::{self, Panic, StartError, TaskRef, caught, function, getpid};
 
-/// How often an idle worker that does not end with the pool's process looks whether that is gone.
+/// How often a worker that does not end with the pool's process looks whether that is gone.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a worker goes on trying to take a task for which there is no memory.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -182,10 +182,10 @@ impl fmt::Debug for Initializer {
 
 /// What a worker process runs.
 pub(super) fn work(order: Order) {
-    // One that was forked by a helper thread has all blocked.
-    os::unblock_signals();
     // Ctrl-C is for the pool's process, with which the worker ends; the programs that a task runs get it too.
     let passed = os::set_disposition(Signal::INT, Disposition::Pass);
+    // It was started with this one blocked, or all.
+    os::unblock_signals();
     let Order { work: Work(work), initializer, tasks, memory, daemon } = order;
     let pid = getpid() as i32;
     let begun = passed
@@ -234,7 +234,15 @@ impl Worker {
     fn serve(mut self) -> Result<(), (WorkQueue, String)> {
         let mut done = 0;
         let mut failing: Option<Instant> = None;
+        let mut looked = Instant::now();
         loop {
+            // Who is no daemon ends by itself when the pool's process is gone, whatever waits to be done.
+            if !self.daemon && looked.elapsed() >= LOOK {
+                if !process::parent().is_some_and(|pool| pool.is_alive()) {
+                    break;
+                }
+                looked = Instant::now();
+            }
             let deadline = if self.daemon { Deadline::Never } else { Deadline::after(LOOK) };
             match self.work.take(deadline) {
                 Ok(Next::Task(assignment)) => {
@@ -248,11 +256,7 @@ impl Worker {
                     }
                 }
                 Ok(Next::Leave) | Err(GetError::ShutDown) => break,
-                Err(GetError::Empty) => {
-                    if !process::parent().is_some_and(|pool| pool.is_alive()) {
-                        break;
-                    }
-                }
+                Err(GetError::Empty) => {}
                 // Others may free some.
                 Err(GetError::Memory(RingError::Limit { .. } | RingError::System(_)))
                     if failing.get_or_insert_with(Instant::now).elapsed() < PATIENCE =>
@@ -274,7 +278,7 @@ impl Worker {
         self.input.clear();
         self.input.extend_from_slice(assignment.payload());
         self.output.clear();
-        self.output.resize(Report::LEN, 0);
+        self.output.resize(REPORT_HEAD, 0);
         let handles = Tally::begin();
         let mark = handles.mark();
         let (outcome, opened) = self.caller.call(&self.input, &mut self.output);
@@ -283,7 +287,10 @@ impl Worker {
             std::mem::forget(assignment);
             process::exit(0);
         }
-        self.sent_handles |= handles.mark() != mark;
+        if handles.mark() != mark {
+            self.sent_handles = true;
+            self.output[Report::LEN] = WITH_HANDLES;
+        }
         self.output[..Report::LEN].copy_from_slice(&Report { id, outcome }.to_bytes());
         match self.work.put_report(&self.output) {
             Ok(()) => handles.keep(),
@@ -291,7 +298,8 @@ impl Worker {
             Err(error) => {
                 drop(handles);
                 let mut short = Report { id, outcome: Outcome::Raised }.to_bytes().to_vec();
-                let len = self.output.len() - Report::LEN;
+                short.resize(REPORT_HEAD, 0);
+                let len = self.output.len() - REPORT_HEAD;
                 Failure::Result(format!("{len} bytes: {error}")).write(&mut short);
                 self.work.put_report(&short).map_err(|error| error.to_string())?;
             }

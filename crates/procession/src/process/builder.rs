@@ -55,6 +55,7 @@ pub struct Builder<'a, R> {
     daemon: bool,
     detached: bool,
     allow_threads: bool,
+    defers_interrupts: bool,
     start_method: Option<StartMethod>,
 }
 
@@ -108,7 +109,15 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Builder<'a, R> {
     }
 
     fn new(task: Task<'a, R>) -> Self {
-        Builder { task, name: None, daemon: false, detached: false, allow_threads: false, start_method: None }
+        Builder {
+            task,
+            name: None,
+            daemon: false,
+            detached: false,
+            allow_threads: false,
+            defers_interrupts: false,
+            start_method: None,
+        }
     }
 
     /// Names the process; `Process-1`, `Process-2` … otherwise.
@@ -147,6 +156,13 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Builder<'a, R> {
         self
     }
 
+    /// Leaves SIGINT blocked until the function unblocks it, so that Ctrl-C does not end the process before it has said what it makes
+    /// of it. One that is forked has blocked what the thread has that starts it.
+    pub(crate) fn defer_interrupts(mut self) -> Self {
+        self.defers_interrupts = true;
+        self
+    }
+
     /// Starts the process.
     ///
     /// # Errors
@@ -167,6 +183,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Builder<'a, R> {
                 lineage,
                 daemon: self.daemon,
                 detached: self.detached,
+                defers_interrupts: self.defers_interrupts,
                 parent: state.as_parent(),
                 start_method: state.start_method,
             };

@@ -85,6 +85,9 @@ pub(super) fn live(
     if settings.detached {
         detach(&channel);
     }
+    if birth == Birth::Executed && !settings.defers_interrupts {
+        process::unblock_signals();
+    }
     let daemon = settings.daemon;
     let begun = state::lock().become_process(settings, birth == Birth::Forked, channel);
     let begun = begun.and_then(|()| if daemon { state::ensure_attendant() } else { Ok(()) });

@@ -160,6 +160,14 @@ impl<R> Process<R> {
         process::send_signal(&self.running.pidfd, Signal::KILL)
     }
 
+    /// Lets the process go on if it was stopped (SIGCONT).
+    ///
+    /// # Errors
+    /// As [`Process::terminate`].
+    pub(crate) fn resume(&self) -> io::Result<()> {
+        process::send_signal(&self.running.pidfd, Signal::CONT)
+    }
+
     /// Sends SIGINT, as Ctrl-C does to all processes of the terminal's foreground group. Does nothing when the
     /// process has ended.
     ///

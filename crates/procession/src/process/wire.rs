@@ -31,6 +31,8 @@ pub(super) struct Settings {
     pub(super) lineage: Vec<u32>,
     pub(super) daemon: bool,
     pub(super) detached: bool,
+    /// SIGINT is blocked when its function is called, which sees to it.
+    pub(super) defers_interrupts: bool,
     pub(super) parent: ParentRecord,
     pub(super) start_method: StartMethod,
 }
