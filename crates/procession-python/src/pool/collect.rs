@@ -297,18 +297,19 @@ impl WorkQueue {
         let Some((_, job)) = last else { return Ok(false) };
         let job = job.clone_ref(py);
         let mut interrupted = None;
-        let item = if report.outcome == Outcome::Cancelled {
-            Item::Error(cancelled(py)?)
+        let arrival = if report.outcome == Outcome::Cancelled {
+            job.get().arrive_cancelled(py, id.index)
         } else {
             let (object, raised) = self.object(py, part);
             interrupted = raised;
-            match object {
+            let item = match object {
                 Ok(object) if report.outcome == Outcome::Returned => Item::Value(object.unbind()),
                 Ok(object) => Item::Error(object.unbind()),
                 Err(error) => Item::Error(error.into_value(py).into_any()),
-            }
+            };
+            job.get().arrive(py, id.index, item)
         };
-        let arrival = match job.get().arrive(py, id.index, item) {
+        let arrival = match arrival {
             Ok(arrival) => arrival,
             Err(error) => {
                 job.get().fail(error.into_value(py).into_any());
@@ -319,27 +320,32 @@ impl WorkQueue {
         interrupted.map_or(Ok(is_event), Err)
     }
 
-    /// The object in a report, and what a signal handler raised meanwhile.
+    /// The object in a report, or what its unpickling raised; and what a signal handler raised meanwhile.
     fn object<'py>(&self, py: Python<'py>, part: Part<'_>) -> (PyResult<Bound<'py, PyAny>>, Option<PyErr>) {
-        let bytes = match part {
+        let mut raised = None;
+        let mut retry = |error: &PyErr| {
+            let may_be_a_handlers = !error.is_instance_of::<PyException>(py) && runs_handlers(py);
+            if may_be_a_handlers {
+                raised = Some(error.clone_ref(py));
+            }
+            may_be_a_handlers
+        };
+        let object = match part {
             Part::InPlace(message) => {
                 let start = message::object_in_report(&message);
-                let object = message::decode_message(py, message, start);
-                let raised = object.as_ref().err().and_then(|error| {
-                    (!error.is_instance_of::<PyException>(py)).then(|| error.clone_ref(py))
-                });
-                return (object, raised);
+                message::decode_message(py, message, start, &mut retry)
             }
-            Part::Copied(bytes) => bytes,
+            Part::Copied(bytes) => {
+                let start = message::object_in_report(bytes);
+                match message::decode(py, bytes, start) {
+                    Err(error) if retry(&error) => message::decode(py, bytes, start),
+                    object => object,
+                }
+            }
         };
-        let start = message::object_in_report(bytes);
-        match message::decode(py, bytes, start) {
-            // A signal: the object is read once more.
-            Err(error) if !error.is_instance_of::<PyException>(py) => {
-                (message::decode(py, bytes, start), Some(error))
-            }
-            object => (object, None),
-        }
+        // What raises it again is the object.
+        let is_its_own = object.as_ref().is_err_and(|error| !error.is_instance_of::<PyException>(py));
+        (object, raised.filter(|_| !is_its_own))
     }
 
     /// Tells those who wait for a job of an arrival. Whether it made an event.
@@ -434,15 +440,18 @@ impl WorkQueue {
         }
     }
 
-    /// Gives a task's failure to its job.
+    /// Gives a task's failure to its job; `None`: it was cancelled.
     pub(super) fn fail_task(
         &self,
         py: Python<'_>,
         job: &Bound<'_, Job>,
         index: u32,
-        exception: Py<PyAny>,
+        exception: Option<Py<PyAny>>,
     ) -> PyResult<()> {
-        let arrival = job.get().arrive(py, index, Item::Error(exception))?;
+        let arrival = match exception {
+            Some(exception) => job.get().arrive(py, index, Item::Error(exception))?,
+            None => job.get().arrive_cancelled(py, index)?,
+        };
         if self.tell(py, job, arrival)? {
             self.wake(py)?;
         }
@@ -458,13 +467,18 @@ fn locked(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     Ok(lock)
 }
 
-/// `concurrent.futures.CancelledError()`.
-fn cancelled(py: Python<'_>) -> PyResult<Py<PyAny>> {
-    Ok(cancelled_class(py)?.call0()?.unbind())
+/// Whether this is the thread that signal handlers run in.
+#[cold]
+fn runs_handlers(py: Python<'_>) -> bool {
+    let is_main = || -> PyResult<bool> {
+        let threading = py.import("threading")?;
+        threading.call_method0("current_thread")?.eq(threading.call_method0("main_thread")?)
+    };
+    is_main().unwrap_or(false)
 }
 
-/// `concurrent.futures.CancelledError`.
-pub(super) fn cancelled_class(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+/// `concurrent.futures.CancelledError()`.
+pub(super) fn cancelled(py: Python<'_>) -> PyResult<Py<PyAny>> {
     static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    CLASS.import(py, "concurrent.futures", "CancelledError")
+    Ok(CLASS.import(py, "concurrent.futures", "CancelledError")?.call0()?.unbind())
 }

@@ -20,6 +20,8 @@ pub(super) struct State {
     pub(super) results: Results,
     /// The exception of the first task that failed.
     pub(super) failure: Option<Py<PyAny>>,
+    /// Whether that is that it was cancelled.
+    pub(super) is_cancelled: bool,
     pub(super) phase: Phase,
     /// What is kept as long as there is something to wait for.
     pub(super) kept: Option<Kept>,
@@ -72,6 +74,10 @@ pub(super) struct Stream {
     pub(super) feeder: Option<Py<PyAny>>,
     /// Lengths of the tasks' results in `items`, if chunked.
     pub(super) lengths: VecDeque<usize>,
+    /// Whether a result was taken.
+    pub(super) is_used: bool,
+    /// Whether nobody will take any.
+    pub(super) is_unwanted: bool,
 }
 
 /// A result.
@@ -107,6 +113,12 @@ impl State {
         }
         self.submitted += 1;
         Some(self.submitted - 1)
+    }
+
+    /// Takes back [`State::submit`] of the last task, which is not handed out. Whether the job had ended, which counts it.
+    pub(super) fn withdraw(&mut self) -> bool {
+        self.submitted -= 1;
+        self.phase != Phase::Open
     }
 
     /// Whether another number of tasks was handed out than was said, though nothing has failed.
@@ -174,6 +186,9 @@ impl State {
     pub(super) fn keep(&mut self, py: Python<'_>, index: u32, item: Item) -> PyResult<Option<Item>> {
         match (&mut self.results, item) {
             (Results::Stream(stream), item) => {
+                if stream.is_unwanted {
+                    return Ok(Some(item));
+                }
                 if !stream.ordered {
                     return stream.push(py, item);
                 }
