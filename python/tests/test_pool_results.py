@@ -291,3 +291,51 @@ def test_ten_thousand_calls_are_cancelled():
         assert after.get() == 9
         with pytest.raises(concurrent.futures.CancelledError):
             calls[-1].get()
+
+
+# What takes long to be read
+
+READING, READ_ON = threading.Event(), threading.Event()
+
+
+class Slow:
+    """Something whose unpickling, in the pool's process, waits."""
+
+    def __reduce__(self):
+        return wait_if_owner, (os.getpid(),)
+
+
+def wait_if_owner(maker):
+    if os.getpid() == maker:
+        return None
+    READING.set()
+    return READ_ON.wait(60)
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_deaths_are_told_while_a_result_for_a_callback_is_read(pool):
+    READING.clear()
+    READ_ON.clear()
+    got = []
+    result = pool.apply_async(Slow, callback=got.append)
+    assert READING.wait(60)
+    with pytest.raises(procession.WorkerDied):
+        pool.apply(die)
+    assert pool.map(square, [1, 2, 3], 1) == [1, 4, 9]
+    assert not result.ready() and not got
+    READ_ON.set()
+    # It was not waited for in vain.
+    assert result.get() is True and got == [True]
+
+
+def test_a_large_result_for_a_callback(pool):
+    got = []
+    assert pool.apply_async(bytes, (1_000_000,), callback=got.append).get() == bytes(1_000_000)
+    assert got == [bytes(1_000_000)]
+    result = pool.apply_async(raise_it, (ValueError, "x" * 100_000), error_callback=got.append)
+    with pytest.raises(ValueError, match="xxx"):
+        result.get()
+    assert isinstance(got[1], ValueError)

@@ -12,14 +12,14 @@ use procession_core::os::clock::Deadline;
 use procession_core::os::identity::Identity;
 use procession_core::pool::{Outcome, Report, TaskId, who_lost};
 use procession_core::queue::{Batch, GetError, Part};
-use pyo3::exceptions::PyException;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use super::job::Job;
 use super::state::{Arrival, Item};
-use super::{Event, State, WorkQueue, damaged, errors, message};
+use super::unread::{self, Unread};
+use super::{Event, State, WorkQueue, damaged, errors};
 use crate::blocking::{block, brief};
 use crate::calls;
 
@@ -272,7 +272,7 @@ impl WorkQueue {
             }
             Outcome::Ready | Outcome::Unready | Outcome::Ended => {
                 let has_message = bytes.len() > Report::LEN;
-                let message = if has_message { self.object(py, part).0.ok() } else { None };
+                let message = if has_message { unread::object(py, part, &mut |_| false).ok() } else { None };
                 let event = Event::Worker {
                     outcome: report.outcome,
                     pid: id.index as i32,
@@ -299,14 +299,12 @@ impl WorkQueue {
         let mut interrupted = None;
         let arrival = if report.outcome == Outcome::Cancelled {
             job.get().arrive_cancelled(py, id.index)
+        } else if job.get().is_read_for_callbacks() {
+            // Objects may take their time, and this thread may have workers to look after.
+            Ok(job.get().arrive_unread(id.index, Unread::new(report.outcome, part)))
         } else {
-            let (object, raised) = self.object(py, part);
+            let (item, raised) = unread::read(py, report.outcome, part);
             interrupted = raised;
-            let item = match object {
-                Ok(object) if report.outcome == Outcome::Returned => Item::Value(object.unbind()),
-                Ok(object) => Item::Error(object.unbind()),
-                Err(error) => Item::Error(error.into_value(py).into_any()),
-            };
             job.get().arrive(py, id.index, item)
         };
         let arrival = match arrival {
@@ -318,34 +316,6 @@ impl WorkQueue {
         };
         let is_event = self.tell(py, job.bind(py), arrival)?;
         interrupted.map_or(Ok(is_event), Err)
-    }
-
-    /// The object in a report, or what its unpickling raised; and what a signal handler raised meanwhile.
-    fn object<'py>(&self, py: Python<'py>, part: Part<'_>) -> (PyResult<Bound<'py, PyAny>>, Option<PyErr>) {
-        let mut raised = None;
-        let mut retry = |error: &PyErr| {
-            let may_be_a_handlers = !error.is_instance_of::<PyException>(py) && runs_handlers(py);
-            if may_be_a_handlers {
-                raised = Some(error.clone_ref(py));
-            }
-            may_be_a_handlers
-        };
-        let object = match part {
-            Part::InPlace(message) => {
-                let start = message::object_in_report(&message);
-                message::decode_message(py, message, start, &mut retry)
-            }
-            Part::Copied(bytes) => {
-                let start = message::object_in_report(bytes);
-                match message::decode(py, bytes, start) {
-                    Err(error) if retry(&error) => message::decode(py, bytes, start),
-                    object => object,
-                }
-            }
-        };
-        // What raises it again is the object.
-        let is_its_own = object.as_ref().is_err_and(|error| !error.is_instance_of::<PyException>(py));
-        (object, raised.filter(|_| !is_its_own))
     }
 
     /// Tells those who wait for a job of an arrival. Whether it made an event.
@@ -465,16 +435,6 @@ fn locked(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     let lock = ALLOCATE.import(py, "_thread", "allocate_lock")?.call0()?;
     calls::call_method(&lock, intern!(py, "acquire"), ())?;
     Ok(lock)
-}
-
-/// Whether this is the thread that signal handlers run in.
-#[cold]
-fn runs_handlers(py: Python<'_>) -> bool {
-    let is_main = || -> PyResult<bool> {
-        let threading = py.import("threading")?;
-        threading.call_method0("current_thread")?.eq(threading.call_method0("main_thread")?)
-    };
-    is_main().unwrap_or(false)
 }
 
 /// `concurrent.futures.CancelledError()`.

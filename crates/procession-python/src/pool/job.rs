@@ -11,6 +11,7 @@ use pyo3::{PyTraverseError, PyVisit};
 use super::WorkQueue;
 use super::collect::cancelled;
 use super::state::{Arrival, Item, Kept, Next, Phase, Results, State, Stream};
+use super::unread::Unread;
 use crate::blocking::deadline;
 
 /// One or more tasks whose results belong together: the base of `procession.pool`'s results.
@@ -65,6 +66,24 @@ impl Job {
         drop(state);
         drop((unused?, kept));
         Ok(Arrival { news, complete, late: false })
+    }
+
+    /// Whether it is one task, whose report the thread that runs its callbacks reads.
+    pub(super) fn is_read_for_callbacks(&self) -> bool {
+        let state = self.lock();
+        state.has_callbacks() && matches!(state.results, Results::One(_))
+    }
+
+    /// [`Job::arrive`] for one of [`Job::is_read_for_callbacks`].
+    pub(super) fn arrive_unread(&self, index: u32, unread: Unread) -> Arrival {
+        let mut state = self.lock();
+        let late = state.phase != Phase::Open;
+        if late || !state.note(index) {
+            return Arrival { late, ..Arrival::default() };
+        }
+        state.unread = Some(unread);
+        state.phase = Phase::Arrived;
+        Arrival { news: true, complete: true, late: false }
     }
 
     /// [`Job::arrive`] for a task that is not begun because the job, or the task, was cancelled.
@@ -246,6 +265,7 @@ impl Job {
             arrived: 0,
             seen: Vec::new(),
             results,
+            unread: None,
             failure: None,
             is_cancelled: false,
             phase: if complete { Phase::Done } else { Phase::Open },
@@ -346,6 +366,14 @@ impl Job {
 
     /// Whether all results have come, without an error; and the value, or the exception.
     fn _outcome(&self, py: Python<'_>) -> (bool, Option<Py<PyAny>>) {
+        let unread = self.lock().unread.take();
+        if let Some(item) = unread.map(|unread| unread.read(py)) {
+            let mut state = self.lock();
+            match item {
+                Item::Value(value) => state.results = Results::One(Some(value)),
+                Item::Error(error) => state.failure = Some(error),
+            }
+        }
         let state = self.lock();
         if let Some(failure) = &state.failure {
             return (false, Some(failure.clone_ref(py)));

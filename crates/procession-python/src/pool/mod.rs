@@ -7,6 +7,7 @@ mod message;
 mod serve;
 mod state;
 mod submit;
+mod unread;
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::AsRawFd;

@@ -7,6 +7,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyListMethods};
 use pyo3::{PyTraverseError, PyVisit};
 
+use super::unread::Unread;
+
 pub(super) struct State {
     /// Its number, from when it is handed out.
     pub(super) id: u64,
@@ -18,6 +20,8 @@ pub(super) struct State {
     /// A bit for each task of which a result has come: one that was begun twice may have two.
     pub(super) seen: Vec<u64>,
     pub(super) results: Results,
+    /// The report of the only task, until the thread that runs callbacks reads it.
+    pub(super) unread: Option<Unread>,
     /// The exception of the first task that failed.
     pub(super) failure: Option<Py<PyAny>>,
     /// Whether that is that it was cancelled.
