@@ -7,7 +7,6 @@ import time
 import weakref
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 
 from . import pool as _pool
 from ._failures import PoolBroken, PoolTerminated, WorkerDied
@@ -78,7 +77,9 @@ class ProcessPoolExecutor(Executor):
     def submit(self, fn, /, *args, **kwargs):
         """Have a worker call ``fn(*args, **kwargs)``; return its `Future` at once."""
         future = _Future()
-        with self._running_pool() as pool:
+        pool = self._running_pool()
+        try:
+            pool._check_running()
             pool._supervisor.expect_callbacks()
             # The future has it before any callback is called.
             future._call = call = _pool.ApplyResult(
@@ -86,6 +87,8 @@ class ProcessPoolExecutor(Executor):
             )
             pool._work.call(call, fn, args, kwargs, pool._retries)
             pool._limit(call, None, 1)
+        except _REFUSALS as error:
+            raise _refusal(pool, error) from error.__cause__
         return future
 
     def map(self, fn, *iterables, timeout=None, chunksize=1, buffersize=None):
@@ -104,8 +107,11 @@ class ProcessPoolExecutor(Executor):
         if buffersize is None:
             items = list(items)
             buffersize = max(len(items), 1)
-        with self._running_pool() as pool:
+        pool = self._running_pool()
+        try:
             results = pool._imap(fn, items, chunksize, True, buffersize, None, None, False, unpack=True)
+        except _REFUSALS as error:
+            raise _refusal(pool, error) from error.__cause__
         return _take(results, deadline)
 
     def shutdown(self, wait=True, *, cancel_futures=False):
@@ -141,27 +147,16 @@ class ProcessPoolExecutor(Executor):
         if self._pool is not None:
             self._pool.terminate()
 
-    @contextmanager
     def _running_pool(self):
-        """The pool, for a call: what it raises because it takes none is raised as by CPython's executors."""
-        with self._making:
-            if self._is_shut_down:
-                raise RuntimeError("cannot schedule new futures after shutdown")
-            if _ending == os.getpid():
-                raise RuntimeError("cannot schedule new futures after interpreter shutdown")
-            if self._pool is None:
-                self._pool = self._make_pool()
-            pool = self._pool
-        try:
-            pool._check_running()
-            yield pool
-        except PoolBroken as error:
-            raise _translate(error) from error.__cause__
-        except (PoolTerminated, ValueError):
-            if pool._state == _pool.RUN:
-                raise
-            # Another thread was faster.
-            raise RuntimeError("cannot schedule new futures after shutdown") from None
+        pool = self._pool
+        if pool is None or self._is_shut_down:
+            with self._making:
+                if self._is_shut_down or _ending == os.getpid():
+                    raise _too_late()
+                if self._pool is None:
+                    self._pool = self._make_pool()
+                pool = self._pool
+        return pool
 
     def _make_pool(self):
         pool = _Pool(self._max_workers, *self._arguments, self._mp_context, daemon=False, **self._options)
@@ -175,6 +170,22 @@ class ProcessPoolExecutor(Executor):
 
 class _Pool(_pool.Pool):
     _reports_exits = True
+
+
+# What a pool raises that takes no calls any more.
+_REFUSALS = (PoolBroken, PoolTerminated, ValueError)
+
+
+def _refusal(pool, error):
+    """What CPython's executors raise then."""
+    if isinstance(error, PoolBroken) or pool._state == _pool.RUN:
+        return _translate(error)
+    return _too_late()
+
+
+def _too_late():
+    what = "interpreter shutdown" if _ending == os.getpid() else "shutdown"
+    return RuntimeError(f"cannot schedule new futures after {what}")
 
 
 class _Future(Future):
