@@ -7,6 +7,7 @@ import time
 import weakref
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import util
 
 from . import pool as _pool
 from ._failures import PoolBroken, PoolTerminated, WorkerDied
@@ -163,6 +164,8 @@ class ProcessPoolExecutor(Executor):
         # Until all is done, whoever holds the executor.
         pool._supervisor.held = pool
         _pools.add(weakref.ref(pool, _pools.discard))
+        # A process that `multiprocessing` started terminates its pools, at 15, before its threads end.
+        util.Finalize(pool, _finish, (pool._supervisor,), exitpriority=16)
         if _ending == os.getpid():
             pool.close()
         return pool
@@ -265,6 +268,12 @@ def _take(results, deadline):
 # The pools of executors, and the process that waits for its own before it ends.
 _pools = set()
 _ending = None
+
+
+def _finish(supervisor):
+    supervisor.close()
+    supervisor.work.lift_bounds()
+    supervisor.join()
 
 
 def _finish_all():

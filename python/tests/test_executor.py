@@ -262,6 +262,26 @@ def test_what_was_submitted_is_done_before_the_interpreter_ends(keeping):
     assert sorted(done.stdout.splitlines()) == [f"done {number}" for number in range(count)]
 
 
+HELD = []
+
+
+def submit_to_one_that_is(kept, path):
+    executor = procession.ProcessPoolExecutor(1)
+    for _ in range(3):
+        executor.submit(write, path)
+    if kept:
+        HELD.append(executor)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_what_was_submitted_is_done_before_a_child_ends(context, tmp_path, kept):
+    process = context.Process(target=submit_to_one_that_is, args=(kept, tmp_path / "done"))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert os.path.getsize(tmp_path / "done") == 3
+
+
 def test_nothing_is_submitted_while_the_interpreter_ends():
     program = """
         import procession, threading, time
