@@ -57,6 +57,8 @@ class Supervisor:
         self._callbacks = None
         self._may_call_back = threading.Lock()
         self._ended = False
+        # A pool that is not to go before its workers have ended.
+        self.held = None
         self.wake = _Wake()
         work.set_wake(self.wake)
         self._poll = select.poll()
@@ -132,7 +134,10 @@ class Supervisor:
     def join(self):
         """Wait until the workers have ended and the last callback has returned."""
         current = threading.current_thread()
-        if self._thread.ident is not None and current is not self._thread:
+        if current is self._thread:
+            # It lets the pool go, or calls user code: nothing here may wait for it.
+            return
+        if self._thread.ident is not None:
             self._thread.join()
         if self._callbacks is not None and current is not self._callbacks.thread:
             self._callbacks.thread.join()
@@ -184,6 +189,7 @@ class Supervisor:
             raise
         finally:
             self._end()
+            self.held = None
 
     def _see_to_everything(self, is_woken):
         self._reap()

@@ -14,6 +14,7 @@ class Supervisor:
     processes: int
     state: str
     failure: BaseException | None
+    held: object
     wake: Callable[[], None]
     def __init__(
         self,

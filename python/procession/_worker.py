@@ -18,7 +18,7 @@ def bootstrap(process, *args, **kwargs):
         return 1
 
 
-def main(work, initializer, initargs, most_tasks, most_memory, starter):
+def main(work, initializer, initargs, most_tasks, most_memory, reports_exits, starter):
     """Do the tasks of `work` until there are no more, or this worker has done its share."""
     # Ctrl-C in a terminal interrupts all processes there. It is the pool's process that decides what it means; here it
     # ends the task that runs.
@@ -33,7 +33,7 @@ def main(work, initializer, initargs, most_tasks, most_memory, starter):
             work.begun(_describe(error))
             raise
     work.begun()
-    work.serve(most_tasks, most_memory, _describe)
+    work.serve(most_tasks, most_memory, _describe, reports_exits)
 
 
 def _interrupt(work, number, frame):
@@ -46,20 +46,26 @@ def _describe(error, value=None):
 
     `value` is what could not be sent because of it.
     """
-    traceback = error.__traceback__
+    # Its class may have attributes looked up in its own way, and raise.
+    traceback = BaseException.__getattribute__(error, "__traceback__")
     if value is not None:
         error = _unsendable(error, value)
-    described = ExceptionWithTraceback(error, traceback)
     try:
+        described = ExceptionWithTraceback(error, traceback)
         ForkingPickler.loads(ForkingPickler.dumps(described))
-    except Exception as problem:
+    except BaseException as problem:
         # An exception whose class takes other arguments than it keeps, for one.
         described = ExceptionWithTraceback(_unsendable(problem, error), traceback)
     return described
 
 
 def _unsendable(problem, value):
+    return MaybeEncodingError(_describable(problem), _describable(value))
+
+
+def _describable(thing):
     try:
-        return MaybeEncodingError(problem, value)
-    except Exception:
-        return MaybeEncodingError(problem, object.__repr__(value))
+        repr(thing)
+    except BaseException:
+        return object.__repr__(thing)
+    return thing

@@ -11,5 +11,6 @@ def main(
     initargs: Iterable[Any],
     most_tasks: int | None,
     most_memory: int | None,
+    reports_exits: bool,
     starter: tuple[int, int, bool] | None,
 ) -> None: ...

@@ -1,12 +1,13 @@
 """An executor of :mod:`concurrent.futures` over this package's pool."""
 
-import atexit
 import functools
+import os
 import threading
 import time
 import weakref
-from concurrent.futures import CancelledError, Executor, Future
+from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import util
 
 from . import pool as _pool
 from ._failures import PoolBroken, PoolTerminated, WorkerDied
@@ -27,11 +28,15 @@ class ProcessPoolExecutor(Executor):
 
     The call that a dead worker made raises `WorkerDied` (which is a `BrokenProcessPool` here), or is made again up to
     `retries` times; the others, and later ones, are not touched. `timeout` is in seconds, for each call; see `Pool`. The
-    workers start with the first call and may have children of their own.
+    workers start with the first call and may have children of their own. What was submitted is done also when nobody holds the
+    executor any more, and before the interpreter ends.
 
         with ProcessPoolExecutor() as executor:
             print(executor.submit(pow, 2, 10).result())
     """
+
+    # For __del__, should __init__ raise.
+    _pool = None
 
     def __init__(
         self,
@@ -54,18 +59,37 @@ class ProcessPoolExecutor(Executor):
             if max_tasks_per_child <= 0:
                 raise ValueError("max_tasks_per_child must be >= 1")
         self._options = {"retries": _pool._check_retries(retries), "timeout": _pool._check_timeout(timeout)}
-        self._arguments = (max_workers, initializer, initargs, max_tasks_per_child, mp_context)
-        self._pool = None
+        self._arguments = (initializer, initargs, max_tasks_per_child)
+        self._max_workers = max_workers or getattr(os, "process_cpu_count", os.cpu_count)() or 1
+        self._mp_context = _pool._default_context.get_context(mp_context and mp_context.get_start_method())
         self._is_shut_down = False
-        _executors.add(self)
+        # One that the thread which holds it may take again: a signal handler may use the executor.
+        self._making = threading.RLock()
+
+    def __del__(self):
+        pool = self._pool
+        if pool is not None and pool._work.is_mine:
+            pool.close()
+
+    @property
+    def _processes(self):
+        return {} if self._pool is None else {process.pid: process for process in list(self._pool._pool)}
 
     def submit(self, fn, /, *args, **kwargs):
         """Have a worker call ``fn(*args, **kwargs)``; return its `Future` at once."""
         future = _Future()
         pool = self._running_pool()
-        future._call = pool.apply_async(
-            fn, args, kwargs, functools.partial(_succeed, future), functools.partial(_end, future)
-        )
+        try:
+            pool._check_running()
+            pool._supervisor.expect_callbacks()
+            # The future has it before any callback is called.
+            future._call = call = _pool.ApplyResult(
+                pool._work, pool, functools.partial(_succeed, future), functools.partial(_end, future)
+            )
+            pool._work.call(call, fn, args, kwargs, pool._retries)
+            pool._limit(call, None, 1)
+        except _REFUSALS as error:
+            raise _refusal(pool, error) from error.__cause__
         return future
 
     def map(self, fn, *iterables, timeout=None, chunksize=1, buffersize=None):
@@ -73,7 +97,7 @@ class ProcessPoolExecutor(Executor):
 
         The iterables are read at once or, with `buffersize`, by a thread that is no more than so many tasks (of `chunksize`
         calls each) ahead of what was taken. A result that is not there `timeout` seconds after the call of `map` raises
-        TimeoutError.
+        TimeoutError. An iterator of which something was taken cancels what has not begun when nobody uses it any more.
         """
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
@@ -84,9 +108,11 @@ class ProcessPoolExecutor(Executor):
         if buffersize is None:
             items = list(items)
             buffersize = max(len(items), 1)
-        results = self._running_pool()._imap(
-            fn, items, chunksize, True, buffersize, None, None, False, unpack=True
-        )
+        pool = self._running_pool()
+        try:
+            results = pool._imap(fn, items, chunksize, True, buffersize, None, None, False, unpack=True)
+        except _REFUSALS as error:
+            raise _refusal(pool, error) from error.__cause__
         return _take(results, deadline)
 
     def shutdown(self, wait=True, *, cancel_futures=False):
@@ -94,8 +120,9 @@ class ProcessPoolExecutor(Executor):
 
         With `wait`, return when all that were made are done; with `cancel_futures`, cancel those that have not begun.
         """
-        self._is_shut_down = True
-        pool = self._pool
+        with self._making:
+            self._is_shut_down = True
+            pool = self._pool
         if pool is None:
             return
         pool.close()
@@ -104,20 +131,64 @@ class ProcessPoolExecutor(Executor):
         if wait:
             pool.join()
 
+    def terminate_workers(self):
+        """Shut down, cancel what has not begun and terminate the workers; return when they have ended.
+
+        A worker that does not end of SIGTERM within 5 s is killed. What it ran raises BrokenProcessPool.
+        """
+        self.shutdown(wait=False, cancel_futures=True)
+        if self._pool is not None:
+            self._pool.terminate()
+
+    def kill_workers(self):
+        """As `terminate_workers`, with SIGKILL."""
+        self.shutdown(wait=False, cancel_futures=True)
+        for process in self._processes.values():
+            process.kill()
+        if self._pool is not None:
+            self._pool.terminate()
+
     def _running_pool(self):
-        if self._is_shut_down:
-            raise RuntimeError("cannot schedule new futures after shutdown")
-        if self._pool is None:
-            processes, initializer, initargs, most_tasks, context = self._arguments
-            context = _pool._default_context.get_context(context and context.get_start_method())
-            self._pool = _pool.Pool(
-                processes, initializer, initargs, most_tasks, context, daemon=False, **self._options
-            )
-        try:
-            self._pool._check_running()
-        except PoolBroken as error:
-            raise _translate(error) from error.__cause__
-        return self._pool
+        pool = self._pool
+        if pool is None or self._is_shut_down:
+            with self._making:
+                if self._is_shut_down or _ending == os.getpid():
+                    raise _too_late()
+                if self._pool is None:
+                    self._pool = self._make_pool()
+                pool = self._pool
+        return pool
+
+    def _make_pool(self):
+        pool = _Pool(self._max_workers, *self._arguments, self._mp_context, daemon=False, **self._options)
+        # Until all is done, whoever holds the executor.
+        pool._supervisor.held = pool
+        _pools.add(weakref.ref(pool, _pools.discard))
+        # A process that `multiprocessing` started terminates its pools, at 15, before its threads end.
+        util.Finalize(pool, _finish, (pool._supervisor,), exitpriority=16)
+        if _ending == os.getpid():
+            pool.close()
+        return pool
+
+
+class _Pool(_pool.Pool):
+    _reports_exits = True
+
+
+# What a pool raises that takes no calls any more.
+_REFUSALS = (PoolBroken, PoolTerminated, ValueError)
+
+
+def _refusal(pool, error):
+    """What CPython's executors raise then."""
+    if isinstance(error, PoolBroken) or pool._state == _pool.RUN:
+        return _translate(error)
+    return _too_late()
+
+
+def _too_late():
+    what = "interpreter shutdown" if _ending == os.getpid() else "shutdown"
+    return RuntimeError(f"cannot schedule new futures after {what}")
 
 
 class _Future(Future):
@@ -157,7 +228,8 @@ def _succeed(future, value):
 
 
 def _end(future, error):
-    if isinstance(error, CancelledError):
+    # The call may have raised a CancelledError of its own.
+    if future._call._is_cancelled:
         _cancel(future)
     elif not future.cancelled():
         future.set_exception(_translate(error))
@@ -177,30 +249,43 @@ def _translate(error):
 def _take(results, deadline):
     try:
         while True:
+            if deadline is not None and not results._job._wait(max(deadline - time.monotonic(), 0)):
+                raise TimeoutError("the result was not there in time")
             try:
-                if deadline is None:
-                    value = next(results)
-                else:
-                    value = results.next(max(deadline - time.monotonic(), 0))
-            except StopIteration:
-                return
+                value = next(results)
+            except StopIteration as error:
+                if error.__cause__ is None:
+                    return
+                # A call has raised it.
+                raise
             except (WorkerDied, PoolBroken, PoolTerminated) as error:
                 raise _translate(error) from error.__cause__
-            except _pool.TimeoutError as error:
-                if type(error) is _pool.TimeoutError:
-                    raise TimeoutError("the result was not there in time") from None
-                raise
             yield value
     finally:
         results._cancel()
 
 
-_executors = weakref.WeakSet()
+# The pools of executors, and the process that waits for its own before it ends.
+_pools = set()
+_ending = None
 
 
-@atexit.register
-def _wait_for_all():
+def _finish(supervisor):
+    supervisor.close()
+    supervisor.work.lift_bounds()
+    supervisor.join()
+
+
+def _finish_all():
     # As with `concurrent.futures`, what was submitted is done before the interpreter ends.
-    for executor in list(_executors):
-        if executor._pool is not None and executor._pool._work.is_mine:
-            executor.shutdown(wait=True)
+    global _ending
+    _ending = os.getpid()
+    pools = [pool for reference in list(_pools) if (pool := reference()) is not None and pool._work.is_mine]
+    for pool in pools:
+        pool.close()
+    for pool in pools:
+        pool.join()
+
+
+# While threads can still be started: later, no iterable could be read and no worker replaced.
+threading._register_atexit(_finish_all)

@@ -52,16 +52,25 @@ class MapResult(ApplyResult):
 class IMapIterator(ResultIterator):
     """The results of `Pool.imap`, in order.
 
-    When nobody uses it any more, what has not begun is cancelled.
+    When nobody uses it any more and some were taken, what has not begun is cancelled. If none was, all is done: somebody
+    wanted no results.
     """
 
     def _cancel(self):
-        pool = self._job._pool
-        # A forked child's copy is nothing to its parent's.
-        if pool is not None and pool._work.is_mine:
+        pool = self._running_pool()
+        if pool is not None:
             pool._cancel(self._job, False)
 
-    __del__ = _cancel
+    def _running_pool(self):
+        pool = self._job._pool
+        # A forked child's copy is nothing to its parent's.
+        return pool if pool is not None and pool._work.is_mine else None
+
+    def __del__(self):
+        if self._job._is_used:
+            self._cancel()
+        elif self._running_pool() is not None:
+            self._job._discard()
 
 
 class IMapUnorderedIterator(IMapIterator):
@@ -84,6 +93,8 @@ class Pool:
     """
 
     _wrap_exception = True
+    # Whether a call that raises SystemExit raises just that, and its worker goes on.
+    _reports_exits = False
 
     @staticmethod
     def Process(ctx, *args, **kwds):
@@ -124,7 +135,8 @@ class Pool:
         self._initargs = initargs
         self._maxtasksperchild = maxtasksperchild
         self._work = WorkQueue()
-        arguments = (self._work, initializer, initargs, maxtasksperchild, max_memory_per_child)
+        most = maxtasksperchild, max_memory_per_child
+        arguments = (self._work, initializer, initargs, *most, self._reports_exits)
         start = _Start(self._ctx, type(self).Process, arguments, daemon)
         self._supervisor = Supervisor(self._work, start, processes, daemon)
         with _interrupts_blocked(self._ctx):
@@ -271,8 +283,13 @@ class Pool:
         future = loop.create_future()
 
         def settle(setter, outcome):
-            if not future.done():
-                setter(outcome)
+            if future.done():
+                return
+            if isinstance(outcome, StopIteration) and setter == future.set_exception:
+                # No coroutine can raise it.
+                error, outcome = outcome, RuntimeError("the call raised StopIteration")
+                outcome.__cause__ = error
+            setter(outcome)
 
         def hand_over(setter):
             def hand_over(outcome):
@@ -347,17 +364,13 @@ class Pool:
 
     def _cancel_pending(self):
         """Cancel all calls that have not begun."""
-        from concurrent.futures import CancelledError
-
         for number, index in self._work.take_back():
             job = self._work.job(number)
             if job is not None:
-                self._work.fail(job, index, CancelledError())
+                self._work.fail(job, index, None)
 
     def _cancel(self, job, kill):
-        from concurrent.futures import CancelledError
-
-        cancelled, workers = self._work.cancel(job, CancelledError(), kill)
+        cancelled, workers = self._work.cancel(job, None, kill)
         if kill:
             for pid in workers:
                 self._supervisor.kill_if_running(pid, job._job)

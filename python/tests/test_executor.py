@@ -1,6 +1,7 @@
 """procession.ProcessPoolExecutor: the interface of concurrent.futures, and what a dead worker means to it."""
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -8,11 +9,13 @@ import sys
 import textwrap
 import threading
 import time
+import warnings
 from concurrent.futures import CancelledError, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 
 import procession
 import pytest
+from processes import until
 
 
 def square(x):
@@ -221,22 +224,190 @@ def test_an_event_loop():
     assert asyncio.run(main()) == [i * i for i in range(20)]
 
 
-def test_what_was_submitted_is_done_before_the_interpreter_ends():
-    program = """
+KEEPING = {
+    "an executor": "",
+    "an executor that is shut down": "executor.shutdown(wait=False)",
+    "no executor": "del executor",
+    "an executor of a function": "del executor; submit_all()",
+    "an unread map": "executor.map(work, range(4, 8)); del executor",
+}
+
+
+@pytest.mark.parametrize("keeping", KEEPING)
+def test_what_was_submitted_is_done_before_the_interpreter_ends(keeping):
+    program = f"""
         import os, procession, time
 
         def work(number):
             time.sleep(0.3)
             os.write(1, b"done %d\\n" % number)
 
+        def submit_all():
+            executor = procession.ProcessPoolExecutor(2)
+            for number in range(4, 8):
+                executor.submit(work, number)
+
         if __name__ == "__main__":
             executor = procession.ProcessPoolExecutor(2)
             for number in range(4):
                 executor.submit(work, number)
+            {KEEPING[keeping]}
+        """
+    done = subprocess.run(
+        [sys.executable, "-Wd", "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    count = 8 if "range(4" in KEEPING[keeping] or "submit_all" in KEEPING[keeping] else 4
+    assert sorted(done.stdout.splitlines()) == [f"done {number}" for number in range(count)]
+
+
+HELD = []
+
+
+def submit_to_one_that_is(kept, path):
+    executor = procession.ProcessPoolExecutor(1)
+    for _ in range(3):
+        executor.submit(write, path)
+    if kept:
+        HELD.append(executor)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_what_was_submitted_is_done_before_a_child_ends(context, tmp_path, kept):
+    process = context.Process(target=submit_to_one_that_is, args=(kept, tmp_path / "done"))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert os.path.getsize(tmp_path / "done") == 3
+
+
+def test_nothing_is_submitted_while_the_interpreter_ends():
+    program = """
+        import procession, threading, time
+
+        def use():
+            executor = procession.ProcessPoolExecutor(1)
+            threading.main_thread().join()
+            time.sleep(0.2)
+            for executor in executor, used:
+                try:
+                    executor.submit(abs, 1)
+                except RuntimeError as error:
+                    print(error)
+
+        if __name__ == "__main__":
+            used = procession.ProcessPoolExecutor(1)
+            used.submit(abs, 1).result()
+            threading.Thread(target=use).start()
         """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=120
     )
-    assert done.returncode == 0, done.stderr
-    assert sorted(done.stdout.splitlines()) == [f"done {number}" for number in range(4)]
-    assert not done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("cannot schedule new futures after interpreter shutdown\n") == 2
+
+
+def test_an_executor_that_nobody_holds_ends_when_its_calls_are_done():
+    executor = procession.ProcessPoolExecutor(2)
+    futures = [executor.submit(nap, 0.2) for _ in range(4)]
+    results = executor.map(nap, [0.2] * 2)
+    workers = list(executor._processes.values())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        del executor
+        gc.collect()
+        assert [future.result() for future in futures] == [0.2] * 4
+        assert list(results) == [0.2] * 2
+        del futures, results
+        until(lambda: not any(worker.is_alive() for worker in workers))
+    # They were not killed.
+    assert [worker.exitcode for worker in workers] == [0, 0]
+
+
+def write(path):
+    with open(path, "a") as file:
+        file.write("x")
+    time.sleep(0.01)
+
+
+def test_a_map_that_nobody_reads_is_done(tmp_path):
+    with procession.ProcessPoolExecutor(2) as executor:
+        executor.map(write, [tmp_path / str(number) for number in range(40)])
+        executor.map(write, [tmp_path / str(number) for number in range(40, 80)], chunksize=3, buffersize=1)
+    assert len(os.listdir(tmp_path)) == 80
+
+
+def test_a_map_of_which_something_was_taken_is_cancelled(tmp_path):
+    with procession.ProcessPoolExecutor(1) as executor:
+        next(executor.map(write, [tmp_path / str(number) for number in range(1000)]))
+    assert len(os.listdir(tmp_path)) < 1000
+
+
+def test_threads_make_one_pool(monkeypatch):
+    made = []
+
+    class Counted(procession.futures._Pool):
+        def __init__(self, *args, **kwargs):
+            made.append(self)
+            time.sleep(0.05)
+            super().__init__(*args, **kwargs)
+
+    monkeypatch.setattr(procession.futures, "_Pool", Counted)
+    with procession.ProcessPoolExecutor(1) as executor:
+        barrier = threading.Barrier(5)
+        futures = []
+
+        def submit():
+            barrier.wait()
+            futures.append(executor.submit(square, 3))
+
+        threads = [threading.Thread(target=submit) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [future.result() for future in futures] == [9] * 5
+    assert len(made) == 1
+
+
+def raise_it(error):
+    raise error
+
+
+def test_exceptions_of_calls_are_just_that():
+    with procession.ProcessPoolExecutor(1) as executor:
+        (worker,) = [executor.submit(os.getpid).result()]
+        with pytest.raises(SystemExit) as exit:
+            executor.submit(raise_it, SystemExit(3)).result()
+        assert exit.value.code == 3
+        future = executor.submit(raise_it, CancelledError("its own"))
+        with pytest.raises(CancelledError, match="its own"):
+            future.result()
+        assert not future.cancelled() and isinstance(future.exception(), CancelledError)
+        for error in procession.TimeoutError("its own"), TimeoutError("its own"):
+            with pytest.raises(type(error), match="its own"):
+                list(executor.map(raise_it, [error], timeout=60))
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            list(executor.map(raise_it, [StopIteration(1)]))
+        assert executor.submit(os.getpid).result() == worker
+
+
+@pytest.mark.parametrize("end", ["terminate_workers", "kill_workers"])
+def test_workers_are_ended(end):
+    executor = procession.ProcessPoolExecutor(1, retries=1)
+    getattr(procession.ProcessPoolExecutor(1), end)()
+    running = executor.submit(nap, 600)
+    until(running.running)
+    waiting = executor.submit(nap, 600)
+    workers = dict(executor._processes)
+    assert executor._max_workers == len(workers) == 1
+    assert all(worker.pid == pid for pid, worker in workers.items())
+    getattr(executor, end)()
+    with pytest.raises(BrokenProcessPool):
+        running.result()
+    assert waiting.cancelled()
+    assert not any(worker.is_alive() for worker in workers.values())
+    with pytest.raises(RuntimeError, match="shutdown"):
+        executor.submit(square, 1)
+    executor.shutdown()

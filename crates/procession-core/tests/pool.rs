@@ -130,12 +130,25 @@ fn what_was_cancelled_is_passed_over() {
 #[test]
 fn more_cannot_be_cancelled_than_there_is_room_for() {
     let work = WorkQueue::new().expect("a pool");
-    let cancelled =
-        (1..20_000).take_while(|job| work.cancel_unless_running(*job).expect("sound") == Cancelled::Yes);
-    let count = cancelled.count() as u64;
-    assert!((1000..19_999).contains(&count));
+    let cancels = |job: u64| work.cancel_unless_running(job).expect("sound") == Cancelled::Yes;
+    let count = (1..1_000_000).take_while(|job| cancels(*job)).count() as u64;
+    assert!((200_000..999_999).contains(&count));
+    (2..=count).for_each(|job| work.forget_cancelled(job));
+    assert!(cancels(1_000_000));
+    // Each that is forgotten makes room for one.
+    assert_eq!((2..=count).filter(|job| cancels(*job)).count() as u64, count - 2);
     (1..=count).for_each(|job| work.forget_cancelled(job));
-    assert_eq!(work.cancel_unless_running(20_000).expect("sound"), Cancelled::Yes);
+    for job in [1, count, 1_000_000] {
+        submit(&work, task(job, 0), 0);
+    }
+    for job in [1, count] {
+        let assignment = take(&work);
+        assert_eq!(assignment.task.id, task(job, 0));
+        assignment.done().expect("it is mine");
+    }
+    submit(&work, task(5, 0), 0);
+    assert_eq!(take(&work).task.id, task(5, 0));
+    assert_eq!(reports(&work).len(), 1);
 }
 
 #[test]

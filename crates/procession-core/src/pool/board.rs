@@ -9,11 +9,15 @@ use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 /// How many jobs can be cancelled whose tasks have not all come back.
-const CANCELLED: usize = 8190;
-/// How many workers can be about to be killed: more than a pool has.
+const CANCELLED: usize = 1 << 16;
+/// How many words a job's may be one of: a cache line. Jobs with successive numbers share a line.
+const LINE: usize = 8;
+/// Where the lines begin.
+const CANCELLED_AT: usize = LINE;
+/// How many workers can be about to be killed: more than a pool in Rust has.
 const CONDEMNED: usize = 512;
 /// Where their words begin.
-const CONDEMNED_AT: usize = CANCELLED + 2;
+const CONDEMNED_AT: usize = CANCELLED_AT + CANCELLED;
 /// How many words there are.
 const WORDS: usize = CONDEMNED_AT + 1 + CONDEMNED;
 
@@ -21,8 +25,8 @@ const WORDS: usize = CONDEMNED_AT + 1 + CONDEMNED;
 ///
 /// - 0: how many workers are to leave. The pool adds, and a worker that leaves takes 1 away: one that dies in between has
 ///   left too.
-/// - 1: how many of the next words may be in use, as the pool alone stores it.
-/// - then: cancelled jobs, or 0, as the pool alone stores them.
+/// - 1: how many jobs are cancelled, as the pool alone stores it.
+/// - from [`CANCELLED_AT`] on: cancelled jobs, each in its line, or 0, as the pool alone stores them.
 /// - then: how many of the last words are in use; and those: workers that are to take no task any more, or 0. As the pool
 ///   alone stores them.
 #[derive(Clone, Debug)]
@@ -77,42 +81,30 @@ impl Board {
 
     /// Marks a job as cancelled. False when there is no room. By the pool's process only, one thread at a time.
     pub(super) fn cancel(&self, job: u64) -> bool {
-        let words = self.words();
-        let Some(place) = words[2..CONDEMNED_AT].iter().position(|word| word.load(Relaxed) == 0) else {
-            return false;
-        };
-        words[2 + place].store(job, SeqCst);
-        if words[1].load(Relaxed) <= place as u64 {
-            words[1].store(place as u64 + 1, SeqCst);
-        }
+        let Some(word) = self.line(job).iter().find(|word| word.load(Relaxed) == 0) else { return false };
+        word.store(job, SeqCst);
+        self.words()[1].fetch_add(1, SeqCst);
         true
     }
 
-    /// Takes the mark back. As [`Board::cancel`].
+    /// Takes the mark back, if there is one. As [`Board::cancel`].
     pub(super) fn forget(&self, job: u64) {
-        let mut last = 0;
-        for (place, word) in self.used().iter().enumerate() {
-            let found = word.load(Relaxed);
-            if found == job {
-                word.store(0, SeqCst);
-            } else if found != 0 {
-                last = place + 1;
-            }
+        if let Some(word) = self.line(job).iter().find(|word| word.load(Relaxed) == job) {
+            word.store(0, SeqCst);
+            self.words()[1].fetch_sub(1, SeqCst);
         }
-        self.words()[1].store(last as u64, SeqCst);
     }
 
-    /// The words of cancelled jobs that may be in use.
-    fn used(&self) -> &[AtomicU64] {
-        let words = self.words();
-        let used = words[1].load(SeqCst) as usize;
-        &words[2..2 + used.min(CANCELLED)]
+    /// The words of which one is this job's if it is cancelled.
+    fn line(&self, job: u64) -> &[AtomicU64] {
+        let start = CANCELLED_AT + (job as usize % CANCELLED) / LINE * LINE;
+        &self.words()[start..start + LINE]
     }
 
     /// Whether a task of this job, which the caller has taken, is to be passed over.
     #[inline]
     pub(super) fn is_cancelled(&self, job: u64) -> bool {
-        self.used().iter().any(|word| word.load(SeqCst) == job)
+        self.words()[1].load(SeqCst) != 0 && self.line(job).iter().any(|word| word.load(SeqCst) == job)
     }
 
     /// Has a worker take no task any more. False when there is no room. As [`Board::cancel`].

@@ -59,6 +59,9 @@ pub(crate) enum Encoded {
     InParts(Parts),
 }
 
+/// Whether an object whose unpickling raised this is to be read once more.
+pub(crate) type Retry<'a> = &'a mut dyn FnMut(&PyErr) -> bool;
+
 /// How the objects of a queue become bytes: the argument `codec`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Codec {
@@ -154,25 +157,26 @@ impl Codec {
     /// # Errors
     /// As [`Codec::decode`].
     pub(crate) fn decode_message(self, py: Python<'_>, message: Message) -> PyResult<Bound<'_, PyAny>> {
-        self.decode_message_from(py, message, 0)
+        self.decode_message_from(py, message, 0, &mut |_| false)
     }
 
     /// [`Codec::decode_message`] of a message before which others' bytes lie, as many as `start` says: a multiple of
-    /// [`ALIGNMENT`], so that buffers lie as well as they would alone.
-    pub(crate) fn decode_message_from(
+    /// [`ALIGNMENT`], so that buffers lie as well as they would alone. It is read once more if `retry` says so.
+    pub(crate) fn decode_message_from<'py>(
         self,
-        py: Python<'_>,
+        py: Python<'py>,
         message: Message,
         start: usize,
-    ) -> PyResult<Bound<'_, PyAny>> {
+        retry: Retry<'_>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         match (self, message.get(start..).unwrap_or_default()) {
             (Codec::Objects, [tag::STR, content @ ..]) => plain::large_str(py, content),
             (Codec::Objects, [tag::BYTES, content @ ..]) | (Codec::Bytes, content) => {
                 plain::large_bytes(py, content)
             }
-            (Codec::Objects, [tag::PICKLE, ..]) => pickle::decode_in_place(py, message, start),
+            (Codec::Objects, [tag::PICKLE, ..]) => pickle::decode_in_place(py, message, start, retry),
             (Codec::Objects, [tag::PICKLE_WITH_BUFFERS, ..]) => {
-                pickle::decode_with_buffers(py, message, start)
+                pickle::decode_with_buffers(py, message, start, retry)
             }
             (Codec::Objects | Codec::MessagePack, content) => {
                 let content = content.to_vec();

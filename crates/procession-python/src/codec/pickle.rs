@@ -24,7 +24,7 @@ use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyMemoryView, PyType};
 
 use super::lent::{self, MessageBuffer};
 use super::parts::{Parts, View};
-use super::{DETACH_FROM, Encoded, INLINE_MAX, malformed, tag};
+use super::{DETACH_FROM, Encoded, INLINE_MAX, Retry, malformed, tag};
 use crate::calls;
 
 /// Where buffers begin: vector instructions like it.
@@ -236,8 +236,21 @@ pub(super) fn decode<'py>(py: Python<'py>, pickle: &[u8]) -> PyResult<Bound<'py,
 }
 
 /// Reads a large message that is a pickle, from where it lies.
-pub(super) fn decode_in_place(py: Python<'_>, message: Message, start: usize) -> PyResult<Bound<'_, PyAny>> {
-    loads(Bound::new(py, MessageBuffer::to_read(message, start + 1))?.as_any(), None)
+pub(super) fn decode_in_place<'py>(
+    py: Python<'py>,
+    message: Message,
+    start: usize,
+    retry: Retry<'_>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let pickle = Bound::new(py, MessageBuffer::to_read(message, start + 1))?;
+    retrying(retry, || loads(pickle.as_any(), None))
+}
+
+fn retrying<T>(retry: Retry<'_>, read: impl Fn() -> PyResult<T>) -> PyResult<T> {
+    match read() {
+        Err(error) if retry(&error) => read(),
+        result => result,
+    }
 }
 
 /// Where the parts of a message with buffers are.
@@ -276,20 +289,21 @@ pub(super) fn decode_small<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Bou
 
 /// Reads a large message of a pickle and buffers. Large buffers stay where they lie, as memory that the new objects may write to;
 /// smaller ones are copied.
-pub(super) fn decode_with_buffers(
-    py: Python<'_>,
+pub(super) fn decode_with_buffers<'py>(
+    py: Python<'py>,
     message: Message,
     start: usize,
-) -> PyResult<Bound<'_, PyAny>> {
+    retry: Retry<'_>,
+) -> PyResult<Bound<'py, PyAny>> {
     let Some(places) = Places::read(&message[start..]) else { return Err(malformed(py, "it is truncated")) };
     let total: usize = places.buffers.iter().map(|place| place.len()).sum();
     if total < LEND_FROM {
-        return decode_copies(py, &message[start..], &places);
+        return retrying(retry, || decode_copies(py, &message[start..], &places));
     }
     let mapping = match message.into_mapping() {
         Ok(mapping) => Arc::new(mapping),
         // Out of mappings, say. There may be memory for a copy.
-        Err((message, _)) => return decode_copies(py, &message[start..], &places),
+        Err((message, _)) => return retrying(retry, || decode_copies(py, &message[start..], &places)),
     };
     lent::note(&mapping);
     let buffers = PyList::empty(py);
@@ -299,7 +313,8 @@ pub(super) fn decode_with_buffers(
         buffers.append(PyMemoryView::from(buffer.as_any())?)?;
     }
     let pickle = MessageBuffer::within(&mapping, start + places.pickle.start, places.pickle.len());
-    loads(Bound::new(py, pickle)?.as_any(), Some(&buffers))
+    let pickle = Bound::new(py, pickle)?;
+    retrying(retry, || loads(pickle.as_any(), Some(&buffers)))
 }
 
 fn decode_copies<'py>(py: Python<'py>, message: &[u8], places: &Places) -> PyResult<Bound<'py, PyAny>> {

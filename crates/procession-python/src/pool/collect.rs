@@ -12,14 +12,14 @@ use procession_core::os::clock::Deadline;
 use procession_core::os::identity::Identity;
 use procession_core::pool::{Outcome, Report, TaskId, who_lost};
 use procession_core::queue::{Batch, GetError, Part};
-use pyo3::exceptions::PyException;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use super::job::Job;
 use super::state::{Arrival, Item};
-use super::{Event, State, WorkQueue, damaged, errors, message};
+use super::unread::{self, Unread};
+use super::{Event, State, WorkQueue, damaged, errors};
 use crate::blocking::{block, brief};
 use crate::calls;
 
@@ -272,7 +272,7 @@ impl WorkQueue {
             }
             Outcome::Ready | Outcome::Unready | Outcome::Ended => {
                 let has_message = bytes.len() > Report::LEN;
-                let message = if has_message { self.object(py, part).0.ok() } else { None };
+                let message = if has_message { unread::object(py, part, &mut |_| false).ok() } else { None };
                 let event = Event::Worker {
                     outcome: report.outcome,
                     pid: id.index as i32,
@@ -297,18 +297,17 @@ impl WorkQueue {
         let Some((_, job)) = last else { return Ok(false) };
         let job = job.clone_ref(py);
         let mut interrupted = None;
-        let item = if report.outcome == Outcome::Cancelled {
-            Item::Error(cancelled(py)?)
+        let arrival = if report.outcome == Outcome::Cancelled {
+            job.get().arrive_cancelled(py, id.index)
+        } else if job.get().is_read_for_callbacks() {
+            // Objects may take their time, and this thread may have workers to look after.
+            Ok(job.get().arrive_unread(id.index, Unread::new(report.outcome, part)))
         } else {
-            let (object, raised) = self.object(py, part);
+            let (item, raised) = unread::read(py, report.outcome, part);
             interrupted = raised;
-            match object {
-                Ok(object) if report.outcome == Outcome::Returned => Item::Value(object.unbind()),
-                Ok(object) => Item::Error(object.unbind()),
-                Err(error) => Item::Error(error.into_value(py).into_any()),
-            }
+            job.get().arrive(py, id.index, item)
         };
-        let arrival = match job.get().arrive(py, id.index, item) {
+        let arrival = match arrival {
             Ok(arrival) => arrival,
             Err(error) => {
                 job.get().fail(error.into_value(py).into_any());
@@ -317,29 +316,6 @@ impl WorkQueue {
         };
         let is_event = self.tell(py, job.bind(py), arrival)?;
         interrupted.map_or(Ok(is_event), Err)
-    }
-
-    /// The object in a report, and what a signal handler raised meanwhile.
-    fn object<'py>(&self, py: Python<'py>, part: Part<'_>) -> (PyResult<Bound<'py, PyAny>>, Option<PyErr>) {
-        let bytes = match part {
-            Part::InPlace(message) => {
-                let start = message::object_in_report(&message);
-                let object = message::decode_message(py, message, start);
-                let raised = object.as_ref().err().and_then(|error| {
-                    (!error.is_instance_of::<PyException>(py)).then(|| error.clone_ref(py))
-                });
-                return (object, raised);
-            }
-            Part::Copied(bytes) => bytes,
-        };
-        let start = message::object_in_report(bytes);
-        match message::decode(py, bytes, start) {
-            // A signal: the object is read once more.
-            Err(error) if !error.is_instance_of::<PyException>(py) => {
-                (message::decode(py, bytes, start), Some(error))
-            }
-            object => (object, None),
-        }
     }
 
     /// Tells those who wait for a job of an arrival. Whether it made an event.
@@ -434,15 +410,18 @@ impl WorkQueue {
         }
     }
 
-    /// Gives a task's failure to its job.
+    /// Gives a task's failure to its job; `None`: it was cancelled.
     pub(super) fn fail_task(
         &self,
         py: Python<'_>,
         job: &Bound<'_, Job>,
         index: u32,
-        exception: Py<PyAny>,
+        exception: Option<Py<PyAny>>,
     ) -> PyResult<()> {
-        let arrival = job.get().arrive(py, index, Item::Error(exception))?;
+        let arrival = match exception {
+            Some(exception) => job.get().arrive(py, index, Item::Error(exception))?,
+            None => job.get().arrive_cancelled(py, index)?,
+        };
         if self.tell(py, job, arrival)? {
             self.wake(py)?;
         }
@@ -459,12 +438,7 @@ fn locked(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
 }
 
 /// `concurrent.futures.CancelledError()`.
-fn cancelled(py: Python<'_>) -> PyResult<Py<PyAny>> {
-    Ok(cancelled_class(py)?.call0()?.unbind())
-}
-
-/// `concurrent.futures.CancelledError`.
-pub(super) fn cancelled_class(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+pub(super) fn cancelled(py: Python<'_>) -> PyResult<Py<PyAny>> {
     static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    CLASS.import(py, "concurrent.futures", "CancelledError")
+    Ok(CLASS.import(py, "concurrent.futures", "CancelledError")?.call0()?.unbind())
 }

@@ -9,8 +9,9 @@ use pyo3::types::{PyList, PyType};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::WorkQueue;
-use super::collect::cancelled_class;
+use super::collect::cancelled;
 use super::state::{Arrival, Item, Kept, Next, Phase, Results, State, Stream};
+use super::unread::Unread;
 use crate::blocking::deadline;
 
 /// One or more tasks whose results belong together: the base of `procession.pool`'s results.
@@ -35,12 +36,6 @@ impl Job {
             }
             _ => state.phase == Phase::Done,
         }
-    }
-
-    /// Whether a task of it was passed over because the job was cancelled.
-    pub(super) fn failed_by_cancellation(&self, py: Python<'_>) -> PyResult<bool> {
-        let failure = self.lock().failure.as_ref().map(|failure| failure.clone_ref(py));
-        failure.map_or(Ok(false), |failure| failure.bind(py).is_instance(cancelled_class(py)?))
     }
 
     /// Whether it is one task.
@@ -73,6 +68,45 @@ impl Job {
         Ok(Arrival { news, complete, late: false })
     }
 
+    /// Whether it is one task, whose report the thread that runs its callbacks reads.
+    pub(super) fn is_read_for_callbacks(&self) -> bool {
+        let state = self.lock();
+        state.has_callbacks() && matches!(state.results, Results::One(_))
+    }
+
+    /// [`Job::arrive`] for one of [`Job::is_read_for_callbacks`].
+    pub(super) fn arrive_unread(&self, index: u32, unread: Unread) -> Arrival {
+        let mut state = self.lock();
+        let late = state.phase != Phase::Open;
+        if late || !state.note(index) {
+            return Arrival { late, ..Arrival::default() };
+        }
+        state.unread = Some(unread);
+        state.phase = Phase::Arrived;
+        Arrival { news: true, complete: true, late: false }
+    }
+
+    /// [`Job::arrive`] for a task that is not begun because the job, or the task, was cancelled.
+    pub(super) fn arrive_cancelled(&self, py: Python<'_>, index: u32) -> PyResult<Arrival> {
+        let item = Item::Error(cancelled(py)?);
+        {
+            let mut state = self.lock();
+            state.is_cancelled |= state.phase == Phase::Open && state.failure.is_none();
+        }
+        self.arrive(py, index, item)
+    }
+
+    /// [`Job::fail`] for one that was cancelled.
+    pub(super) fn cancel(&self, py: Python<'_>) -> PyResult<()> {
+        let exception = cancelled(py)?;
+        {
+            let mut state = self.lock();
+            state.is_cancelled |= state.phase == Phase::Open;
+        }
+        self.fail(exception);
+        Ok(())
+    }
+
     /// Ends it with an exception, whatever is still to come; how many results are, or `None` if it had ended.
     pub(super) fn fail(&self, exception: Py<PyAny>) -> Option<u32> {
         let mut state = self.lock();
@@ -85,8 +119,12 @@ impl Job {
         let mut feeder = None;
         if let Results::Stream(stream) = &mut state.results {
             feeder = stream.feeder.take();
-            stream.items.push_back(Item::Error(exception));
-            stream.lengths.push_back(1);
+            if stream.is_unwanted {
+                unused = Some(exception);
+            } else {
+                stream.items.push_back(Item::Error(exception));
+                stream.lengths.push_back(1);
+            }
         } else {
             unused = state.failure.replace(exception);
         }
@@ -109,6 +147,7 @@ impl Job {
         let Some(item) = stream.items.pop_front() else {
             return Ok(if complete || phase != Phase::Open { Next::End } else { Next::Nothing });
         };
+        stream.is_used = true;
         let mut ended = true;
         if stream.chunked {
             if let Some(left) = stream.lengths.front_mut() {
@@ -226,7 +265,9 @@ impl Job {
             arrived: 0,
             seen: Vec::new(),
             results,
+            unread: None,
             failure: None,
+            is_cancelled: false,
             phase: if complete { Phase::Done } else { Phase::Open },
             kept: (!complete).then_some(Kept { pool, function: None }),
         };
@@ -288,6 +329,32 @@ impl Job {
         (state.arrived, state.submitted)
     }
 
+    /// Whether it ended because it was cancelled, and not by an exception of that class.
+    #[getter]
+    fn _is_cancelled(&self) -> bool {
+        self.lock().is_cancelled
+    }
+
+    /// Whether a result of the iterator was taken.
+    #[getter]
+    fn _is_used(&self) -> bool {
+        matches!(&self.lock().results, Results::Stream(stream) if stream.is_used)
+    }
+
+    /// Nobody will take any result of the iterator: all its tasks are done, and what they return is dropped.
+    fn _discard(&self) {
+        self.lift_bound();
+        let unwanted = match &mut self.lock().results {
+            Results::Stream(stream) => {
+                stream.is_unwanted = true;
+                Some((std::mem::take(&mut stream.items), std::mem::take(&mut stream.early)))
+            }
+            _ => None,
+        };
+        // Without the lock.
+        drop(unwanted);
+    }
+
     /// How many results a task of a map has.
     #[getter]
     fn _chunk(&self) -> usize {
@@ -299,6 +366,14 @@ impl Job {
 
     /// Whether all results have come, without an error; and the value, or the exception.
     fn _outcome(&self, py: Python<'_>) -> (bool, Option<Py<PyAny>>) {
+        let unread = self.lock().unread.take();
+        if let Some(item) = unread.map(|unread| unread.read(py)) {
+            let mut state = self.lock();
+            match item {
+                Item::Value(value) => state.results = Results::One(Some(value)),
+                Item::Error(error) => state.failure = Some(error),
+            }
+        }
         let state = self.lock();
         if let Some(failure) = &state.failure {
             return (false, Some(failure.clone_ref(py)));

@@ -20,7 +20,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyCFunction, PyFunction, PyModule, PyType};
 
-use crate::codec::{ALIGNMENT, Codec, Encoded, Parts};
+use crate::codec::{ALIGNMENT, Codec, Encoded, Parts, Retry};
 use crate::queue::put::{put_bytes, put_parts};
 
 /// The message lies further behind. No message of `codec` begins so.
@@ -210,12 +210,17 @@ fn beginning(message: &[u8], at: usize) -> usize {
     if message.get(at) == Some(&ALIGNED) { (at + 1).next_multiple_of(ALIGNMENT) } else { at }
 }
 
-/// The object that begins there in a message that lies in shared memory.
+/// The object that begins there in a message that lies in shared memory. It is read once more if `retry` says so of an error.
 ///
 /// # Errors
 /// As [`Codec::decode`].
-pub(super) fn decode_message(py: Python<'_>, message: Message, start: usize) -> PyResult<Bound<'_, PyAny>> {
-    Codec::Objects.decode_message_from(py, message, start)
+pub(super) fn decode_message<'py>(
+    py: Python<'py>,
+    message: Message,
+    start: usize,
+    retry: Retry<'_>,
+) -> PyResult<Bound<'py, PyAny>> {
+    Codec::Objects.decode_message_from(py, message, start, retry)
 }
 
 /// The object that begins there in this process's own bytes.

@@ -7,6 +7,7 @@ mod message;
 mod serve;
 mod state;
 mod submit;
+mod unread;
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::AsRawFd;
@@ -47,6 +48,8 @@ pub(crate) struct WorkQueue {
     state: Mutex<State>,
     /// Whether this process, a worker, runs a task's function.
     is_busy: AtomicBool,
+    /// Whether a task that raises `SystemExit` ends no worker, which this process is.
+    reports_exits: AtomicBool,
     /// Whether the pool takes no more tasks; those that came too late end with it.
     ends: AtomicBool,
 }
@@ -100,6 +103,7 @@ impl WorkQueue {
             owner: Identity::current(),
             state: Mutex::new(State::default()),
             is_busy: AtomicBool::new(false),
+            reports_exits: AtomicBool::new(false),
             ends: AtomicBool::new(false),
         }
     }
@@ -246,8 +250,8 @@ impl WorkQueue {
         Ok(self.feed_tasks(job, function, items, chunk, unpack, retries, gate)? as u8)
     }
 
-    /// Gives a task's failure to its job.
-    fn fail(&self, job: &Bound<'_, Job>, index: u32, exception: Py<PyAny>) -> PyResult<()> {
+    /// Gives a task's failure to its job; None: it was cancelled.
+    fn fail(&self, job: &Bound<'_, Job>, index: u32, exception: Option<Py<PyAny>>) -> PyResult<()> {
         self.fail_task(job.py(), job, index, exception)
     }
 
@@ -280,14 +284,16 @@ impl WorkQueue {
 
     /// Does tasks until there are no more, or this worker is to end: after `most_tasks` tasks, or once it has more than
     /// `most_memory` bytes after one. `describe` makes what is sent of an exception, of the exception and, if a value could not be
-    /// sent because of it, of that. Raises SystemExit if a task does.
+    /// sent because of it, of that. Raises SystemExit if a task does, unless `reports_exits`: then that is its exception.
     fn serve(
         &self,
         py: Python<'_>,
         most_tasks: Option<u64>,
         most_memory: Option<u64>,
         describe: &Bound<'_, PyAny>,
+        reports_exits: bool,
     ) -> PyResult<()> {
+        self.reports_exits.store(reports_exits, Ordering::Relaxed);
         self.work(py, most_tasks, most_memory, describe)
     }
 
@@ -399,11 +405,11 @@ impl WorkQueue {
 
     /// Cancels a job that has not begun; whether it had not. A job of more than one task is cancelled as far as it has not begun, and
     /// also counts as cancelled when some of it runs. With `running`, what runs does not keep it from being cancelled.
-    /// Which workers run tasks of it.
+    /// With an `exception` it ends with that, instead of `CancelledError`. Which workers run tasks of it.
     fn cancel(
         &self,
         job: &Bound<'_, Job>,
-        exception: Py<PyAny>,
+        exception: Option<Py<PyAny>>,
         running: bool,
     ) -> PyResult<(bool, Vec<i32>)> {
         self.check_owner()?;
@@ -432,7 +438,7 @@ impl WorkQueue {
         if !this.is_open() {
             // It has come to its end meanwhile: perhaps by this.
             self.core.forget_cancelled(id);
-            return Ok((this.failed_by_cancellation(py)?, Vec::new()));
+            return Ok((this.lock().is_cancelled, Vec::new()));
         }
         let to_come = this.lock().to_come();
         if to_come != 0 {
@@ -440,7 +446,10 @@ impl WorkQueue {
         } else {
             self.core.forget_cancelled(id);
         }
-        this.fail(exception);
+        match exception {
+            Some(exception) => drop(this.fail(exception)),
+            None => this.cancel(py)?,
+        }
         self.settle(py, job)?;
         Ok((true, workers.into_iter().map(pid_of).collect()))
     }

@@ -10,7 +10,8 @@ use procession_core::pool::{Assignment, Next, Outcome, Report, Task, TaskId};
 use procession_core::queue::{GetError, INLINE_MAX, Message, PutError};
 use procession_core::shm::tally::Tally;
 use procession_core::shm::transfer;
-use pyo3::exceptions::PySystemExit;
+use pyo3::exceptions::{PySystemExit, PyTypeError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyTuple};
@@ -138,7 +139,7 @@ impl WorkQueue {
             let (shape, start) = (content.shape, content.arguments);
             let arguments = match text {
                 Text::Bytes(bytes) => message::decode(py, bytes, start)?,
-                Text::Lent(message) => message::decode_message(py, message, start)?,
+                Text::Lent(message) => message::decode_message(py, message, start, &mut |_| false)?,
             };
             self.is_busy.store(true, Ordering::Relaxed);
             apply(&function, arguments, shape)
@@ -146,7 +147,12 @@ impl WorkQueue {
         self.is_busy.store(false, Ordering::Relaxed);
         match ended {
             Ok(value) => Ending::Returned(value),
-            Err(error) if error.is_instance_of::<PySystemExit>(py) => Ending::Exit(error),
+            Err(error)
+                if error.is_instance_of::<PySystemExit>(py)
+                    && !self.reports_exits.load(Ordering::Relaxed) =>
+            {
+                Ending::Exit(error)
+            }
             Err(error) => Ending::Raised(error),
         }
     }
@@ -300,7 +306,10 @@ fn apply<'py>(
     match shape {
         Shape::Call => {
             let (args, kwargs) = arguments.extract::<(Bound<'py, PyAny>, Bound<'py, PyAny>)>()?;
-            let kwargs = kwargs.cast_into::<PyDict>().map_err(PyErr::from)?;
+            let kwargs = match kwargs.cast_into::<PyDict>() {
+                Ok(kwargs) => kwargs,
+                Err(other) => from_mapping(&other.into_inner())?,
+            };
             let kwargs = (!kwargs.is_empty()).then_some(&kwargs);
             calls::call(function, unpack(args)?, kwargs)
         }
@@ -316,6 +325,18 @@ fn apply<'py>(
             collected(STARMAP.import(py, "itertools", "starmap")?.call1((function, arguments))?)
         }
     }
+}
+
+/// `{**mapping}`.
+fn from_mapping<'py>(mapping: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
+    let py = mapping.py();
+    if !mapping.hasattr("keys")? {
+        let class = mapping.get_type().name()?;
+        return Err(PyTypeError::new_err(format!("argument after ** must be a mapping, not {class}")));
+    }
+    let dict = PyDict::new(py);
+    calls::call_method(dict.as_any(), intern!(py, "update"), (mapping,))?;
+    Ok(dict)
 }
 
 /// `list(values)`.

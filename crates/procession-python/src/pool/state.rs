@@ -7,6 +7,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyListMethods};
 use pyo3::{PyTraverseError, PyVisit};
 
+use super::unread::Unread;
+
 pub(super) struct State {
     /// Its number, from when it is handed out.
     pub(super) id: u64,
@@ -18,8 +20,12 @@ pub(super) struct State {
     /// A bit for each task of which a result has come: one that was begun twice may have two.
     pub(super) seen: Vec<u64>,
     pub(super) results: Results,
+    /// The report of the only task, until the thread that runs callbacks reads it.
+    pub(super) unread: Option<Unread>,
     /// The exception of the first task that failed.
     pub(super) failure: Option<Py<PyAny>>,
+    /// Whether that is that it was cancelled.
+    pub(super) is_cancelled: bool,
     pub(super) phase: Phase,
     /// What is kept as long as there is something to wait for.
     pub(super) kept: Option<Kept>,
@@ -72,6 +78,10 @@ pub(super) struct Stream {
     pub(super) feeder: Option<Py<PyAny>>,
     /// Lengths of the tasks' results in `items`, if chunked.
     pub(super) lengths: VecDeque<usize>,
+    /// Whether a result was taken.
+    pub(super) is_used: bool,
+    /// Whether nobody will take any.
+    pub(super) is_unwanted: bool,
 }
 
 /// A result.
@@ -107,6 +117,12 @@ impl State {
         }
         self.submitted += 1;
         Some(self.submitted - 1)
+    }
+
+    /// Takes back [`State::submit`] of the last task, which is not handed out. Whether the job had ended, which counts it.
+    pub(super) fn withdraw(&mut self) -> bool {
+        self.submitted -= 1;
+        self.phase != Phase::Open
     }
 
     /// Whether another number of tasks was handed out than was said, though nothing has failed.
@@ -174,6 +190,9 @@ impl State {
     pub(super) fn keep(&mut self, py: Python<'_>, index: u32, item: Item) -> PyResult<Option<Item>> {
         match (&mut self.results, item) {
             (Results::Stream(stream), item) => {
+                if stream.is_unwanted {
+                    return Ok(Some(item));
+                }
                 if !stream.ordered {
                     return stream.push(py, item);
                 }

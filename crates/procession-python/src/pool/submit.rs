@@ -123,7 +123,7 @@ impl WorkQueue {
                 return Ok(());
             }
             let interrupted = (!error.is_instance_of::<PyException>(py)).then(|| error.clone_ref(py));
-            self.fail_task(py, job, index, refused(py, error)?)?;
+            self.fail_task(py, job, index, Some(refused(py, error)?))?;
             interrupted.map_or(Ok(()), Err)
         })
     }
@@ -196,7 +196,9 @@ impl WorkQueue {
                     }
                     let index = job.get().lock().submit();
                     match index {
-                        Some(index) => self.fail_task(py, job, index, error.into_value(py).into_any())?,
+                        Some(index) => {
+                            self.fail_task(py, job, index, Some(error.into_value(py).into_any()))?
+                        }
                         None if job.get().fail(error.into_value(py).into_any()).is_some() => {
                             self.settle(py, job)?;
                         }
@@ -266,9 +268,15 @@ impl<'py> Group<'_, 'py> {
                     break End::Large(parts);
                 }
                 Err(error) if error.is_instance_of::<PyException>(py) => {
-                    self.work.fail_task(py, self.job, index, error.into_value(py).into_any())?;
+                    let exception = error.into_value(py).into_any();
+                    self.work.fail_task(py, self.job, index, Some(exception))?;
                 }
-                Err(error) => break End::Raised(error),
+                Err(error) => {
+                    if self.job.get().lock().withdraw() {
+                        self.work.came_back(self.id);
+                    }
+                    break End::Raised(error);
+                }
             }
         };
         let mut count = 0;
@@ -299,7 +307,7 @@ impl<'py> Group<'_, 'py> {
                 }
                 for index in left {
                     let exception = refused(py, error.clone_ref(py))?;
-                    self.work.fail_task(py, self.job, index, exception)?;
+                    self.work.fail_task(py, self.job, index, Some(exception))?;
                 }
                 if error.is_instance_of::<PyException>(py) { Ok(end) } else { Err(error) }
             }
