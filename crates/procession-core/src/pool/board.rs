@@ -96,7 +96,7 @@ impl Board {
         let is_back =
             self.line(job).iter().any(|word| word.compare_exchange(job, 0, SeqCst, Relaxed).is_ok());
         if is_back {
-            self.words()[1].fetch_sub(1, SeqCst);
+            self.one_less();
         }
         is_back
     }
@@ -106,8 +106,13 @@ impl Board {
         let is_its = |word: &&AtomicU64| word.load(Relaxed) & !SKIPPED == job;
         if let Some(word) = self.line(job).iter().find(is_its) {
             word.store(0, SeqCst);
-            self.words()[1].fetch_sub(1, SeqCst);
+            self.one_less();
         }
+    }
+
+    fn one_less(&self) {
+        let cancelled = &self.words()[1];
+        cancelled.store(cancelled.load(Relaxed).saturating_sub(1), SeqCst);
     }
 
     /// The words of which one is this job's if it is cancelled.
