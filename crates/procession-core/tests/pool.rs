@@ -132,7 +132,7 @@ fn more_cannot_be_cancelled_than_there_is_room_for() {
     let work = WorkQueue::new().expect("a pool");
     let cancels = |job: u64| work.cancel_unless_running(job).expect("sound") == Cancelled::Yes;
     let count = (1..1_000_000).take_while(|job| cancels(*job)).count() as u64;
-    assert!((200_000..999_999).contains(&count));
+    assert!((60_000..999_999).contains(&count));
     (2..=count).for_each(|job| work.forget_cancelled(job));
     assert!(cancels(1_000_000));
     // Each that is forgotten makes room for one.

@@ -83,7 +83,8 @@ impl Board {
     pub(super) fn cancel(&self, job: u64) -> bool {
         let Some(word) = self.line(job).iter().find(|word| word.load(Relaxed) == 0) else { return false };
         word.store(job, SeqCst);
-        self.words()[1].fetch_add(1, SeqCst);
+        let cancelled = &self.words()[1];
+        cancelled.store(cancelled.load(Relaxed) + 1, SeqCst);
         true
     }
 
@@ -91,7 +92,8 @@ impl Board {
     pub(super) fn forget(&self, job: u64) {
         if let Some(word) = self.line(job).iter().find(|word| word.load(Relaxed) == job) {
             word.store(0, SeqCst);
-            self.words()[1].fetch_sub(1, SeqCst);
+            let cancelled = &self.words()[1];
+            cancelled.store(cancelled.load(Relaxed).saturating_sub(1), SeqCst);
         }
     }
 
