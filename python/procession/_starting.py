@@ -96,4 +96,4 @@ def _mask():
 
 def _handled():
     """The signals that the program has handlers for."""
-    return {number for number in signal.valid_signals() if callable(signal.getsignal(number))}
+    return {number for number in range(1, signal.NSIG) if callable(signal.getsignal(number))}

@@ -158,6 +158,7 @@ impl WorkQueue {
         let py = job.py();
         let encoded = match self.function(function) {
             Ok(encoded) => encoded,
+            Err(error) if !error.is_instance_of::<PyException>(py) => return Err(error),
             Err(error) => {
                 if job.get().fail(error.into_value(py).into_any()).is_some() {
                     self.settle(py, job)?;
