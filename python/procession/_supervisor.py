@@ -202,6 +202,8 @@ class Supervisor:
         self._kills.pop(process.pid, None)
 
     def _run(self):
+        # None that the main thread has blocked for a while is to come in by this one.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         if not self._charge.acquire(blocking=False):
             return
         try:
