@@ -64,7 +64,8 @@ class _PlainBar:
 
 def shown(result):
     """The value of a map, with a bar meanwhile, of tasks."""
-    total = len(result._outcome()[1]) if result._outcome()[0] else 0
+    succeeded, values = result._outcome()
+    total = len(values) if succeeded else 0
     chunk = result._chunk or 1
     bar = _bar(total)
     seen = 0

@@ -1,25 +1,26 @@
 """The thread that looks after a pool's workers."""
 
+import collections
 import os
-import queue
 import select
 import signal
-import sys
 import threading
 import time
 from multiprocessing import process as _processes, util
 
+from ._callbacks import Callbacks
 from ._failures import PoolBroken, PoolTerminated, TaskTimeoutError, WorkerDied
-from .process import _starter
 
 RUN, CLOSE, TERMINATE, BROKEN = "RUN", "CLOSE", "TERMINATE", "BROKEN"
 
 # Seconds.
-_UNTIL_KILLED = 5
+_UNTIL_KILLED = 1
 _LONGEST_TICK = 0.25
 _SHORTEST_TICK = 0.005
 # How long results lie about that nobody waits for.
 _UNTIL_COLLECTED = 0.5
+# How often it looks for reports of which nothing can tell it.
+_UNTIL_LOOKED = 0.05
 # How long the others do without a worker that cannot be started.
 _UNTIL_STARTED_AGAIN = 1
 
@@ -28,18 +29,21 @@ class Supervisor:
     """Starts the workers of a pool, replaces those that end and says what became of their tasks.
 
     It knows nothing of the pool itself, so that a pool that nobody uses any more can go.
+
+    Its thread alone changes the workers; the methods for others say what is to be done. They hold no lock: a signal
+    handler that ends the pool waits for the thread, and may have interrupted any of them.
     """
 
-    def __init__(self, work, start, processes, daemon):
+    def __init__(self, work, start, processes):
         self.work = work
         self.workers = []
         self.processes = processes
-        self.state = RUN
         self.failure = None
+        # What it is to be, from the first of these that is so.
+        self._is_broken = self._is_terminated = self._is_closed = False
         self._start = start
-        self._daemon = daemon
+        self._starting = None
         self._pid = os.getpid()
-        self._changing = threading.RLock()
         self._pidfds = {}
         # Workers that have ended: exit codes, and those whose end is not handled yet.
         self._exitcodes = {}
@@ -54,118 +58,140 @@ class Supervisor:
         self._since = {}
         self._closed = False
         self._rounds = 0
-        self._callbacks = None
-        self._may_call_back = threading.Lock()
-        self._ended = False
         # A pool that is not to go before its workers have ended.
         self.held = None
-        self.wake = _Wake()
-        work.set_wake(self.wake)
+        # How many workers there were to be when they were last told, and whom somebody wants to be killed.
+        self._told = processes
+        self._to_kill = collections.deque()
+        self._callbacks = Callbacks()
         self._poll = select.poll()
-        self._poll.register(self.wake.eventfd, select.POLLIN)
+        self._poll.register(work.hang(), select.POLLIN)
+        # Taken, once, by who looks after the workers: the thread, or `start` where that fails.
+        self._charge = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="PoolSupervisor", daemon=True)
 
+    @property
+    def state(self):
+        """RUN, CLOSE, TERMINATE or BROKEN."""
+        if self._is_broken:
+            return BROKEN
+        if self._is_terminated:
+            return TERMINATE
+        return CLOSE if self._is_closed else RUN
+
     def start(self):
-        """Start the workers and the thread."""
+        """Start the workers and the thread, or raise and leave nothing behind. With signals blocked."""
         try:
-            while len(self.workers) < self.processes:
-                self.workers.append(self._start_one())
-            for process in self.workers:
-                self._watch(process)
+            self._populate()
             self._thread.start()
         except BaseException:
-            for process in self.workers:
-                process.terminate()
-            for process in self.workers:
-                process.join()
+            self.stop()
+            if self._charge.acquire(blocking=False):
+                self._end()
+            else:
+                self._thread.join()
             raise
 
-    def populate(self):
-        """Start as many workers as are missing."""
-        with self._changing:
-            while len(self.workers) < self.processes and self.state in (RUN, CLOSE):
-                process = self._start_one()
-                try:
-                    self._watch(process)
-                except BaseException:
-                    # Out of descriptors, mostly. Nobody would notice its end.
-                    process.kill()
-                    process.join()
-                    raise
-                self.workers.append(process)
-        if self._thread.ident is not None:
-            self.wake()
+    def wake(self):
+        """Have the thread look around."""
+        self.work.ring()
 
     def resize(self, processes):
         """Have so many workers from now on. Some that are too many end after the task that they have."""
-        with self._changing:
-            if processes > self.processes:
-                self.work.recall()
-            self.processes = processes
-            surplus = len(self.workers) - processes
-            if surplus > 0:
-                self.work.recall()
-                self.work.release(surplus)
+        self.processes = processes
         self.wake()
 
     def expect_callbacks(self):
-        """Have the thread that runs callbacks. Here, for who submits gets the error if there can be none."""
-        if self._callbacks is None:
-            with self._may_call_back:
-                if self._callbacks is None and not self._ended:
-                    self._callbacks = _Callbacks()
+        """Have the thread that runs callbacks. RuntimeError if it cannot be started."""
+        self._callbacks.expect()
 
     def close(self):
         """Have the workers end when all jobs are done."""
         if self.state == RUN:
-            self.state = CLOSE
+            self._is_closed = True
             # Nobody need wait for results any more, and yet they are to be collected.
             self.work.collect_always()
 
+    def stop(self):
+        """Have the workers killed, and what is not done fail. Does not wait for that."""
+        if not self._is_broken:
+            self._is_terminated = True
+        self.wake()
+
     def terminate(self):
         """Kill the workers, and have what is not done fail."""
-        if self._pid != os.getpid():
-            return
-        if self.state in (RUN, CLOSE):
-            self.state = TERMINATE
-        self.wake()
-        self.join()
+        if self._pid == os.getpid():
+            self.stop()
+            self.join()
 
     def join(self):
-        """Wait until the workers have ended and the last callback has returned."""
+        """Wait until the workers have ended and the last callback has returned.
+
+        RuntimeError in a callback of a pool that is not terminated, which would wait for itself.
+        """
         current = threading.current_thread()
         if current is self._thread:
             # It lets the pool go, or calls user code: nothing here may wait for it.
             return
+        if current is self._callbacks.thread and self.state in (RUN, CLOSE):
+            raise RuntimeError(
+                "cannot join current thread: the pool ends only when its callbacks have returned"
+            )
         if self._thread.ident is not None:
             self._thread.join()
-        if self._callbacks is not None and current is not self._callbacks.thread:
-            self._callbacks.thread.join()
+        callbacks = self._callbacks.thread
+        if callbacks is not None and current is not callbacks:
+            callbacks.join()
 
     def limit(self, job, timeout):
         """Have a task of the job fail that runs for longer than `timeout` seconds."""
         self._timed[job._job] = (job, timeout)
         self.wake()
 
-    def kill_if_running(self, pid, number, index=None, exception=None):
-        """Kill a worker if it runs that task (or any of the job), which then fails with `exception`; whether it did."""
-        with self._changing:
-            pidfd = self._pidfds.get(pid)
-            if pidfd is None:
-                return False
-            found = self.work.condemn(pid, number, index)
-            if found is None:
-                return False
-            if exception is not None:
-                self._kills[pid] = (number, found, exception)
-            try:
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-            return True
+    def kill(self, pid, number):
+        """Have a worker killed if it runs a task of the job of that number by then."""
+        self._to_kill.append((pid, number))
+        self.wake()
+
+    def _kill_if_running(self, pid, number, index=None, exception=None):
+        """Kill a worker if it runs that task (or any of the job), which then fails with `exception`."""
+        pidfd = self._pidfds.get(pid)
+        found = None if pidfd is None else self.work.condemn(pid, number, index)
+        if found is None:
+            return
+        if exception is not None:
+            self._kills[pid] = (number, found, exception)
+        if not _send(pidfd, signal.SIGKILL):
+            self._kills.pop(pid, None)
+            self.work.pardon(pid)
+
+    def _populate(self):
+        """Start as many workers as are missing."""
+        try:
+            while self._is_short() and self.state in (RUN, CLOSE):
+                self._start_one()
+        except BaseException:
+            self._give_up()
+            raise
 
     def _start_one(self):
-        return self._start(None if self._daemon else _starter())
+        # Named before it is started: whatever raises from then on, a signal handler too, it is known.
+        process = self._starting = self._start.make()
+        self._start.start(process)
+        self._watch(process)
+        self.workers.append(process)
+        self._starting = None
+
+    def _give_up(self):
+        """End a worker of which nobody would notice the end: mostly there is no descriptor for it."""
+        process, self._starting = self._starting, None
+        if process is None or process._popen is None:
+            return
+        if process not in self.workers:
+            self.workers.append(process)
+        process.kill()
+        process.join()
+        self._forget(process)
 
     def _watch(self, process):
         try:
@@ -176,10 +202,15 @@ class Supervisor:
         else:
             self._poll.register(pidfd, select.POLLIN)
         self._pidfds[process.pid] = pidfd
+        # What is known of another process that had the number.
+        self._exitcodes.pop(process.pid, None)
+        self._kills.pop(process.pid, None)
 
     def _run(self):
-        # Processes that this thread starts get Ctrl-C only when they are ready for it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # None that the main thread has blocked for a while is to come in by this one.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        if not self._charge.acquire(blocking=False):
+            return
         try:
             while self._go_on():
                 self._see_to_everything(self._wait())
@@ -198,6 +229,8 @@ class Supervisor:
         self._rounds = self.work.collect_left(self._rounds)
         while (event := self.work.next_event()) is not None:
             self._handle(*event)
+        while self._to_kill:
+            self._kill_if_running(*self._to_kill.popleft())
         self._check_timeouts()
         self._maintain()
 
@@ -208,7 +241,14 @@ class Supervisor:
 
     def _wait(self):
         timeout = self._tick()
-        reports = self.work.reports_fd()
+        is_blind = False
+        try:
+            reports = self.work.reports_fd()
+        except OSError as error:
+            # Out of descriptors, mostly.
+            util.debug(f"a pool is not told of reports: {error!r}")
+            reports, is_blind = None, True
+            timeout = _UNTIL_LOOKED if timeout is None else min(timeout, _UNTIL_LOOKED)
         if reports is not None:
             self._poll.register(reports, select.POLLIN)
         try:
@@ -216,38 +256,39 @@ class Supervisor:
         finally:
             if reports is not None:
                 self._poll.unregister(reports)
-        self.wake.forget()
-        return is_woken
+        self.work.hush()
+        return is_woken or is_blind
 
     def _tick(self):
         ticks = [] if self.work.rest() else [_UNTIL_COLLECTED]
         if timed := list(self._timed.values()):
             shortest = min(timeout for _, timeout in timed)
             ticks.append(min(max(shortest / 8, _SHORTEST_TICK), _LONGEST_TICK))
-        if len(self.workers) < self.processes and not self._closed:
+        if (self._is_short() or self._told != self.processes) and not self._closed:
             ticks.append(max(self._next_start - time.monotonic(), 0))
         return min(ticks, default=None)
 
     def _reap(self):
-        with self._changing:
-            for process in list(self.workers):
-                pidfd = self._pidfds[process.pid]
-                if pidfd is not None and not _has_ended(pidfd):
-                    continue
-                # It has ended; its exit status may be on its way through a forkserver.
+        for process in list(self.workers):
+            pidfd = self._pidfds[process.pid]
+            if pidfd is not None and not _has_ended(pidfd):
+                continue
+            if process._popen.method == "forkserver":
+                # Its exit status may be on its way.
                 process.join(1)
-                self._exitcodes[process.pid] = process.exitcode
-                self._forget(process)
-                self._untold.add(process.pid)
-                # Its end is handled behind all that it has reported, whoever collects that.
-                self.work.collect_always()
-                self.work.ended(process.pid)
+            # Not joined else: that would wait for children that it has left behind.
+            self._exitcodes[process.pid] = process.exitcode
+            self._forget(process)
+            self._untold.add(process.pid)
+            # Its end is handled behind all that it has reported, whoever collects that.
+            self.work.collect_always()
+            self.work.ended(process.pid)
 
     def _forget(self, process):
         self.workers.remove(process)
         # If somebody else has taken its exit status, the module does not know that it is gone.
         _processes._children.discard(process)
-        pidfd = self._pidfds.pop(process.pid)
+        pidfd = self._pidfds.pop(process.pid, None)
         if pidfd is not None:
             self._poll.unregister(pidfd)
             os.close(pidfd)
@@ -323,7 +364,7 @@ class Supervisor:
             job, timeout = self._timed[number]
             if now - since > timeout:
                 message = f"{job._function_name} ran for longer than {timeout} s in the worker process {pid}, which was killed"
-                self.kill_if_running(pid, number, index, TaskTimeoutError(message))
+                self._kill_if_running(pid, number, index, TaskTimeoutError(message))
 
     def _maintain(self):
         if self.state == CLOSE and not self._closed and not self.work.jobs:
@@ -332,20 +373,34 @@ class Supervisor:
         if self._closed or self.state not in (RUN, CLOSE) or time.monotonic() < self._next_start:
             return
         try:
-            self.populate()
+            self._tell_size()
+            if self._is_short():
+                with self._start.signals_blocked():
+                    self._populate()
         except Exception as error:
-            util.debug(f"a pool cannot start a worker: {error!r}")
+            util.debug(f"a pool cannot start or release a worker: {error!r}")
             if self.workers:
                 self._next_start = time.monotonic() + _UNTIL_STARTED_AGAIN
                 return
             self._failed_starts += 1
             self._check_starts(error)
 
+    def _is_short(self):
+        return len(self.workers) < self.processes
+
+    def _tell_size(self):
+        processes = self.processes
+        if processes == self._told:
+            return
+        self.work.recall()
+        if len(self.workers) > processes:
+            self.work.release(len(self.workers) - processes)
+        self._told = processes
+
     def _break(self, cause):
-        with self._changing:
-            if self.state in (RUN, CLOSE):
-                self.state = BROKEN
-                self.failure = cause
+        if self.state in (RUN, CLOSE):
+            self.failure = cause
+            self._is_broken = True
 
     def _end(self):
         """Leave nothing behind: no worker, no job that somebody waits for."""
@@ -362,11 +417,8 @@ class Supervisor:
             while (event := self.work.next_event()) is not None:
                 if event[0] == "complete":
                     self._handle(*event)
-            with self._may_call_back:
-                self._ended = True
-            if self._callbacks is not None:
-                self._callbacks.put(None)
-            self.work.set_wake(None)
+            self._callbacks.end()
+            self.work.unhang()
             util.debug("a pool's supervisor ends")
 
     def broken(self):
@@ -385,71 +437,30 @@ class Supervisor:
         self.work.terminate()
         self._kill_all(signal.SIGTERM)
         deadline = time.monotonic() + _UNTIL_KILLED
-        with self._changing:
-            for process in list(self.workers):
-                pidfd = self._pidfds[process.pid]
-                if pidfd is not None and not _has_ended(pidfd, max(deadline - time.monotonic(), 0)):
-                    self._kill_all(signal.SIGKILL)
-                process.join()
-                self._forget(process)
+        for process in list(self.workers):
+            pidfd = self._pidfds[process.pid]
+            if pidfd is not None and not _has_ended(pidfd, max(deadline - time.monotonic(), 0)):
+                self._kill_all(signal.SIGKILL)
+            process.join()
+            self._forget(process)
 
     def _kill_all(self, number):
-        with self._changing:
-            for pidfd in self._pidfds.values():
-                if pidfd is None:
-                    continue
-                try:
-                    signal.pidfd_send_signal(pidfd, number)
-                    # One that is stopped would not die of SIGTERM.
-                    signal.pidfd_send_signal(pidfd, signal.SIGCONT)
-                except ProcessLookupError:
-                    pass
+        for pidfd in self._pidfds.values():
+            if pidfd is not None:
+                _send(pidfd, number)
+                # One that is stopped would not die of SIGTERM.
+                _send(pidfd, signal.SIGCONT)
 
 
-class _Wake:
-    """Has the thread look around. Its descriptor lives as long as anybody may call it."""
-
-    def __init__(self):
-        self.eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-
-    def __call__(self):
-        os.eventfd_write(self.eventfd, 1)
-
-    def __del__(self, _close=os.close):
-        _close(self.eventfd)
-
-    def forget(self):
-        """Forget that it was called."""
-        try:
-            os.eventfd_read(self.eventfd)
-        except BlockingIOError:
-            pass
-
-
-class _Callbacks:
-    """The thread that runs callbacks. They may take their time: it does nothing else."""
-
-    def __init__(self):
-        self._jobs = queue.SimpleQueue()
-        self.thread = threading.Thread(target=self._run, name="PoolCallbacks", daemon=True)
-        self.thread.start()
-
-    def put(self, job):
-        self._jobs.put(job)
-
-    def _run(self):
-        for job in iter(self._jobs.get, None):
-            try:
-                succeeded, outcome = job._outcome()
-                callback = job._callbacks[0 if succeeded else 1]
-                if callback is not None:
-                    callback(outcome)
-            except BaseException:
-                # It is nobody else's business.
-                threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), self.thread)))
-            finally:
-                job._finish()
-            del job
+def _send(pidfd, number):
+    """Send a signal, if the process has not ended; False if it may not be sent: the process runs a set-user-ID program."""
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        pass
+    except PermissionError:
+        return False
+    return True
 
 
 def _has_ended(pidfd, timeout=0):

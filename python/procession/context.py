@@ -197,9 +197,13 @@ class ForkServerContext(BaseContext, _stdlib.ForkServerContext):
 _concrete_contexts = {"fork": ForkContext(), "spawn": SpawnContext(), "forkserver": ForkServerContext()}
 
 
+# CPython's own.
+_THEIRS = _stdlib.ForkContext, _stdlib.SpawnContext, _stdlib.ForkServerContext
+
+
 def _ours(context):
-    """The context of this package with the start method of `context`, which may be None."""
-    return context and _concrete_contexts.get(context._name, context)
+    """The context of this package in the place of one of CPython's own; another one, or None, as it is."""
+    return _concrete_contexts[context._name] if type(context) in _THEIRS else context
 
 
 class DefaultContext(BaseContext, _stdlib.DefaultContext):

@@ -134,7 +134,7 @@ class ProcessPoolExecutor(Executor):
     def terminate_workers(self):
         """Shut down, cancel what has not begun and terminate the workers; return when they have ended.
 
-        A worker that does not end of SIGTERM within 5 s is killed. What it ran raises BrokenProcessPool.
+        A worker that does not end of SIGTERM within a second is killed. What it ran raises BrokenProcessPool.
         """
         self.shutdown(wait=False, cancel_futures=True)
         if self._pool is not None:

@@ -1,23 +1,19 @@
 """Pools of worker processes, as in ``multiprocessing.pool``, in which no dead worker hangs anybody."""
 
 import os
-import signal
-import sys
 import threading
 import time
 import types
 import warnings
-from contextlib import contextmanager
-from functools import partial
 from multiprocessing import pool as _stdlib, util
 from multiprocessing.pool import ThreadPool
 
-from . import _worker
 from ._failures import PoolBroken, PoolTerminated, TaskTimeoutError, WorkerDied
 from ._procession import Job, ResultIterator, WorkQueue
 from ._progress import ShownIterator, shown
+from ._starting import Start, start_thread
 from ._supervisor import BROKEN, CLOSE, RUN, TERMINATE, Supervisor
-from .context import _default_context
+from .context import _default_context, _ours
 
 __all__ = ["Pool", "ThreadPool"]
 
@@ -130,28 +126,30 @@ class Pool:
             raise TypeError("initializer must be a callable")
         self._retries = _check_retries(retries)
         self._timeout = _check_timeout(timeout)
-        self._ctx = context or _default_context.get_context()
+        self._ctx = _ours(context) or _default_context.get_context()
         self._initializer = initializer
         self._initargs = initargs
         self._maxtasksperchild = maxtasksperchild
         self._work = WorkQueue()
         most = maxtasksperchild, max_memory_per_child
         arguments = (self._work, initializer, initargs, *most, self._reports_exits)
-        start = _Start(self._ctx, type(self).Process, arguments, daemon)
-        self._supervisor = Supervisor(self._work, start, processes, daemon)
-        with _interrupts_blocked(self._ctx):
-            self._supervisor.start()
-        self._terminate = util.Finalize(self, self._supervisor.terminate, exitpriority=15)
-        self._state = RUN
+        start = Start(self._ctx, type(self).Process, arguments, daemon)
+        self._supervisor = Supervisor(self._work, start, processes)
+        try:
+            with start.signals_blocked():
+                self._supervisor.start()
+                self._terminate = util.Finalize(self, self._supervisor.terminate, exitpriority=15)
+                self._state = RUN
+        except BaseException:
+            # Nobody will have the pool.
+            self._supervisor.terminate()
+            raise
 
     def __del__(self, _warn=warnings.warn, RUN=RUN):
         if self._state == RUN and self._work.is_mine:
             _warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self)
             # Not here: this may be any thread, in the middle of anything.
-            supervisor = self._supervisor
-            if supervisor.state == RUN:
-                supervisor.state = TERMINATE
-                supervisor.wake()
+            self._supervisor.stop()
 
     def __repr__(self):
         cls = self.__class__
@@ -176,8 +174,7 @@ class Pool:
         return self._supervisor.processes
 
     def _repopulate_pool(self):
-        with _interrupts_blocked(self._ctx):
-            self._supervisor.populate()
+        self._supervisor.wake()
 
     def _check_running(self):
         if not self._work.is_mine:
@@ -204,13 +201,18 @@ class Pool:
         `callback` is called with the value, `error_callback` with the exception, in a thread of the pool; then
         the result is ready. What cannot be pickled is raised by the result's `get`.
         """
+        retries, timeout = self._limits(retries, timeout)
         self._check_running()
         if callback is not None or error_callback is not None:
             self._supervisor.expect_callbacks()
         result = ApplyResult(self._work, self, callback, error_callback)
-        retries = self._retries if retries is None else _check_retries(retries)
-        self._work.call(result, func, args, kwds, retries)
-        self._limit(result, timeout, 1)
+        try:
+            self._work.call(result, func, args, kwds, retries)
+            if timeout is not None:
+                self._supervisor.limit(result, timeout)
+        except BaseException:
+            self._take_back(result)
+            raise
         return result
 
     def map(self, func, iterable, chunksize=None, *, retries=None, timeout=None, progress=False):
@@ -327,16 +329,21 @@ class Pool:
     def close(self):
         """Take no more calls. The workers end when all that were made are done."""
         if self._state == RUN:
-            self._state = CLOSE
             self._supervisor.close()
+            self._state = CLOSE
 
     def terminate(self):
         """Kill the workers. What is not done raises `PoolTerminated`."""
         self._state = TERMINATE
+        # First of all: what follows can be interrupted, and is not done twice.
+        self._supervisor.stop()
         self._terminate()
 
     def join(self):
-        """Wait until the workers have ended and all results are here. The pool must be closed or terminated."""
+        """Wait until the workers have ended and all results are here. The pool must be closed or terminated.
+
+        RuntimeError in one of its callbacks, for which it waits, unless it is terminated.
+        """
         if self._state == RUN:
             raise ValueError("Pool is still running")
         if self._state not in (CLOSE, TERMINATE):
@@ -354,10 +361,16 @@ class Pool:
         ]
         return "\n".join([*lines, self._work.describe()])
 
-    def _limit(self, job, timeout, items):
-        timeout = self._timeout if timeout is None else _check_timeout(timeout)
-        if timeout is not None:
-            self._supervisor.limit(job, timeout * items)
+    def _limits(self, retries, timeout):
+        """How often a task of a call is begun again, and for how long it may run."""
+        return (
+            self._retries if retries is None else _check_retries(retries),
+            self._timeout if timeout is None else _check_timeout(timeout),
+        )
+
+    def _take_back(self, job):
+        """Cancel what is half handed out."""
+        self._work.cancel(job, PoolTerminated("its tasks could not be handed out"), False)
 
     def _is_running(self, job):
         return any(number == job._job for _, number, _ in self._work.running())
@@ -373,16 +386,17 @@ class Pool:
         cancelled, workers = self._work.cancel(job, None, kill)
         if kill:
             for pid in workers:
-                self._supervisor.kill_if_running(pid, job._job)
+                self._supervisor.kill(pid, job._job)
         return cancelled
 
     def _map(self, func, iterable, chunksize, unpack, callback, error_callback, retries, timeout):
+        retries, timeout = self._limits(retries, timeout)
         self._check_running()
         if not hasattr(iterable, "__len__"):
             iterable = list(iterable)
         count = len(iterable)
         if chunksize is None:
-            if timeout is not None or self._timeout is not None:
+            if timeout is not None:
                 chunksize = 1
             else:
                 chunksize = -(-count // (max(len(self._pool), 1) * 4)) or 1
@@ -398,6 +412,7 @@ class Pool:
         return result
 
     def _imap(self, func, iterable, chunksize, ordered, buffersize, retries, timeout, progress, unpack=False):
+        retries, timeout = self._limits(retries, timeout)
         self._check_running()
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize}")
@@ -415,40 +430,17 @@ class Pool:
 
     def _feed(self, job, func, items, chunk, unpack, retries, timeout, patient):
         """Hand a job's tasks out; in a thread, if the items are slow to come or cannot all be handed out at once."""
-        retries = self._retries if retries is None else _check_retries(retries)
-        self._work.begin(job, func)
-        self._limit(job, timeout, chunk or 1)
         arguments = (job, func, items, chunk, unpack, retries)
         try:
+            self._work.begin(job, func)
+            if timeout is not None:
+                self._supervisor.limit(job, timeout * (chunk or 1))
             if not patient and not self._work.feed(*arguments, None):
                 return
-            threading.Thread(
-                target=_feed, args=(self._work, *arguments), name="PoolFeeder", daemon=True
-            ).start()
+            start_thread("PoolFeeder", _feed, self._work, *arguments)
         except BaseException:
-            self._work.cancel(job, PoolTerminated("its tasks could not be handed out"), False)
+            self._take_back(job)
             raise
-
-
-class _Start:
-    """Makes and starts a worker."""
-
-    def __init__(self, ctx, process, arguments, daemon):
-        self._ctx = ctx
-        self._process = process
-        self._arguments = arguments
-        self._daemon = daemon
-
-    def __call__(self, starter):
-        worker = self._process(self._ctx, target=_worker.main, args=(*self._arguments, starter))
-        worker.name = worker.name.replace("Process", "PoolWorker")
-        worker.daemon = self._daemon
-        worker._bootstrap = partial(_worker.bootstrap, worker)
-        try:
-            worker.start()
-        finally:
-            del worker._bootstrap
-        return worker
 
 
 def _feed(work, job, func, items, chunk, unpack, retries):
@@ -464,26 +456,6 @@ def _feed(work, job, func, items, chunk, unpack, retries):
                 time.sleep(0.001)
     except BaseException as error:
         work.cancel(job, error, True)
-
-
-@contextmanager
-def _interrupts_blocked(ctx):
-    """Have processes that are started meanwhile get Ctrl-C only when they are ready for it."""
-    if ctx.get_start_method() != "fork":
-        # Whoever starts it unblocks the signal afterwards.
-        from multiprocessing.resource_tracker import ensure_running as ensure_tracker
-
-        ensure_tracker()
-    if ctx.get_start_method() == "forkserver":
-        # It would pass this on to all its children.
-        from multiprocessing.forkserver import ensure_running
-
-        ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _check_retries(retries):

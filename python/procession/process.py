@@ -56,13 +56,20 @@ def _starter():
     return _this_process(), pid, threading.get_native_id() == pid
 
 
+# Who has called `_end_with_starter`, and with what.
+_watching = None
+
+
 def _end_with_starter(starter):
-    """Have this process killed when the one that called `_starter` ends; at once if it has ended."""
+    """Have this process killed when the one that called `_starter` ends; at once if it has ended. Again, this does nothing."""
+    global _watching
     from ._procession import _end_with
 
     process, pid, is_first = starter
-    # For the kernel, a forkserver is the parent.
-    _end_with(process, is_first and os.getppid() == pid)
+    if _watching != (os.getpid(), process):
+        # For the kernel, a forkserver is the parent.
+        _end_with(process, is_first and os.getppid() == pid)
+        _watching = os.getpid(), process
 
 
 def _preload(module):

@@ -849,6 +849,18 @@ def test_more_calls_are_cancelled_than_there_is_room_for_at_once():
         until(lambda: result.cancel(kill=True))
 
 
+def test_cancelled_calls_that_are_taken_back_leave_room_for_others():
+    with FORK.Pool(1) as pool:
+        began = FORK.Queue()
+        pool.apply_async(tell_and_nap, (began, 600))
+        began.get()
+        for _ in range(12_000):
+            pool.map_async(square, [1, 2], 1).cancel()
+        assert not pool.apply_async(square, (3,)).cancel()
+        pool._cancel_pending()
+        assert pool.apply_async(square, (3,)).cancel()
+
+
 def test_progress(pool, capfd, monkeypatch):
     def calls():
         return (

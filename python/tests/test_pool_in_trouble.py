@@ -18,6 +18,7 @@ import procession
 import pytest
 from processes import METHODS, ended, fork, until
 from procession import PoolBroken, WorkerDied
+from procession._supervisor import Supervisor
 
 FORK = procession.get_context("fork")
 
@@ -227,7 +228,7 @@ def test_killing_for_one_task_never_waits_for_the_worker():
         result = pool.map_async(square, range(20_000), chunksize=1)
         worker = pool._pool[0].pid
         while not result.ready():
-            assert not pool._supervisor.kill_if_running(worker, 10**9)
+            pool._supervisor.kill(worker, 10**9)
         assert result.get() == [x * x for x in range(20_000)]
 
 
@@ -253,6 +254,58 @@ def test_queues_and_locks_in_arguments_survive_a_death(context, tmp_path):
         # The task's handles were closed with its last run; those in another are others.
         assert pool.starmap(through, [(queue, lock, value, item) for item in range(10)]) == list(range(10))
         assert sorted(queue.get() for _ in range(10)) == list(range(10)) and value.value == 12
+
+
+def leave_a_child_behind(path):
+    # It waits for the end of the test.
+    if os.fork() == 0:
+        with open(path, "rb"):
+            os._exit(0)
+    os._exit(3)
+
+
+def test_a_worker_that_leaves_a_child_behind(context, tmp_path):
+    path = tmp_path / "end"
+    os.mkfifo(path)
+    taken = 0
+    try:
+        with context.Pool(1, daemon=False) as pool:
+            for _ in range(4):
+                pool.apply(pid)
+                began = time.monotonic()
+                with pytest.raises(WorkerDied) as caught:
+                    pool.apply(leave_a_child_behind, (path,))
+                taken += time.monotonic() - began
+                assert caught.value.exitcode == 3
+    finally:
+        os.close(os.open(path, os.O_RDWR))
+    # 1 s is promised for each.
+    assert taken < 4
+
+
+def test_a_worker_that_may_not_be_killed(monkeypatch):
+    send = signal.pidfd_send_signal
+
+    def refuse(pidfd, number, *rest):
+        raise PermissionError("not yours")
+
+    with FORK.Pool(1) as pool:
+        monkeypatch.setattr(signal, "pidfd_send_signal", refuse)
+        assert pool.apply(nap, (0.3,), timeout=0.01) == 0.3
+        asleep = pool.apply_async(nap, (0.3,))
+        asleep.cancel(kill=True)
+        assert pool.apply(square, (3,)) == 9
+        monkeypatch.setattr(signal, "pidfd_send_signal", send)
+
+
+def test_what_is_known_of_a_process_is_not_held_against_the_next_of_its_number():
+    with FORK.Pool(1) as pool:
+        supervisor = Supervisor(pool._work, None, 1)
+        supervisor._exitcodes[os.getpid()] = 9
+        supervisor._kills[os.getpid()] = (1, 0, KeyError())
+        supervisor._watch(multiprocessing.current_process())
+        assert not supervisor._exitcodes and not supervisor._kills
+        os.close(supervisor._pidfds.pop(os.getpid()))
 
 
 # Beginnings
@@ -375,6 +428,58 @@ def test_workers_end_when_the_pools_process_is_killed(program, method, daemon):
             pool.map_async(tell, [1, 2], chunksize=1)
             time.sleep(600)
         """,
+        method,
+    )
+    workers = [int(process.stdout.readline()) for _ in range(2)]
+    process.kill()
+    process.wait()
+    until(lambda: all(map(is_gone, workers)))
+
+
+OTHER_PROCESSES = {
+    "another class": """
+        class NoDaemon(type(procession.get_context(METHOD)).Process):
+            @property
+            def daemon(self):
+                return False
+
+            @daemon.setter
+            def daemon(self, value):
+                pass
+
+        class Context(type(procession.get_context(METHOD))):
+            Process = NoDaemon
+
+        context = Context()
+    """,
+    "CPython's": """
+        import multiprocessing
+        context = multiprocessing.get_context(METHOD)
+    """,
+    "a class of CPython's": """
+        import multiprocessing
+
+        class Context(type(multiprocessing.get_context(METHOD))):
+            pass
+
+        context = Context()
+    """,
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("processes", OTHER_PROCESSES)
+def test_workers_of_other_classes_end_when_the_pools_process_is_killed(program, method, processes):
+    process = program(
+        textwrap.dedent(OTHER_PROCESSES[processes])
+        + textwrap.dedent(
+            """
+            if __name__ == "__main__":
+                pool = procession.pool.Pool(2, context=context)
+                pool.map_async(tell, [1, 2], chunksize=1)
+                time.sleep(600)
+            """
+        ),
         method,
     )
     workers = [int(process.stdout.readline()) for _ in range(2)]
@@ -660,6 +765,24 @@ def test_out_of_descriptors():
             until(lambda: len(pool._pool) == 2)
             assert pool.map(square, range(100), 1) == [x * x for x in range(100)]
         assert len(os.listdir("/proc/self/fd")) <= before + 20
+
+    limited(work, (resource.RLIMIT_NOFILE, 100))
+
+
+def test_out_of_descriptors_when_reports_are_first_to_be_watched():
+    def work():
+        held = []
+        with FORK.Pool(1) as pool:
+            try:
+                while True:
+                    held.append(os.dup(0))
+            except OSError:
+                pass
+            called = []
+            assert pool.apply_async(square, (2,), callback=called.append).get() == 4 == called[0]
+            for descriptor in held:
+                os.close(descriptor)
+            assert pool.apply_async(square, (3,), callback=called.append).get() == 9 == called[1]
 
     limited(work, (resource.RLIMIT_NOFILE, 100))
 

@@ -7,6 +7,7 @@ import sys
 
 import procession
 import pytest
+from procession._progress import shown
 
 
 @pytest.fixture(params=["plain", "tqdm"])
@@ -59,3 +60,24 @@ def test_a_map_is_shown_to_its_end(bar, pool, capfd):
     assert last_shown(capfd) == (2, 2)
     with pytest.raises(ValueError, match="three"):
         pool.map(double, [1, 2, 3], chunksize=1, progress=True)
+
+
+def test_a_map_that_fails_just_when_it_is_first_looked_at(bar, pool):
+    class Late:
+        """A result that fails between one look and the next."""
+
+        def __init__(self, result):
+            self.result = result
+            self.looks = 0
+
+        def _outcome(self):
+            self.looks += 1
+            if self.looks > 1:
+                self.result.wait()
+            return (True, [None] * 3) if self.looks == 1 else self.result._outcome()
+
+        def __getattr__(self, name):
+            return getattr(self.result, name)
+
+    with pytest.raises(ValueError, match="three"):
+        shown(Late(pool.map_async(double, [1, 2, 3])))

@@ -10,7 +10,7 @@ mod submit;
 mod unread;
 
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::ThreadId;
@@ -24,6 +24,8 @@ use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyIterator, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
 
 use self::iterator::ResultIterator;
 use self::job::Job;
@@ -70,8 +72,8 @@ struct State {
     urgent: usize,
     /// What the thread that looks after the workers is to see to.
     events: VecDeque<Event>,
-    /// Called to wake that thread.
-    wake: Option<Py<PyAny>>,
+    /// What wakes that thread, while there is one.
+    bell: Option<OwnedFd>,
     /// Whether that thread wants to be woken when there is a job.
     rests: bool,
     /// How often reports were collected.
@@ -138,10 +140,16 @@ impl WorkQueue {
         }
     }
 
-    /// Wakes the thread that looks after the workers.
-    fn wake(&self, py: Python<'_>) -> PyResult<()> {
-        let wake = self.lock().wake.as_ref().map(|wake| wake.clone_ref(py));
-        wake.map_or(Ok(()), |wake| wake.call0(py).map(drop))
+    /// Wakes the thread that looks after the workers. No Python code runs, so that no signal handler gets between what this is told of
+    /// and what comes next.
+    fn wake(&self, _: Python<'_>) -> PyResult<()> {
+        let state = self.lock();
+        let Some(bell) = &state.bell else { return Ok(()) };
+        match rustix::io::write(bell, &1u64.to_ne_bytes()) {
+            // It has been rung so often that it rings.
+            Ok(_) | Err(Errno::AGAIN) => Ok(()),
+            Err(error) => Err(std::io::Error::from(error).into()),
+        }
     }
 }
 
@@ -260,7 +268,7 @@ impl WorkQueue {
         self.collect_now(py)
     }
 
-    /// Whether there are no jobs; then `wake` is called when there is one.
+    /// Whether there are no jobs; then the bell is rung when there is one.
     fn rest(&self) -> bool {
         let mut state = self.lock();
         state.rests = state.jobs.is_empty();
@@ -302,10 +310,35 @@ impl WorkQueue {
         format!("tasks: {}\nreports: {}", self.core.tasks().describe(), self.core.reports().describe())
     }
 
-    /// Has `wake` called when there is an event, or reports are to be collected that nobody waits for.
-    fn set_wake(&self, wake: Option<Py<PyAny>>) {
-        let before = std::mem::replace(&mut self.lock().wake, wake);
-        drop(before);
+    /// Makes the bell, which is rung when there is an event, or reports are to be collected that nobody waits for: a descriptor that
+    /// polls readable from then on until `hush`. It is this object's, until `unhang`.
+    fn hang(&self) -> PyResult<i32> {
+        let bell =
+            eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(std::io::Error::from)?;
+        let number = bell.as_raw_fd();
+        self.lock().bell = Some(bell);
+        Ok(number)
+    }
+
+    /// Rings the bell, if there is one.
+    fn ring(&self, py: Python<'_>) -> PyResult<()> {
+        self.wake(py)
+    }
+
+    /// Has the bell ring no more.
+    fn hush(&self) -> PyResult<()> {
+        let state = self.lock();
+        let Some(bell) = &state.bell else { return Ok(()) };
+        match rustix::io::read(bell, &mut [0; 8]) {
+            Ok(_) | Err(Errno::AGAIN) => Ok(()),
+            Err(error) => Err(std::io::Error::from(error).into()),
+        }
+    }
+
+    /// Closes the bell.
+    fn unhang(&self) {
+        let bell = self.lock().bell.take();
+        drop(bell);
     }
 
     /// A descriptor that polls readable while there are reports, if they are to be collected by who calls this; else None.
@@ -454,13 +487,17 @@ impl WorkQueue {
         Ok((true, workers.into_iter().map(pid_of).collect()))
     }
 
-    /// Takes all tasks back that have not begun; jobs' numbers, one for each.
+    /// Takes all tasks back that have not begun: which those are whose jobs are open, or run callbacks.
     fn take_back(&self) -> PyResult<Vec<(u64, u32)>> {
         let mut taken = Vec::new();
         while let Some(id) =
             brief(|| self.core.take_back()).map_err(|error| Python::attach(|py| errors::get(py, error)))?
         {
-            taken.push((id.job, id.index));
+            if self.lock().jobs.contains_key(&id.job) {
+                taken.push((id.job, id.index));
+            } else {
+                self.came_back(id.job);
+            }
         }
         Ok(taken)
     }

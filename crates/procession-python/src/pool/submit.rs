@@ -123,7 +123,7 @@ impl WorkQueue {
                 return Ok(());
             }
             let interrupted = (!error.is_instance_of::<PyException>(py)).then(|| error.clone_ref(py));
-            self.fail_task(py, job, index, Some(refused(py, error)?))?;
+            self.fail_task(py, job, index, Some(refused(py, error)))?;
             interrupted.map_or(Ok(()), Err)
         })
     }
@@ -158,6 +158,7 @@ impl WorkQueue {
         let py = job.py();
         let encoded = match self.function(function) {
             Ok(encoded) => encoded,
+            Err(error) if !error.is_instance_of::<PyException>(py) => return Err(error),
             Err(error) => {
                 if job.get().fail(error.into_value(py).into_any()).is_some() {
                     self.settle(py, job)?;
@@ -306,7 +307,7 @@ impl<'py> Group<'_, 'py> {
                     return Ok(End::TooLate);
                 }
                 for index in left {
-                    let exception = refused(py, error.clone_ref(py))?;
+                    let exception = refused(py, error.clone_ref(py));
                     self.work.fail_task(py, self.job, index, Some(exception))?;
                 }
                 if error.is_instance_of::<PyException>(py) { Ok(end) } else { Err(error) }
@@ -330,14 +331,18 @@ fn is_prompt(items: &Bound<'_, PyIterator>) -> PyResult<bool> {
     Ok(class.module()? == "builtins" && prompt.iter().any(|known| name == *known))
 }
 
-/// Why a task was not handed out: of one that comes while the pool is being closed or terminated, in the pool's words.
-fn refused(py: Python<'_>, error: PyErr) -> PyResult<Py<PyAny>> {
+/// Why a task was not handed out: of one that comes while the pool is being closed or terminated, in the pool's words. An exception
+/// that comes up meanwhile takes its place.
+fn refused(py: Python<'_>, error: PyErr) -> Py<PyAny> {
     static TERMINATED: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    if !error.is_instance(py, errors::shut_down_class(py)?) {
-        return Ok(error.into_value(py).into_any());
-    }
-    let class = TERMINATED.import(py, "procession._failures", "PoolTerminated")?;
-    Ok(class.call1(("the pool was closed or terminated before this was handed out",))?.unbind())
+    let in_words = || {
+        if !error.is_instance(py, errors::shut_down_class(py)?) {
+            return Ok(error.clone_ref(py));
+        }
+        let class = TERMINATED.import(py, "procession._failures", "PoolTerminated")?;
+        Ok(PyErr::from_value(class.call1(("the pool was closed or terminated before this was handed out",))?))
+    };
+    in_words().unwrap_or_else(|raised: PyErr| raised).into_value(py).into_any()
 }
 
 /// The arguments of the next task: `chunk` items or fewer in a tuple or, if that is 0, one item.

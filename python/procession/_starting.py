@@ -1,0 +1,99 @@
+"""Starting a pool's workers and threads."""
+
+import signal
+import threading
+from contextlib import contextmanager
+from functools import partial
+
+from . import _worker
+from .process import _starter
+
+
+class Start:
+    """Makes workers and starts them."""
+
+    def __init__(self, ctx, process, arguments, daemon):
+        self._ctx = ctx
+        self._process = process
+        self._arguments = arguments
+        self._daemon = daemon
+        # What servers and workers are to have that are started for the pool, whichever thread starts them.
+        self._mask = _mask()
+
+    def make(self):
+        """Return a worker that is yet to be started."""
+        worker = self._process(self._ctx, target=_worker.main, args=(*self._arguments, _starter()))
+        worker.name = worker.name.replace("Process", "PoolWorker")
+        worker.daemon = self._daemon
+        return worker
+
+    def start(self, worker):
+        """Start what `make` has returned, within `signals_blocked`."""
+        worker._bootstrap = partial(_bootstrap, self._mask, worker)
+        try:
+            worker.start()
+        finally:
+            del worker._bootstrap
+
+    @contextmanager
+    def signals_blocked(self):
+        """Have no signal handler of the program raise at what can be neither undone nor gone on with.
+
+        Workers that are started meanwhile get Ctrl-C only when they are ready for it.
+        """
+        before = _mask()
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+            self._ensure_servers()
+            signal.pthread_sigmask(signal.SIG_BLOCK, _handled() | {signal.SIGINT})
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _ensure_servers(self):
+        method = self._ctx.get_start_method()
+        if method != "fork":
+            # Whoever starts it unblocks the signal afterwards.
+            from multiprocessing.resource_tracker import ensure_running as ensure_tracker
+
+            ensure_tracker()
+        if method == "forkserver":
+            # It would pass a blocked signal on to all its children.
+            from multiprocessing.forkserver import ensure_running
+
+            ensure_running()
+
+
+def _bootstrap(mask, *args, **kwargs):
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask | {signal.SIGINT})
+    return _worker.bootstrap(*args, **kwargs)
+
+
+def start_thread(name, target, *args):
+    """Start a daemon, and return it.
+
+    Signals are blocked meanwhile: if a handler of the program raised then, the thread might never begin, nor end.
+    """
+    before = _mask()
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _handled())
+        thread = threading.Thread(target=_run, args=(before, target, args), name=name, daemon=True)
+        thread.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return thread
+
+
+def _run(mask, target, args):
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    target(*args)
+
+
+def _mask():
+    """The signals that are blocked. To be asked for before others are: what does that may raise when it is done."""
+    return signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def _handled():
+    """The signals that the program has handlers for."""
+    return {number for number in range(1, signal.NSIG) if callable(signal.getsignal(number))}

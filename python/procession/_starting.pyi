@@ -1,0 +1,16 @@
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from threading import Thread
+from typing import Any
+
+class Start:
+    def __init__(
+        self, ctx: BaseContext, process: Callable[..., BaseProcess], arguments: tuple[Any, ...], daemon: bool
+    ) -> None: ...
+    def make(self) -> BaseProcess: ...
+    def start(self, worker: BaseProcess) -> None: ...
+    def signals_blocked(self) -> AbstractContextManager[None]: ...
+
+def start_thread(name: str, target: Callable[..., object], *args: Any) -> Thread: ...
