@@ -52,6 +52,19 @@ pub(super) enum Request {
     Shutdown,
 }
 
+impl Request {
+    /// The objects that it names, itself or in its values.
+    pub(super) fn objects(&self) -> Vec<Number> {
+        let (object, values) = match self {
+            Request::Make { arguments, .. } => (None, vec![arguments]),
+            Request::Open { object } | Request::Hold { object } => (Some(*object), Vec::new()),
+            Request::Call { object, operation } => (Some(*object), operation.values()),
+            _ => (None, Vec::new()),
+        };
+        object.into_iter().chain(values.into_iter().flat_map(|value| value.objects.iter().copied())).collect()
+    }
+}
+
 /// What an object is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Kind {
@@ -79,6 +92,35 @@ pub(super) enum Operation {
     Table(TableOperation),
     Sequence(SequenceOperation),
     Service(Packed),
+}
+
+impl Operation {
+    fn values(&self) -> Vec<&Packed> {
+        use SequenceOperation as S;
+        use TableOperation as T;
+        match self {
+            Operation::Service(value)
+            | Operation::Table(T::Set(_, value) | T::Swap(_, value) | T::GetOrInsert(_, value))
+            | Operation::Table(T::Exchange(_, _, value))
+            | Operation::Sequence(S::Set(_, value) | S::Exchange(_, _, value))
+            | Operation::Sequence(S::Push(value) | S::Insert(_, value)) => vec![value],
+            Operation::Table(T::Extend(pairs)) => pairs.iter().map(|(_, value)| value).collect(),
+            Operation::Sequence(S::Extend(values) | S::Replace(_, values)) => values.iter().collect(),
+            Operation::Table(
+                T::Get(_)
+                | T::Contains(_)
+                | T::Remove(_)
+                | T::Keys
+                | T::Values
+                | T::Items
+                | T::Clear
+                | T::Len,
+            )
+            | Operation::Sequence(
+                S::Get(_) | S::Pop | S::Remove(_) | S::Clear | S::Len | S::Range(..) | S::All,
+            ) => Vec::new(),
+        }
+    }
 }
 
 /// Of a dict or namespace.

@@ -11,7 +11,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::Pid;
 
 use super::objects::{Hosted, State, Stored};
-use super::session::Session;
+use super::session::{Reading, Session};
 use super::{Home, Nudge};
 use crate::connection::{Address, Connection, RecvError, SendError};
 use crate::manager::value::Carriage;
@@ -25,9 +25,7 @@ type Stream = Connection<Reply<Stored>, Request>;
 /// Serves a connection in a thread of its own.
 pub(super) fn attend(home: &Arc<Home>, stream: Stream, client: Option<Pid>) {
     let home = Arc::clone(home);
-    let started =
-        std::thread::Builder::new().name("manager".into()).spawn(move || serve(&home, &stream, client));
-    if let Err(error) = started {
+    if let Err(error) = super::thread(move || serve(&home, &stream, client)) {
         // The client finds its connection closed.
         tracing::warn!(%error, "a manager cannot serve a connection");
     }
@@ -52,8 +50,9 @@ fn serve(home: &Home, stream: &Stream, client: Option<Pid>) {
             Some(session) => {
                 // One descriptor a process is enough.
                 drop(process);
+                let reading = session.reading();
                 if stream.send(&Ok(Answer::Done)).is_ok() {
-                    Line { home, stream, session: &session, unconfirmed: Vec::new() }.serve();
+                    Line { home, stream, session: &session, unconfirmed: Vec::new() }.serve(reading);
                 }
             }
             None => drop(stream.send(&Err(Refusal::NoSession))),
@@ -137,9 +136,13 @@ struct Line<'a> {
     unconfirmed: Vec<(Number, u32)>,
 }
 
-impl Line<'_> {
-    fn serve(mut self) {
+impl<'a> Line<'a> {
+    fn serve(mut self, mut reading: Reading<'a>) {
         while let Some(request) = receive(self.stream, self.session.process.as_ref()) {
+            // There until it has been carried out, though the client may have ended.
+            let named = request.as_ref().map(Request::objects).unwrap_or_default();
+            let named = self.home.objects.find_all(&named);
+            drop(reading);
             self.unconfirmed.clear();
             let (reply, over) = match request {
                 Ok(Request::Leave) => break,
@@ -147,6 +150,9 @@ impl Line<'_> {
                 Ok(request) => (self.answer(request), false),
                 Err(problem) => (Err(Refusal::Unreadable(problem)), false),
             };
+            drop(named);
+            // The next request may come as soon as this one is answered.
+            reading = self.session.reading();
             let sent = self.send(&reply);
             if over {
                 self.home.nudge(Nudge::Stop);
@@ -208,7 +214,11 @@ impl Line<'_> {
             }
             Request::Hold { object } => {
                 let object = home.objects.find(object)?;
-                Ok(Answer::Ticket(home.hold(object, self.session.token)))
+                let ticket = home.hold(object, self.session.token);
+                if self.session.has_ended() {
+                    home.begin_grace(self.session.token);
+                }
+                Ok(Answer::Ticket(ticket))
             }
             Request::Call { object, operation } => self.call(&home.objects.find(object)?, operation),
             Request::Forget { name } => Ok(Answer::Bool(home.forget(&name))),

@@ -110,6 +110,12 @@ impl Objects {
         self.lock().all.get(&number).and_then(Weak::upgrade).ok_or(Refusal::Gone)
     }
 
+    /// Those with these numbers that there are.
+    pub(super) fn find_all(&self, numbers: &[Number]) -> Vec<Arc<Hosted>> {
+        let index = self.lock();
+        numbers.iter().filter_map(|number| index.all.get(number).and_then(Weak::upgrade)).collect()
+    }
+
     /// How many there are.
     pub(super) fn count(&self) -> usize {
         self.lock().all.len()

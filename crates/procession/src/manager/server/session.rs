@@ -16,25 +16,65 @@ pub(super) struct Session {
     pub(super) carriage: Carriage,
     /// Becomes readable when the process ends, if it is one of this machine.
     pub(super) process: Option<OwnedFd>,
-    /// Its references: each object, and how often it has it. `None` once it has ended.
-    objects: Mutex<Option<References>>,
+    holdings: Mutex<Holdings>,
+}
+
+/// What a session has.
+struct Holdings {
+    /// Each object, and how often it has it. `None` once it has ended and nobody reads what it sent before.
+    references: Option<References>,
+    readers: usize,
+    ended: bool,
 }
 
 type References = HashMap<Number, (Arc<Hosted>, u64)>;
 
+impl Holdings {
+    /// What is to be dropped, if it is over.
+    fn take_if_over(&mut self) -> Option<References> {
+        if self.ended && self.readers == 0 { self.references.take() } else { None }
+    }
+}
+
+/// While there is one, what the client sent before its end may be unread, and its session keeps what that may name.
+pub(super) struct Reading<'a>(&'a Session);
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        let over = {
+            let mut holdings = self.0.holdings();
+            holdings.readers -= 1;
+            holdings.take_if_over()
+        };
+        drop(over);
+    }
+}
+
 impl Session {
     pub(super) fn new(token: Token, carriage: Carriage, process: Option<OwnedFd>) -> Session {
-        Session { token, carriage, process, objects: Mutex::new(Some(HashMap::new())) }
+        let holdings = Holdings { references: Some(HashMap::new()), readers: 0, ended: false };
+        Session { token, carriage, process, holdings: Mutex::new(holdings) }
     }
 
-    fn objects(&self) -> MutexGuard<'_, Option<References>> {
-        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    fn holdings(&self) -> MutexGuard<'_, Holdings> {
+        self.holdings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A request is to be read.
+    pub(super) fn reading(&self) -> Reading<'_> {
+        self.holdings().readers += 1;
+        Reading(self)
+    }
+
+    /// Whether the client's end has been noticed.
+    pub(super) fn has_ended(&self) -> bool {
+        self.holdings().ended
     }
 
     /// One more reference.
     pub(super) fn grant(&self, object: &Arc<Hosted>) {
-        if let Some(objects) = &mut *self.objects() {
-            objects.entry(object.number).or_insert_with(|| (Arc::clone(object), 0)).1 += 1;
+        if let Some(references) = &mut self.holdings().references {
+            references.entry(object.number).or_insert_with(|| (Arc::clone(object), 0)).1 += 1;
         }
     }
 
@@ -49,9 +89,9 @@ impl Session {
     /// Takes references back.
     pub(super) fn let_go(&self, given_back: &[(Number, u32)]) {
         let mut over = Vec::new();
-        if let Some(objects) = &mut *self.objects() {
+        if let Some(references) = &mut self.holdings().references {
             for (number, count) in given_back {
-                if let Entry::Occupied(mut entry) = objects.entry(*number) {
+                if let Entry::Occupied(mut entry) = references.entry(*number) {
                     entry.get_mut().1 = entry.get().1.saturating_sub((*count).into());
                     if entry.get().1 == 0 {
                         over.push(entry.remove());
@@ -62,10 +102,14 @@ impl Session {
         drop(over);
     }
 
-    /// It has no references from now on.
+    /// It has no references once what it sent has been read.
     fn end(&self) {
-        let objects = self.objects().take();
-        drop(objects);
+        let over = {
+            let mut holdings = self.holdings();
+            holdings.ended = true;
+            holdings.take_if_over()
+        };
+        drop(over);
     }
 }
 
