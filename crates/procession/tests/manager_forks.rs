@@ -75,6 +75,33 @@ fn a_forked_child_has_its_parents_proxies() {
 }
 
 #[test]
+fn what_only_a_forked_child_had_is_gone_with_it_whatever_its_parent_does() {
+    let _watchdog = watchdog("what_only_a_forked_child_had_is_gone_with_it_whatever_its_parent_does");
+    /// Waits until the manager has no objects. The parent's own calls would have it look at its children.
+    fn watch((address, key): Reach) {
+        let manager = Manager::connect(&address, key.as_slice()).unwrap();
+        eventually("nothing is left", || manager.objects().unwrap() == 0);
+    }
+    let manager = Manager::new().unwrap();
+    let reach = (manager.address().clone(), manager.authkey().as_bytes().to_vec());
+    let watcher = Process::builder(watch, reach).start_method(StartMethod::Spawn);
+    let (go, list) = (procession::Event::new().unwrap(), manager.list::<u32>().unwrap());
+    let child = {
+        let (go, list) = (go.clone(), list.clone());
+        Process::forking(move || {
+            go.wait(None);
+            list.len().unwrap()
+        })
+    };
+    let child = child.allow_threads().start().unwrap();
+    drop(list);
+    let watcher = watcher.start().unwrap();
+    go.set();
+    assert_eq!(child.join().unwrap(), 0);
+    watcher.join().unwrap();
+}
+
+#[test]
 fn a_fork_in_the_middle_of_others_calls_is_safe() {
     use std::sync::atomic::{AtomicBool, Ordering};
     let _watchdog = watchdog("a_fork_in_the_middle_of_others_calls_is_safe");

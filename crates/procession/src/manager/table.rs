@@ -84,11 +84,20 @@ fn remotes() -> Vec<Arc<Remote>> {
     locked(|table| table.remotes.values().cloned().collect())
 }
 
-/// Drops what was kept for forked children that have ended.
+/// Drops what was kept for forked children that have ended, if it is time to look.
 pub(super) fn sweep() {
+    sweep_unless(|table, now| now - table.looked < LOOK);
+}
+
+/// A child has ended: drops what was kept for it.
+pub(crate) fn child_ended() {
+    sweep_unless(|_, _| false);
+}
+
+fn sweep_unless(too_soon: impl FnOnce(&Table, u64) -> bool) {
     let over = locked(|table| {
         let now = now_ms();
-        if table.lent.is_empty() || now - table.looked < LOOK {
+        if table.lent.is_empty() || too_soon(table, now) {
             return Vec::new();
         }
         table.looked = now;

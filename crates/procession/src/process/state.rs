@@ -245,7 +245,10 @@ fn attendant(events: &OwnedFd) {
                 if ready.iter().any(|event| event.data.u64() == u64::from(PARENT)) {
                     process::kill_self();
                 }
-                lock().sweep();
+                let mut state = lock();
+                state.sweep();
+                manager::child_ended();
+                drop(state);
             }
             Err(Errno::INTR) => {}
             Err(error) => unreachable!("waiting on an epoll descriptor that stays open: {error}"),
