@@ -86,8 +86,7 @@ class ProcessPoolExecutor(Executor):
             future._call = call = _pool.ApplyResult(
                 pool._work, pool, functools.partial(_succeed, future), functools.partial(_end, future)
             )
-            pool._work.call(call, fn, args, kwargs, pool._retries)
-            pool._limit(call, None, 1)
+            pool._call(call, fn, args, kwargs, pool._retries, pool._timeout)
         except _REFUSALS as error:
             raise _refusal(pool, error) from error.__cause__
         return future

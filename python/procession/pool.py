@@ -206,13 +206,7 @@ class Pool:
         if callback is not None or error_callback is not None:
             self._supervisor.expect_callbacks()
         result = ApplyResult(self._work, self, callback, error_callback)
-        try:
-            self._work.call(result, func, args, kwds, retries)
-            if timeout is not None:
-                self._supervisor.limit(result, timeout)
-        except BaseException:
-            self._take_back(result)
-            raise
+        self._call(result, func, args, kwds, retries, timeout)
         return result
 
     def map(self, func, iterable, chunksize=None, *, retries=None, timeout=None, progress=False):
@@ -388,6 +382,15 @@ class Pool:
             for pid in workers:
                 self._supervisor.kill(pid, job._job)
         return cancelled
+
+    def _call(self, result, func, args, kwds, retries, timeout):
+        try:
+            self._work.call(result, func, args, kwds, retries)
+            if timeout is not None:
+                self._supervisor.limit(result, timeout)
+        except BaseException:
+            self._take_back(result)
+            raise
 
     def _map(self, func, iterable, chunksize, unpack, callback, error_callback, retries, timeout):
         retries, timeout = self._limits(retries, timeout)

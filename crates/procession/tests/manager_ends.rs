@@ -52,13 +52,13 @@ impl Service for Teller {
             Request::Fork { by_hand: true } => {
                 // SAFETY: the child only sleeps.
                 return match unsafe { libc::fork() } {
-                    0 => sleep_for_ever(),
+                    0 => sleep_long(),
                     pid => pid as u32,
                 };
             }
             Request::Fork { by_hand: false } => {
                 return match process::fork_allowing_threads().unwrap() {
-                    Fork::Child => sleep_for_ever(),
+                    Fork::Child => sleep_long(),
                     Fork::Parent(child) => child.pid(),
                 };
             }
@@ -74,9 +74,19 @@ impl Drop for Teller {
     }
 }
 
-fn sleep_for_ever() -> ! {
-    loop {
-        std::thread::sleep(Duration::from_secs(1));
+/// Not for ever, lest a test that fails leaves it.
+fn sleep_long() -> ! {
+    std::thread::sleep(Duration::from_secs(100));
+    // SAFETY: ends the process without running what belongs to its parent.
+    unsafe { libc::_exit(0) }
+}
+
+/// A process that ends with this.
+struct Killed(u32);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        signal(self.0, Signal::KILL);
     }
 }
 
@@ -142,7 +152,7 @@ fn a_dead_manager_is_known_though_a_process_that_it_forked_has_its_sockets() {
         let manager = builder.start().unwrap();
         let teller = manager.create::<Teller>(&(Queue::unbounded().unwrap(), 0)).unwrap();
         let list = manager.list::<u32>().unwrap();
-        let child = teller.call(&Request::Fork { by_hand: true }).unwrap();
+        let _child = Killed(teller.call(&Request::Fork { by_hand: true }).unwrap());
         let pid = manager.pid().unwrap();
         signal(pid, Signal::KILL);
         eventually("it is dead", || process_state(pid).is_none_or(|(state, _)| state == 'Z'));
@@ -164,7 +174,6 @@ fn a_dead_manager_is_known_though_a_process_that_it_forked_has_its_sockets() {
                 matches!(&error, ManagerError::Call(CallError::Connect(ConnectError::Refused { .. })));
             assert!(refused, "{error}");
         }
-        signal(child, Signal::KILL);
     }
 }
 
@@ -175,13 +184,12 @@ fn the_address_of_a_dead_manager_is_free_though_a_process_that_it_forked_lives()
     for address in [Address::Abstract(name), Address::tcp("127.0.0.1", 0)] {
         let manager = Manager::builder().address(address).register::<Teller>().start().unwrap();
         let teller = manager.create::<Teller>(&(Queue::unbounded().unwrap(), 0)).unwrap();
-        let child = teller.call(&Request::Fork { by_hand: false }).unwrap();
+        let child = Killed(teller.call(&Request::Fork { by_hand: false }).unwrap());
         signal(manager.pid().unwrap(), Signal::KILL);
         eventually("its end is known", || matches!(manager.objects(), Err(CallError::ManagerDied { .. })));
         let next = Manager::builder().address(manager.address().clone()).start().unwrap();
         assert_eq!(next.objects().unwrap(), 0);
-        assert!(process_state(child).is_some_and(|(state, _)| state != 'Z'), "the child lives");
-        signal(child, Signal::KILL);
+        assert!(process_state(child.0).is_some_and(|(state, _)| state != 'Z'), "the child lives");
     }
 }
 
