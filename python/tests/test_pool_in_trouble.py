@@ -18,6 +18,7 @@ import procession
 import pytest
 from processes import METHODS, ended, fork, until
 from procession import PoolBroken, WorkerDied
+from procession._procession import WorkQueue
 from procession._supervisor import Supervisor
 
 FORK = procession.get_context("fork")
@@ -299,13 +300,12 @@ def test_a_worker_that_may_not_be_killed(monkeypatch):
 
 
 def test_what_is_known_of_a_process_is_not_held_against_the_next_of_its_number():
-    with FORK.Pool(1) as pool:
-        supervisor = Supervisor(pool._work, None, 1)
-        supervisor._exitcodes[os.getpid()] = 9
-        supervisor._kills[os.getpid()] = (1, 0, KeyError())
-        supervisor._watch(multiprocessing.current_process())
-        assert not supervisor._exitcodes and not supervisor._kills
-        os.close(supervisor._pidfds.pop(os.getpid()))
+    supervisor = Supervisor(WorkQueue(), None, 1)
+    supervisor._exitcodes[os.getpid()] = 9
+    supervisor._kills[os.getpid()] = (1, 0, KeyError())
+    supervisor._watch(multiprocessing.current_process())
+    assert not supervisor._exitcodes and not supervisor._kills
+    os.close(supervisor._pidfds.pop(os.getpid()))
 
 
 # Beginnings
