@@ -117,6 +117,10 @@ class Supervisor:
         if not self._is_broken:
             self._is_terminated = True
         self.wake()
+        # One that is stopped may hold a lock of a queue that the thread waits for.
+        for pidfd in list(self._pidfds.values()):
+            if pidfd is not None:
+                _send(pidfd, signal.SIGCONT)
 
     def terminate(self):
         """Kill the workers, and have what is not done fail."""
@@ -434,8 +438,9 @@ class Supervisor:
         return error
 
     def _terminate(self):
-        self.work.terminate()
+        # First, for one that is stopped may hold a lock of a queue.
         self._kill_all(signal.SIGTERM)
+        self.work.terminate()
         deadline = time.monotonic() + _UNTIL_KILLED
         for process in list(self.workers):
             pidfd = self._pidfds[process.pid]

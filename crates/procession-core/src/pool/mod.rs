@@ -205,18 +205,13 @@ impl WorkQueue {
         let mut attempts = 0u32;
         while !self.try_put_report(message)? {
             attempts += 1;
-            if attempts.is_multiple_of(ATTEMPTS) && !self.pool_is_alive() {
+            if attempts.is_multiple_of(ATTEMPTS) && !self.pool.is_alive() {
                 // As after a shutdown.
                 return Ok(());
             }
             std::thread::sleep(UNTIL_COLLECTED);
         }
         Ok(())
-    }
-
-    /// Whether the pool's process still runs: nobody else collects reports.
-    pub fn pool_is_alive(&self) -> bool {
-        self.pool.is_alive()
     }
 
     /// As [`WorkQueue::report`], but false while reports take all memory that they may.

@@ -24,8 +24,6 @@ use crate::codec::with_buffer;
 
 /// How long a worker waits before it tries again to report, when reports take all memory that they may.
 const UNTIL_COLLECTED: Duration = Duration::from_millis(5);
-/// After so many attempts, about a second, it looks whether there is still somebody to collect.
-const ATTEMPTS: u32 = 200;
 
 /// From this size in bytes on the arguments of a task that is not begun again stay where they lie.
 const LEND_FROM: usize = 256 << 10;
@@ -218,7 +216,6 @@ impl WorkQueue {
         handles: Tally,
     ) -> PyResult<()> {
         let reports = self.core.reports();
-        let mut attempts = 0;
         let encoding = encode_report(report, object, buffer)?;
         let parts = match encoding {
             Encoding::InBuffer if buffer.len() <= INLINE_MAX => {
@@ -232,7 +229,7 @@ impl WorkQueue {
                         Some(Err(error)) => return Err(errors::put(py, error)),
                         _ => break,
                     }
-                    self.wait_until_collected(py, &mut attempts)?;
+                    wait_a_little(py)?;
                 }
                 handles.keep();
                 return Ok(());
@@ -244,9 +241,7 @@ impl WorkQueue {
         let mut place = loop {
             match brief(|| reports.reserve(len)) {
                 Ok(place) => break place,
-                Err(PutError::Memory(error)) if self.core.may_be_collected(&error) => {
-                    self.wait_until_collected(py, &mut attempts)?;
-                }
+                Err(PutError::Memory(error)) if self.core.may_be_collected(&error) => wait_a_little(py)?,
                 Err(error) => return Err(errors::put(py, error)),
             }
         };
@@ -258,19 +253,11 @@ impl WorkQueue {
         handles.keep();
         Ok(())
     }
+}
 
-    /// Waits a little for reports to be collected.
-    ///
-    /// # Errors
-    /// What a signal handler raised; now and then, that nobody will collect them.
-    fn wait_until_collected(&self, py: Python<'_>, attempts: &mut u32) -> PyResult<()> {
-        *attempts += 1;
-        if attempts.is_multiple_of(ATTEMPTS) && !self.core.pool_is_alive() {
-            return Err(PySystemExit::new_err(1));
-        }
-        py.detach(|| std::thread::sleep(UNTIL_COLLECTED));
-        py.check_signals()
-    }
+fn wait_a_little(py: Python<'_>) -> PyResult<()> {
+    py.detach(|| std::thread::sleep(UNTIL_COLLECTED));
+    py.check_signals()
 }
 
 /// The function of a task.

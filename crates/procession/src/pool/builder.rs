@@ -41,8 +41,8 @@ impl Builder {
 
     /// What each worker does before its first task: `function(arguments)`, a plain `fn` or a closure that captures nothing.
     ///
-    /// When as many workers as the pool has, and at least three, end one after another before one of them is through with it, and no
-    /// other is there that was, the pool ends with an error that says why.
+    /// When as many workers as the pool has, and at least three (ten, if all were killed by a signal), end one after another before one
+    /// of them is through with it, and no other is there that was, the pool ends with an error that says why.
     pub fn initializer<F, A>(mut self, function: F, arguments: A) -> Self
     where
         F: Fn(A) + Copy + Send + Sync + 'static,
@@ -75,7 +75,7 @@ impl Builder {
     }
 
     /// Whether workers end at once when this process ends. `true` unless told. With `false`, when this process is killed, each
-    /// worker comes to the end of the task that it has. Either way tasks may have children of their own.
+    /// worker comes to the end of the task that it has, or begins within a second. Either way tasks may have children of their own.
     pub fn daemon(mut self, daemon: bool) -> Self {
         self.daemon = daemon;
         self

@@ -129,7 +129,7 @@ impl<F: Copy + 'static> Call<'_, F> {
     }
 
     /// Has the function called in a worker; returns as soon as it is queued. While 64 MiB of arguments wait for workers, it waits for
-    /// some to be done.
+    /// some to be taken.
     ///
     /// # Errors
     /// [`TaskError`]: the arguments cannot be handed over, or the pool takes no tasks.
@@ -169,7 +169,7 @@ impl<F: Copy + 'static> Call<'_, F> {
     }
 
     /// Has the function called for each item; returns as soon as all are queued. While 64 MiB of arguments wait for workers, it
-    /// waits for some to be done.
+    /// waits for some to be taken.
     ///
     /// # Errors
     /// [`TaskError`]: the pool takes no tasks. What is wrong with an item is the result's error.

@@ -48,30 +48,25 @@ impl Drop for Reader<'_> {
 }
 
 impl Shared {
-    /// Waits until `check` has something, which is asked again whenever something came of the job; `None` at the deadline.
-    /// Reads reports meanwhile, unless another thread does.
-    pub(super) fn wait_for<T>(
-        &self,
-        job: u64,
-        deadline: Deadline,
-        mut check: impl FnMut() -> Option<T>,
-    ) -> Option<T> {
-        if let Some(found) = check() {
-            return Some(found);
+    /// Waits until `check` says so, which is asked again whenever something came of the job; false at the deadline. Reads reports
+    /// meanwhile, unless another thread does: `check` is called by who reads, and may not wait for others.
+    pub(super) fn wait_until(&self, job: u64, deadline: Deadline, mut check: impl FnMut() -> bool) -> bool {
+        if check() {
+            return true;
         }
         loop {
             if let Some(mut reader) = self.reader() {
                 loop {
                     // Another may have read it before.
-                    if let Some(found) = check() {
-                        return Some(found);
+                    if check() {
+                        return true;
                     }
                     let over = !reader.read(deadline);
                     if over && self.lock().phase.is_over() {
                         // What has not come is failed by whoever ended the pool, if not yet.
                         drop(reader);
-                        if let Some(found) = check() {
-                            return Some(found);
+                        if check() {
+                            return true;
                         }
                         std::thread::sleep(Duration::from_millis(1));
                         break;
@@ -80,18 +75,13 @@ impl Shared {
                         return check();
                     }
                 }
-            } else if let Some(found) = self.follow(job, deadline, &mut check) {
-                return Some(found);
+            } else if self.follow(job, deadline, &mut check) {
+                return true;
             }
             if deadline.passed() {
                 return check();
             }
         }
-    }
-
-    /// As [`Shared::wait_for`], for what is true or not.
-    pub(super) fn wait_until(&self, job: u64, deadline: Deadline, mut check: impl FnMut() -> bool) -> bool {
-        self.wait_for(job, deadline, || check().then_some(())).is_some()
     }
 
     /// Reads what reports there are, unless another thread does; not those that come meanwhile.
@@ -113,19 +103,19 @@ impl Shared {
     }
 
     /// Waits until the reading thread has something for this one, or leaves its role to it.
-    fn follow<T>(&self, job: u64, deadline: Deadline, check: &mut impl FnMut() -> Option<T>) -> Option<T> {
+    fn follow(&self, job: u64, deadline: Deadline, check: &mut impl FnMut() -> bool) -> bool {
         // A thread that ends has none any more.
         let signal = SIGNAL.try_with(Arc::clone).unwrap_or_default();
         let mut state = self.lock();
         if !state.collecting {
-            return None;
+            return false;
         }
         state.followers.push(Follower { job, signal: Arc::clone(&signal) });
         drop(state);
         // Whoever reads from here on finds this one among the followers.
         let mut found = check();
         let mut state = self.lock();
-        if found.is_none() && state.collecting {
+        if !found && state.collecting {
             let slice = deadline.slice(SLICE).unwrap_or_default();
             state = signal.wait_timeout(state, slice).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -133,10 +123,10 @@ impl Shared {
             state.followers.remove(place);
         }
         drop(state);
-        if found.is_none() {
+        if !found {
             found = check();
         }
-        if found.is_some() {
+        if found {
             let state = self.lock();
             // It may have been this one's turn.
             if !state.collecting

@@ -21,7 +21,7 @@ use super::job::{AnyJob, Ending, Settled};
 use super::supervisor::Seat;
 use crate::process::{self, ExitStatus, Process};
 
-/// How many bytes of arguments may be out before a submission waits for some to come back.
+/// How many bytes of arguments may wait for workers before a submission waits for some to be taken.
 pub(super) const AHEAD: u64 = 64 << 20;
 /// How many ended workers are remembered, for reports about them that come late.
 pub(super) const REMEMBERED: usize = 1024;
