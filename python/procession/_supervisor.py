@@ -1,6 +1,7 @@
 """The thread that looks after a pool's workers."""
 
 import collections
+import contextlib
 import os
 import select
 import signal
@@ -119,8 +120,10 @@ class Supervisor:
         self.wake()
         # One that is stopped may hold a lock of a queue that the thread waits for.
         for pidfd in list(self._pidfds.values()):
-            if pidfd is not None:
-                _send(pidfd, signal.SIGCONT)
+            # The thread may have closed it meanwhile.
+            with contextlib.suppress(OSError):
+                if pidfd is not None:
+                    _send(pidfd, signal.SIGCONT)
 
     def terminate(self):
         """Kill the workers, and have what is not done fail."""
