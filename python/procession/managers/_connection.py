@@ -34,6 +34,13 @@ def means_the_end(error):
     return isinstance(error, gone) or error.errno is None or error.errno in hosts
 
 
+def set_timeouts(sock, seconds):
+    """Have operations on a socket fail after so long. Never, if that is 0."""
+    value = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+
+
 def connect(address, authkey, serializer, timeout=None):
     """An authenticated connection. With a timeout, OSError if any one step takes longer."""
     if serializer != "pickle":
@@ -41,9 +48,7 @@ def connect(address, authkey, serializer, timeout=None):
     for attempt in range(_ATTEMPTS):
         with socket.socket(getattr(socket, connection.address_type(address))) as sock:
             if timeout is not None:
-                value = struct.pack("@ll", int(timeout), int(timeout % 1 * 1e6) or 1)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+                set_timeouts(sock, max(timeout, 1e-6))
             sock.connect(address)
             made = connection.Connection(sock.detach())
         try:

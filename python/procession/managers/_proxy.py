@@ -1,6 +1,5 @@
 """Proxies: what stands for an object of a manager's process in the others."""
 
-import weakref
 from contextlib import closing
 from multiprocessing import managers as _stdlib, process
 from multiprocessing.context import get_spawning_popen
@@ -8,7 +7,7 @@ from multiprocessing.managers import convert_to_error, dispatch
 from multiprocessing.reduction import ForkingPickler
 from os import getpid
 
-from . import _session
+from . import _session, _table
 from ._objects import Holder
 from ._server import server_of
 from ._token import Token, token_with
@@ -48,11 +47,11 @@ class BaseProxy(_stdlib.BaseProxy):
         if authkey is not None:
             self._authkey = process.AuthenticationString(authkey)
             if self._server is None:
-                _session.remember_key(token.address, self._authkey)
+                _table.remember_key(token.address, self._authkey)
         elif manager is not None:
             self._authkey = manager._authkey
         else:
-            self._authkey = _session.key_of(token.address)
+            self._authkey = _table.key_of(token.address)
         if incref or manager_owned:
             self._incref()
 
@@ -62,10 +61,7 @@ class BaseProxy(_stdlib.BaseProxy):
             self._entry = self._server.claim(self._id, ticket)
             self._pid = getpid()
         else:
-            session = self._traffic()
-            session.hold(self._id, ticket)
-            # Also in a forked child, whose session holds what the parent's did.
-            weakref.finalize(self, session.drop, self._id).atexit = False
+            self._key = self._traffic().hold(self, self._id, ticket)
 
     def _traffic(self):
         if self._entry is not None and self._pid != getpid():
@@ -73,13 +69,11 @@ class BaseProxy(_stdlib.BaseProxy):
             self._server = self._entry = None
             self._incref()
         if self._session is None:
-            self._session = _session.session(self._token.address, self._authkey, self._serializer)
+            self._session = _table.session(self._token.address, self._authkey, self._serializer)
         return self._session
 
     def _connect(self):
-        session = self._traffic()
-        session.disconnect()
-        session.connection()
+        self._traffic().reconnect()
 
     def _callmethod(self, methodname, args=(), kwds={}):
         """Call a method of the object and return a copy of what it returns.
@@ -133,9 +127,9 @@ class BaseProxy(_stdlib.BaseProxy):
         if get_spawning_popen() is not None:
             options["authkey"] = self._authkey
         if self._entry is not None and self._pid == getpid():
-            ticket = self._server.issue(self._entry)
+            ticket = self._server.issue(self._entry, _session.new_ticket(self._server.settle))
         elif self._session is not None or self._entry is not None:
-            ticket = self._traffic().ticket(self._id)
+            ticket = self._traffic().ticket(self._key, self._id)
         else:
             ticket = None
         token = token_with(ticket, self._token.typeid, self._token.address, self._id)
@@ -151,7 +145,7 @@ def RebuildProxy(func, token, serializer, kwds):
     if isinstance(func, type) and not issubclass(func, BaseProxy):
         return _THEIRS(func, token, serializer, kwds)
     server = server_of(token.id)
-    over = getattr(_session.context, "session", None)
+    over = _session.context.session
     if server is not None:
         kwds["manager_owned"] = True
     elif over is not None and over.nonce is not None and token.id.startswith(over.nonce):
@@ -192,7 +186,7 @@ def MakeProxyType(name, exposed, _cache=_types):
 def AutoProxy(token, serializer, manager=None, authkey=None, exposed=None, incref=True, manager_owned=False):
     """Return a proxy with all public methods of its object."""
     if exposed is None:
-        key = authkey or (manager._authkey if manager is not None else _session.key_of(token.address))
+        key = authkey or (manager._authkey if manager is not None else _table.key_of(token.address))
         with closing(_stdlib.listener_client[serializer][1](token.address, authkey=key)) as connection:
             exposed = dispatch(connection, None, "get_methods", (token,))
     proxytype = MakeProxyType(f"AutoProxy[{token.typeid}]", exposed)

@@ -1,5 +1,6 @@
 """A manager's process: the objects, who holds them, and the connections of those who use them."""
 
+import itertools
 import os
 import socket
 import sys
@@ -12,7 +13,7 @@ from multiprocessing.pool import ExceptionWithTraceback
 from traceback import format_exc
 
 from ._connection import dumps, keep_alive, loads, receive
-from ._errors import Raised
+from ._errors import ManagerDied, Raised
 from ._objects import Holder, Objects
 from ._waiting import HungUp
 
@@ -37,10 +38,13 @@ class Server(Objects, _stdlib.Server):
     is kept as long as the process lives, and `transit_seconds` longer.
     """
 
-    public = [*_stdlib.Server.public, "make", "open_session", "serve"]
+    public = [*_stdlib.Server.public, "make", "attend", "open_session", "serve"]
+    # These end with SystemExit when their connections end.
+    _serving = ("accept_connection", "open_session", "serve")
     handshake_seconds = 10.0
     handshakes = 64
     transit_seconds = 3600.0
+    adoption_seconds = 1.0
 
     def __init__(self, registry, address, authkey, serializer):
         if not isinstance(authkey, bytes):
@@ -53,6 +57,8 @@ class Server(Objects, _stdlib.Server):
         self.mutex = threading.RLock()
         self.stop_event = threading.Event()
         self._prepare()
+        # By names that the processes have made up: what they hold, and what their children to be do.
+        self._named = weakref.WeakValueDictionary()
         self._clones = {}
         self._cloned = threading.Condition(self.mutex)
         self._pending = OrderedDict()
@@ -125,11 +131,14 @@ class Server(Objects, _stdlib.Server):
         with self.mutex:
             while self._pending and next(iter(self._pending.values())) < now:
                 self._abort_oldest()
-            while self._orphans and self._orphans[0][0] < now:
-                self._tickets.pop(self._orphans.popleft()[1], None)
-            for name, (deadline, _) in list(self._clones.items()):
-                if deadline < now:
-                    del self._clones[name]
+            # They are in order.
+            late = list(itertools.takewhile(lambda ticket: self._orphans[ticket] < now, self._orphans))
+            clones = [name for name, (deadline, _) in self._clones.items() if deadline < now]
+            dropped = [self._clones.pop(name) for name in clones]
+        # Outside of the lock: it may be the end of objects.
+        for ticket in late:
+            self.settle(ticket)
+        del dropped
 
     def _forked(self):
         """Leave all to the parent: its peers see its end by the end of their connections."""
@@ -161,22 +170,23 @@ class Server(Objects, _stdlib.Server):
             self._close(conn)
 
     def _handle_request(self, c):
-        request = None
         try:
-            request = c.recv()
-            _, name, args, kwds = request
+            data = receive(c)
+        except (EOFError, OSError):
+            return
+        name = None
+        try:
+            _, name, args, kwds = loads(c, data)
             assert name in self.public, f"{name!r} unrecognized"
             message = "#RETURN", getattr(self, name)(c, *args, **kwds)
-        except (EOFError, ConnectionError):
-            return
-        except Exception:
+        except BaseException as error:
+            if name in self._serving and isinstance(error, SystemExit):
+                raise
             message = "#TRACEBACK", format_exc()
         try:
-            c.send(message)
+            c.send_bytes(self._dumped(c, None, message))
         except OSError as error:
-            util.info("manager could not reply to %r: %r", request, error)
-        except Exception:
-            c.send(("#TRACEBACK", format_exc()))
+            util.info("manager could not reply to %r: %r", name, error)
 
     # Serving calls
 
@@ -209,8 +219,8 @@ class Server(Objects, _stdlib.Server):
                     return
                 try:
                     request = loads(conn, data)
-                except Exception:
-                    reply = "#TRACEBACK", format_exc()
+                except BaseException as error:
+                    reply = self._failure(holder, error, "#TRACEBACK")
                 else:
                     # The client has what the last reply had for it.
                     self._discard(holder)
@@ -220,10 +230,7 @@ class Server(Objects, _stdlib.Server):
                         return
                     # Nothing here may keep what is dropped while it waits.
                     del request
-                try:
-                    data = dumps(conn, reply)
-                except Exception:
-                    data = dumps(conn, ("#UNSERIALIZABLE", format_exc()))
+                data = self._dumped(conn, holder, reply)
                 del reply
                 try:
                     conn.send_bytes(data)
@@ -235,6 +242,18 @@ class Server(Objects, _stdlib.Server):
             self._discard(holder)
             self._thread.holder = None
 
+    def _dumped(self, conn, holder, reply):
+        try:
+            return dumps(conn, reply)
+        except BaseException as error:
+            return dumps(conn, self._failure(holder, error, "#UNSERIALIZABLE"))
+
+    def _failure(self, holder, error, kind):
+        """The reply when what is in a message does not get through. Another manager's end is none of this one's."""
+        if holder is not None and isinstance(error, ManagerDied):
+            return "#ERROR", Raised(error)
+        return kind, format_exc()
+
     def _reply(self, conn, holder, request):
         try:
             ident, method, args, kwds = request
@@ -244,7 +263,8 @@ class Server(Objects, _stdlib.Server):
             try:
                 assert method in self.public, f"{method!r} unrecognized"
                 return "#RETURN", getattr(self, method)(conn, *args, **kwds)
-            except Exception:
+            except BaseException:
+                # SystemExit too: it would end only this thread, and the client would hear nothing.
                 return "#TRACEBACK", format_exc()
         kind, result = self.perform(conn, ident, method, args, kwds)
         try:
@@ -262,25 +282,22 @@ class Server(Objects, _stdlib.Server):
 
     # Sessions
 
-    def open_session(self, c, clone=""):
+    def open_session(self, c, name):
         """Serve the session of a process, until that ends."""
         holder = Holder()
-        if clone:
-            with self._cloned:
-                # The parent's word that it forks comes over another connection.
-                self._cloned.wait_for(lambda: clone in self._clones, self.handshake_seconds)
-                _, holder = self._clones.pop(clone)
+        self._named[name] = holder
         c.send(("#RETURN", (os.getpid(), self.nonce)))
         self._serve_session(socket.socket(fileno=os.dup(c.fileno())), holder)
         sys.exit(0)
 
-    def _serve_session(self, sock, holder):
+    def _serve_session(self, sock, holder, greeting=b""):
         with self.mutex:
             self._open.add(sock)
             self._holders.add(holder)
         received = b""
         descriptors = deque()
         try:
+            sock.sendall(greeting)
             while True:
                 data, fds, _, _ = socket.recv_fds(sock, 65536, 16)
                 descriptors += fds
@@ -288,7 +305,13 @@ class Server(Objects, _stdlib.Server):
                     return
                 *lines, received = (received + data).split(b"\n")
                 for line in lines:
-                    reply = self._attend(holder, line.decode().split(" "), descriptors)
+                    words = line.decode().split(" ")
+                    try:
+                        reply = self._attend(holder, words, descriptors)
+                    except Exception as error:
+                        # It costs only this request.
+                        util.info("manager could not attend to %r: %r", line, error)
+                        reply = f"{words[1]} {error!r}"
                     if reply is not None:
                         sock.sendall(reply.encode() + b"\n")
         except OSError as error:
@@ -299,36 +322,72 @@ class Server(Objects, _stdlib.Server):
             self._close(sock)
             self._end(holder)
 
+    def attend(self, c, name, *words):
+        """Attend to a request of a session's in a call: the process is in the middle of another one."""
+        reply = self._attend(self._named[name], [words[0], "-", *words[1:]], deque())
+        return reply.partition(" ")[2]
+
     def _attend(self, holder, words, descriptors):
         match words:
-            case "hold", number, ident, ticket:
+            case ("hold" | "show") as word, number, key, ident, ticket:
                 try:
                     with self.mutex:
-                        holder.hold(self.claim(ident, ticket))
+                        holder.held[key] = self.claim(ident, ticket, word == "hold")
                 except _stdlib.RemoteError:
                     return f"{number} gone"
                 return f"{number} ok"
-            case "drop", *idents:
-                for ident in idents:
-                    holder.drop(ident)
-            case ("ticket" | "lend") as word, number, ident:
-                tickets = holder.lent if word == "lend" else holder.tickets
-                pair = holder.held.get(ident)
-                return f"{number} {self.issue(pair[0], tickets) if pair else 'gone'}"
+            case "drop", *keys:
+                for key in keys:
+                    # One that was never held is of a process that was interrupted.
+                    holder.held.pop(key, None)
+            case ("ticket" | "lend") as word, number, key, ticket:
+                entry = holder.held.get(key)
+                if entry is None:
+                    return f"{number} gone"
+                self.issue(entry, ticket, holder.lent if word == "lend" else holder.tickets)
+                return f"{number} ok"
+            case "settle", ticket:
+                self.settle(ticket)
             case "sync", number:
                 return f"{number} ok"
-            case "fork", "-":
-                sock = socket.socket(fileno=descriptors.popleft())
-                threading.Thread(
-                    target=self._serve_session, args=(sock, Holder(holder.held)), daemon=True
-                ).start()
-            case "fork", clone:
-                with self._cloned:
-                    self._clones[clone] = time.monotonic() + 60, Holder(holder.held)
-                    self._cloned.notify_all()
+            case "fork", name:
+                self._fork(name, Holder(holder.held), descriptors)
+            case "adopt", origin, *pairs:
+                self._adopt(holder, origin, zip(pairs[::2], pairs[1::2], strict=True))
             case _:
                 util.info("a session said what this manager does not know: %r", words)
         return None
+
+    def _fork(self, name, holder, descriptors):
+        """Hold for a child what its parent holds, until the child's connection says more or ends."""
+        # There is none if the parent had none to spare, nor if this process has no number left for it.
+        if descriptors:
+            sock = socket.socket(fileno=descriptors.popleft())
+            args = sock, holder, b"ok\n"
+            self._named[name] = holder
+            try:
+                threading.Thread(target=self._serve_session, args=args, daemon=True).start()
+                return
+            except RuntimeError as error:
+                util.info("a child has to connect by itself: %r", error)
+                sock.close()
+        with self._cloned:
+            self._clones[name] = time.monotonic() + self.transit_seconds, holder
+            self._cloned.notify_all()
+
+    def _adopt(self, holder, origin, references):
+        """What a child by fork holds, which has connected by itself."""
+        with self._cloned:
+            if origin != "-":
+                # Its parent's word comes over another connection.
+                self._cloned.wait_for(lambda: origin in self._clones, self.adoption_seconds)
+            _, clone = self._clones.pop(origin, (None, Holder()))
+            for key, ident in references:
+                entry = clone.held.get(key) or self._entries.get(ident)
+                if entry is not None:
+                    holder.held[key] = entry
+        # Outside of the lock: it may be the end of objects.
+        del clone
 
     def _end(self, holder):
         with self.mutex:
@@ -337,7 +396,7 @@ class Server(Objects, _stdlib.Server):
             for ticket in holder.tickets:
                 entry, _ = self._tickets[ticket]
                 self._tickets[ticket] = entry, None
-                self._orphans.append((until, ticket))
+                self._orphans[ticket] = until
             holder.tickets.clear()
             held = dict(holder.held)
             holder.held.clear()
@@ -372,7 +431,11 @@ class SharedMemoryServer(Server):
 
     def shutdown(self, c):
         """Remove all blocks and end."""
-        self.shared_memory_context.unlink()
+        for name in list(self.shared_memory_context.segment_names):
+            try:
+                self.shared_memory_context.destroy_segment(name)
+            except FileNotFoundError as error:
+                util.info("a block has been removed by somebody else: %r", error)
         return super().shutdown(c)
 
     track_segment = _stdlib.SharedMemoryServer.track_segment

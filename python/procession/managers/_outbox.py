@@ -1,0 +1,109 @@
+"""What a process says to a manager's without waiting, and what it has asked that to hold."""
+
+import itertools
+import socket
+import threading
+import weakref
+from collections import deque
+
+
+class Reference(weakref.ref):
+    """A proxy, for which the manager keeps an object: `ident` is the object's, `key` this reference's."""
+
+    __slots__ = ("flushing", "ident", "key")
+
+
+class Outbox:
+    """Lines on their way to a manager's process, and the references whose ends are among them.
+
+    A signal's handler may run, and raise, after any call; it may come back here, and so may a garbage collection.
+    So whatever happens is one call of a function in C or one assignment, and who goes on sees all that was done.
+    The lock is never held while something is waited for, except for a fork.
+    """
+
+    def __init__(self):
+        self._keys = itertools.count(1)
+        self.references = {}
+        # Those that are gone, put here by the interpreter itself.
+        self._dropped = deque()
+        self.renew()
+
+    def renew(self):
+        """Forget what is on its way: a forked child's parent sends it."""
+        self.lock = threading.RLock()
+        self.busy = False
+        self._lines = deque()
+        # What is being sent, the sizes of the pieces that were, and what it was made from.
+        self._batch = b"", [], [], []
+
+    def begin_again(self):
+        """Send what is being sent over another connection from its beginning on."""
+        data, _, lines, dropped = self._batch
+        self._batch = data, [], lines, dropped
+
+    def refer(self, proxy, ident, flush):
+        """A new reference. When the proxy is gone, `flush` is called, and has to push."""
+        # Callbacks are called in reverse.
+        flushing = weakref.ref(proxy, flush)
+        reference = Reference(proxy, self._dropped.append)
+        reference.flushing = flushing
+        reference.ident = ident
+        reference.key = f"{next(self._keys):x}"
+        self.references[reference.key] = reference
+        return reference.key
+
+    def living(self):
+        """The references whose proxies are there."""
+        return [each for each in list(self.references.values()) if each() is not None]
+
+    def interrupted(self):
+        """Whether this very thread is at it: what it was to send goes on its way only afterwards."""
+        return self.lock._is_owned()
+
+    def add(self, line):
+        self._lines.append(line.encode() + b"\n")
+
+    def push(self, sock):
+        """Send what can be sent without waiting. False if there is more."""
+        while True:
+            with self.lock:
+                if self.busy:
+                    return False
+                try:
+                    self.busy = True
+                    done = self._send(sock)
+                except BlockingIOError:
+                    return False
+                finally:
+                    self.busy = False
+            # What came meanwhile, from this very thread, found it busy.
+            if done and not self._lines and not self._dropped:
+                return True
+
+    def _send(self, sock):
+        """Send a piece; True if there is nothing to be sent."""
+        data, sent, lines, dropped = self._batch
+        self._remove(self._lines, lines)
+        self._remove(self._dropped, dropped)
+        for each in dropped:
+            self.references.pop(each.key, None)
+        if sum(sent) == len(data):
+            lines, dropped = list(self._lines), list(self._dropped)
+            if not lines and not dropped:
+                self._batch = b"", [], [], []
+                return True
+            data, sent = b"".join(lines), []
+            if dropped:
+                # After the lines: one of them may be what an interrupted thread has asked for this very reference.
+                data += f"drop {' '.join(each.key for each in dropped)}\n".encode()
+            self._batch = data, sent, lines, dropped
+        rest = memoryview(data)[sum(sent) :]
+        # No handler comes between the end of the system call and the note that it was made.
+        sent.extend(map(sock.send, (rest,), (socket.MSG_DONTWAIT,)))
+        return False
+
+    @staticmethod
+    def _remove(queue, taken):
+        for each in taken:
+            if queue and queue[0] is each:
+                queue.popleft()
