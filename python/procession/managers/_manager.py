@@ -20,6 +20,8 @@ from ._server import Server, SharedMemoryServer
 from ._token import Token, token_with
 
 _THEIRS = _stdlib.BaseManager
+# How often a manager's process that starts is looked at.
+_LOOK_SECONDS = 0.05
 
 
 class BaseManager(_stdlib.BaseManager):
@@ -77,8 +79,11 @@ class BaseManager(_stdlib.BaseManager):
             with reader:
                 with writer, _without_interrupts(self._ctx.get_start_method()):
                     self._process.start()
-                # Other children of this process, too, may have the other end.
-                if reader not in connection.wait([reader, self._process.sentinel]):
+                # Another child of this process may have the pipe's other end too, and the sentinel's.
+                while not connection.wait([reader, self._process.sentinel], _LOOK_SECONDS):
+                    if not self._process.is_alive():
+                        break
+                if not reader.poll():
                     raise EOFError
                 address = reader.recv()
             if isinstance(address, Exception):

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import weakref
-from collections import OrderedDict, deque
+from collections import deque
 from multiprocessing import connection, managers as _stdlib, process, util
 from multiprocessing.pool import ExceptionWithTraceback
 from traceback import format_exc
@@ -20,6 +20,8 @@ from ._waiting import HungUp
 # `procession.install` replaces the name.
 THEIR_TOKEN = _stdlib.Token
 _servers = weakref.WeakSet()
+# How often it is looked whether a peer that was accepted owes an answer.
+_LOOK_SECONDS = 0.02
 
 
 def server_of(ident):
@@ -30,11 +32,40 @@ def server_of(ident):
     return None
 
 
+class _Stranger:
+    """A connection whose other end has not yet proved that it knows the key."""
+
+    def __init__(self, conn):
+        self.since = time.monotonic()
+        self.recv_bytes = conn.recv_bytes
+        self._conn = conn
+        self._asked = None
+
+    def send_bytes(self, data):
+        self._conn.send_bytes(data)
+        self._asked = time.monotonic()
+
+    def is_silent(self, seconds):
+        """Whether it has owed an answer for so long. This process may be slow to read one."""
+        asked = self._asked
+        return asked is not None and time.monotonic() - asked >= seconds and not self._conn.poll(0)
+
+    def abort(self):
+        """Have its thread see the end of the file and close it."""
+        sock = socket.socket(fileno=self._conn.fileno())
+        try:
+            sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        finally:
+            sock.detach()
+
+
 class Server(Objects, _stdlib.Server):
     """The server of a manager of this package.
 
-    Peers that do not know the key have `handshake_seconds` to prove it, at most `handshakes` of them at a
-    time; when there are more, the oldest goes. What a process has sent in a message that nobody has received
+    Peers have `handshake_seconds` to prove that they know the key, at most `handshakes` of them at a time. When
+    another comes, the oldest goes that has not answered for `undisturbed_seconds`. What a process has sent in a message that nobody has received
     is kept as long as the process lives, and `transit_seconds` longer.
     """
 
@@ -43,6 +74,7 @@ class Server(Objects, _stdlib.Server):
     _serving = ("accept_connection", "open_session", "serve")
     handshake_seconds = 10.0
     handshakes = 64
+    undisturbed_seconds = 0.25
     transit_seconds = 3600.0
     adoption_seconds = 1.0
 
@@ -61,7 +93,9 @@ class Server(Objects, _stdlib.Server):
         self._named = weakref.WeakValueDictionary()
         self._clones = {}
         self._cloned = threading.Condition(self.mutex)
-        self._pending = OrderedDict()
+        # By connections, in order.
+        self._strangers = {}
+        self._room = threading.Condition(self.mutex)
         self._open = set()
         _servers.add(self)
 
@@ -88,49 +122,54 @@ class Server(Objects, _stdlib.Server):
     def accepter(self):
         """Accept connections, each of which is a thread's; none is waited for here."""
         while not self.stop_event.is_set():
+            self._make_room()
             try:
                 accepted = self.listener.accept()
             except OSError as error:
                 util.info("manager cannot accept: %r", error)
                 # No descriptor is left, perhaps. Those of peers that prove nothing come back.
-                self._abort_oldest()
+                self._abort_a_stranger()
                 time.sleep(0.05)
                 continue
             with self.mutex:
                 self._open.add(accepted)
-                self._pending[accepted] = time.monotonic() + self.handshake_seconds
-                if len(self._pending) > self.handshakes:
-                    self._abort_oldest()
+                self._strangers[accepted] = stranger = _Stranger(accepted)
             try:
-                threading.Thread(target=self.handle_request, args=(accepted,), daemon=True).start()
+                args = accepted, stranger
+                threading.Thread(target=self.handle_request, args=args, daemon=True).start()
             except RuntimeError as error:
                 util.info("manager cannot start a thread: %r", error)
                 self._close(accepted)
 
-    def _abort_oldest(self):
+    def _make_room(self):
+        with self._room:
+            while len(self._strangers) >= self.handshakes and not self._abort_a_stranger():
+                self._room.wait(_LOOK_SECONDS)
+
+    def _abort_a_stranger(self):
+        """Have the oldest go that owes an answer; False if there is none."""
         with self.mutex:
-            if self._pending:
-                accepted, _ = self._pending.popitem(last=False)
-                # Its thread sees the end of the file and closes it.
-                sock = socket.socket(fileno=accepted.fileno())
-                try:
-                    sock.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
-                finally:
-                    sock.detach()
+            for accepted, stranger in self._strangers.items():
+                if stranger.is_silent(self.undisturbed_seconds):
+                    del self._strangers[accepted]
+                    stranger.abort()
+                    return True
+        return False
 
     def _close(self, accepted):
-        with self.mutex:
-            self._pending.pop(accepted, None)
+        with self._room:
+            self._strangers.pop(accepted, None)
+            self._room.notify()
             self._open.discard(accepted)
             accepted.close()
 
     def _tidy(self):
         now = time.monotonic()
         with self.mutex:
-            while self._pending and next(iter(self._pending.values())) < now:
-                self._abort_oldest()
+            for accepted, stranger in list(self._strangers.items()):
+                if stranger.since + self.handshake_seconds < now:
+                    del self._strangers[accepted]
+                    stranger.abort()
             # They are in order.
             late = list(itertools.takewhile(lambda ticket: self._orphans[ticket] < now, self._orphans))
             clones = [name for name, (deadline, _) in self._clones.items() if deadline < now]
@@ -149,16 +188,17 @@ class Server(Objects, _stdlib.Server):
         if sock is not None:
             sock.close()
 
-    def handle_request(self, conn):
+    def handle_request(self, conn, stranger):
         """Serve one connection. Who does not prove that it has the key is told nothing."""
         try:
             try:
-                connection.deliver_challenge(conn, self.authkey)
+                connection.deliver_challenge(stranger, self.authkey)
+                with self._room:
+                    if self._strangers.pop(conn, None) is None:
+                        return
+                    self._room.notify()
                 connection.answer_challenge(conn, self.authkey)
                 keep_alive(conn)
-                with self.mutex:
-                    if self._pending.pop(conn, None) is None:
-                        return
             except Exception as error:
                 util.info("manager refused a peer: %r", error)
                 return
@@ -286,8 +326,9 @@ class Server(Objects, _stdlib.Server):
         """Serve the session of a process, until that ends."""
         holder = Holder()
         self._named[name] = holder
+        sock = socket.socket(fileno=os.dup(c.fileno()))
         c.send(("#RETURN", (os.getpid(), self.nonce)))
-        self._serve_session(socket.socket(fileno=os.dup(c.fileno())), holder)
+        self._serve_session(sock, holder)
         sys.exit(0)
 
     def _serve_session(self, sock, holder, greeting=b""):

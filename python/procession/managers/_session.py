@@ -99,9 +99,9 @@ class _Base:
             made = connect(self.address, self.authkey, self.serializer)
             dispatch(made, None, self._serve, (name,))
         except (OSError, EOFError) as error:
-            if not means_the_end(error) or self._lives(error):
+            if not means_the_end(error):
                 raise
-            raise self.died() from error
+            raise self._hung_up(error) from error
         self._connections.add(made)
         return made
 
@@ -163,12 +163,14 @@ class _Base:
             made.close()
             if not isinstance(error, (OSError, EOFError)) or not means_the_end(error):
                 raise
-            if self._lives(error):
-                raise ConnectionResetError(
-                    f"the manager at {self.address!r} lives, but has hung up during a call of {method!r}: whether"
-                    " that was carried out is not known"
-                ) from error
-            raise self.died(f"a call of {method!r}") from error
+            raise self._hung_up(error, f"a call of {method!r}") from error
+
+    def _hung_up(self, error, doing=None):
+        """The error of who finds a connection ended."""
+        if not self._lives(error):
+            return self.died(doing)
+        during = "" if doing is None else f" during {doing}: whether that was carried out is not known"
+        return ConnectionResetError(f"the manager at {self.address!r} lives, but has hung up{during}")
 
     def close(self):
         """Have no more to do with the manager."""
@@ -231,9 +233,9 @@ class Session(_Base):
                 try:
                     self._open()
                 except (OSError, EOFError) as error:
-                    if self.pid is None or not means_the_end(error) or self._lives(error):
+                    if self.pid is None or not means_the_end(error):
                         raise
-                    raise self.died() from error
+                    raise self._hung_up(error) from error
             if self._origin != self._name:
                 pairs = [f" {each.key} {each.ident}" for each in self._outbox.living()]
                 if self._origin != "-" or pairs:
