@@ -15,7 +15,7 @@ from ..process import _end_with_starter, _starter
 from . import _connection, _table, _types
 from ._errors import ManagerDied, Raised
 from ._kept import _KEPT, ManagedArray, ManagedValue
-from ._proxy import AutoProxy
+from ._proxy import AutoProxy, class_of_ours
 from ._server import Server, SharedMemoryServer
 from ._token import Token, token_with
 
@@ -172,7 +172,7 @@ class BaseManager(_stdlib.BaseManager):
 
     def _make(self, typeid, proxytype, args, kwds):
         token, exposed = self._create(typeid, *args, **kwds)
-        proxy = proxytype(token, self._serializer, manager=self, authkey=self._authkey, exposed=exposed)
+        proxy = class_of_ours(proxytype)(token, self._serializer, manager=self, authkey=self._authkey, exposed=exposed)
         if getattr(token, "_ticket", None) is None:
             # CPython's server has counted one for its own.
             with closing(self._Client(token.address, authkey=self._authkey)) as made:

@@ -1,6 +1,7 @@
 """Proxies: what stands for an object of a manager's process in the others."""
 
 from contextlib import closing
+from functools import cache
 from multiprocessing import managers as _stdlib, process
 from multiprocessing.context import get_spawning_popen
 from multiprocessing.managers import convert_to_error, dispatch
@@ -13,6 +14,7 @@ from ._server import server_of
 from ._token import Token, token_with
 
 _THEIRS = _stdlib.RebuildProxy
+_THEIR_BASE = _stdlib.BaseProxy
 
 
 class BaseProxy(_stdlib.BaseProxy):
@@ -22,6 +24,9 @@ class BaseProxy(_stdlib.BaseProxy):
     one is on its way in a message. Calls raise `ManagerDied` once the manager's process has ended, and what the
     method raises, with the traceback in that process as the cause.
     """
+
+    # Where a class derived from CPython's calls the initializer of that itself.
+    _server = _entry = _session = _ticket = _key = None
 
     def __init__(
         self,
@@ -42,8 +47,6 @@ class BaseProxy(_stdlib.BaseProxy):
         self._owned_by_manager = manager_owned
         # In a manager's process, for an object of it.
         self._server = server_of(token.id) if manager_owned else None
-        self._entry = None
-        self._session = None
         if authkey is not None:
             self._authkey = process.AuthenticationString(authkey)
             if self._server is None:
@@ -90,9 +93,9 @@ class BaseProxy(_stdlib.BaseProxy):
         if kind == "#PROXY":
             exposed, token, *proxytype = result
             if self._manager is not None:
-                proxytype = self._manager._registry[token.typeid][-1]
+                proxytype = class_of_ours(self._manager._registry[token.typeid][-1])
             elif proxytype and proxytype[0] is not None:
-                proxytype = proxytype[0]
+                proxytype = class_of_ours(proxytype[0])
             else:
                 raise TypeError(
                     f"{methodname!r} returns a proxy of type {token.typeid!r}, whose class cannot be pickled: call"
@@ -133,11 +136,36 @@ class BaseProxy(_stdlib.BaseProxy):
         else:
             ticket = None
         token = token_with(ticket, self._token.typeid, self._token.address, self._id)
-        proxytype = type(self)
         if getattr(self, "_isauto", False):
             options["exposed"] = self._exposed_
-            proxytype = AutoProxy
-        return RebuildProxy, (proxytype, token, self._serializer, options)
+            return RebuildProxy, (AutoProxy, token, self._serializer, options)
+        theirs = getattr(type(self), "_theirs", None)
+        if theirs is not None:
+            return _rebuild_of_ours, (theirs, token, self._serializer, options)
+        return RebuildProxy, (type(self), token, self._serializer, options)
+
+
+def class_of_ours(proxytype):
+    """The class of proxies; if it is derived from CPython's alone, one that is derived from it and from `BaseProxy`.
+
+    A function that makes proxies is returned as it is.
+    """
+    if not isinstance(proxytype, type) or not issubclass(proxytype, _THEIR_BASE):
+        return proxytype
+    return proxytype if issubclass(proxytype, BaseProxy) else _derived(proxytype)
+
+
+@cache
+def _derived(proxytype):
+    if proxytype is _THEIR_BASE:
+        return BaseProxy
+    names = "__module__", "__qualname__", "__doc__"
+    body = {**{name: getattr(proxytype, name) for name in names}, "_theirs": proxytype}
+    return type(proxytype.__name__, (proxytype, BaseProxy), body)
+
+
+def _rebuild_of_ours(proxytype, token, serializer, kwds):
+    return RebuildProxy(class_of_ours(proxytype), token, serializer, kwds)
 
 
 def RebuildProxy(func, token, serializer, kwds):

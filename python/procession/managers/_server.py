@@ -12,6 +12,7 @@ from multiprocessing import connection, managers as _stdlib, process, util
 from multiprocessing.pool import ExceptionWithTraceback
 from traceback import format_exc
 
+from . import _theirs
 from ._connection import dumps, keep_alive, loads, receive
 from ._errors import ManagerDied, Raised
 from ._objects import Holder, Objects
@@ -216,7 +217,7 @@ class Server(Objects, _stdlib.Server):
             return
         name = None
         try:
-            _, name, args, kwds = loads(c, data)
+            _, name, args, kwds = _theirs.loads(self, c, data)
             assert name in self.public, f"{name!r} unrecognized"
             message = "#RETURN", getattr(self, name)(c, *args, **kwds)
         except BaseException as error:
@@ -258,7 +259,7 @@ class Server(Objects, _stdlib.Server):
                 except (EOFError, OSError):
                     return
                 try:
-                    request = loads(conn, data)
+                    request = _theirs.loads(self, conn, data) if holder is None else loads(conn, data)
                 except BaseException as error:
                     reply = self._failure(holder, error, "#TRACEBACK")
                 else:
