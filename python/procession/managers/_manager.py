@@ -172,7 +172,9 @@ class BaseManager(_stdlib.BaseManager):
 
     def _make(self, typeid, proxytype, args, kwds):
         token, exposed = self._create(typeid, *args, **kwds)
-        proxy = class_of_ours(proxytype)(token, self._serializer, manager=self, authkey=self._authkey, exposed=exposed)
+        proxy = class_of_ours(proxytype)(
+            token, self._serializer, manager=self, authkey=self._authkey, exposed=exposed
+        )
         if getattr(token, "_ticket", None) is None:
             # CPython's server has counted one for its own.
             with closing(self._Client(token.address, authkey=self._authkey)) as made:

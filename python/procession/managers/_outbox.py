@@ -4,6 +4,7 @@ import itertools
 import socket
 import threading
 import weakref
+from array import array
 from collections import deque
 
 
@@ -11,6 +12,16 @@ class Reference(weakref.ref):
     """A proxy, for which the manager keeps an object: `ident` is the object's, `key` this reference's."""
 
     __slots__ = ("flushing", "ident", "key")
+
+
+class _Line(bytes):
+    """A line, with a socket that goes with it."""
+
+    sock = None
+
+    def close(self):
+        if self.sock is not None:
+            self.sock.close()
 
 
 class Outbox:
@@ -24,16 +35,20 @@ class Outbox:
     def __init__(self):
         self._keys = itertools.count(1)
         self.references = {}
+        self._lines = deque()
         # Those that are gone, put here by the interpreter itself.
         self._dropped = deque()
+        # What is being sent, the sizes of the pieces that were, and what it was made from.
+        self._batch = b"", [], [], []
         self.renew()
 
     def renew(self):
         """Forget what is on its way: a forked child's parent sends it."""
         self.lock = threading.RLock()
         self.busy = False
-        self._lines = deque()
-        # What is being sent, the sizes of the pieces that were, and what it was made from.
+        for line in (*self._lines, *self._batch[2]):
+            line.close()
+        self._lines.clear()
         self._batch = b"", [], [], []
 
     def begin_again(self):
@@ -60,8 +75,18 @@ class Outbox:
         """Whether this very thread is at it: what it was to send goes on its way only afterwards."""
         return self.lock._is_owned()
 
-    def add(self, line):
-        self._lines.append(line.encode() + b"\n")
+    def add(self, text, sock=None):
+        """Add a line, and a socket that is closed here when the manager has it."""
+        line = _Line(text.encode() + b"\n")
+        line.sock = sock
+        self._lines.append(line)
+
+    def add_fork(self, name, sock=None):
+        """Add the word that a child is going to be forked, for which what has been dropped is not to be held."""
+        dropped = list(self._dropped)
+        if dropped:
+            self.add(_drop(dropped))
+        self.add(f"fork {name}", sock)
 
     def push(self, sock):
         """Send what can be sent without waiting. False if there is more."""
@@ -88,22 +113,42 @@ class Outbox:
         for each in dropped:
             self.references.pop(each.key, None)
         if sum(sent) == len(data):
-            lines, dropped = list(self._lines), list(self._dropped)
-            if not lines and not dropped:
-                self._batch = b"", [], [], []
-                return True
-            data, sent = b"".join(lines), []
+            for line in lines:
+                line.close()
+            lines, dropped = self._next()
+            said = b"".join(lines)
             if dropped:
-                # After the lines: one of them may be what an interrupted thread has asked for this very reference.
-                data += f"drop {' '.join(each.key for each in dropped)}\n".encode()
-            self._batch = data, sent, lines, dropped
+                said += _drop(dropped).encode() + b"\n"
+            self._batch = said, [], lines, dropped
+            data, sent, _, _ = self._batch
+            if not data:
+                return True
         rest = memoryview(data)[sum(sent) :]
+        ancillary = []
+        if not sent and lines and lines[0].sock is not None:
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [lines[0].sock.fileno()]))]
         # No handler comes between the end of the system call and the note that it was made.
-        sent.extend(map(sock.send, (rest,), (socket.MSG_DONTWAIT,)))
+        sent.extend(map(sock.sendmsg, ([rest],), (ancillary,), (socket.MSG_DONTWAIT,)))
         return False
+
+    def _next(self):
+        """What is to be sent next. A line with a socket goes alone, and what is dropped after all lines.
+
+        One of the lines may be what an interrupted thread has asked for a reference that was dropped since, or be
+        for a child that has it yet.
+        """
+        lines = list(self._lines)
+        for index, line in enumerate(lines):
+            if line.sock is not None:
+                return lines[:index] or [line], []
+        return lines, list(self._dropped)
 
     @staticmethod
     def _remove(queue, taken):
         for each in taken:
             if queue and queue[0] is each:
                 queue.popleft()
+
+
+def _drop(references):
+    return f"drop {' '.join(each.key for each in references)}"

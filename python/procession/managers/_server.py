@@ -77,7 +77,9 @@ class Server(Objects, _stdlib.Server):
     handshakes = 64
     undisturbed_seconds = 0.25
     transit_seconds = 3600.0
-    adoption_seconds = 1.0
+    # What is held for a child that has yet to connect, and how long it waits for its parent's word of it.
+    unborn_seconds = 60.0
+    adoption_seconds = 0.3
 
     def __init__(self, registry, address, authkey, serializer):
         if not isinstance(authkey, bytes):
@@ -414,7 +416,7 @@ class Server(Objects, _stdlib.Server):
                 util.info("a child has to connect by itself: %r", error)
                 sock.close()
         with self._cloned:
-            self._clones[name] = time.monotonic() + self.transit_seconds, holder
+            self._clones[name] = time.monotonic() + self.unborn_seconds, holder
             self._cloned.notify_all()
 
     def _adopt(self, holder, origin, references):

@@ -6,8 +6,7 @@ the kernel sees to however the process ends. Calls have connections of their own
 
 A child by `fork` gets a session that holds the same: before the fork the parent hands the other end of the child's
 connection to the manager through its own session, so that no proxy is without its object for a moment. Where that
-cannot be done without waiting, it only says that there will be a child, and the child connects and says of what
-objects it has proxies, at its first use of the manager at the latest.
+does not come through, the child connects and says of what objects it has proxies, at its first use of the manager.
 """
 
 import itertools
@@ -30,8 +29,10 @@ from ._connection import connect, dumps, loads, means_the_end, receive, set_time
 from ._errors import ManagerDied, gone
 from ._outbox import Outbox
 
-# What a forked child waits for a manager that is stopped.
+# What a forked child waits for a manager that is stopped; and what it waits, when it uses a manager, for that to get
+# the connection that the parent has made for it.
 _FORK_SECONDS = 0.3
+_TAKEN_SECONDS = 0.5
 
 
 class _Context(threading.local):
@@ -213,6 +214,8 @@ class Session(_Base):
         self._origin = origin
         self._sock = sock
         self._name = origin
+        # One whose other end the manager has not got in time. What it keeps is kept until the manager has been told.
+        self._offered = None
         # What becomes of a fork that is going on.
         self._child = None
         self._was_busy = False
@@ -227,8 +230,7 @@ class Session(_Base):
             if self.dead:
                 raise self.died()
             if self._sock is not None and self._origin == self._name and not self._was_taken():
-                self._sock.close()
-                self._sock = None
+                self._offered, self._sock = self._sock, None
             if self._sock is None:
                 try:
                     self._open()
@@ -241,12 +243,18 @@ class Session(_Base):
                 if self._origin != "-" or pairs:
                     self._outbox.add(f"adopt {self._origin}{''.join(pairs)}")
             self._ready = True
+            if self._offered is not None:
+                self._request_reply("sync")
+                self._offered.close()
+                self._offered = None
         self._flush()
 
     def _was_taken(self):
-        """Whether the manager has got the other end that the parent sent it. Waits until that is known."""
+        """Whether the manager has got the other end that the parent sends it. Waits a while for that."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
         try:
-            return self._sock.recv(1, socket.MSG_PEEK) != b""
+            return bool(poll.poll(_TAKEN_SECONDS * 1000)) and self._sock.recv(1, socket.MSG_PEEK) != b""
         except OSError:
             return False
 
@@ -392,21 +400,15 @@ class Session(_Base):
         self._was_busy, self._child = self._outbox.busy, None
         if self.dead or self._sock is None:
             return
-        name = os.urandom(16).hex()
-        try:
-            if self._local and self._outbox.push(self._sock):
+        name, mine, theirs = os.urandom(16).hex(), None, None
+        if self._local:
+            try:
                 mine, theirs = socket.socketpair()
-                with theirs:
-                    socket.send_fds(
-                        self._sock, [f"fork {name}\n".encode()], [theirs.fileno()], socket.MSG_DONTWAIT
-                    )
-                self._child = name, mine
-        except OSError as error:
-            util.info("a child's session is not there before it is forked: %r", error)
-        if self._child is None:
-            self._outbox.add(f"fork {name}")
-            self._flush()
-            self._child = name, None
+            except OSError as error:
+                util.info("a child has to connect by itself: %r", error)
+        self._child = name, mine
+        self._outbox.add_fork(name, theirs)
+        self._flush()
         # What is dropped during the fork is dropped by both.
         self._was_busy, self._outbox.busy = self._outbox.busy, True
 
@@ -421,8 +423,9 @@ class Session(_Base):
         self._flush()
 
     def after_fork_in_child(self):
-        if self._sock is not None:
-            self._sock.close()
+        for sock in self._sock, self._offered:
+            if sock is not None:
+                sock.close()
         self._close_connections()
         self._outbox.renew()
         origin, sock = self._child or ("-" if self._ready else self._origin, None)
