@@ -321,6 +321,22 @@ def test_a_dead_client_takes_nothing(method):
         assert lock.acquire(timeout=1000)
 
 
+def test_a_condition_is_not_acquired_for_the_dead():
+    with Plain(ctx=procession.get_context("fork")) as manager:
+        condition = manager.Plain_condition()
+        assert condition.acquire()
+        pid = fork(condition.acquire)
+        until(lambda: sleeps(pid))
+        time.sleep(0.2)
+        os.kill(pid, signal.SIGKILL)
+        ended(pid)
+        # It looks every 100 ms.
+        time.sleep(0.3)
+        condition.release()
+        assert condition.acquire(timeout=1000)
+        condition.release()
+
+
 def test_calls_that_wait_are_as_they_were():
     with Plain(ctx=procession.get_context("fork")) as manager:
         tasks, lock = manager.Tasks(1), manager.Plain_lock()
@@ -351,6 +367,7 @@ class Plain(BaseManager):
 
 Plain.register("Tasks", queue.Queue)
 Plain.register("Plain_lock", threading.Lock)
+Plain.register("Plain_condition", threading.Condition)
 Plain.register("Server", Server)
 
 

@@ -48,6 +48,8 @@ class Outbox:
         self.busy = False
         for line in (*self._lines, *self._batch[2]):
             line.close()
+        for each in self._batch[3]:
+            self.references.pop(each.key, None)
         self._lines.clear()
         self._batch = b"", [], [], []
 

@@ -136,10 +136,9 @@ class Server(Objects, _stdlib.Server):
                 continue
             with self.mutex:
                 self._open.add(accepted)
-                self._strangers[accepted] = stranger = _Stranger(accepted)
+                self._strangers[accepted] = _Stranger(accepted)
             try:
-                args = accepted, stranger
-                threading.Thread(target=self.handle_request, args=args, daemon=True).start()
+                threading.Thread(target=self.handle_request, args=(accepted,), daemon=True).start()
             except RuntimeError as error:
                 util.info("manager cannot start a thread: %r", error)
                 self._close(accepted)
@@ -191,11 +190,11 @@ class Server(Objects, _stdlib.Server):
         if sock is not None:
             sock.close()
 
-    def handle_request(self, conn, stranger):
+    def handle_request(self, conn):
         """Serve one connection. Who does not prove that it has the key is told nothing."""
         try:
             try:
-                connection.deliver_challenge(stranger, self.authkey)
+                connection.deliver_challenge(self._strangers[conn], self.authkey)
                 with self._room:
                     if self._strangers.pop(conn, None) is None:
                         return
