@@ -115,9 +115,11 @@ def test_a_child_of_a_child_that_has_not_used_the_manager(manager):
 def test_the_manager_has_no_descriptor_for_the_child():
     with SyncManager(ctx=procession.get_context("fork")) as manager:
         table, pid = manager.dict(a=1), manager._process.pid
-        highest = max(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
+        assert manager._number_of_objects() == 1
         limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (highest + 1, limits[1]))
+        taken = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+        free = min(set(range(len(taken) + 1)) - taken)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, limits[1]))
         reader, writer = os.pipe()
 
         def use():

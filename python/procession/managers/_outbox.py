@@ -29,7 +29,8 @@ class Outbox:
 
     A signal's handler may run, and raise, after any call; it may come back here, and so may a garbage collection.
     So whatever happens is one call of a function in C or one assignment, and who goes on sees all that was done.
-    The lock is never held while something is waited for, except for a fork.
+    The lock is never held while something is waited for, except for a fork; and a garbage collection, which may have
+    begun anywhere, does not wait for the lock.
     """
 
     def __init__(self):
@@ -45,7 +46,9 @@ class Outbox:
     def renew(self):
         """Forget what is on its way: a forked child's parent sends it."""
         self.lock = threading.RLock()
-        self.busy = False
+        # Whether somebody is sending, who will see what is added now; whether this process is being forked.
+        self._busy = False
+        self.forking = False
         for line in (*self._lines, *self._batch[2]):
             line.close()
         for each in self._batch[3]:
@@ -77,33 +80,36 @@ class Outbox:
         """Whether this very thread is at it: what it was to send goes on its way only afterwards."""
         return self.lock._is_owned()
 
+    def is_taken(self):
+        """Whether what is added now will be sent without another push."""
+        return self._busy or self.forking
+
     def add(self, text, sock=None):
         """Add a line, and a socket that is closed here when the manager has it."""
         line = _Line(text.encode() + b"\n")
         line.sock = sock
         self._lines.append(line)
 
-    def add_fork(self, name, sock=None):
-        """Add the word that a child is going to be forked, for which what has been dropped is not to be held."""
+    def add_dropped(self):
+        """Have what has been dropped be said before what is added next."""
         dropped = list(self._dropped)
         if dropped:
             self.add(_drop(dropped))
-        self.add(f"fork {name}", sock)
 
     def push(self, sock):
         """Send what can be sent without waiting. False if there is more."""
         while True:
             with self.lock:
-                if self.busy:
+                if self._busy:
                     return False
                 try:
-                    self.busy = True
+                    self._busy = True
                     done = self._send(sock)
                 except BlockingIOError:
                     return False
                 finally:
-                    self.busy = False
-            # What came meanwhile, from this very thread, found it busy.
+                    self._busy = False
+            # What came meanwhile found it busy.
             if done and not self._lines and not self._dropped:
                 return True
 

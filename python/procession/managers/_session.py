@@ -133,7 +133,7 @@ class _Base:
                 kind, result = loads(made, reply)
             finally:
                 context.session = before
-            if kind == "#TRACEBACK":
+            if kind not in ("#RETURN", "#PROXY"):
                 # Perhaps not all of the arguments were read.
                 _take_back(tickets)
             return kind, result
@@ -218,7 +218,6 @@ class Session(_Base):
         self._offered = None
         # What becomes of a fork that is going on.
         self._child = None
-        self._was_busy = False
         # Whether the manager has been told all that this process holds.
         self._ready = False
 
@@ -318,7 +317,7 @@ class Session(_Base):
 
     def synchronize(self):
         """Wait until the manager knows all that was dropped."""
-        self._flush()
+        self._outbox.add_dropped()
         self._ask("sync")
 
     def close(self):
@@ -387,6 +386,10 @@ class Session(_Base):
 
     def _flush(self, _reference=None):
         # Called wherever a proxy may be deleted.
+        if not self._outbox.is_taken():
+            self._push()
+
+    def _push(self):
         if self._sock is not None and not self.dead:
             try:
                 self._outbox.push(self._sock)
@@ -396,8 +399,10 @@ class Session(_Base):
 
     def before_fork(self):
         """Have the manager hold for the child what it holds for this process. Waits for nothing."""
+        self._child = None
+        # What is dropped from now on is dropped by both.
+        self._outbox.forking = True
         self._outbox.lock.acquire()
-        self._was_busy, self._child = self._outbox.busy, None
         if self.dead or self._sock is None:
             return
         name, mine, theirs = os.urandom(16).hex(), None, None
@@ -407,15 +412,14 @@ class Session(_Base):
             except OSError as error:
                 util.info("a child has to connect by itself: %r", error)
         self._child = name, mine
-        self._outbox.add_fork(name, theirs)
-        self._flush()
-        # What is dropped during the fork is dropped by both.
-        self._was_busy, self._outbox.busy = self._outbox.busy, True
+        self._outbox.add_dropped()
+        self._outbox.add(f"fork {name}", theirs)
+        self._push()
 
     def after_fork_in_parent(self):
-        self._outbox.busy = self._was_busy
         if self._outbox.interrupted():
             self._outbox.lock.release()
+        self._outbox.forking = False
         _, mine = self._child or (None, None)
         if mine is not None:
             mine.close()
