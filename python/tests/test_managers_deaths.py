@@ -323,17 +323,18 @@ def test_a_dead_client_takes_nothing(method):
 
 def test_a_condition_is_not_acquired_for_the_dead():
     with Plain(ctx=procession.get_context("fork")) as manager:
-        condition = manager.Plain_condition()
+        condition, server = manager.Plain_condition(), manager.Server()
         assert condition.acquire()
+        threads = server.threads()
         pid = fork(condition.acquire)
+        # Those of its session and of its call.
+        until(lambda: server.threads() == threads + 2)
         until(lambda: sleeps(pid))
-        time.sleep(0.2)
         os.kill(pid, signal.SIGKILL)
         ended(pid)
-        # It looks every 100 ms.
-        time.sleep(0.3)
+        until(lambda: server.threads() == threads)
         condition.release()
-        assert condition.acquire(timeout=1000)
+        assert condition.acquire(False)
         condition.release()
 
 

@@ -7,7 +7,7 @@ import time
 
 import procession
 import pytest
-from processes import finish, start, until
+from processes import ended, finish, fork, start, until
 from procession.managers import ManagerDied, SharedMemoryManager, SyncManager
 
 
@@ -60,29 +60,32 @@ def test_the_key_of_a_manager_that_was_at_the_address(tmp_path):
         assert results.get() == 1
 
 
+FORK = procession.get_context("fork")
+
+
+class ForkedBeside(FORK.Process):
+    """Another thread forks, it seems, as soon as it is started."""
+
+    beside = []
+
+    def start(self):
+        super().start()
+        self.beside.append(fork(lambda: time.sleep(1000)))
+
+
+class Context(type(FORK)):
+    Process = ForkedBeside
+
+
 def test_a_start_that_dies_while_others_are_forked():
-    """Their copies of its pipes do not look like it."""
-    context = procession.get_context("fork")
-    forked = []
-
-    ending = threading.Event()
-
-    def fork_many():
-        while not ending.wait(0.005):
-            forked.append(start(context, time.sleep, 1000))
-
-    thread = threading.Thread(target=fork_many)
-    thread.start()
+    """Their copies of its pipe do not make it seem to live."""
     try:
-        for _ in range(10):
-            with pytest.raises(ManagerDied, match="its start"):
-                SyncManager(ctx=context).start(os._exit, (3,))
+        with pytest.raises(ManagerDied, match="its start"):
+            SyncManager(ctx=Context()).start(os._exit, (3,))
     finally:
-        ending.set()
-        thread.join()
-        for process in forked:
-            process.kill()
-            process.join()
+        for pid in ForkedBeside.beside:
+            os.kill(pid, signal.SIGKILL)
+            ended(pid)
 
 
 def test_blocks_of_a_manager_that_died():
