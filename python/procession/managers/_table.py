@@ -7,7 +7,8 @@ from multiprocessing.managers import RemoteError
 
 from ._connection import means_the_end
 from ._errors import ManagerDied
-from ._session import ForeignSession, Session
+from ._foreign import ForeignSession
+from ._session import Session
 
 _sessions = {}
 # Held while a session with the manager at an address is made.
