@@ -66,9 +66,9 @@ def test_interrupts_anywhere(manager):
 
     with handled(interrupt):
         for _ in range(400):
-            armed = True
-            signal.setitimer(signal.ITIMER_REAL, random.random() * 0.0015 + 1e-6)
             try:
+                armed = True
+                signal.setitimer(signal.ITIMER_REAL, random.random() * 0.0015 + 1e-6)
                 while armed:
                     made = manager.list()
                     table["inner"].append(made)
