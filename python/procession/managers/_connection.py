@@ -10,17 +10,13 @@ from multiprocessing.reduction import ForkingPickler
 _ATTEMPTS = 4
 
 
-def keep_alive(file):
+def keep_alive(sock):
     """Have the kernel notice that the machine at the other end is gone."""
-    sock = socket.socket(fileno=file.fileno())
-    try:
-        if sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    finally:
-        sock.detach()
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def means_the_end(error):
@@ -50,11 +46,11 @@ def connect(address, authkey, serializer, timeout=None):
             if timeout is not None:
                 set_timeouts(sock, max(timeout, 1e-6))
             sock.connect(address)
+            keep_alive(sock)
             made = connection.Connection(sock.detach())
         try:
             connection.answer_challenge(made, authkey)
             connection.deliver_challenge(made, authkey)
-            keep_alive(made)
             return made
         except (EOFError, ConnectionResetError, BrokenPipeError):
             made.close()

@@ -200,7 +200,11 @@ class Server(Objects, _stdlib.Server):
                         return
                     self._room.notify()
                 connection.answer_challenge(conn, self.authkey)
-                keep_alive(conn)
+                sock = socket.socket(fileno=conn.fileno())
+                try:
+                    keep_alive(sock)
+                finally:
+                    sock.detach()
             except Exception as error:
                 util.info("manager refused a peer: %r", error)
                 return

@@ -159,7 +159,10 @@ class Base:
             self._give_back(made)
             return reply
         except BaseException as error:
-            # What comes yet would be taken for the reply to the next call.
+            # What comes yet would be taken for the reply to the next call; and it may have been given back just now.
+            calls = self._calls.__dict__
+            if calls.get("connection") is made:
+                del calls["connection"]
             made.close()
             if not isinstance(error, (OSError, EOFError)) or not means_the_end(error):
                 raise
