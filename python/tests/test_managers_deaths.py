@@ -321,6 +321,23 @@ def test_a_dead_client_takes_nothing(method):
         assert lock.acquire(timeout=1000)
 
 
+def test_a_condition_is_not_acquired_for_the_dead():
+    with Plain(ctx=procession.get_context("fork")) as manager:
+        condition, server = manager.Plain_condition(), manager.Server()
+        assert condition.acquire()
+        threads = server.threads()
+        pid = fork(condition.acquire)
+        # Those of its session and of its call.
+        until(lambda: server.threads() == threads + 2)
+        until(lambda: sleeps(pid))
+        os.kill(pid, signal.SIGKILL)
+        ended(pid)
+        until(lambda: server.threads() == threads)
+        condition.release()
+        assert condition.acquire(False)
+        condition.release()
+
+
 def test_calls_that_wait_are_as_they_were():
     with Plain(ctx=procession.get_context("fork")) as manager:
         tasks, lock = manager.Tasks(1), manager.Plain_lock()
@@ -351,6 +368,7 @@ class Plain(BaseManager):
 
 Plain.register("Tasks", queue.Queue)
 Plain.register("Plain_lock", threading.Lock)
+Plain.register("Plain_condition", threading.Condition)
 Plain.register("Server", Server)
 
 

@@ -8,7 +8,7 @@ import traceback
 
 import pytest
 from processes import finish, start
-from procession.managers import RemoteError, SyncManager
+from procession.managers import ManagerDied, RemoteError, SyncManager
 
 
 class Awkward(Exception):
@@ -58,10 +58,28 @@ class Raiser:
             raise KeyboardInterrupt
 
     def result(self, kind):
-        return {"function": lambda: None, "file": sys.stderr, "broken": Broken(), "fine": 1}[kind]
+        return {
+            "function": lambda: None,
+            "file": sys.stderr,
+            "broken": Broken(),
+            "exits": ExitsInPickling(),
+            "fine": 1,
+        }[kind]
+
+    def keep(self, value):
+        self.kept = value
+
+    def fail_with_kept(self):
+        kept, self.kept = self.kept, None
+        raise LookupError(kept)
 
     def attribute(self):
         return self.nothing_of_the_kind
+
+
+class ExitsInPickling:
+    def __getstate__(self):
+        sys.exit("a state's")
 
 
 class Broken:
@@ -73,11 +91,22 @@ def refuse():
     raise EOFError("not the connection's end")
 
 
+class Exits:
+    """Raises what would end a process, where it is made or unpickled."""
+
+    def __init__(self):
+        sys.exit("a constructor's")
+
+    def __reduce__(self):
+        return sys.exit, ("a pickle's",)
+
+
 class Manager(SyncManager):
     pass
 
 
 Manager.register("Raiser", Raiser)
+Manager.register("Exits", Exits)
 
 
 @pytest.fixture(scope="module")
@@ -184,3 +213,45 @@ def test_errors_in_proxies_of_containers(manager):
     assert "Traceback" in text_of(caught.value.__cause__)
     with pytest.raises(StopIteration):
         next(iter(manager.dict()))
+
+
+def test_exits_of_constructors_and_pickles(manager, raiser):
+    """They end neither the manager nor the client's connections with it."""
+    pid = manager._process.pid
+    with pytest.raises(RemoteError, match="a constructor's"):
+        manager.Exits()
+    assert raiser.result("fine") == 1
+    for value in Exits.__new__(Exits), [raiser, Exits.__new__(Exits)]:
+        with pytest.raises(RemoteError, match="a pickle's"):
+            raiser.keep(value)
+    raiser.keep(raiser)
+    raiser.keep(None)
+    assert manager._process.pid == pid and manager._process.is_alive()
+
+
+def test_an_exit_in_a_result(raiser):
+    with pytest.raises(RemoteError, match="a state's"):
+        raiser.result("exits")
+
+
+def test_an_exception_that_alone_has_a_proxy(manager, raiser):
+    raiser.keep(manager.list([7]))
+    with pytest.raises(LookupError) as caught:
+        raiser.fail_with_kept()
+    assert caught.value.args[0][:] == [7]
+    del caught
+
+
+def test_another_managers_end(manager):
+    table, items = manager.dict(), manager.list()
+    with SyncManager() as other:
+        table["theirs"] = other.list([1])
+        items.append(table["theirs"])
+        assert table["theirs"][0] == 1
+        address = other.address
+    for attempt in lambda: table["theirs"], lambda: items[0], lambda: table.copy():
+        with pytest.raises(ManagerDied) as caught:
+            attempt()
+        assert caught.value.address == address
+    table["theirs"] = 1
+    assert table["theirs"] == 1

@@ -7,7 +7,7 @@ import textwrap
 
 import procession
 import pytest
-from processes import ended, fork, until
+from processes import ended, finish, fork, start, until
 from procession.managers import SyncManager
 
 KEY = b"key"
@@ -95,7 +95,7 @@ def test_proxies_that_are_cpythons():
     """A class of somebody who derives from CPython's, with this package's manager."""
     with Mine() as manager:
         counter = manager.Counter()
-        assert type(counter) is CounterProxy
+        assert isinstance(counter, CounterProxy)
         assert (counter.next(), counter.next()) == (1, 2)
         assert manager._number_of_objects() == 1
         results = procession.Queue()
@@ -132,3 +132,58 @@ Mine.register("Counter", Counter, CounterProxy)
 
 def count(counter, results):
     results.put(counter.next())
+
+
+class TheirNamespaceProxy(multiprocessing.managers.NamespaceProxy):
+    _exposed_ = ("__getattribute__", "__setattr__", "__delattr__", "next")
+
+    def next(self):
+        return object.__getattribute__(self, "_callmethod")("next")
+
+
+Mine.register("Number", Counter, TheirNamespaceProxy)
+Mine.register("Bare", Counter, multiprocessing.managers.BaseProxy)
+
+
+def test_proxies_derived_from_cpythons(context):
+    with Mine(ctx=context) as manager:
+        table, results = manager.dict(), context.Queue()
+        table["counter"], table["number"], table["bare"] = manager.Counter(), manager.Number(), manager.Bare()
+        assert isinstance(table["counter"], CounterProxy) and isinstance(table["number"], TheirNamespaceProxy)
+        assert (table["counter"].next(), table["counter"].next(), table["number"].next()) == (1, 2, 1)
+        assert table["number"].count == 1
+        assert manager._number_of_objects() == 4
+        finish(start(context, count_both, table["counter"], table, results))
+        assert results.get() == (3, 4)
+        table.clear()
+        until(lambda: manager._number_of_objects() == 1)
+
+
+def count_both(counter, table, results):
+    results.put((counter.next(), table["counter"].next()))
+
+
+NESTS = """
+    import multiprocessing.managers, sys
+
+    multiprocessing.current_process().authkey = b"key"
+    manager = multiprocessing.managers.SyncManager(sys.argv[1], b"key")
+    manager.connect()
+    table = manager.dict()
+    table["items"] = manager.list([1, manager.list([2])])
+    table["items"].append(3)
+    assert (table["items"][0], table["items"][1][0], len(table["items"])) == (1, 2, 3)
+    print(manager._number_of_objects())
+    table.clear()
+    print(manager._number_of_objects())
+"""
+
+
+def test_a_client_that_is_cpythons_nests_proxies(tmp_path):
+    path = tmp_path / "client.py"
+    path.write_text(textwrap.dedent(NESTS))
+    with SyncManager(str(tmp_path / "socket"), KEY) as manager:
+        done = subprocess.run(
+            [sys.executable, str(path), manager.address], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stdout.split()) == (0, ["3", "1"]), done.stderr

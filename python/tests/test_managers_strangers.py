@@ -1,5 +1,7 @@
 """Peers of a manager that do not have its key: they learn nothing and hold up nobody."""
 
+import contextlib
+import multiprocessing.connection
 import os
 import re
 import resource
@@ -154,6 +156,29 @@ def test_a_flood_while_clients_connect(manager):
         ending.set()
         for thread in attackers:
             thread.join()
+
+
+class Patient(SyncManager):
+    class _Server(SyncManager._Server):
+        handshakes = 3
+        undisturbed_seconds = 1000.0
+
+
+def test_a_handshake_is_not_disturbed():
+    with Patient(None, b"secret", ctx=procession.get_context("fork")) as manager:
+        table = manager.dict(a=1)
+        with multiprocessing.connection.Client(manager.address) as slow, contextlib.ExitStack() as crowd:
+            for _ in range(10):
+                crowd.enter_context(connect(manager))
+            time.sleep(0.3)
+            multiprocessing.connection.answer_challenge(slow, b"secret")
+            multiprocessing.connection.deliver_challenge(slow, b"secret")
+        assert table["a"] == 1
+        # As soon as there is room for it.
+        thread = threading.Thread(target=lambda: table.update(b=2))
+        thread.start()
+        thread.join()
+        assert table["b"] == 2
 
 
 def test_a_wrong_key(manager):

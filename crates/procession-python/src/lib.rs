@@ -23,6 +23,7 @@ mod quick;
 mod rlock;
 mod semaphore;
 mod semlock;
+mod transit;
 mod value;
 
 use pyo3::prelude::*;
@@ -31,6 +32,7 @@ use pyo3::prelude::*;
 fn _procession(module: &Bound<'_, PyModule>) -> PyResult<()> {
     errors::register(module)?;
     parent::register(module)?;
+    transit::register(module)?;
     module.add_class::<lock::Lock>()?;
     queue::register(module)?;
     pool::register(module)?;

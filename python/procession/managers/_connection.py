@@ -10,17 +10,13 @@ from multiprocessing.reduction import ForkingPickler
 _ATTEMPTS = 4
 
 
-def keep_alive(file):
+def keep_alive(sock):
     """Have the kernel notice that the machine at the other end is gone."""
-    sock = socket.socket(fileno=file.fileno())
-    try:
-        if sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    finally:
-        sock.detach()
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def means_the_end(error):
@@ -34,6 +30,13 @@ def means_the_end(error):
     return isinstance(error, gone) or error.errno is None or error.errno in hosts
 
 
+def set_timeouts(sock, seconds):
+    """Have operations on a socket fail after so long. Never, if that is 0."""
+    value = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+
+
 def connect(address, authkey, serializer, timeout=None):
     """An authenticated connection. With a timeout, OSError if any one step takes longer."""
     if serializer != "pickle":
@@ -41,15 +44,13 @@ def connect(address, authkey, serializer, timeout=None):
     for attempt in range(_ATTEMPTS):
         with socket.socket(getattr(socket, connection.address_type(address))) as sock:
             if timeout is not None:
-                value = struct.pack("@ll", int(timeout), int(timeout % 1 * 1e6) or 1)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+                set_timeouts(sock, max(timeout, 1e-6))
             sock.connect(address)
+            keep_alive(sock)
             made = connection.Connection(sock.detach())
         try:
             connection.answer_challenge(made, authkey)
             connection.deliver_challenge(made, authkey)
-            keep_alive(made)
             return made
         except (EOFError, ConnectionResetError, BrokenPipeError):
             made.close()

@@ -39,9 +39,9 @@ class Raised:
         # Nobody but the caller's interpreter may be ended by SystemExit and its like.
         if isinstance(error, Exception):
             try:
-                data = bytes(ForkingPickler.dumps(error))
-                if type(ForkingPickler.loads(data)) is type(error):
-                    self.pickled = data
+                if type(ForkingPickler.loads(ForkingPickler.dumps(error))) is type(error):
+                    # Proxies in the first have been received.
+                    self.pickled = bytes(ForkingPickler.dumps(error))
             except Exception as reason:
                 self.text += f"\n(The exception cannot be pickled: {type(reason).__name__}: {reason})\n"
 

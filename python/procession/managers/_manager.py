@@ -5,21 +5,23 @@ import signal
 import sys
 from array import array
 from contextlib import closing, contextmanager
-from multiprocessing import connection, managers as _stdlib, resource_tracker, util
+from multiprocessing import connection, managers as _stdlib, resource_tracker, shared_memory, util
 from multiprocessing.context import ProcessError
 from multiprocessing.managers import State, convert_to_error, dispatch
 
 from .. import pool
 from ..context import _default_context
 from ..process import _end_with_starter, _starter
-from . import _connection, _session, _types
+from . import _connection, _table, _types
 from ._errors import ManagerDied, Raised
 from ._kept import _KEPT, ManagedArray, ManagedValue
-from ._proxy import AutoProxy
+from ._proxy import AutoProxy, class_of_ours
 from ._server import Server, SharedMemoryServer
 from ._token import Token, token_with
 
 _THEIRS = _stdlib.BaseManager
+# How often a manager's process that starts is looked at.
+_LOOK_SECONDS = 0.05
 
 
 class BaseManager(_stdlib.BaseManager):
@@ -49,10 +51,10 @@ class BaseManager(_stdlib.BaseManager):
 
     def connect(self):
         """Connect to the server at the address. OSError if there is none."""
-        _session.discard_ended(self._address)
+        _table.discard_ended(self._address)
         with closing(_connection.connect(self._address, self._authkey, self._serializer)) as made:
             dispatch(made, None, "dummy")
-        _session.remember_key(self._address, self._authkey)
+        _table.remember_key(self._address, self._authkey)
         self._state.value = State.STARTED
 
     def start(self, initializer=None, initargs=()):
@@ -77,12 +79,18 @@ class BaseManager(_stdlib.BaseManager):
             with reader:
                 with writer, _without_interrupts(self._ctx.get_start_method()):
                     self._process.start()
+                # Another child of this process may have the pipe's other end too, and the sentinel's.
+                while not connection.wait([reader, self._process.sentinel], _LOOK_SECONDS):
+                    if not self._process.is_alive():
+                        break
+                if not reader.poll():
+                    raise EOFError
                 address = reader.recv()
             if isinstance(address, Exception):
                 raise address
             self._address = address
-            _session.discard_ended(address)
-            _session.remember_key(address, self._authkey)
+            _table.discard_ended(address)
+            _table.remember_key(address, self._authkey)
             self.shutdown = util.Finalize(
                 self,
                 type(self)._finalize_manager,
@@ -136,12 +144,12 @@ class BaseManager(_stdlib.BaseManager):
                 process.kill()
                 process.join()
         state.value = State.SHUTDOWN
-        _session.forget(address)
+        _table.forget(address)
 
     def _ask(self, method, /, *args, **kwds):
         """Call a method of the server, which raises `RemoteError` here."""
         assert self._state.value == State.STARTED, "server not yet started"
-        session = _session.session(self._address, self._authkey, self._serializer, anew=True)
+        session = _table.session(self._address, self._authkey, self._serializer, anew=True)
         if session.nonce is None:
             with closing(self._Client(self._address, authkey=self._authkey)) as made:
                 return dispatch(made, None, method, args, kwds)
@@ -153,7 +161,7 @@ class BaseManager(_stdlib.BaseManager):
 
     def _create(self, typeid, /, *args, **kwds):
         """Make an object; return its token and the methods that it exposes."""
-        session = self._state.value == State.STARTED and _session.session(
+        session = self._state.value == State.STARTED and _table.session(
             self._address, self._authkey, self._serializer, anew=True
         )
         if session and session.nonce is None:
@@ -164,7 +172,9 @@ class BaseManager(_stdlib.BaseManager):
 
     def _make(self, typeid, proxytype, args, kwds):
         token, exposed = self._create(typeid, *args, **kwds)
-        proxy = proxytype(token, self._serializer, manager=self, authkey=self._authkey, exposed=exposed)
+        proxy = class_of_ours(proxytype)(
+            token, self._serializer, manager=self, authkey=self._authkey, exposed=exposed
+        )
         if getattr(token, "_ticket", None) is None:
             # CPython's server has counted one for its own.
             with closing(self._Client(token.address, authkey=self._authkey)) as made:
@@ -345,3 +355,25 @@ class SharedMemoryManager(BaseManager, _stdlib.SharedMemoryManager):
         super().__init__(*args, **kwargs)
 
     get_server = BaseManager.get_server
+
+    def SharedMemory(self, size):
+        """Return a new block of shared memory of that many bytes, which the manager removes when it ends."""
+        block = shared_memory.SharedMemory(create=True, size=size)
+        try:
+            self._ask("track_segment", block.name)
+        except BaseException:
+            block.close()
+            block.unlink()
+            raise
+        return block
+
+    def ShareableList(self, sequence):
+        """Return a new `ShareableList` of the sequence's items, which the manager removes when it ends."""
+        items = shared_memory.ShareableList(sequence)
+        try:
+            self._ask("track_segment", items.shm.name)
+        except BaseException:
+            items.shm.close()
+            items.shm.unlink()
+            raise
+        return items

@@ -4,7 +4,7 @@ import os
 import threading
 import time
 import weakref
-from collections import Counter, deque
+from collections import Counter
 from multiprocessing import managers as _stdlib, util
 from multiprocessing.reduction import ForkingPickler
 from traceback import format_exc
@@ -33,26 +33,14 @@ class Entry:
 
 
 class Holder:
-    """What one process, or all of CPython's clients together, hold."""
+    """What one process holds."""
 
     def __init__(self, held=()):
-        self.held = {ident: list(pair) for ident, pair in dict(held).items()}
+        # By what the process calls its references.
+        self.held = dict(held)
         # Tickets that were made for it and not shown yet: for messages to anybody, and for calls and replies.
         self.tickets = set()
         self.lent = set()
-
-    def hold(self, entry):
-        self.held.setdefault(entry.ident, [entry, 0])[1] += 1
-
-    def drop(self, ident):
-        """Undo one `hold`; False if there was none."""
-        pair = self.held.get(ident)
-        if pair is None:
-            return False
-        pair[1] -= 1
-        if pair[1] == 0:
-            del self.held[ident]
-        return True
 
 
 class Objects:
@@ -66,9 +54,11 @@ class Objects:
         self._by_object = weakref.WeakValueDictionary()
         # For each what it keeps, and where its maker keeps account of it.
         self._tickets = {}
-        self._orphans = deque()
-        self._foreign = Holder()
-        self._holders = {self._foreign}
+        # Of those whose makers are gone, until when they are kept.
+        self._orphans = {}
+        # What CPython's clients have together, and how often.
+        self._foreign = {}
+        self._holders = set()
         self._thread = threading.local()
 
     def perform(self, conn, ident, method, args, kwds):
@@ -88,9 +78,9 @@ class Objects:
         except AttributeError:
             try:
                 return "#RETURN", self.fallback_mapping[method](self, conn, ident, obj, *args, **kwds)
-            except Exception:
+            except BaseException:
                 return "#TRACEBACK", format_exc()
-        except Exception as error:
+        except BaseException as error:
             return "#TRACEBACK", str(error.args[0]) if error.args else format_exc()
         try:
             theirs = None if conn is None else _waiting.waits_for(obj, method)
@@ -111,7 +101,7 @@ class Objects:
             made, exposed = self.create(conn, typeid, result)
             token = token_with(self._issued, typeid, self.address, made)
             return "#PROXY", (exposed, token, self._portable(self.registry[typeid][-1]))
-        except Exception:
+        except BaseException:
             return "#TRACEBACK", format_exc()
 
     def _portable(self, proxytype):
@@ -148,9 +138,9 @@ class Objects:
                 self._entries[ident] = self._by_object[id(obj), typeid] = entry
             holder = getattr(self._thread, "holder", None)
             if holder is None:
-                self._foreign.hold(entry)
+                self._hold_foreign(entry)
             else:
-                self._issued = self.issue(entry, holder.lent)
+                self._issued = self.issue(entry)
         util.debug("%r callable returned object with id %r", typeid, entry.ident)
         return entry.ident, tuple(exposed)
 
@@ -173,32 +163,42 @@ class Objects:
         entries = dict(self._entries)
         return {ident: (entry.obj, entry.exposed, entry.gettypeid) for ident, entry in entries.items()}
 
-    def issue(self, entry, tickets=None):
+    def issue(self, entry, ticket=None, tickets=None):
         """Keep an object until somebody shows the ticket, or who it was made for is gone."""
-        ticket = os.urandom(12).hex()
+        ticket = ticket or os.urandom(12).hex()
         with self.mutex:
             if tickets is None:
                 holder = getattr(self._thread, "holder", None)
                 tickets = None if holder is None else holder.lent
             if tickets is None:
                 # In a message of this process's own.
-                self._orphans.append((time.monotonic() + self.transit_seconds, ticket))
+                self._orphans[ticket] = time.monotonic() + self.transit_seconds
             else:
                 tickets.add(ticket)
             self._tickets[ticket] = entry, tickets
         return ticket
 
-    def claim(self, ident, ticket):
+    def claim(self, ident, ticket, settled=True):
         """The object, for who shows a ticket for it; it is there without one too if somebody has it."""
         with self.mutex:
-            entry, tickets = self._tickets.pop(ticket, (None, None))
-            if tickets is not None:
-                tickets.discard(ticket)
+            entry, _ = self._tickets.get(ticket, (None, None))
+            if settled:
+                self.settle(ticket)
             if entry is None or entry.ident != ident:
                 entry = self._entries.get(ident)
             if entry is None:
                 raise gone(ident)
             return entry
+
+    def settle(self, ticket):
+        """Nobody will show the ticket any more."""
+        with self.mutex:
+            entry, tickets = self._tickets.pop(ticket, (None, None))
+            self._orphans.pop(ticket, None)
+            if tickets is not None:
+                tickets.discard(ticket)
+        # Outside of the lock: it may be the end of the object.
+        del entry
 
     def _discard(self, holder):
         if holder is not None and holder.lent:
@@ -208,18 +208,25 @@ class Objects:
             # Outside of the lock: it may be the end of objects.
             del dropped
 
+    def _hold_foreign(self, entry):
+        self._foreign.setdefault(entry.ident, [entry, 0])[1] += 1
+
     def incref(self, c, ident):
         """Count a reference of a client that is CPython's."""
         with self.mutex:
-            self._foreign.hold(self.claim(ident, None))
+            self._hold_foreign(self.claim(ident, None))
 
     def decref(self, c, ident):
         """Undo an `incref`."""
-        entry = self._entries.get(ident)
         with self.mutex:
-            if not self._foreign.drop(ident):
+            held = self._foreign.get(ident)
+            if held is None:
                 raise AssertionError(f"Id {ident!s} has refcount 0, not 1+")
-        del entry
+            held[1] -= 1
+            if held[1] == 0:
+                del self._foreign[ident]
+        # Outside of the lock: it may be the end of the object.
+        del held
 
     def get_methods(self, c, token):
         """Return the methods that the object of a token exposes."""
@@ -234,8 +241,8 @@ class Objects:
         with self.mutex:
             counts = Counter()
             for holder in self._holders:
-                for ident, (_, count) in list(holder.held.items()):
-                    counts[ident] += count
+                counts.update(entry.ident for entry in list(holder.held.values()))
+            counts.update({ident: count for ident, (_, count) in self._foreign.items()})
             counts.update(entry.ident for entry, _ in self._tickets.values())
             entries = sorted(dict(self._entries).items())
         return "\n".join(

@@ -1,19 +1,20 @@
 """Proxies: what stands for an object of a manager's process in the others."""
 
-import weakref
 from contextlib import closing
+from functools import cache
 from multiprocessing import managers as _stdlib, process
 from multiprocessing.context import get_spawning_popen
 from multiprocessing.managers import convert_to_error, dispatch
 from multiprocessing.reduction import ForkingPickler
 from os import getpid
 
-from . import _session
+from . import _session, _table
 from ._objects import Holder
 from ._server import server_of
 from ._token import Token, token_with
 
 _THEIRS = _stdlib.RebuildProxy
+_THEIR_BASE = _stdlib.BaseProxy
 
 
 class BaseProxy(_stdlib.BaseProxy):
@@ -23,6 +24,9 @@ class BaseProxy(_stdlib.BaseProxy):
     one is on its way in a message. Calls raise `ManagerDied` once the manager's process has ended, and what the
     method raises, with the traceback in that process as the cause.
     """
+
+    # Where a class derived from CPython's calls the initializer of that itself.
+    _server = _entry = _session = _ticket = _key = None
 
     def __init__(
         self,
@@ -43,16 +47,14 @@ class BaseProxy(_stdlib.BaseProxy):
         self._owned_by_manager = manager_owned
         # In a manager's process, for an object of it.
         self._server = server_of(token.id) if manager_owned else None
-        self._entry = None
-        self._session = None
         if authkey is not None:
             self._authkey = process.AuthenticationString(authkey)
             if self._server is None:
-                _session.remember_key(token.address, self._authkey)
+                _table.remember_key(token.address, self._authkey)
         elif manager is not None:
             self._authkey = manager._authkey
         else:
-            self._authkey = _session.key_of(token.address)
+            self._authkey = _table.key_of(token.address)
         if incref or manager_owned:
             self._incref()
 
@@ -62,10 +64,7 @@ class BaseProxy(_stdlib.BaseProxy):
             self._entry = self._server.claim(self._id, ticket)
             self._pid = getpid()
         else:
-            session = self._traffic()
-            session.hold(self._id, ticket)
-            # Also in a forked child, whose session holds what the parent's did.
-            weakref.finalize(self, session.drop, self._id).atexit = False
+            self._key = self._traffic().hold(self, self._id, ticket)
 
     def _traffic(self):
         if self._entry is not None and self._pid != getpid():
@@ -73,13 +72,11 @@ class BaseProxy(_stdlib.BaseProxy):
             self._server = self._entry = None
             self._incref()
         if self._session is None:
-            self._session = _session.session(self._token.address, self._authkey, self._serializer)
+            self._session = _table.session(self._token.address, self._authkey, self._serializer)
         return self._session
 
     def _connect(self):
-        session = self._traffic()
-        session.disconnect()
-        session.connection()
+        self._traffic().reconnect()
 
     def _callmethod(self, methodname, args=(), kwds={}):
         """Call a method of the object and return a copy of what it returns.
@@ -96,9 +93,9 @@ class BaseProxy(_stdlib.BaseProxy):
         if kind == "#PROXY":
             exposed, token, *proxytype = result
             if self._manager is not None:
-                proxytype = self._manager._registry[token.typeid][-1]
+                proxytype = class_of_ours(self._manager._registry[token.typeid][-1])
             elif proxytype and proxytype[0] is not None:
-                proxytype = proxytype[0]
+                proxytype = class_of_ours(proxytype[0])
             else:
                 raise TypeError(
                     f"{methodname!r} returns a proxy of type {token.typeid!r}, whose class cannot be pickled: call"
@@ -133,17 +130,42 @@ class BaseProxy(_stdlib.BaseProxy):
         if get_spawning_popen() is not None:
             options["authkey"] = self._authkey
         if self._entry is not None and self._pid == getpid():
-            ticket = self._server.issue(self._entry)
+            ticket = self._server.issue(self._entry, _session.new_ticket(self._server.settle))
         elif self._session is not None or self._entry is not None:
-            ticket = self._traffic().ticket(self._id)
+            ticket = self._traffic().ticket(self._key, self._id)
         else:
             ticket = None
         token = token_with(ticket, self._token.typeid, self._token.address, self._id)
-        proxytype = type(self)
         if getattr(self, "_isauto", False):
             options["exposed"] = self._exposed_
-            proxytype = AutoProxy
-        return RebuildProxy, (proxytype, token, self._serializer, options)
+            return RebuildProxy, (AutoProxy, token, self._serializer, options)
+        theirs = getattr(type(self), "_theirs", None)
+        if theirs is not None:
+            return _rebuild_of_ours, (theirs, token, self._serializer, options)
+        return RebuildProxy, (type(self), token, self._serializer, options)
+
+
+def class_of_ours(proxytype):
+    """The class of proxies; if it is derived from CPython's alone, one that is derived from it and from `BaseProxy`.
+
+    A function that makes proxies is returned as it is.
+    """
+    if not isinstance(proxytype, type) or not issubclass(proxytype, _THEIR_BASE):
+        return proxytype
+    return proxytype if issubclass(proxytype, BaseProxy) else _derived(proxytype)
+
+
+@cache
+def _derived(proxytype):
+    if proxytype is _THEIR_BASE:
+        return BaseProxy
+    names = "__module__", "__qualname__", "__doc__"
+    body = {**{name: getattr(proxytype, name) for name in names}, "_theirs": proxytype}
+    return type(proxytype.__name__, (proxytype, BaseProxy), body)
+
+
+def _rebuild_of_ours(proxytype, token, serializer, kwds):
+    return RebuildProxy(class_of_ours(proxytype), token, serializer, kwds)
 
 
 def RebuildProxy(func, token, serializer, kwds):
@@ -151,7 +173,7 @@ def RebuildProxy(func, token, serializer, kwds):
     if isinstance(func, type) and not issubclass(func, BaseProxy):
         return _THEIRS(func, token, serializer, kwds)
     server = server_of(token.id)
-    over = getattr(_session.context, "session", None)
+    over = _session.context.session
     if server is not None:
         kwds["manager_owned"] = True
     elif over is not None and over.nonce is not None and token.id.startswith(over.nonce):
@@ -192,7 +214,7 @@ def MakeProxyType(name, exposed, _cache=_types):
 def AutoProxy(token, serializer, manager=None, authkey=None, exposed=None, incref=True, manager_owned=False):
     """Return a proxy with all public methods of its object."""
     if exposed is None:
-        key = authkey or (manager._authkey if manager is not None else _session.key_of(token.address))
+        key = authkey or (manager._authkey if manager is not None else _table.key_of(token.address))
         with closing(_stdlib.listener_client[serializer][1](token.address, authkey=key)) as connection:
             exposed = dispatch(connection, None, "get_methods", (token,))
     proxytype = MakeProxyType(f"AutoProxy[{token.typeid}]", exposed)

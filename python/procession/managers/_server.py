@@ -1,24 +1,28 @@
 """A manager's process: the objects, who holds them, and the connections of those who use them."""
 
+import itertools
 import os
 import socket
 import sys
 import threading
 import time
 import weakref
-from collections import OrderedDict, deque
+from collections import deque
 from multiprocessing import connection, managers as _stdlib, process, util
 from multiprocessing.pool import ExceptionWithTraceback
 from traceback import format_exc
 
+from . import _theirs
 from ._connection import dumps, keep_alive, loads, receive
-from ._errors import Raised
+from ._errors import ManagerDied, Raised
 from ._objects import Holder, Objects
 from ._waiting import HungUp
 
 # `procession.install` replaces the name.
 THEIR_TOKEN = _stdlib.Token
 _servers = weakref.WeakSet()
+# How often it is looked whether a peer that was accepted owes an answer.
+_LOOK_SECONDS = 0.02
 
 
 def server_of(ident):
@@ -29,18 +33,53 @@ def server_of(ident):
     return None
 
 
+class _Stranger:
+    """A connection whose other end has not yet proved that it knows the key."""
+
+    def __init__(self, conn):
+        self.since = time.monotonic()
+        self.recv_bytes = conn.recv_bytes
+        self._conn = conn
+        self._asked = None
+
+    def send_bytes(self, data):
+        self._conn.send_bytes(data)
+        self._asked = time.monotonic()
+
+    def is_silent(self, seconds):
+        """Whether it has owed an answer for so long. This process may be slow to read one."""
+        asked = self._asked
+        return asked is not None and time.monotonic() - asked >= seconds and not self._conn.poll(0)
+
+    def abort(self):
+        """Have its thread see the end of the file and close it."""
+        sock = socket.socket(fileno=self._conn.fileno())
+        try:
+            sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        finally:
+            sock.detach()
+
+
 class Server(Objects, _stdlib.Server):
     """The server of a manager of this package.
 
-    Peers that do not know the key have `handshake_seconds` to prove it, at most `handshakes` of them at a
-    time; when there are more, the oldest goes. What a process has sent in a message that nobody has received
+    Peers have `handshake_seconds` to prove that they know the key, at most `handshakes` of them at a time. When
+    another comes, the oldest goes that has not answered for `undisturbed_seconds`. What a process has sent in a message that nobody has received
     is kept as long as the process lives, and `transit_seconds` longer.
     """
 
-    public = [*_stdlib.Server.public, "make", "open_session", "serve"]
+    public = [*_stdlib.Server.public, "make", "attend", "open_session", "serve"]
+    # These end with SystemExit when their connections end.
+    _serving = ("accept_connection", "open_session", "serve")
     handshake_seconds = 10.0
     handshakes = 64
+    undisturbed_seconds = 0.25
     transit_seconds = 3600.0
+    # What is held for a child that has yet to connect, and how long it waits for its parent's word of it.
+    unborn_seconds = 60.0
+    adoption_seconds = 0.3
 
     def __init__(self, registry, address, authkey, serializer):
         if not isinstance(authkey, bytes):
@@ -53,9 +92,13 @@ class Server(Objects, _stdlib.Server):
         self.mutex = threading.RLock()
         self.stop_event = threading.Event()
         self._prepare()
+        # By names that the processes have made up: what they hold, and what their children to be do.
+        self._named = weakref.WeakValueDictionary()
         self._clones = {}
         self._cloned = threading.Condition(self.mutex)
-        self._pending = OrderedDict()
+        # By connections, in order.
+        self._strangers = {}
+        self._room = threading.Condition(self.mutex)
         self._open = set()
         _servers.add(self)
 
@@ -82,54 +125,61 @@ class Server(Objects, _stdlib.Server):
     def accepter(self):
         """Accept connections, each of which is a thread's; none is waited for here."""
         while not self.stop_event.is_set():
+            self._make_room()
             try:
                 accepted = self.listener.accept()
             except OSError as error:
                 util.info("manager cannot accept: %r", error)
                 # No descriptor is left, perhaps. Those of peers that prove nothing come back.
-                self._abort_oldest()
+                self._abort_a_stranger()
                 time.sleep(0.05)
                 continue
             with self.mutex:
                 self._open.add(accepted)
-                self._pending[accepted] = time.monotonic() + self.handshake_seconds
-                if len(self._pending) > self.handshakes:
-                    self._abort_oldest()
+                self._strangers[accepted] = _Stranger(accepted)
             try:
                 threading.Thread(target=self.handle_request, args=(accepted,), daemon=True).start()
             except RuntimeError as error:
                 util.info("manager cannot start a thread: %r", error)
                 self._close(accepted)
 
-    def _abort_oldest(self):
+    def _make_room(self):
+        with self._room:
+            while len(self._strangers) >= self.handshakes and not self._abort_a_stranger():
+                self._room.wait(_LOOK_SECONDS)
+
+    def _abort_a_stranger(self):
+        """Have the oldest go that owes an answer; False if there is none."""
         with self.mutex:
-            if self._pending:
-                accepted, _ = self._pending.popitem(last=False)
-                # Its thread sees the end of the file and closes it.
-                sock = socket.socket(fileno=accepted.fileno())
-                try:
-                    sock.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
-                finally:
-                    sock.detach()
+            for accepted, stranger in self._strangers.items():
+                if stranger.is_silent(self.undisturbed_seconds):
+                    del self._strangers[accepted]
+                    stranger.abort()
+                    return True
+        return False
 
     def _close(self, accepted):
-        with self.mutex:
-            self._pending.pop(accepted, None)
+        with self._room:
+            self._strangers.pop(accepted, None)
+            self._room.notify()
             self._open.discard(accepted)
             accepted.close()
 
     def _tidy(self):
         now = time.monotonic()
         with self.mutex:
-            while self._pending and next(iter(self._pending.values())) < now:
-                self._abort_oldest()
-            while self._orphans and self._orphans[0][0] < now:
-                self._tickets.pop(self._orphans.popleft()[1], None)
-            for name, (deadline, _) in list(self._clones.items()):
-                if deadline < now:
-                    del self._clones[name]
+            for accepted, stranger in list(self._strangers.items()):
+                if stranger.since + self.handshake_seconds < now:
+                    del self._strangers[accepted]
+                    stranger.abort()
+            # They are in order.
+            late = list(itertools.takewhile(lambda ticket: self._orphans[ticket] < now, self._orphans))
+            clones = [name for name, (deadline, _) in self._clones.items() if deadline < now]
+            dropped = [self._clones.pop(name) for name in clones]
+        # Outside of the lock: it may be the end of objects.
+        for ticket in late:
+            self.settle(ticket)
+        del dropped
 
     def _forked(self):
         """Leave all to the parent: its peers see its end by the end of their connections."""
@@ -144,12 +194,17 @@ class Server(Objects, _stdlib.Server):
         """Serve one connection. Who does not prove that it has the key is told nothing."""
         try:
             try:
-                connection.deliver_challenge(conn, self.authkey)
-                connection.answer_challenge(conn, self.authkey)
-                keep_alive(conn)
-                with self.mutex:
-                    if self._pending.pop(conn, None) is None:
+                connection.deliver_challenge(self._strangers[conn], self.authkey)
+                with self._room:
+                    if self._strangers.pop(conn, None) is None:
                         return
+                    self._room.notify()
+                connection.answer_challenge(conn, self.authkey)
+                sock = socket.socket(fileno=conn.fileno())
+                try:
+                    keep_alive(sock)
+                finally:
+                    sock.detach()
             except Exception as error:
                 util.info("manager refused a peer: %r", error)
                 return
@@ -161,22 +216,23 @@ class Server(Objects, _stdlib.Server):
             self._close(conn)
 
     def _handle_request(self, c):
-        request = None
         try:
-            request = c.recv()
-            _, name, args, kwds = request
+            data = receive(c)
+        except (EOFError, OSError):
+            return
+        name = None
+        try:
+            _, name, args, kwds = _theirs.loads(self, c, data)
             assert name in self.public, f"{name!r} unrecognized"
             message = "#RETURN", getattr(self, name)(c, *args, **kwds)
-        except (EOFError, ConnectionError):
-            return
-        except Exception:
+        except BaseException as error:
+            if name in self._serving and isinstance(error, SystemExit):
+                raise
             message = "#TRACEBACK", format_exc()
         try:
-            c.send(message)
+            c.send_bytes(self._dumped(c, None, message))
         except OSError as error:
-            util.info("manager could not reply to %r: %r", request, error)
-        except Exception:
-            c.send(("#TRACEBACK", format_exc()))
+            util.info("manager could not reply to %r: %r", name, error)
 
     # Serving calls
 
@@ -208,9 +264,9 @@ class Server(Objects, _stdlib.Server):
                 except (EOFError, OSError):
                     return
                 try:
-                    request = loads(conn, data)
-                except Exception:
-                    reply = "#TRACEBACK", format_exc()
+                    request = _theirs.loads(self, conn, data) if holder is None else loads(conn, data)
+                except BaseException as error:
+                    reply = self._failure(holder, error, "#TRACEBACK")
                 else:
                     # The client has what the last reply had for it.
                     self._discard(holder)
@@ -220,10 +276,7 @@ class Server(Objects, _stdlib.Server):
                         return
                     # Nothing here may keep what is dropped while it waits.
                     del request
-                try:
-                    data = dumps(conn, reply)
-                except Exception:
-                    data = dumps(conn, ("#UNSERIALIZABLE", format_exc()))
+                data = self._dumped(conn, holder, reply)
                 del reply
                 try:
                     conn.send_bytes(data)
@@ -235,6 +288,18 @@ class Server(Objects, _stdlib.Server):
             self._discard(holder)
             self._thread.holder = None
 
+    def _dumped(self, conn, holder, reply):
+        try:
+            return dumps(conn, reply)
+        except BaseException as error:
+            return dumps(conn, self._failure(holder, error, "#UNSERIALIZABLE"))
+
+    def _failure(self, holder, error, kind):
+        """The reply when what is in a message does not get through. Another manager's end is none of this one's."""
+        if holder is not None and isinstance(error, ManagerDied):
+            return "#ERROR", Raised(error)
+        return kind, format_exc()
+
     def _reply(self, conn, holder, request):
         try:
             ident, method, args, kwds = request
@@ -244,7 +309,8 @@ class Server(Objects, _stdlib.Server):
             try:
                 assert method in self.public, f"{method!r} unrecognized"
                 return "#RETURN", getattr(self, method)(conn, *args, **kwds)
-            except Exception:
+            except BaseException:
+                # SystemExit too: it would end only this thread, and the client would hear nothing.
                 return "#TRACEBACK", format_exc()
         kind, result = self.perform(conn, ident, method, args, kwds)
         try:
@@ -262,25 +328,23 @@ class Server(Objects, _stdlib.Server):
 
     # Sessions
 
-    def open_session(self, c, clone=""):
+    def open_session(self, c, name):
         """Serve the session of a process, until that ends."""
         holder = Holder()
-        if clone:
-            with self._cloned:
-                # The parent's word that it forks comes over another connection.
-                self._cloned.wait_for(lambda: clone in self._clones, self.handshake_seconds)
-                _, holder = self._clones.pop(clone)
+        self._named[name] = holder
+        sock = socket.socket(fileno=os.dup(c.fileno()))
         c.send(("#RETURN", (os.getpid(), self.nonce)))
-        self._serve_session(socket.socket(fileno=os.dup(c.fileno())), holder)
+        self._serve_session(sock, holder)
         sys.exit(0)
 
-    def _serve_session(self, sock, holder):
+    def _serve_session(self, sock, holder, greeting=b""):
         with self.mutex:
             self._open.add(sock)
             self._holders.add(holder)
         received = b""
         descriptors = deque()
         try:
+            sock.sendall(greeting)
             while True:
                 data, fds, _, _ = socket.recv_fds(sock, 65536, 16)
                 descriptors += fds
@@ -288,7 +352,13 @@ class Server(Objects, _stdlib.Server):
                     return
                 *lines, received = (received + data).split(b"\n")
                 for line in lines:
-                    reply = self._attend(holder, line.decode().split(" "), descriptors)
+                    words = line.decode().split(" ")
+                    try:
+                        reply = self._attend(holder, words, descriptors)
+                    except Exception as error:
+                        # It costs only this request.
+                        util.info("manager could not attend to %r: %r", line, error)
+                        reply = f"{words[1]} {error!r}"
                     if reply is not None:
                         sock.sendall(reply.encode() + b"\n")
         except OSError as error:
@@ -299,36 +369,72 @@ class Server(Objects, _stdlib.Server):
             self._close(sock)
             self._end(holder)
 
+    def attend(self, c, name, *words):
+        """Attend to a request of a session's in a call: the process is in the middle of another one."""
+        reply = self._attend(self._named[name], [words[0], "-", *words[1:]], deque())
+        return reply.partition(" ")[2]
+
     def _attend(self, holder, words, descriptors):
         match words:
-            case "hold", number, ident, ticket:
+            case ("hold" | "show") as word, number, key, ident, ticket:
                 try:
                     with self.mutex:
-                        holder.hold(self.claim(ident, ticket))
+                        holder.held[key] = self.claim(ident, ticket, word == "hold")
                 except _stdlib.RemoteError:
                     return f"{number} gone"
                 return f"{number} ok"
-            case "drop", *idents:
-                for ident in idents:
-                    holder.drop(ident)
-            case ("ticket" | "lend") as word, number, ident:
-                tickets = holder.lent if word == "lend" else holder.tickets
-                pair = holder.held.get(ident)
-                return f"{number} {self.issue(pair[0], tickets) if pair else 'gone'}"
+            case "drop", *keys:
+                for key in keys:
+                    # One that was never held is of a process that was interrupted.
+                    holder.held.pop(key, None)
+            case ("ticket" | "lend") as word, number, key, ticket:
+                entry = holder.held.get(key)
+                if entry is None:
+                    return f"{number} gone"
+                self.issue(entry, ticket, holder.lent if word == "lend" else holder.tickets)
+                return f"{number} ok"
+            case "settle", ticket:
+                self.settle(ticket)
             case "sync", number:
                 return f"{number} ok"
-            case "fork", "-":
-                sock = socket.socket(fileno=descriptors.popleft())
-                threading.Thread(
-                    target=self._serve_session, args=(sock, Holder(holder.held)), daemon=True
-                ).start()
-            case "fork", clone:
-                with self._cloned:
-                    self._clones[clone] = time.monotonic() + 60, Holder(holder.held)
-                    self._cloned.notify_all()
+            case "fork", name:
+                self._fork(name, Holder(holder.held), descriptors)
+            case "adopt", origin, *pairs:
+                self._adopt(holder, origin, zip(pairs[::2], pairs[1::2], strict=True))
             case _:
                 util.info("a session said what this manager does not know: %r", words)
         return None
+
+    def _fork(self, name, holder, descriptors):
+        """Hold for a child what its parent holds, until the child's connection says more or ends."""
+        # There is none if the parent had none to spare, nor if this process has no number left for it.
+        if descriptors:
+            sock = socket.socket(fileno=descriptors.popleft())
+            args = sock, holder, b"ok\n"
+            self._named[name] = holder
+            try:
+                threading.Thread(target=self._serve_session, args=args, daemon=True).start()
+                return
+            except RuntimeError as error:
+                util.info("a child has to connect by itself: %r", error)
+                sock.close()
+        with self._cloned:
+            self._clones[name] = time.monotonic() + self.unborn_seconds, holder
+            self._cloned.notify_all()
+
+    def _adopt(self, holder, origin, references):
+        """What a child by fork holds, which has connected by itself."""
+        with self._cloned:
+            if origin != "-":
+                # Its parent's word comes over another connection.
+                self._cloned.wait_for(lambda: origin in self._clones, self.adoption_seconds)
+            _, clone = self._clones.pop(origin, (None, Holder()))
+            for key, ident in references:
+                entry = clone.held.get(key) or self._entries.get(ident)
+                if entry is not None:
+                    holder.held[key] = entry
+        # Outside of the lock: it may be the end of objects.
+        del clone
 
     def _end(self, holder):
         with self.mutex:
@@ -337,7 +443,7 @@ class Server(Objects, _stdlib.Server):
             for ticket in holder.tickets:
                 entry, _ = self._tickets[ticket]
                 self._tickets[ticket] = entry, None
-                self._orphans.append((until, ticket))
+                self._orphans[ticket] = until
             holder.tickets.clear()
             held = dict(holder.held)
             holder.held.clear()
@@ -372,7 +478,11 @@ class SharedMemoryServer(Server):
 
     def shutdown(self, c):
         """Remove all blocks and end."""
-        self.shared_memory_context.unlink()
+        for name in list(self.shared_memory_context.segment_names):
+            try:
+                self.shared_memory_context.destroy_segment(name)
+            except FileNotFoundError as error:
+                util.info("a block has been removed by somebody else: %r", error)
         return super().shutdown(c)
 
     track_segment = _stdlib.SharedMemoryServer.track_segment

@@ -4,50 +4,71 @@ A process has one *session* with each manager whose objects it uses: a connectio
 objects it has proxies. What the session holds is held until it says otherwise or the connection ends, which
 the kernel sees to however the process ends. Calls have connections of their own, one for each thread.
 
-A child by `fork` gets a session that holds the same: before the fork the parent makes the connection and hands
-its other end to the manager through its own session, so that no proxy is without its object for a moment.
+A child by `fork` gets a session that holds the same: before the fork the parent hands the other end of the child's
+connection to the manager through its own session, so that no proxy is without its object for a moment. Where that
+does not come through, the child connects and says of what objects it has proxies, at its first use of the manager.
 """
 
+import itertools
 import os
+import select
 import socket
 import threading
 import time
 import weakref
-from collections import Counter, deque
 from contextlib import closing
+from functools import partial
 from multiprocessing import process, util
+from multiprocessing.connection import address_type
 from multiprocessing.context import AuthenticationError
 from multiprocessing.managers import RemoteError, dispatch
 
-from ._connection import connect, dumps, loads, means_the_end, receive
+from .. import _procession
+from ._connection import connect, dumps, loads, means_the_end, receive, set_timeouts
 from ._errors import ManagerDied, gone
+from ._outbox import Outbox
 
-_sessions = {}
-_making = threading.RLock()
-# Held by the thread that forks, whose sessions these are.
-_forks = threading.Lock()
-_forking = []
-# What is being unpickled comes over this session.
-context = threading.local()
+# What a forked child waits for a manager that is stopped; and what it waits, when it uses a manager, for that to get
+# the connection that the parent has made for it.
+_FORK_SECONDS = 0.3
+_TAKEN_SECONDS = 0.5
 
 
-def _keys():
-    """The keys of managers that are not this process's own; children get them with the rest of `_config`."""
-    return process.current_process()._config.setdefault("procession_manager_keys", {})
+class _Context(threading.local):
+    # What is being unpickled comes over this session.
+    session = None
+    # What is being pickled is for a call over this session, and what undoes the tickets in it.
+    calling = None
+    tickets = None
 
 
-def remember_key(address, authkey):
-    """Have proxies of the manager that arrive without a key use this one."""
-    if authkey != process.current_process().authkey:
-        _keys()[address] = process.AuthenticationString(authkey)
+context = _Context()
 
 
-def key_of(address):
-    """The key of the manager at an address."""
-    return _keys().get(address) or process.current_process().authkey
+def _take_back(tickets):
+    for settle in tickets:
+        settle()
 
 
-class _Base:
+def new_ticket(settle):
+    """A ticket for what is being pickled. It is settled if the message is known not to be sent."""
+    ticket = os.urandom(12).hex()
+    settle = partial(settle, ticket)
+    if context.tickets is None:
+        _procession._when_not_sent(settle)
+    else:
+        context.tickets.append(settle)
+    return ticket
+
+
+def _check(reply, ident):
+    if reply == "gone":
+        raise gone(ident)
+    if reply != "ok":
+        raise RemoteError(f"the manager could not keep object {ident!r}: {reply}\n")
+
+
+class Base:
     """What sessions with this package's managers have in common with those with CPython's."""
 
     def __init__(self, address, authkey, serializer):
@@ -65,59 +86,94 @@ class _Base:
         return ManagerDied(self.address, self.pid, doing)
 
     def connection(self):
-        """This thread's connection for calls."""
-        made = getattr(self._calls, "connection", None)
-        if made is None:
-            if self.dead:
-                raise self.died()
-            name = process.current_process().name
-            if threading.current_thread() is not threading.main_thread():
-                name += "|" + threading.current_thread().name
-            try:
-                made = connect(self.address, self.authkey, self.serializer)
-                dispatch(made, None, self._serve, (name,))
-            except (OSError, EOFError) as error:
-                if not means_the_end(error) or self._is_busy(error):
-                    raise
-                raise self.died() from error
-            self._connections.add(made)
-            self._calls.connection = made
+        """This thread's connection for calls, which whoever takes it gives back by `_give_back`."""
+        made = self._calls.__dict__.pop("connection", None)
+        if made is not None:
+            return made
+        if self.dead:
+            raise self.died()
+        name = process.current_process().name
+        if threading.current_thread() is not threading.main_thread():
+            name += "|" + threading.current_thread().name
+        try:
+            made = connect(self.address, self.authkey, self.serializer)
+            dispatch(made, None, self._serve, (name,))
+        except (OSError, EOFError) as error:
+            if not means_the_end(error):
+                raise
+            raise self._hung_up(error) from error
+        self._connections.add(made)
         return made
 
-    def disconnect(self):
-        """Close this thread's connection; the next call makes another."""
+    def _give_back(self, made):
+        calls = self._calls.__dict__
+        if calls.setdefault("connection", made) is not made:
+            # A signal's handler has called something meanwhile, over another one.
+            made.close()
+
+    def reconnect(self):
+        """Have this thread's next call go over a connection that is made now."""
         made = self._calls.__dict__.pop("connection", None)
         if made is not None:
             made.close()
+        self._give_back(self.connection())
 
     def call(self, ident, method, args=(), kwds={}):
         """Call a method of an object, or of the server if `ident` is None. Return the reply's two parts."""
-        made = self.connection()
-        before = getattr(context, "calling", None)
-        context.calling = self
+        self._ensure()
+        tickets = []
         try:
-            data = dumps(made, (ident, method, args, kwds))
+            made = self.connection()
+            data = self._pickled(made, (ident, method, args, kwds), tickets)
+            reply = self._exchange(made, method, data)
+            before = context.session
+            try:
+                context.session = self
+                kind, result = loads(made, reply)
+            finally:
+                context.session = before
+            if kind not in ("#RETURN", "#PROXY"):
+                # Perhaps not all of the arguments were read.
+                _take_back(tickets)
+            return kind, result
+        except BaseException:
+            _take_back(tickets)
+            raise
+
+    def _pickled(self, made, request, tickets):
+        before = context.calling, context.tickets
+        try:
+            context.calling, context.tickets = self, tickets
+            return dumps(made, request)
+        except BaseException:
+            self._give_back(made)
+            raise
         finally:
-            context.calling = before
+            context.calling, context.tickets = before
+
+    def _exchange(self, made, method, data):
         try:
             made.send_bytes(data)
             del data
             reply = receive(made)
-        except (OSError, EOFError) as error:
-            self.disconnect()
-            if not means_the_end(error):
+            self._give_back(made)
+            return reply
+        except BaseException as error:
+            # What comes yet would be taken for the reply to the next call; and it may have been given back just now.
+            calls = self._calls.__dict__
+            if calls.get("connection") is made:
+                del calls["connection"]
+            made.close()
+            if not isinstance(error, (OSError, EOFError)) or not means_the_end(error):
                 raise
-            raise self.died(f"a call of {method!r}") from error
-        except BaseException:
-            # The reply would be taken for that of the next call.
-            self.disconnect()
-            raise
-        before = getattr(context, "session", None)
-        context.session = self
-        try:
-            return loads(made, reply)
-        finally:
-            context.session = before
+            raise self._hung_up(error, f"a call of {method!r}") from error
+
+    def _hung_up(self, error, doing=None):
+        """The error of who finds a connection ended."""
+        if not self._lives(error):
+            return self.died(doing)
+        during = "" if doing is None else f" during {doing}: whether that was carried out is not known"
+        return ConnectionResetError(f"the manager at {self.address!r} lives, but has hung up{during}")
 
     def close(self):
         """Have no more to do with the manager."""
@@ -134,35 +190,94 @@ class _Base:
         self._calls = threading.local()
 
 
-class Session(_Base):
-    """A session with a manager of this package."""
+class Session(Base):
+    """A session with a manager of this package.
+
+    A thread that has been interrupted by a signal, in the middle of a request, makes others over connections for
+    calls.
+    """
 
     _serve = "serve"
 
     def __init__(self, address, authkey, serializer):
         super().__init__(address, authkey, serializer)
-        self._open()
-        self._prepare()
+        self.nonce = None
+        self._local = address_type(address) == "AF_UNIX"
+        self._outbox = Outbox()
+        self._prepare("-", None)
+        self._ensure()
 
-    def _open(self, clone=""):
-        made = connect(self.address, self.authkey, self.serializer)
-        self.pid, self.nonce = dispatch(made, None, "open_session", (clone,))
-        self._sock = socket.socket(fileno=os.dup(made.fileno()))
-        made.close()
-        self._local = self._sock.family == socket.AF_UNIX
-
-    def _prepare(self):
-        self._request = threading.Lock()
-        # Held only while something is written, and over a fork.
-        self._write = threading.Lock()
-        self._number = 0
-        self._received = b""
-        self._out = bytearray()
-        self._dropped = deque()
+    def _prepare(self, origin, sock):
+        self._request = threading.RLock()
+        self._asking = False
+        self._numbers = itertools.count(1)
+        self._received = []
+        # By what name the manager knows who is the parent's child; the socket, if it has the other end already.
+        self._origin = origin
+        self._sock = sock
+        self._name = origin
+        # One whose other end the manager has not got in time. What it keeps is kept until the manager has been told.
+        self._offered = None
+        # What becomes of a fork that is going on.
         self._child = None
+        # Whether the manager has been told all that this process holds.
+        self._ready = False
 
-    def _is_busy(self, error):
-        """Whether the manager has hung up on a new connection, and lives."""
+    def _ensure(self):
+        """Have a connection over which the manager has been told what this process holds."""
+        if self._ready:
+            return
+        with self._request:
+            if self.dead:
+                raise self.died()
+            if self._sock is not None and self._origin == self._name and not self._was_taken():
+                self._offered, self._sock = self._sock, None
+            if self._sock is None:
+                try:
+                    self._open()
+                except (OSError, EOFError) as error:
+                    if self.pid is None or not means_the_end(error):
+                        raise
+                    raise self._hung_up(error) from error
+            if self._origin != self._name:
+                pairs = [f" {each.key} {each.ident}" for each in self._outbox.living()]
+                if self._origin != "-" or pairs:
+                    self._outbox.add(f"adopt {self._origin}{''.join(pairs)}")
+            self._ready = True
+            if self._offered is not None:
+                self._request_reply("sync")
+                self._offered.close()
+                self._offered = None
+        self._flush()
+
+    def _was_taken(self):
+        """Whether the manager has got the other end that the parent sends it. Waits a while for that."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        try:
+            return bool(poll.poll(_TAKEN_SECONDS * 1000)) and self._sock.recv(1, socket.MSG_PEEK) != b""
+        except OSError:
+            return False
+
+    def _open(self, timeout=None):
+        name = os.urandom(16).hex()
+        with closing(connect(self.address, self.authkey, self.serializer, timeout)) as made:
+            pid, nonce = dispatch(made, None, "open_session", (name,))
+            if self.nonce not in (None, nonce):
+                # Another one, in the place of this.
+                raise self.died()
+            sock = socket.socket(fileno=os.dup(made.fileno()))
+        set_timeouts(sock, 0)
+        if self._ready:
+            # A signal's handler has made another one meanwhile.
+            sock.close()
+            return
+        self._outbox.begin_again()
+        self.pid, self.nonce = pid, nonce
+        self._name, self._sock = name, sock
+
+    def _lives(self, error):
+        """Whether the manager has hung up on a connection, and lives."""
         if isinstance(error, (FileNotFoundError, ConnectionRefusedError)):
             return False
         until = time.monotonic() + 0.5
@@ -172,282 +287,159 @@ class Session(_Base):
 
     def ended(self):
         """Whether the manager is known to have ended."""
-        if not self.dead:
-            try:
-                self.dead = self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-            except BlockingIOError:
-                pass
-            except OSError:
-                self.dead = True
+        if not self.dead and self._ready:
+            poll = select.poll()
+            # There may be replies yet to requests that were interrupted.
+            poll.register(self._sock, select.POLLRDHUP)
+            self.dead = bool(poll.poll(0))
         return self.dead
 
-    def hold(self, ident, ticket=None):
-        """Have the manager keep an object for this process; once more, if it does already."""
-        if self._ask("hold", ident, ticket or "-") != "ok":
-            raise gone(ident)
+    def hold(self, proxy, ident, ticket=None):
+        """Have the manager keep an object as long as the proxy is there. Return what the reference is called."""
+        key = self._outbox.refer(proxy, ident, self._flush)
+        word = "hold"
+        # Whoever reads the message again shows the ticket again.
+        if ticket is not None and _procession._when_settled(partial(self.settle, ticket)):
+            word = "show"
+        _check(self._ask(word, key, ident, ticket or "-"), ident)
+        return key
 
-    def ticket(self, ident):
+    def ticket(self, key, ident):
         """Have the manager keep an object for whoever will show this ticket."""
         # What is in a call of this very manager is of no use to anybody else.
-        ticket = self._ask("lend" if getattr(context, "calling", None) is self else "ticket", ident)
-        if ticket == "gone":
-            raise gone(ident)
+        word = "lend" if context.calling is self else "ticket"
+        ticket = new_ticket(self.settle)
+        _check(self._ask(word, key, ticket), ident)
         return ticket
 
-    def drop(self, ident):
-        """Undo one `hold`. Never waits: it is called wherever an object may be deleted."""
-        self._dropped.append(ident)
-        self._send_dropped()
+    def settle(self, ticket):
+        """Nobody will show the ticket any more. Never waits."""
+        self._outbox.add(f"settle {ticket}")
+        self._flush()
 
     def synchronize(self):
         """Wait until the manager knows all that was dropped."""
+        self._outbox.add_dropped()
         self._ask("sync")
 
     def close(self):
         """End the session, and with it what it holds."""
         super().close()
-        try:
-            self._sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
-        # Not under the feet of another thread, whose last look at it this is. If a garbage collection in this
-        # very thread's request has led here, it is closed when the session is deleted.
-        if self._request.acquire(timeout=1):
-            if self._write.acquire(timeout=1):
-                self._sock.close()
-                self._write.release()
-            self._request.release()
-
-    def _ask(self, *words):
-        with self._request:
-            if self.dead:
-                raise self.died()
-            self._number += 1
-            number = str(self._number)
-            try:
-                self._send(" ".join((words[0], number, *words[1:])))
-                while True:
-                    while b"\n" not in self._received:
-                        data = self._sock.recv(4096)
-                        if not data:
-                            raise EOFError
-                        self._received += data
-                    line, _, self._received = self._received.partition(b"\n")
-                    # An interrupted request has left its reply.
-                    if line.startswith(number.encode() + b" "):
-                        return line.decode().partition(" ")[2]
-            except (OSError, EOFError) as error:
-                raise self.died() from error
-
-    def _send(self, line):
-        with self._write:
-            self._collect()
-            self._out += line.encode() + b"\n"
-            self._push(0)
-        self._send_dropped()
-
-    def _send_dropped(self):
-        # Who holds the lock does this after it, also if that is this very thread, in which a garbage
-        # collection has come in between.
-        while self._dropped and not self.dead and self._write.acquire(blocking=False):
-            try:
-                self._collect()
-                if not self._push(socket.MSG_DONTWAIT):
-                    return
-            except OSError:
-                self.dead = True
-            finally:
-                self._write.release()
-
-    def _collect(self):
-        dropped = []
-        while self._dropped:
-            dropped.append(self._dropped.popleft())
-        if dropped:
-            self._out += f"drop {' '.join(dropped)}\n".encode()
-
-    def _push(self, flags):
-        while self._out:
-            try:
-                sent = self._sock.send(self._out, flags)
-            except BlockingIOError:
-                return False
-            del self._out[:sent]
-        return True
-
-    def before_fork(self):
-        # A second: another thread that writes to a stopped manager's process holds it.
-        self._forking = not self.dead and self._write.acquire(timeout=1)
-        self._child = None
-        if not self._forking:
+        sock = self._sock
+        if sock is None:
             return
         try:
-            self._collect()
-            if not self._push(socket.MSG_DONTWAIT):
-                return
-            if self._local:
-                mine, theirs = socket.socketpair()
-                with theirs:
-                    socket.send_fds(self._sock, [b"fork -\n"], [theirs.fileno()], socket.MSG_DONTWAIT)
-                self._child = mine
-            else:
-                clone = os.urandom(16).hex()
-                self._sock.send(f"fork {clone}\n".encode(), socket.MSG_DONTWAIT)
-                self._child = clone
+            sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass
+        # Not under the feet of another thread, whose last look at it this is.
+        if self._request.acquire(timeout=1):
+            try:
+                with self._outbox.lock:
+                    sock.close()
+            finally:
+                self._request.release()
 
-    def after_fork_in_parent(self):
-        if isinstance(self._child, socket.socket):
-            self._child.close()
-        self._child = None
-        if self._forking:
-            self._write.release()
-            self._send_dropped()
+    def _ask(self, word, *words):
+        if self._outbox.interrupted():
+            return self._ask_beside(word, *words)
+        with self._request:
+            if self._asking:
+                return self._ask_beside(word, *words)
+            try:
+                self._asking = True
+                self._ensure()
+                return self._request_reply(word, *words)
+            finally:
+                self._asking = False
 
-    def after_fork_in_child(self):
-        child = self._child
-        self._sock.close()
-        self._close_connections()
-        self._prepare()
+    def _request_reply(self, word, *words):
+        if self.dead:
+            raise self.died()
+        number = str(next(self._numbers))
+        self._outbox.add(" ".join((word, number, *words)))
         try:
-            if isinstance(child, socket.socket):
-                self._sock = child
-            elif child is not None:
-                self._open(child)
-            else:
-                self.dead = True
-        except (OSError, EOFError, AuthenticationError, RemoteError):
-            self.dead = True
-
-
-class ForeignSession(_Base):
-    """A session with one of CPython's managers, which counts references and does not see who dies."""
-
-    _serve = "accept_connection"
-    nonce = None
-
-    def __init__(self, address, authkey, serializer):
-        super().__init__(address, authkey, serializer)
-        self._held = Counter()
-
-    def _is_busy(self, error):
-        return False
-
-    def ended(self):
-        return self.dead
-
-    def _tell(self, method, ident):
-        try:
-            with closing(connect(self.address, self.authkey, self.serializer)) as made:
-                return dispatch(made, None, method, (ident,))
+            while not self._outbox.push(self._sock):
+                poll = select.poll()
+                poll.register(self._sock, select.POLLOUT)
+                poll.poll()
+            return self._reply_to(number)
         except (OSError, EOFError) as error:
-            if not means_the_end(error):
-                raise
             raise self.died() from error
 
-    def hold(self, ident, ticket=None):
-        self._tell("incref", ident)
-        self._held[ident] += 1
+    def _ask_beside(self, word, *words):
+        """Ask over this thread's connection for calls."""
+        _, reply = self.call(None, "attend", (self._name, word, *words))
+        return reply
 
-    def ticket(self, ident):
-        return None
+    def _reply_to(self, number):
+        # An interrupted request has left its reply, or the half of it.
+        while True:
+            *lines, rest = b"".join(self._received).split(b"\n")
+            for line in lines:
+                found, _, reply = line.decode().partition(" ")
+                if found == number:
+                    self._received = [rest]
+                    return reply
+            self._received = [rest]
+            self._received.extend(map(self._sock.recv, (65536,)))
+            if not self._received[-1]:
+                raise EOFError
 
-    def drop(self, ident):
-        self._held[ident] -= 1
-        try:
-            self._tell("decref", ident)
-        except (OSError, RemoteError) as error:
-            util.info("a manager of CPython's goes on counting a proxy: %r", error)
+    def _flush(self, _reference=None):
+        # Called wherever a proxy may be deleted.
+        if not self._outbox.is_taken():
+            self._push()
 
-    def synchronize(self):
-        pass
+    def _push(self):
+        if self._sock is not None and not self.dead:
+            try:
+                self._outbox.push(self._sock)
+            except OSError:
+                # Else it has not taken the other end that the parent sent it.
+                self.dead = self._ready
 
     def before_fork(self):
-        pass
+        """Have the manager hold for the child what it holds for this process. Waits for nothing."""
+        self._child = None
+        # What is dropped from now on is dropped by both.
+        self._outbox.forking = True
+        self._outbox.lock.acquire()
+        if self.dead or self._sock is None:
+            return
+        name, mine, theirs = os.urandom(16).hex(), None, None
+        if self._local:
+            try:
+                mine, theirs = socket.socketpair()
+            except OSError as error:
+                util.info("a child has to connect by itself: %r", error)
+        self._child = name, mine
+        self._outbox.add_dropped()
+        self._outbox.add(f"fork {name}", theirs)
+        self._push()
 
     def after_fork_in_parent(self):
-        pass
+        if self._outbox.interrupted():
+            self._outbox.lock.release()
+        self._outbox.forking = False
+        _, mine = self._child or (None, None)
+        if mine is not None:
+            mine.close()
+        self._child = None
+        self._flush()
 
     def after_fork_in_child(self):
+        for sock in self._sock, self._offered:
+            if sock is not None:
+                sock.close()
         self._close_connections()
-        try:
-            for ident in self._held.elements():
-                self._tell("incref", ident)
-        except (ManagerDied, RemoteError):
-            pass
-
-
-def session(address, authkey, serializer, anew=False):
-    """This process's session with the manager at an address, which it makes if it has none."""
-    found = _sessions.get(address)
-    if found is None or found.dead or (anew and found.ended()):
-        with _making:
-            found = _sessions.get(address)
-            if found is None or found.dead:
-                found = _sessions[address] = _open(address, authkey, serializer, found and found.pid)
-    return found
-
-
-def _open(address, authkey, serializer, pid):
-    try:
-        return Session(address, authkey, serializer)
-    except RemoteError as error:
-        if "unrecognized" not in str(error):
-            raise
-        return ForeignSession(address, authkey, serializer)
-    except (OSError, EOFError) as error:
-        if not means_the_end(error):
-            raise
-        raise ManagerDied(address, pid) from error
-
-
-def discard_ended(address):
-    """End the session with a manager that was at the address before another one."""
-    found = _sessions.pop(address, None)
-    if found is not None:
-        if found.ended():
-            found.close()
-        else:
-            _sessions[address] = found
-
-
-def forget(address):
-    """End the session with a manager that has been shut down."""
-    _keys().pop(address, None)
-    found = _sessions.pop(address, None)
-    if found is not None:
-        found.close()
-
-
-def _close_all():
-    for address in list(_sessions):
-        forget(address)
-
-
-def _before_fork():
-    _forks.acquire()
-    for each in list(_sessions.values()):
-        _forking.append(each)
-        each.before_fork()
-
-
-def _after_fork_in_parent():
-    while _forking:
-        _forking.pop().after_fork_in_parent()
-    _forks.release()
-
-
-def _after_fork_in_child():
-    global _making, _forks
-    _making = threading.RLock()
-    _forks = threading.Lock()
-    while _forking:
-        _forking.pop().after_fork_in_child()
-
-
-os.register_at_fork(
-    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
-)
-# After what the program's managers do at its end.
-util.Finalize(None, _close_all, exitpriority=-10)
+        self._outbox.renew()
+        origin, sock = self._child or ("-" if self._ready else self._origin, None)
+        self._prepare(origin, sock)
+        if not self.dead and sock is None and not self._local and self.serializer == "pickle":
+            try:
+                self._open(_FORK_SECONDS)
+                self._ensure()
+                self._flush()
+            except (OSError, EOFError, AuthenticationError, RemoteError) as error:
+                util.info("a child's session is made later: %r", error)

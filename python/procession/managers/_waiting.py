@@ -11,7 +11,7 @@ import time
 from inspect import signature
 
 _PIECE = 0.1
-_LOCKS = (type(threading.Lock()), type(threading.RLock()), threading.Semaphore)
+_LOCKS = (type(threading.Lock()), type(threading.RLock()), threading.Semaphore, threading.Condition)
 
 
 class HungUp(Exception):

@@ -218,7 +218,7 @@ impl Opened {
 /// Runs `settled` once nobody will read again the message that is being deserialised: now, or inside
 /// [`to_be_read_again`] when it is settled, if it ever is. For handles that are no objects of this crate.
 pub fn when_settled(settled: impl FnOnce() + Send + Sync + 'static) {
-    if READ_AGAIN.with_borrow(Option::is_none) {
+    if !may_be_read_again() {
         return settled();
     }
     READ_AGAIN.with_borrow_mut(|opened| {
@@ -226,6 +226,11 @@ pub fn when_settled(settled: impl FnOnce() + Send + Sync + 'static) {
             opened.others.push(Box::new(settled));
         }
     });
+}
+
+/// Whether the message that is being deserialised may be read again: it is inside of [`to_be_read_again`].
+pub fn may_be_read_again() -> bool {
+    READ_AGAIN.with_borrow(Option::is_some)
 }
 
 /// Whether descriptors go along with what is being serialised: it is inside of [`collect`].
