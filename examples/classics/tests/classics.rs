@@ -330,7 +330,7 @@ fn pool() {
     ];
     assert_eq!(lines[..7], expected);
     let failed = "a task failed: the worker of pool::exit_with, process #, died: exit code 7; \
-                  retries(n) would begin the task again";
+                  retries(n) begins a task again, n times at most";
     scan_all(&[failed, "the pool goes on: 81"], &lines[7..]);
 }
 
