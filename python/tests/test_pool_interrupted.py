@@ -10,7 +10,7 @@ import time
 
 import procession
 import pytest
-from processes import HUNG, ended, fork, until
+from processes import HUNG, METHODS, ended, finish, fork, started, until
 
 FORK = procession.get_context("fork")
 
@@ -152,7 +152,16 @@ class Interrupts(procession.pool.Pool):
         return ctx.Process(*args, **kwds)
 
 
-def test_ctrl_c_while_a_pool_is_made_leaves_nothing(context):
+@pytest.mark.parametrize("method", METHODS)
+def test_ctrl_c_while_a_pool_is_made_leaves_nothing(method):
+    # As `alone`; a forked child could not use its parent's fork server.
+    with started(make_interrupted, method, method="spawn") as process:
+        finish(process)
+
+
+def make_interrupted(method):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    context = procession.get_context(method)
     # What a start method sets up once.
     context.Pool(1).terminate()
     before = used()

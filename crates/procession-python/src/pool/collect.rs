@@ -439,6 +439,11 @@ fn locked(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
 
 /// `concurrent.futures.CancelledError()`.
 pub(super) fn cancelled(py: Python<'_>) -> PyResult<Py<PyAny>> {
+    Ok(cancelled_class(py)?.call0()?.unbind())
+}
+
+/// `concurrent.futures.CancelledError`.
+pub(super) fn cancelled_class(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    Ok(CLASS.import(py, "concurrent.futures", "CancelledError")?.call0()?.unbind())
+    CLASS.import(py, "concurrent.futures", "CancelledError")
 }

@@ -163,7 +163,9 @@ fn damaged(error: Damaged) -> PyErr {
 #[pymethods]
 impl WorkQueue {
     #[new]
-    fn new() -> PyResult<Self> {
+    fn new(py: Python<'_>) -> PyResult<Self> {
+        // Imported when it is needed, a signal handler that ends the pool could interrupt the import, and the pool's thread wait for it.
+        collect::cancelled_class(py)?;
         Ok(Self::over(core::WorkQueue::new().map_err(create)?))
     }
 
