@@ -82,8 +82,17 @@ class Supervisor:
 
     def start(self):
         """Start the workers and the thread, or raise and leave nothing behind. With signals blocked."""
+        # Not watched yet.
+        processes = []
         try:
-            self._populate()
+            for _ in range(self.processes):
+                # Known before it is started: whatever raises from then on, a signal handler too.
+                processes.append(self._start.make())
+                self._start.start(processes[-1])
+            while processes:
+                self._watch(processes[0])
+                self.workers.append(processes[0])
+                del processes[0]
             self._thread.start()
         except BaseException:
             self.stop()
@@ -91,6 +100,10 @@ class Supervisor:
                 self._end()
             else:
                 self._thread.join()
+            for process in processes:
+                if process not in self.workers and getattr(process, "_popen", process) is not None:
+                    process.terminate()
+                    process.join()
             raise
 
     def wake(self):

@@ -33,6 +33,8 @@ QUICK = (
     "WithProcessesTestCondition",
     "WithProcessesTestEvent",
     "WithProcessesTestLock",
+    "WithProcessesTestPool",
+    "TestPoolNotLeakOnFailure",
     "WithProcessesTestQueue",
     "WithProcessesTestSemaphore",
     "WithProcessesTestValue",
