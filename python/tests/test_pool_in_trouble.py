@@ -667,12 +667,12 @@ def test_an_interrupt_of_a_wait_leaves_the_pool_whole():
         signal.signal(signal.SIGINT, signal.default_int_handler)
         with FORK.Pool(2) as pool:
             for wait in (
-                lambda: pool.apply(nap, (0.5,)),
-                lambda: pool.map(nap, [0.5] * 2),
-                lambda: next(pool.imap(nap, [0.5])),
-                lambda: pool.apply_async(nap, (0.5,)).wait(),
+                lambda: pool.apply(nap, (2,)),
+                lambda: pool.map(nap, [2] * 2),
+                lambda: next(pool.imap(nap, [2])),
+                lambda: pool.apply_async(nap, (2,)).wait(),
             ):
-                timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+                timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
                 timer.start()
                 with pytest.raises(KeyboardInterrupt):
                     wait()
