@@ -29,7 +29,7 @@ class Start:
 
     def start(self, worker):
         """Start what `make` has returned, within `signals_blocked`."""
-        worker._bootstrap = partial(_bootstrap, self._mask, worker)
+        worker._bootstrap = partial(_worker.bootstrap, self._mask, worker)
         try:
             worker.start()
         finally:
@@ -62,11 +62,6 @@ class Start:
             from multiprocessing.forkserver import ensure_running
 
             ensure_running()
-
-
-def _bootstrap(mask, *args, **kwargs):
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask | {signal.SIGINT})
-    return _worker.bootstrap(*args, **kwargs)
 
 
 def start_thread(name, target, *args):

@@ -8,11 +8,14 @@ from multiprocessing.reduction import ForkingPickler
 from .process import _end_with_starter
 
 
-def bootstrap(process, *args, **kwargs):
-    """Do what a process does once it has begun, without a word about a Ctrl-C that comes before `main` is ready for it."""
+def bootstrap(mask, process, *args, **kwargs):
+    """Do what a process does once it has begun, with these signals blocked.
+
+    Without a word about a Ctrl-C that comes before `main` is ready for it.
+    """
     try:
-        # Of a forkserver it has not been blocked before.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # Of a forkserver Ctrl-C has not been blocked before.
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask | {signal.SIGINT})
         return type(process)._bootstrap(process, *args, **kwargs)
     except KeyboardInterrupt:
         return 1

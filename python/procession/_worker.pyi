@@ -4,7 +4,7 @@ from typing import Any
 
 from ._procession import WorkQueue
 
-def bootstrap(process: BaseProcess, *args: Any, **kwargs: Any) -> int: ...
+def bootstrap(mask: set[int], process: BaseProcess, *args: Any, **kwargs: Any) -> int: ...
 def main(
     work: WorkQueue,
     initializer: Callable[..., object] | None,

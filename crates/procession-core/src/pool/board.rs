@@ -25,10 +25,14 @@ const WORDS: usize = CONDEMNED_AT + 1 + CONDEMNED;
 ///
 /// - 0: how many workers are to leave. The pool adds, and a worker that leaves takes 1 away: one that dies in between has
 ///   left too.
-/// - 1: how many jobs are cancelled, as the pool alone stores it.
-/// - from [`CANCELLED_AT`] on: cancelled jobs, each in its line, or 0, as the pool alone stores them.
-/// - then: how many of the last words are in use; and those: workers that are to take no task any more, or 0. As the pool
-///   alone stores them.
+/// - 1: how many jobs are cancelled.
+/// - from [`CANCELLED_AT`] on: cancelled jobs, each in its line, or 0.
+/// - then: how many of the last words are in use; and those: workers that are to take no task any more, or 0.
+///
+/// All but the first the pool alone stores: a mark first and its number behind it, which publishes it, both under the lock under which
+/// tasks are taken and acknowledged; taken back, the mark goes first. A worker looks after it has had that lock, and changes
+/// none of them. If the pool dies in between, the workers end with it; if a worker dies, the pool takes back what
+/// named it when it has noticed.
 #[derive(Clone, Debug)]
 pub(super) struct Board(Block);
 

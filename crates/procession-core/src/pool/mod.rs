@@ -23,8 +23,8 @@ use crate::shm::{CreateError, OpenError};
 
 /// Reports take more bytes than this where a dead worker may have left a large one.
 const MUCH: u64 = 1 << 20;
-/// How long a worker waits before it tries again to report, when reports take all memory that they may.
-const UNTIL_COLLECTED: Duration = Duration::from_millis(5);
+/// How long who reports waits before the next attempt, when reports take all memory that they may.
+pub const UNTIL_COLLECTED: Duration = Duration::from_millis(5);
 /// After so many attempts, about a second, it looks whether there is still somebody to collect.
 const ATTEMPTS: u32 = 200;
 

@@ -62,6 +62,14 @@ pub(crate) enum Encoded {
 /// Whether an object whose unpickling raised this is to be read once more.
 pub(crate) type Retry<'a> = &'a mut dyn FnMut(&PyErr) -> bool;
 
+/// Reads an object, and once more if `retry` says so.
+pub(crate) fn retrying<T>(retry: Retry<'_>, read: impl Fn() -> PyResult<T>) -> PyResult<T> {
+    match read() {
+        Err(error) if retry(&error) => read(),
+        result => result,
+    }
+}
+
 /// How the objects of a queue become bytes: the argument `codec`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Codec {

@@ -24,7 +24,7 @@ use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyMemoryView, PyType};
 
 use super::lent::{self, MessageBuffer};
 use super::parts::{Parts, View};
-use super::{DETACH_FROM, Encoded, INLINE_MAX, Retry, malformed, tag};
+use super::{DETACH_FROM, Encoded, INLINE_MAX, Retry, malformed, retrying, tag};
 use crate::calls;
 
 /// Where buffers begin: vector instructions like it.
@@ -244,13 +244,6 @@ pub(super) fn decode_in_place<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let pickle = Bound::new(py, MessageBuffer::to_read(message, start + 1))?;
     retrying(retry, || loads(pickle.as_any(), None))
-}
-
-fn retrying<T>(retry: Retry<'_>, read: impl Fn() -> PyResult<T>) -> PyResult<T> {
-    match read() {
-        Err(error) if retry(&error) => read(),
-        result => result,
-    }
 }
 
 /// Where the parts of a message with buffers are.

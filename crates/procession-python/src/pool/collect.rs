@@ -160,7 +160,7 @@ impl WorkQueue {
         };
         match follower {
             Some((_, lock)) => lock.call_method0(py, intern!(py, "release")).map(drop),
-            None if is_urgent => self.wake(py),
+            None if is_urgent => self.wake(),
             None => Ok(()),
         }
     }
@@ -179,7 +179,7 @@ impl WorkQueue {
             let interrupted = self.give_out(py, &batch, &mut had_events);
             if interrupted.is_err() || until() {
                 if had_events {
-                    self.wake(py)?;
+                    self.wake()?;
                 }
                 return interrupted;
             }
@@ -223,12 +223,12 @@ impl WorkQueue {
             }
             if had_events {
                 had_events = false;
-                self.wake(py)?;
+                self.wake()?;
             }
         };
         let _ = BATCH.try_with(|kept| kept.set(batch));
         if had_events {
-            self.wake(py)?;
+            self.wake()?;
         }
         result
     }
@@ -371,7 +371,7 @@ impl WorkQueue {
     /// [`WorkQueue::tell`] for a job that was ended by the pool.
     pub(super) fn settle(&self, py: Python<'_>, job: &Bound<'_, Job>) -> PyResult<()> {
         if self.tell(py, job, Arrival { news: true, complete: true, late: false })? {
-            self.wake(py)?;
+            self.wake()?;
         }
         Ok(())
     }
@@ -423,7 +423,7 @@ impl WorkQueue {
             None => job.get().arrive_cancelled(py, index)?,
         };
         if self.tell(py, job, arrival)? {
-            self.wake(py)?;
+            self.wake()?;
         }
         Ok(())
     }

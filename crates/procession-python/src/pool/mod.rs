@@ -142,7 +142,7 @@ impl WorkQueue {
 
     /// Wakes the thread that looks after the workers. No Python code runs, so that no signal handler gets between what this is told of
     /// and what comes next.
-    fn wake(&self, _: Python<'_>) -> PyResult<()> {
+    fn wake(&self) -> PyResult<()> {
         let state = self.lock();
         let Some(bell) = &state.bell else { return Ok(()) };
         match rustix::io::write(bell, &1u64.to_ne_bytes()) {
@@ -152,9 +152,6 @@ impl WorkQueue {
         }
     }
 }
-
-/// How long the pool waits before it tries again to report, when reports take all memory that they may.
-const UNTIL_COLLECTED: Duration = Duration::from_millis(5);
 
 fn damaged(error: Damaged) -> PyErr {
     PyOSError::new_err(error.to_string())
@@ -323,8 +320,8 @@ impl WorkQueue {
     }
 
     /// Rings the bell, if there is one.
-    fn ring(&self, py: Python<'_>) -> PyResult<()> {
-        self.wake(py)
+    fn ring(&self) -> PyResult<()> {
+        self.wake()
     }
 
     /// Has the bell ring no more.
@@ -356,9 +353,9 @@ impl WorkQueue {
     }
 
     /// From now on reports are collected also when nobody waits for them.
-    fn collect_always(&self, py: Python<'_>) -> PyResult<()> {
+    fn collect_always(&self) -> PyResult<()> {
         self.lock().urgent += 1;
-        self.wake(py)
+        self.wake()
     }
 
     /// Undoes one `collect_always`.
@@ -404,7 +401,7 @@ impl WorkQueue {
         let report = Report::of_worker(pid, Outcome::Ended);
         while !brief(|| self.core.try_report(report, &[])).map_err(errors::memory)? {
             self.collect_now(py)?;
-            py.detach(|| std::thread::sleep(UNTIL_COLLECTED));
+            py.detach(|| std::thread::sleep(core::UNTIL_COLLECTED));
         }
         Ok(())
     }

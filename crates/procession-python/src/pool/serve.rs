@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use procession_core::os::clock::Deadline;
 use procession_core::os::memory;
-use procession_core::pool::{Assignment, Next, Outcome, Report, Task, TaskId};
+use procession_core::pool::{Assignment, Next, Outcome, Report, Task, TaskId, UNTIL_COLLECTED};
 use procession_core::queue::{GetError, INLINE_MAX, Message, PutError};
 use procession_core::shm::tally::Tally;
 use procession_core::shm::transfer;
@@ -21,9 +20,6 @@ use super::{WorkQueue, errors};
 use crate::blocking::{block, brief};
 use crate::calls;
 use crate::codec::with_buffer;
-
-/// How long a worker waits before it tries again to report, when reports take all memory that they may.
-const UNTIL_COLLECTED: Duration = Duration::from_millis(5);
 
 /// From this size in bytes on the arguments of a task that is not begun again stay where they lie.
 const LEND_FROM: usize = 256 << 10;

@@ -78,7 +78,7 @@ impl WorkQueue {
             (id, std::mem::take(&mut state.rests) || is_urgent)
         };
         if wakes {
-            self.wake(py)?;
+            self.wake()?;
         }
         Ok(id)
     }

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 
 use super::message::{decode, decode_message, object_in_report};
 use super::state::Item;
-use crate::codec::Retry;
+use crate::codec::{Retry, retrying};
 
 /// A task's report whose object nobody has read yet.
 pub(super) struct Unread {
@@ -64,10 +64,7 @@ pub(super) fn object<'py>(py: Python<'py>, part: Part<'_>, retry: Retry<'_>) -> 
         }
         Part::Copied(bytes) => {
             let start = object_in_report(bytes);
-            match decode(py, bytes, start) {
-                Err(error) if retry(&error) => decode(py, bytes, start),
-                object => object,
-            }
+            retrying(retry, || decode(py, bytes, start))
         }
     }
 }
