@@ -31,6 +31,17 @@ def started(target, *args, method="fork"):
         process.join()
 
 
+@contextlib.contextmanager
+def alarms(handler):
+    """Have SIGALRM handled by this."""
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def start(context, target, *args):
     """A daemon that runs the target."""
     process = context.Process(target=target, args=args, daemon=True)

@@ -7,11 +7,10 @@ import random
 import signal
 import threading
 import time
-from contextlib import contextmanager
 
 import procession
 import pytest
-from processes import until
+from processes import alarms, until
 from procession.managers import SyncManager
 
 
@@ -41,16 +40,6 @@ def manager():
         yield manager
 
 
-@contextmanager
-def handled(handler):
-    before = signal.signal(signal.SIGALRM, handler)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
 # What is raised where an object is deleted goes nowhere.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_interrupts_anywhere(manager):
@@ -64,7 +53,7 @@ def test_interrupts_anywhere(manager):
             armed = False
             raise Interrupt
 
-    with handled(interrupt):
+    with alarms(interrupt):
         for _ in range(400):
             try:
                 armed = True
@@ -90,7 +79,7 @@ def test_interrupts_anywhere(manager):
 
 def test_a_handler_that_calls(manager):
     sleeper, done = manager.Sleeper(), []
-    with handled(lambda *_: done.append(sleeper.echo("handled"))):
+    with alarms(lambda *_: done.append(sleeper.echo("handled"))):
         signal.setitimer(signal.ITIMER_REAL, 0.2)
         assert sleeper.sleep(0.6) == "slept"
     assert done == ["handled"]
@@ -108,7 +97,7 @@ def test_a_handler_in_the_middle_of_requests(manager):
         done += 1
         signal.setitimer(signal.ITIMER_REAL, 0.002)
 
-    with handled(handle):
+    with alarms(handle):
         signal.setitimer(signal.ITIMER_REAL, 0.002)
         while done < 200:
             assert pickle.loads(pickle.dumps(table))["inner"][0] == 1
@@ -118,7 +107,7 @@ def test_a_handler_in_the_middle_of_requests(manager):
 def test_a_handler_while_the_manager_is_stopped(manager):
     """What the thread has asked comes first, and so does what another thread is at."""
     table, done = manager.dict(a=1), []
-    with handled(lambda *_: done.append(table["a"])):
+    with alarms(lambda *_: done.append(table["a"])):
         os.kill(manager._process.pid, signal.SIGSTOP)
         threading.Timer(0.3, os.kill, (manager._process.pid, signal.SIGCONT)).start()
         signal.setitimer(signal.ITIMER_REAL, 0.1)

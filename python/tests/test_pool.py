@@ -23,12 +23,6 @@ from procession.pool import MaybeEncodingError, ThreadPool
 FORK = procession.get_context("fork")
 
 
-@pytest.fixture
-def pool():
-    with FORK.Pool(2) as pool:
-        yield pool
-
-
 def square(x):
     return x * x
 

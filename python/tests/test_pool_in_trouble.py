@@ -418,6 +418,14 @@ def group_is_gone(group):
     return False
 
 
+def assert_that_workers_end_with(process):
+    """Kills a program, two workers of whose pool write their pids."""
+    workers = [int(process.stdout.readline()) for _ in range(2)]
+    process.kill()
+    process.wait()
+    until(lambda: all(map(is_gone, workers)))
+
+
 @pytest.mark.parametrize("daemon", [True, False])
 @pytest.mark.parametrize("method", METHODS)
 def test_workers_end_when_the_pools_process_is_killed(program, method, daemon):
@@ -430,10 +438,7 @@ def test_workers_end_when_the_pools_process_is_killed(program, method, daemon):
         """,
         method,
     )
-    workers = [int(process.stdout.readline()) for _ in range(2)]
-    process.kill()
-    process.wait()
-    until(lambda: all(map(is_gone, workers)))
+    assert_that_workers_end_with(process)
 
 
 OTHER_PROCESSES = {
@@ -482,10 +487,7 @@ def test_workers_of_other_classes_end_when_the_pools_process_is_killed(program, 
         ),
         method,
     )
-    workers = [int(process.stdout.readline()) for _ in range(2)]
-    process.kill()
-    process.wait()
-    until(lambda: all(map(is_gone, workers)))
+    assert_that_workers_end_with(process)
 
 
 # A forkserver that is about to start, and what it forks until that is a worker, is the standard library's.

@@ -1,6 +1,5 @@
 """Signal handlers that raise in the middle of a pool's calls, and some that end the pool there."""
 
-import contextlib
 import gc
 import os
 import resource
@@ -10,7 +9,7 @@ import time
 
 import procession
 import pytest
-from processes import HUNG, METHODS, ended, finish, fork, started, until
+from processes import HUNG, METHODS, alarms, ended, finish, fork, started, until
 
 FORK = procession.get_context("fork")
 
@@ -25,17 +24,6 @@ def square(x):
 
 def nap(seconds):
     time.sleep(seconds)
-
-
-@contextlib.contextmanager
-def alarms(handle):
-    """Have SIGALRM handled by this."""
-    before = signal.signal(signal.SIGALRM, handle)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def interrupt(*_):
