@@ -45,23 +45,30 @@ class Start:
         try:
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
             self._ensure_servers()
+            # Handlers run in the main thread. In another, a forkserver whose death comes only now is replaced by one that passes
+            # on no signal as blocked.
+            if self._is_of_a_forkserver() and threading.current_thread() is not threading.main_thread():
+                yield
+                return
             signal.pthread_sigmask(signal.SIG_BLOCK, _handled() | {signal.SIGINT})
             yield
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _ensure_servers(self):
-        method = self._ctx.get_start_method()
-        if method != "fork":
+        if self._ctx.get_start_method() != "fork":
             # Whoever starts it unblocks the signal afterwards.
             from multiprocessing.resource_tracker import ensure_running as ensure_tracker
 
             ensure_tracker()
-        if method == "forkserver":
+        if self._is_of_a_forkserver():
             # It would pass a blocked signal on to all its children.
             from multiprocessing.forkserver import ensure_running
 
             ensure_running()
+
+    def _is_of_a_forkserver(self):
+        return self._ctx.get_start_method() == "forkserver"
 
 
 def start_thread(name, target, *args):

@@ -227,12 +227,16 @@ def put_blocked(queue):
     queue.put(blocked())
 
 
-def test_a_forkserver_that_the_pool_starts_blocks_no_signal():
+@pytest.mark.parametrize("late", [False, True])
+def test_a_forkserver_that_the_pool_starts_blocks_no_signal(late, monkeypatch):
     from multiprocessing.forkserver import _forkserver
 
     context = procession.get_context("forkserver")
     with context.Pool(1) as pool:
         first = pool.apply(os.getpid)
+        if late:
+            # As when it dies just after it was seen to run.
+            monkeypatch.setattr("procession._starting.Start._ensure_servers", lambda _: None)
         os.kill(_forkserver._forkserver_pid, signal.SIGKILL)
         os.kill(first, signal.SIGKILL)
         until(lambda: pool.apply(os.getpid, retries=10) != first)
