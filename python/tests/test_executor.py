@@ -16,15 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 import procession
 import pytest
 from processes import until
-
-
-def square(x):
-    return x * x
-
-
-def nap(seconds):
-    time.sleep(seconds)
-    return seconds
+from tasks import nap, square
 
 
 def fail(text):

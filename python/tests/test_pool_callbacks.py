@@ -4,12 +4,9 @@ import threading
 
 import procession
 import pytest
+from tasks import square
 
 FORK = procession.get_context("fork")
-
-
-def square(x):
-    return x * x
 
 
 def test_a_callback_that_waits_for_its_pool_is_told_that_it_cannot():

@@ -10,20 +10,13 @@ import time
 import procession
 import pytest
 from processes import HUNG, METHODS, alarms, ended, finish, fork, started, until
+from tasks import nap, square
 
 FORK = procession.get_context("fork")
 
 
 class Interrupted(Exception):
     pass
-
-
-def square(x):
-    return x * x
-
-
-def nap(seconds):
-    time.sleep(seconds)
 
 
 def interrupt(*_):

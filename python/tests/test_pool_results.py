@@ -7,23 +7,14 @@ import itertools
 import os
 import signal
 import threading
-import time
 
 import procession
 import pytest
 from processes import until
 from procession.pool import MaybeEncodingError
+from tasks import nap, square
 
 FORK = procession.get_context("fork")
-
-
-def square(x):
-    return x * x
-
-
-def nap(seconds):
-    time.sleep(seconds)
-    return seconds
 
 
 class Counting:
