@@ -245,10 +245,9 @@ fn attendant(events: &OwnedFd) {
                 if ready.iter().any(|event| event.data.u64() == u64::from(PARENT)) {
                     process::kill_self();
                 }
-                let mut state = lock();
-                state.sweep();
+                // First, so that who has joined a child finds it done; and without the lock, for managers are told.
                 manager::child_ended();
-                drop(state);
+                lock().sweep();
             }
             Err(Errno::INTR) => {}
             Err(error) => unreachable!("waiting on an epoll descriptor that stays open: {error}"),
