@@ -5,7 +5,8 @@
 //! are handed out again, its memory is freed.
 //!
 //! ```
-//! use procession::{Process, Queue};
+//! use procession::Queue;
+//! use procession::process::JoinSet;
 //!
 //! fn worker((numbers, sums): (Queue<u64>, Queue<u64>)) {
 //!     let sum = numbers.iter().map(|number| number.expect("a number")).sum();
@@ -13,16 +14,15 @@
 //! }
 //!
 //! let (numbers, sums) = (Queue::bounded(100)?, Queue::unbounded()?);
-//! let workers: Vec<_> = (0..2)
-//!     .map(|_| Process::spawn(worker, (numbers.clone(), sums.clone())))
-//!     .collect::<Result<_, _>>()?;
+//! let mut workers = JoinSet::new(); // Ends its processes when it is dropped: also when what follows fails.
+//! for _ in 0..2 {
+//!     workers.spawn(worker, (numbers.clone(), sums.clone()))?;
+//! }
 //! for number in 1..=1000 {
 //!     numbers.put(&number)?;
 //! }
 //! numbers.shutdown(false)?; // The workers take what is left, then their loops end.
-//! for worker in workers {
-//!     worker.join()?;
-//! }
+//! workers.join_all()?;
 //! assert_eq!(sums.get()? + sums.get()?, 500_500);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -43,8 +43,8 @@
 //! until it was received: whoever gets the message opens it there. (A [`SharedMemory`] stays until it is unlinked. A [`Process`] does not
 //! travel: it is for the process that started it.)
 //!
-//! Each operation has an error type of its own. They convert into [`Error`], for programs that do not tell them
-//! apart; only that of [`queue::Reservation::commit`] does not.
+//! Each operation has an error type of its own. They convert into [`Error`], for programs that do not tell them apart, and,
+//! but for those that hold a guard (see [`sync::LockError`]), into boxed errors and those of `anyhow`.
 //!
 //! # When a process dies
 //!

@@ -3,12 +3,12 @@
 mod common;
 
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, Read};
 use std::time::Duration;
 
 use common::{eventually, process_state, watchdog};
-use procession::Process;
-use procession::process::{self, JoinError, StartMethod};
+use procession::process::{self, JoinError, JoinSet, StartError, StartMethod};
+use procession::{Event, Process};
 
 const METHODS: [StartMethod; 2] = [StartMethod::Spawn, StartMethod::ForkServer];
 
@@ -286,4 +286,131 @@ fn an_inherited_handle_is_refused_in_a_forked_child() {
     )
     .unwrap();
     assert_eq!(process.join().unwrap_or_else(|error| panic!("{error}")), 5);
+}
+
+/// What a program that ends with a waiting child says, and that it says so once.
+#[test]
+fn an_exit_that_waits_for_children_says_for_which() {
+    let _watchdog = watchdog("an_exit_that_waits_for_children_says_for_which");
+    for method in StartMethod::ALL {
+        let (mut said, stderr) = std::io::pipe().unwrap();
+        let gate = Event::new().unwrap();
+        let parent = Process::forking(|| {
+            rustix::stdio::dup2_stderr(stderr).unwrap();
+            let wait = |gate: Event| assert!(gate.wait(None));
+            let child = Process::builder(wait, gate.clone()).name("worker").start_method(method);
+            child.allow_threads().start().unwrap().pid()
+        });
+        let parent = parent.allow_threads().start().unwrap();
+        let mut line = String::new();
+        std::io::BufReader::new(&mut said).read_line(&mut line).unwrap();
+        gate.set();
+        let child = parent.join().unwrap();
+        assert!(line.contains(&format!("worker (pid {child})")), "{line}");
+        assert!(line.contains(&format!("(pid {}) is ending", parent.pid())), "{line}");
+    }
+}
+
+#[test]
+fn processes_of_a_set_end_with_it() {
+    let _watchdog = watchdog("processes_of_a_set_end_with_it");
+    for method in StartMethod::ALL {
+        let started = Process::forking(|| {
+            let mut set = JoinSet::new();
+            let stubborn = |ready: Event| {
+                // SAFETY: the disposition of a signal of this process.
+                unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
+                ready.set();
+                sleep_for_ever(());
+            };
+            let ready = Event::new().unwrap();
+            let builder = Process::builder(stubborn, ready.clone()).start_method(method);
+            set.start(builder).unwrap();
+            set.start(Process::builder(|_: Event| sleep_for_ever(()), ready.clone()).start_method(method))
+                .unwrap();
+            assert!(ready.wait(None));
+            let pids: Vec<u32> = set.iter().map(Process::pid).collect();
+            let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+                let _set = set;
+                std::panic::resume_unwind(Box::new("a bug"));
+            }));
+            assert!(caught.is_err());
+            assert!(pids.iter().all(|pid| gone(*pid)));
+            assert!(process::active_children().is_empty());
+            pids.len()
+        });
+        assert_eq!(started.allow_threads().start().unwrap().join().unwrap(), 2, "{method:?}");
+    }
+}
+
+#[test]
+fn processes_of_a_set_end_with_a_killed_parent() {
+    let _watchdog = watchdog("processes_of_a_set_end_with_a_killed_parent");
+    let notes = Notes::new("set");
+    let parent = Process::spawn(
+        |path: String| {
+            let mut set = JoinSet::new();
+            let pid = set.spawn(sleep_for_ever, ()).unwrap().pid();
+            note(&path, &pid.to_string());
+            sleep_for_ever(());
+        },
+        notes.0.clone(),
+    )
+    .unwrap();
+    eventually("the process has started", || notes.numbers().len() == 1);
+    parent.kill().unwrap();
+    assert!(matches!(parent.join(), Err(JoinError::Killed { .. })));
+    eventually("the process is gone", || gone(notes.numbers()[0]));
+}
+
+#[test]
+fn a_set_gives_results_in_order_and_ends_the_others_at_the_first_failure() {
+    let _watchdog = watchdog("a_set_gives_results_in_order_and_ends_the_others_at_the_first_failure");
+    let slow_first = |n: u64| {
+        std::thread::sleep(Duration::from_millis(if n == 0 { 100 } else { 0 }));
+        n * n
+    };
+    let mut set = JoinSet::new();
+    for n in 0..3 {
+        set.spawn(slow_first, n).unwrap();
+    }
+    assert_eq!((set.len(), set.is_empty()), (3, false));
+    assert_eq!(set.join_all().unwrap(), [0, 1, 4]);
+
+    let mut set = JoinSet::new();
+    set.spawn(sleep_for_ever, ()).unwrap();
+    let sleeper = set.iter().next().unwrap().pid();
+    set.spawn(|()| std::process::exit(3), ()).unwrap();
+    assert!(matches!(set.join_all(), Err(JoinError::Exited { code: 3, .. })));
+    assert!(gone(sleeper));
+
+    let mut set = JoinSet::new();
+    let pid = set.spawn(|n: u32| n, 5).unwrap().pid();
+    let (joined, result) = set.join_next().unwrap();
+    assert_eq!((joined, result.unwrap()), (pid, 5));
+    assert!(set.join_next().is_none());
+    assert!(set.join_all().unwrap().is_empty());
+    let detached = JoinSet::new().start(Process::builder(|n: u32| n, 5).detached(true)).map(drop);
+    assert!(matches!(detached, Err(StartError::Invalid(_))));
+}
+
+#[test]
+fn a_forked_childs_copy_of_a_set_is_empty() {
+    let _watchdog = watchdog("a_forked_childs_copy_of_a_set_is_empty");
+    let parent = Process::forking(|| {
+        let mut set = JoinSet::new();
+        let gate = Event::new().unwrap();
+        set.spawn(|gate: Event| assert!(gate.wait(None)), gate.clone()).unwrap();
+        let child = Process::fork(|| {
+            assert!(set.is_empty());
+            assert!(set.join_next().is_none());
+            set.spawn(|n: u32| assert_eq!(n, 1), 1).unwrap();
+            set.join_next().unwrap().1.is_ok()
+        });
+        assert!(child.unwrap().join().unwrap());
+        assert_eq!(set.len(), 1);
+        gate.set();
+        set.join_all().unwrap().len()
+    });
+    assert_eq!(parent.allow_threads().start().unwrap().join().unwrap(), 1);
 }

@@ -9,12 +9,12 @@ use procession_core::os::process::ExitStatus;
 #[non_exhaustive]
 pub enum StartError {
     /// The system refused: out of processes, memory or descriptors.
-    #[error("cannot start a process: {action}: {source}")]
+    #[error("cannot start a process: {action}: {cause}")]
     System {
         /// The step that failed.
         action: &'static str,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The program has other threads, and what they have locked would stay locked in a forked process for ever.
     #[error(
@@ -63,7 +63,7 @@ pub enum StartError {
 impl StartError {
     /// For `map_err`: the system refused this step.
     pub(super) fn system<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> Self {
-        move |source| StartError::System { action, source: source.into() }
+        move |cause| StartError::System { action, cause: cause.into() }
     }
 }
 
@@ -160,14 +160,14 @@ pub enum JoinError {
         pid: u32,
     },
     /// The system refused to wait.
-    #[error("cannot wait for process {name} (pid {pid}): {source}")]
+    #[error("cannot wait for process {name} (pid {pid}): {cause}")]
     System {
         /// The process's name.
         name: String,
         /// Its pid.
         pid: u32,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -184,7 +184,7 @@ pub enum WaitError {
     NoChild,
     /// The system refused.
     #[error("cannot wait for a child process: {0}")]
-    System(#[source] io::Error),
+    System(io::Error),
 }
 
 impl From<io::Error> for WaitError {

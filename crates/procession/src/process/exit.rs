@@ -1,6 +1,7 @@
 //! The end of a process.
 
 use std::io::Write;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -9,10 +10,14 @@ use procession_core::os::process;
 use rustix::process::Signal;
 
 use super::error::StartError;
+use super::running::Running;
 use super::state;
 
 /// How long a daemon may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// How long an exit waits for children before it says so.
+const SILENT: Duration = Duration::from_secs(1);
 
 /// Ends the calling process with this code, after its standard output has been flushed and its children have
 /// been seen to as at every normal exit (see [`Process`](super::Process)). Destructors do not run.
@@ -36,7 +41,7 @@ pub(super) fn register() -> Result<(), StartError> {
     if !REGISTERED.swap(true, Ordering::Relaxed) {
         process::at_exit(at_exit).map_err(|error| {
             REGISTERED.store(false, Ordering::Relaxed);
-            StartError::System { action: "registering with atexit", source: error }
+            StartError::System { action: "registering with atexit", cause: error }
         })?;
     }
     Ok(())
@@ -54,24 +59,63 @@ fn see_to_children() {
     children.retain(|child| !child.is_released());
     let (daemons, others): (Vec<_>, Vec<_>) = children.into_iter().partition(|child| child.daemon);
     let asked = Instant::now();
-    for daemon in &daemons {
-        // One that changed its user is not ours to end; it watches for our end itself.
-        let _ = process::send_signal(&daemon.pidfd, Signal::TERM);
+    ask_to_end(&daemons);
+    wait_for(&others);
+    kill_late(&daemons, asked);
+}
+
+/// Ends processes: by SIGTERM, and by SIGKILL those that have not ended a second later. Collects them.
+pub(super) fn end(processes: &[Arc<Running>]) {
+    let asked = Instant::now();
+    ask_to_end(processes);
+    kill_late(processes, asked);
+}
+
+fn ask_to_end(processes: &[Arc<Running>]) {
+    for process in processes {
+        // Fails for a process that changed its user, which this one may not end. A daemon watches for this one's end.
+        let _ = process::send_signal(&process.pidfd, Signal::TERM);
     }
-    for child in others {
-        // Fails only for want of memory: then it is not waited for, as nothing here could be reported.
-        if child.wait(Deadline::Never).is_ok() {
+}
+
+/// Kills the processes that are still there a second after they were asked to end.
+fn kill_late(processes: &[Arc<Running>], asked: Instant) {
+    for process in processes {
+        let left = GRACE.saturating_sub(asked.elapsed());
+        if !process.wait(Deadline::after(left)).unwrap_or(false)
+            && process::send_signal(&process.pidfd, Signal::KILL).is_ok()
+        {
+            // Fails only when memory is short: then the process is not waited for, as no caller could be told.
+            let _ = process.wait(Deadline::Never);
+        }
+        process.collect();
+    }
+}
+
+/// Waits until all have ended. Says on standard error what the exit waits for if that takes longer than [`SILENT`].
+fn wait_for(children: &[Arc<Running>]) {
+    let silent_until = Deadline::after(SILENT);
+    // As above, an error means that memory is short.
+    let ended = |child: &Running, deadline| child.wait(deadline).unwrap_or(true);
+    if !children.iter().all(|child| ended(child, silent_until)) {
+        let late: Vec<String> = children
+            .iter()
+            .filter(|child| !ended(child, Deadline::Now))
+            .map(|child| format!("{} (pid {})", child.name, child.pid))
+            .collect();
+        // Where standard error is closed no reader is left to be told.
+        let _ = writeln!(
+            std::io::stderr(),
+            "procession: {} (pid {}) is ending, and waits for its child processes to end first: {}. Daemons, and \
+             processes of a JoinSet, would be ended instead.",
+            state::lock().name,
+            process::getpid(),
+            late.join(", "),
+        );
+    }
+    for child in children {
+        if ended(child, Deadline::Never) {
             child.collect();
         }
-    }
-    for daemon in daemons {
-        let left = GRACE.saturating_sub(asked.elapsed());
-        if !daemon.wait(Deadline::after(left)).unwrap_or(false)
-            && process::send_signal(&daemon.pidfd, Signal::KILL).is_ok()
-        {
-            // As above.
-            let _ = daemon.wait(Deadline::Never);
-        }
-        daemon.collect();
     }
 }

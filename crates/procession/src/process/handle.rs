@@ -112,6 +112,10 @@ impl<R> Process<R> {
         Process { running, result: PhantomData }
     }
 
+    pub(super) fn running(&self) -> &Arc<Running> {
+        &self.running
+    }
+
     /// The process's name: the one it was given, or `Process-1`, `Process-1:2` (the second child of the first).
     pub fn name(&self) -> &str {
         &self.running.name
@@ -213,7 +217,7 @@ impl<R: DeserializeOwned> Process<R> {
         match running.wait(deadline) {
             Ok(false) => return Ok(None),
             Ok(true) => {}
-            Err(source) => return Err(JoinError::System { name, pid, source }),
+            Err(cause) => return Err(JoinError::System { name, pid, cause }),
         }
         let status = running.status().unwrap_or(ExitStatus::Unknown);
         let report = match running.outcome() {

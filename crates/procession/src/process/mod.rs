@@ -19,6 +19,7 @@ pub(crate) mod entry;
 mod error;
 mod exit;
 mod handle;
+mod join_set;
 mod posix;
 mod running;
 mod server;
@@ -37,6 +38,7 @@ pub use current::{Current, Parent, cpu_count, current, parent};
 pub use error::{JoinError, StartError, WaitError};
 pub use exit::exit;
 pub use handle::{ActiveChild, Process, active_children};
+pub use join_set::JoinSet;
 pub use posix::{
     Child, Fork, WaitOptions, fork, fork_allowing_threads, getpid, getppid, ignore_sigchld, restore_sigchld,
     wait, waitpid,

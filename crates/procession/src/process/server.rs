@@ -62,13 +62,13 @@ pub(super) fn fork_worker() -> Result<Fresh, StartError> {
             Ok(None) => {}
             Err(error) => {
                 *current = Some(server);
-                return Err(StartError::System { action: "forking in the fork server", source: error });
+                return Err(StartError::System { action: "forking in the fork server", cause: error });
             }
         }
     }
     Err(StartError::System {
         action: "asking the fork server",
-        source: io::Error::new(io::ErrorKind::BrokenPipe, "it was killed again and again"),
+        cause: io::Error::new(io::ErrorKind::BrokenPipe, "it was killed again and again"),
     })
 }
 

@@ -42,7 +42,7 @@ pub(super) fn execute() -> Result<Fresh, StartError> {
             // It ends when it finds its connection closed.
             drop(channel);
             reap(pid);
-            Err(StartError::System { action: "opening its pidfd", source: error })
+            Err(StartError::System { action: "opening its pidfd", cause: error })
         }
     }
 }
@@ -66,7 +66,7 @@ impl Fresh {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe && !settings.detached => {}
             Err(error) => {
                 self.abandon();
-                return Err(StartError::System { action: "handing its order over", source: error });
+                return Err(StartError::System { action: "handing its order over", cause: error });
             }
         }
         self.begun(settings)
@@ -108,7 +108,7 @@ impl Fresh {
             Some(Report::Begin(message)) => message,
             _ => "the process ended before it had detached itself".into(),
         };
-        Err(StartError::System { action: "detaching it", source: io::Error::other(problem) })
+        Err(StartError::System { action: "detaching it", cause: io::Error::other(problem) })
     }
 
     /// Ends a process that got no order.
@@ -164,7 +164,7 @@ pub(super) fn fork(allow_threads: bool) -> Result<Forked, StartError> {
                 Err(error) => {
                     drop(channel);
                     reap(child);
-                    Err(StartError::System { action: "opening its pidfd", source: error })
+                    Err(StartError::System { action: "opening its pidfd", cause: error })
                 }
             }
         }
