@@ -29,7 +29,7 @@ fn pattern(seed: usize, len: usize) -> Vec<u8> {
 fn agrees_with_a_vecdeque() {
     for seed in 0..20 {
         let mut random = fastrand::Rng::with_seed(seed);
-        let bound = if seed % 2 == 0 { None } else { Some(random.u32(1..50)) };
+        let bound = if seed % 2 == 0 { None } else { Some(random.usize(1..50)) };
         let mut options = QueueOptions::new().joinable(seed % 3 == 0);
         if let Some(bound) = bound {
             options = options.max_messages(bound);
@@ -45,7 +45,7 @@ fn agrees_with_a_vecdeque() {
                     _ => random.usize(0..200_000),
                 };
                 let message = pattern(step, len);
-                let full = bound.is_some_and(|bound| oracle.len() == bound as usize);
+                let full = bound.is_some_and(|bound| oracle.len() == bound);
                 match queue.put(&message, Deadline::Now) {
                     Ok(()) => {
                         assert!(!full);
@@ -67,7 +67,7 @@ fn agrees_with_a_vecdeque() {
             }
             assert_eq!(queue.len() as usize, oracle.len());
             assert_eq!(queue.is_empty(), oracle.is_empty());
-            assert_eq!(queue.is_full(), bound.is_some_and(|bound| oracle.len() == bound as usize));
+            assert_eq!(queue.is_full(), bound.is_some_and(|bound| oracle.len() == bound));
         }
         assert!(oracle.into_iter().all(|message| get(&queue) == message));
     }
@@ -185,7 +185,7 @@ fn the_limit_on_bytes_is_an_error_and_the_queue_goes_on() {
 fn options_out_of_bounds_are_refused() {
     for options in [
         QueueOptions::new().max_messages(0),
-        QueueOptions::new().max_messages(u32::MAX),
+        QueueOptions::new().max_messages(usize::MAX),
         QueueOptions::new().max_bytes(10),
     ] {
         Queue::create(&options).unwrap_err();

@@ -39,13 +39,13 @@ pub(crate) fn create(error: CreateError) -> PyErr {
     if matches!(error, CreateError::Taken { .. }) {
         return PyFileExistsError::new_err(error.to_string());
     }
-    // The system's own number where there is one, so that `errno` says it.
-    match std::error::Error::source(&error).and_then(|source| source.downcast_ref::<std::io::Error>()) {
-        Some(source) => match source.raw_os_error() {
+    match &error {
+        // The system's own number where there is one, so that `errno` says it.
+        CreateError::System { cause, .. } => match cause.raw_os_error() {
             Some(number) => PyOSError::new_err((number, error.to_string())),
             None => PyOSError::new_err(error.to_string()),
         },
-        None => PyValueError::new_err(error.to_string()),
+        _ => PyValueError::new_err(error.to_string()),
     }
 }
 

@@ -4,13 +4,16 @@ use crate::connection::{AcceptError, ConnectError, ListenError, RecvError, SendE
 use crate::manager::{CallError, ManagerError};
 use crate::pool::{PoolError, TaskError};
 use crate::process::{JoinError, StartError, WaitError};
-use crate::queue::{self, GetError, MemoryError, PutError, TaskDoneError};
+use crate::queue::{self, GetError, MemoryError, PutError, PutManyError, TaskDoneError};
 use crate::shared::SharedMemoryError;
 use crate::sync::{
     BarrierError, ConditionError, CreateError, LockError, NotLocked, NotOwner, OpenError, ReleaseError,
 };
 
 /// Any error of this library. Each operation has an error type of its own, which converts into this one.
+///
+/// An error's text says all there is to say: what led to it is part of the text, and a field of the error, and not a
+/// [`source`](std::error::Error::source). Programs that print an error with its sources print each text once.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -38,6 +41,9 @@ pub enum Error {
     /// A message was not put.
     #[error(transparent)]
     Put(#[from] PutError),
+    /// A message of several was not put.
+    #[error(transparent)]
+    PutMany(#[from] PutManyError),
     /// No message was taken.
     #[error(transparent)]
     Get(#[from] GetError),

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use common::eventually;
 use objects::Object;
 use procession::connection::{Address, Client, Listener};
+use procession::queue::PutManyError;
 use procession::{Event, JoinableQueue, Pipe, Process, Queue, Receiver, Sender, StartMethod, process};
 use resources::Resources;
 use serde::{Deserialize, Serialize};
@@ -280,7 +281,7 @@ fn what_was_put_stays_while_what_was_refused_goes() {
             let refuse = || assert!(messages.iter().all(|message| full.try_put(message).is_err()));
             refuse();
             queue.put(&messages[0]).unwrap();
-            let (put, error) = queue.put_many(&messages).unwrap_err();
+            let PutManyError { put, error } = queue.put_many(&messages).unwrap_err();
             assert!((5..100).contains(&put), "{put} before {error}");
             refuse();
             drop(messages);

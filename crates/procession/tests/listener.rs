@@ -91,7 +91,7 @@ fn a_wrong_key_is_refused_and_the_next_peer_is_not() {
     let address = listener.address().clone();
     let serving = echo(listener, 1);
     match Client::connect::<(), ()>(&address, Some(&AuthKey::from("guess"))).unwrap_err() {
-        ConnectError::Authentication { source: AuthenticationError::Rejected, .. } => {}
+        ConnectError::Authentication { cause: AuthenticationError::Rejected, .. } => {}
         other => panic!("{other:?}"),
     }
     echoed(Client::connect(&address, Some(&key())).unwrap());
@@ -115,7 +115,7 @@ fn a_listener_with_a_wrong_key_is_refused_by_the_client() {
         peer.recv_bytes().unwrap()
     });
     match Client::connect::<(), ()>(&address.recv().unwrap(), Some(&key())).unwrap_err() {
-        ConnectError::Authentication { source: AuthenticationError::WrongKey, .. } => {}
+        ConnectError::Authentication { cause: AuthenticationError::WrongKey, .. } => {}
         other => panic!("{other:?}"),
     }
     assert_eq!(impostor.join().unwrap(), b"#FAILURE#");
@@ -127,7 +127,7 @@ fn a_key_on_one_side_only_is_an_error() {
     let open = Listener::builder().bind().unwrap();
     let soon = Duration::from_millis(50);
     match Client::connect_timeout::<(), ()>(open.address(), Some(&key()), soon).unwrap_err() {
-        ConnectError::Authentication { source: AuthenticationError::Timeout(time), .. } => {
+        ConnectError::Authentication { cause: AuthenticationError::Timeout(time), .. } => {
             assert_eq!(time, soon);
         }
         other => panic!("{other:?}"),
@@ -149,7 +149,7 @@ fn an_empty_key_is_refused() {
     assert!(matches!(Listener::builder().authkey("").bind(), Err(ListenError::EmptyKey)));
     let listener = Listener::builder().bind().unwrap();
     match Client::connect::<(), ()>(listener.address(), Some(&AuthKey::from(""))).unwrap_err() {
-        ConnectError::Authentication { source: AuthenticationError::EmptyKey, .. } => {}
+        ConnectError::Authentication { cause: AuthenticationError::EmptyKey, .. } => {}
         other => panic!("{other:?}"),
     }
 }
@@ -220,7 +220,7 @@ fn messages_over_256_bytes_end_a_handshake() {
         let _reset = peer.read_to_end(&mut Vec::new());
     });
     match Client::connect::<(), ()>(&Address::unix(&path), Some(&key())).unwrap_err() {
-        ConnectError::Authentication { source: AuthenticationError::Protocol(_), .. } => {}
+        ConnectError::Authentication { cause: AuthenticationError::Protocol(_), .. } => {}
         other => panic!("{other:?}"),
     }
     flooding.join().unwrap();
@@ -476,7 +476,7 @@ with Listener(sys.argv[1], authkey=b'secret') as l:
     expect("listening");
     let address = Address::unix(&path);
     match Client::connect::<(), ()>(&address, Some(&AuthKey::from("wrong"))).unwrap_err() {
-        ConnectError::Authentication { source: AuthenticationError::Rejected, .. } => {}
+        ConnectError::Authentication { cause: AuthenticationError::Rejected, .. } => {}
         other => panic!("{other:?}"),
     }
     expect("refused");

@@ -69,11 +69,11 @@ fn peers_without_the_key_learn_nothing_and_hold_up_nobody() {
     }
     for _ in 0..5 {
         let error = Manager::connect(manager.address(), "another key").unwrap_err();
-        let ManagerError::Call(CallError::Connect(ConnectError::Authentication { source, .. })) = &error
+        let ManagerError::Call(CallError::Connect(ConnectError::Authentication { cause, .. })) = &error
         else {
             panic!("{error}")
         };
-        assert!(matches!(source, AuthenticationError::WrongKey | AuthenticationError::Rejected), "{error}");
+        assert!(matches!(cause, AuthenticationError::WrongKey | AuthenticationError::Rejected), "{error}");
     }
     assert_eq!(list.len().unwrap(), 15);
     // Not those that are silent, 64 of which may be in their handshake, but those that were wrong.

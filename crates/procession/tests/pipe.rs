@@ -428,7 +428,7 @@ fn an_end_is_not_taken_for_another() {
     let wrong: Connection<Receiver<u8>, ()> = OwnedFd::from(sender).try_into().unwrap();
     wrong.send(&Pipe::one_way::<u8>().unwrap().0).unwrap();
     match receiver.recv().unwrap_err() {
-        RecvError::Handle { source: OpenError::Malformed(_), .. } => {}
+        RecvError::Handle { cause: OpenError::Malformed(_), .. } => {}
         other => panic!("{other:?}"),
     }
 }
@@ -441,7 +441,7 @@ fn an_end_received_in_part_does_not_travel() {
     assert!(matches!(ours.recv_timeout(Duration::ZERO), Err(RecvError::Timeout)));
     let (_receiver, sender) = Pipe::one_way().unwrap();
     match sender.send(&ours).unwrap_err() {
-        SendError::Handle { source: OpenError::System { .. }, .. } => {}
+        SendError::Handle { cause: OpenError::System { .. }, .. } => {}
         other => panic!("{other:?}"),
     }
 }
@@ -549,7 +549,7 @@ fn a_stopped_holder_is_an_error_in_the_end() {
     stop(&child);
     let begun = Instant::now();
     match open(&bytes).unwrap_err() {
-        OpenError::System { source, .. } => assert_eq!(source.kind(), std::io::ErrorKind::TimedOut),
+        OpenError::System { cause, .. } => assert_eq!(cause.kind(), std::io::ErrorKind::TimedOut),
         other => panic!("{other:?}"),
     }
     assert!(begun.elapsed() >= mailbox::PATIENCE);

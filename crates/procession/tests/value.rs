@@ -148,13 +148,17 @@ fn a_death_in_the_middle_of_a_change_is_told() {
         });
         changing.wait(None);
         child.kill();
-        match round % 3 {
-            0 => match value.update(|_| panic!("must not be called")) {
+        match round % 4 {
+            0 => match value.lock() {
                 Err(LockError::OwnerDied(mut guard)) => {
                     assert_eq!(*guard, [2, 1]);
                     assert!(guard.dead_owner().is_some());
                     *guard = [2, 2];
                 }
+                other => panic!("{other:?}"),
+            },
+            2 => match value.update(|value| std::mem::replace(value, [2, 2])) {
+                Err(LockError::OwnerDied([2, 1])) => {}
                 other => panic!("{other:?}"),
             },
             1 => {

@@ -98,13 +98,9 @@ impl Shared {
 
     fn count(&self, bytes: u64) -> Result<(), Box<dyn Error>> {
         match self.hashed.update(|hashed| *hashed += bytes) {
-            Ok(()) => Ok(()),
-            // The worker that died here has or has not added its own: a bar can live with either.
-            Err(LockError::OwnerDied(mut hashed)) => {
-                *hashed += bytes;
-                Ok(())
-            }
-            Err(error) => Err(error.to_string().into()),
+            // A worker that died here has or has not added its own: a bar can live with either.
+            Ok(()) | Err(LockError::OwnerDied(())) => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 }

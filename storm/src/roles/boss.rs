@@ -51,7 +51,7 @@ impl Boss {
         if parcels.len() > 1 {
             return match self.queue.put_many(parcels) {
                 Ok(count) => Ok(count as u64),
-                Err((count, error)) => Err(format!("put_many after {count}: {error}")),
+                Err(error) => Err(format!("put_many: {error}")),
             };
         }
         let result = match station.random.u8(0..4) {

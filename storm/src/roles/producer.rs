@@ -53,7 +53,7 @@ fn put(queue: &Queue<Parcel>, parcels: &[Parcel], station: &mut Station) -> Resu
     if parcels.len() > 1 {
         return match queue.put_many(parcels) {
             Ok(count) => Ok(count as u64),
-            Err((count, error)) => Err(format!("put_many after {count}: {error}")),
+            Err(error) => Err(format!("put_many: {error}")),
         };
     }
     let parcel = &parcels[0];

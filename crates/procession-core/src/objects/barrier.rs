@@ -9,7 +9,7 @@ use crate::describe::{Description, Holder};
 use crate::os::clock::{Deadline, now_ms};
 use crate::os::identity::Identity;
 use crate::shm::arena::{SlotHead, SlotKind, Words};
-use crate::shm::{CreateError, Kind, OpenError};
+use crate::shm::{CreateError, OpenError};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Lookout, Robust, RobustGuard, SLICE, WaitQueue};
 
@@ -89,8 +89,8 @@ impl Barrier {
     /// 0 or more than [`Barrier::MAX_PARTIES`] parties; out of memory, of descriptors or of mappings.
     pub fn new(parties: u32) -> Result<Self, CreateError> {
         if parties == 0 || parties > Self::MAX_PARTIES {
-            let problem = format!("a barrier has 1 to {} parties, not {parties}", Self::MAX_PARTIES);
-            return Err(CreateError::Invalid { kind: Kind::Arena, problem });
+            let problem = format!("it has 1 to {} parties, not {parties}", Self::MAX_PARTIES);
+            return Err(CreateError::Invalid { object: "a barrier", problem });
         }
         let object = Object::create(parties as usize * 16, |words: &BarrierWords, _| {
             words.parties.store(parties, Ordering::Relaxed);

@@ -4,7 +4,6 @@ use std::fmt;
 use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU16};
 
 use super::owned::{Acquisition, Recursive};
 use super::{Handle, NotOwner};
@@ -12,7 +11,7 @@ use crate::describe::Description;
 use crate::os::clock::Deadline;
 use crate::os::identity::Identity;
 use crate::shm::arena::{SLOT_ALIGN, Slot, SlotHead, SlotKind, Words};
-use crate::shm::{CreateError, Kind, OpenError};
+use crate::shm::{CreateError, OpenError, copy};
 use crate::sync::Spinner;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -62,7 +61,7 @@ impl Block {
     /// More than can be addressed or reserved; out of descriptors or of mappings.
     pub fn new(element: usize, len: usize, locked: bool, robust: bool) -> Result<Self, CreateError> {
         let too_large = || CreateError::Invalid {
-            kind: Kind::Arena,
+            object: "an array",
             problem: format!("{len} elements of {element} bytes are more than this machine can address"),
         };
         let bytes = element.checked_mul(len).ok_or_else(too_large)?;
@@ -155,23 +154,11 @@ impl Block {
     /// # Panics
     /// When there are not that many, or `bytes` ends within an element.
     #[inline]
+    #[track_caller]
     pub fn read(&self, first: usize, bytes: &mut [u8]) {
         let start = self.range(first, bytes.len());
         // SAFETY: `range` checked that the bytes lie inside the block, which this handle keeps mapped.
-        unsafe {
-            match self.0.element {
-                n if n.is_multiple_of(8) => {
-                    load::<AtomicU64, 8>(start, bytes, |w| w.load(Ordering::Relaxed).to_ne_bytes())
-                }
-                n if n.is_multiple_of(4) => {
-                    load::<AtomicU32, 4>(start, bytes, |w| w.load(Ordering::Relaxed).to_ne_bytes())
-                }
-                n if n.is_multiple_of(2) => {
-                    load::<AtomicU16, 2>(start, bytes, |w| w.load(Ordering::Relaxed).to_ne_bytes())
-                }
-                _ => load::<AtomicU8, 1>(start, bytes, |w| w.load(Ordering::Relaxed).to_ne_bytes()),
-            }
-        }
+        unsafe { copy::read(start, bytes, self.unit()) }
     }
 
     /// Copies whole elements from `bytes` to number `first` and on, as [`Block::read`] does the other way.
@@ -179,43 +166,33 @@ impl Block {
     /// # Panics
     /// When there are not that many, or `bytes` ends within an element.
     #[inline]
+    #[track_caller]
     pub fn write(&self, first: usize, bytes: &[u8]) {
         let start = self.range(first, bytes.len());
         // SAFETY: as in `read`.
-        unsafe {
-            match self.0.element {
-                n if n.is_multiple_of(8) => {
-                    store::<AtomicU64, 8>(start, bytes, |w, b| {
-                        w.store(u64::from_ne_bytes(b), Ordering::Relaxed)
-                    });
-                }
-                n if n.is_multiple_of(4) => {
-                    store::<AtomicU32, 4>(start, bytes, |w, b| {
-                        w.store(u32::from_ne_bytes(b), Ordering::Relaxed)
-                    });
-                }
-                n if n.is_multiple_of(2) => {
-                    store::<AtomicU16, 2>(start, bytes, |w, b| {
-                        w.store(u16::from_ne_bytes(b), Ordering::Relaxed)
-                    });
-                }
-                _ => store::<AtomicU8, 1>(start, bytes, |w, [b]| w.store(b, Ordering::Relaxed)),
-            }
+        unsafe { copy::write(start, bytes, self.unit()) }
+    }
+
+    /// The largest unit of 8, 4, 2 or 1 bytes that elements are made up of.
+    #[inline]
+    fn unit(&self) -> usize {
+        match self.0.element {
+            0 => 1,
+            element => 1 << element.trailing_zeros().min(3),
         }
     }
 
     /// The address of element `first`, from which `bytes` bytes on are elements of the block.
     #[inline]
+    #[track_caller]
     fn range(&self, first: usize, bytes: usize) -> NonNull<u8> {
         let Inner { element, len, .. } = *self.0;
         // A division takes longer than the copy of a number.
         let count = if bytes == element { 1 } else { bytes.checked_div(element).unwrap_or(0) };
         assert!(count * element == bytes, "{bytes} bytes are no whole number of elements of {element} bytes");
-        assert!(
-            first <= len && count <= len - first,
-            "elements {first} to {} of a block of {len}",
-            first.saturating_add(count)
-        );
+        if first > len || count > len - first {
+            out_of_bounds(first, count, len);
+        }
         // SAFETY: at most the end of the block, which was checked to lie inside its slot.
         unsafe { self.data().add(first * element) }
     }
@@ -270,31 +247,16 @@ impl Block {
     }
 }
 
+/// Panics as a slice does.
+#[cold]
+#[track_caller]
+fn out_of_bounds(first: usize, count: usize, len: usize) -> ! {
+    match count {
+        1 => panic!("index out of bounds: the len is {len} but the index is {first}"),
+        _ => panic!("range end index {} out of range for array of length {len}", first.saturating_add(count)),
+    }
+}
+
 fn kind(locked: bool) -> SlotKind {
     if locked { SlotKind::Block } else { SlotKind::RawBlock }
-}
-
-/// Copies from shared memory word by word.
-///
-/// # Safety
-/// `start` is aligned for `W` and valid for atomic loads of `bytes.len()` bytes, a multiple of `N`, the size of `W`.
-unsafe fn load<W, const N: usize>(start: NonNull<u8>, bytes: &mut [u8], load: impl Fn(&W) -> [u8; N]) {
-    const { assert!(size_of::<W>() == N) };
-    for (word, bytes) in bytes.chunks_exact_mut(N).enumerate() {
-        // SAFETY: inside the range by the caller's word; atomics may be shared.
-        bytes.copy_from_slice(&load(unsafe { start.cast::<W>().add(word).as_ref() }));
-    }
-}
-
-/// Copies to shared memory word by word.
-///
-/// # Safety
-/// As [`load`], for stores.
-unsafe fn store<W, const N: usize>(start: NonNull<u8>, bytes: &[u8], store: impl Fn(&W, [u8; N])) {
-    const { assert!(size_of::<W>() == N) };
-    for (word, bytes) in bytes.chunks_exact(N).enumerate() {
-        let bytes = std::array::from_fn(|i| bytes[i]);
-        // SAFETY: inside the range by the caller's word; atomics may be shared.
-        store(unsafe { start.cast::<W>().add(word).as_ref() }, bytes);
-    }
 }

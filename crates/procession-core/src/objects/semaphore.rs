@@ -10,7 +10,7 @@ use crate::describe::{Description, Holder};
 use crate::os::clock::Deadline;
 use crate::os::identity::Identity;
 use crate::shm::arena::{SlotHead, SlotKind, Words};
-use crate::shm::{CreateError, Kind, OpenError};
+use crate::shm::{CreateError, OpenError};
 use crate::sync::WaitQueue;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -253,5 +253,5 @@ impl Semaphore {
 }
 
 fn invalid(problem: String) -> CreateError {
-    CreateError::Invalid { kind: Kind::Arena, problem }
+    CreateError::Invalid { object: "a semaphore", problem }
 }

@@ -38,7 +38,7 @@ use crate::sync::{Slices, Spinner, WaitQueue};
 /// What a new queue is to be like.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct QueueOptions {
-    max_messages: Option<u32>,
+    max_messages: Option<usize>,
     max_bytes: Option<u64>,
     joinable: bool,
 }
@@ -50,7 +50,7 @@ impl QueueOptions {
     }
 
     /// The most messages at a time: 1 to [`MAX_MESSAGES`]. Further puts wait for room.
-    pub fn max_messages(mut self, max: u32) -> Self {
+    pub fn max_messages(mut self, max: usize) -> Self {
         self.max_messages = Some(max);
         self
     }
@@ -68,12 +68,13 @@ impl QueueOptions {
     }
 
     fn settings(&self) -> Result<Settings, CreateError> {
-        let invalid = |problem: String| CreateError::Invalid { kind: Kind::Queue, problem };
+        let invalid = |problem: String| CreateError::Invalid { object: "a queue", problem };
         let max_messages = match self.max_messages {
             None => 0,
-            Some(max) if (1..=MAX_MESSAGES).contains(&max) => max,
             Some(max) => {
-                return Err(invalid(format!("a bound of {max} messages is not within 1 to {MAX_MESSAGES}")));
+                u32::try_from(max).ok().filter(|max| (1..=MAX_MESSAGES).contains(max)).ok_or_else(|| {
+                    invalid(format!("a bound of {max} messages is not within 1 to {MAX_MESSAGES}"))
+                })?
             }
         };
         let max_bytes = self.max_bytes.unwrap_or_else(|| memory::limit() / 2);

@@ -66,7 +66,7 @@ pub enum RingError {
     },
     /// The system's.
     #[error("the system has no memory for the queue: {0}")]
-    System(#[source] io::Error),
+    System(io::Error),
     /// The queue counts unfinished tasks, and more living processes than it can tell apart take from it.
     #[error("more than {ACCOUNTS} processes take tasks from this queue")]
     TooManyConsumers,
@@ -113,7 +113,7 @@ impl Ring {
     /// Makes a queue in an empty file of [`windows::FIRST`] bytes.
     pub(crate) fn create(fd: OwnedFd, settings: Settings) -> Result<Self, CreateError> {
         let failed =
-            |action| move |source: io::Error| CreateError::System { kind: Kind::Queue, action, source };
+            |action| move |cause: io::Error| CreateError::System { kind: Kind::Queue, action, cause };
         let accounts = if settings.joinable { (ACCOUNTS * size_of::<Account>()) as u64 } else { 0 };
         let fixed = ACCOUNTS_AT + accounts;
         memory::reserve(&fd, 0, fixed).map_err(failed("reserving memory"))?;
@@ -146,10 +146,10 @@ impl Ring {
         control.memory.end.store(fixed, Ordering::Relaxed);
         control.memory.used.store(fixed, Ordering::Relaxed);
         let first = ring.new_segment(FIRST_SEGMENT, 0).map_err(|error| match error {
-            RingError::System(source) => failed("reserving memory")(source),
-            other => CreateError::Invalid { kind: Kind::Queue, problem: other.to_string() },
+            RingError::System(cause) => failed("reserving memory")(cause),
+            other => CreateError::Invalid { object: "a queue", problem: other.to_string() },
         })?;
-        let damaged = |error: Damaged| CreateError::Invalid { kind: Kind::Queue, problem: error.to_string() };
+        let damaged = |error: Damaged| CreateError::Invalid { object: "a queue", problem: error.to_string() };
         let descriptor = ring.descriptor(first.block).map_err(damaged)?;
         descriptor.set_state(BlockState::Segment, None);
         control.put.segment.store(first.to_bits(), Ordering::Relaxed);

@@ -83,7 +83,7 @@ impl Drop for Chunk {
 
 impl Chunk {
     fn create(size: usize) -> Result<Arc<Self>, CreateError> {
-        let failed = |action| move |source| CreateError::System { kind: Kind::Arena, action, source };
+        let failed = |action| move |cause| CreateError::System { kind: Kind::Arena, action, cause };
         if size as u64 > memory::limit() || (size > 64 << 20 && size as u64 > memory::available()) {
             return Err(failed("reserving its memory")(io::ErrorKind::OutOfMemory.into()));
         }
@@ -198,7 +198,7 @@ impl Slot {
     pub fn allocate<W: Words>(kind: SlotKind, tail: usize) -> Result<Self, CreateError> {
         const { assert!(align_of::<W>() <= SLOT_ALIGN && size_of::<W>() >= size_of::<SlotHead>()) };
         let invalid = || CreateError::Invalid {
-            kind: Kind::Arena,
+            object: "an array",
             problem: format!("{tail} bytes are more than this machine can address"),
         };
         let bytes = size_of::<W>().checked_add(tail).ok_or_else(invalid)?;

@@ -9,14 +9,14 @@ use super::kind::Kind;
 #[non_exhaustive]
 pub enum CreateError {
     /// The system refused: out of memory, of descriptors, or of mappings.
-    #[error("cannot create the shared memory of a {kind}: {action}: {source}")]
+    #[error("cannot create the shared memory of a {kind}: {action}: {cause}")]
     System {
         /// What was to be made.
         kind: Kind,
         /// The step that failed.
         action: &'static str,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A living process uses the name.
     #[error("the name {name:?} is taken: a living process uses it; open it, or choose another")]
@@ -33,10 +33,10 @@ pub enum CreateError {
         problem: &'static str,
     },
     /// A size or count that no object can have.
-    #[error("cannot create a {kind}: {problem}")]
+    #[error("cannot create {object}: {problem}")]
     Invalid {
-        /// What was to be made.
-        kind: Kind,
+        /// What was to be made, with its article.
+        object: &'static str,
         /// What is wrong with the request.
         problem: String,
     },
@@ -110,25 +110,25 @@ pub enum OpenError {
     #[error("the shared object is damaged: {0}")]
     Damaged(&'static str),
     /// The system refused.
-    #[error("cannot open a shared object: {action}: {source}")]
+    #[error("cannot open a shared object: {action}: {cause}")]
     System {
         /// The step that failed.
         action: &'static str,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
 impl OpenError {
     /// For `map_err`: the system refused this step.
     pub fn system<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> Self {
-        move |source| OpenError::System { action, source: source.into() }
+        move |cause| OpenError::System { action, cause: cause.into() }
     }
 }
 
 impl CreateError {
     /// For `map_err`: the system refused this step.
     pub fn system<E: Into<io::Error>>(kind: Kind, action: &'static str) -> impl FnOnce(E) -> Self {
-        move |source| CreateError::System { kind, action, source: source.into() }
+        move |cause| CreateError::System { kind, action, cause: cause.into() }
     }
 }

@@ -23,7 +23,7 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Kind::Queue => "queue",
-            Kind::Arena => "group of locks and values",
+            Kind::Arena => "lock, value or array",
         })
     }
 }

@@ -1,6 +1,7 @@
 //! Shared memory with a checked header, and descriptors that travel between processes.
 
 pub mod arena;
+pub(crate) mod copy;
 mod error;
 pub(crate) mod handed_out;
 mod header;

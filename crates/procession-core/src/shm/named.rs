@@ -59,7 +59,7 @@ impl Name {
         let named = |refusal| match refusal {
             Refusal::Taken | Refusal::NotFound => CreateError::Taken { name: name.into() },
             Refusal::Unusable(problem) => CreateError::Name { name: name.into(), problem },
-            Refusal::System(action, source) => CreateError::System { kind, action, source },
+            Refusal::System(action, cause) => CreateError::System { kind, action, cause },
         };
         let path = path_of(name).map_err(named)?;
         remove_stale();
@@ -102,7 +102,7 @@ impl Name {
         let named = |refusal| match refusal {
             Refusal::Taken | Refusal::NotFound => OpenError::NotFound { name: name.into() },
             Refusal::Unusable(problem) => OpenError::Name { name: name.into(), problem },
-            Refusal::System(action, source) => OpenError::System { action, source },
+            Refusal::System(action, cause) => OpenError::System { action, cause },
         };
         let path = path_of(name).map_err(named)?;
         let fd = enter(&path, OFlags::empty()).map_err(named)?;

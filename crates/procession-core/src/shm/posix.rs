@@ -3,12 +3,11 @@
 use std::ffi::CString;
 use std::io;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::os::memory::{self, Mapping};
 use crate::os::posix_shm;
 
-use super::{ObjectId, OpenError};
+use super::{ObjectId, OpenError, copy};
 
 /// A mapped file in `/dev/shm`: its bytes and nothing else.
 ///
@@ -32,7 +31,7 @@ pub enum SharedMemoryError {
         name: String,
     },
     /// A size of 0, or of more than can be addressed.
-    #[error("shared memory cannot be {size} bytes large: the size is at least 1")]
+    #[error("shared memory cannot have a size of {size} bytes: it has 1 to {} bytes", i64::MAX)]
     InvalidSize {
         /// What was asked for.
         size: usize,
@@ -70,14 +69,14 @@ pub enum SharedMemoryError {
         name: String,
     },
     /// The system refused.
-    #[error("shared memory named {name:?}: {action}: {source}")]
+    #[error("shared memory named {name:?}: {action}: {cause}")]
     System {
         /// What was asked for.
         name: String,
         /// The step that failed.
         action: &'static str,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -94,7 +93,7 @@ impl From<SharedMemoryError> for OpenError {
             SharedMemoryError::NotMemory { .. } => OpenError::NotAnObject("a directory, a link or a pipe"),
             SharedMemoryError::Empty { .. } => OpenError::NotAnObject("it has no size yet"),
             SharedMemoryError::InvalidSize { .. } => OpenError::NotAnObject("its size is impossible"),
-            SharedMemoryError::System { action, source, .. } => OpenError::System { action, source },
+            SharedMemoryError::System { action, cause, .. } => OpenError::System { action, cause },
         }
     }
 }
@@ -123,8 +122,8 @@ impl SharedMemory {
         };
         let (fd, mapping) = match make() {
             Ok(made) => made,
-            Err((action, source)) => {
-                return Err(SharedMemoryError::System { name: candidate, action, source });
+            Err((action, cause)) => {
+                return Err(SharedMemoryError::System { name: candidate, action, cause });
             }
         };
         loop {
@@ -136,9 +135,9 @@ impl SharedMemory {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     return Err(SharedMemoryError::Taken { name: candidate });
                 }
-                Err(source) => {
+                Err(cause) => {
                     let action = "giving it its name";
-                    return Err(SharedMemoryError::System { name: candidate, action, source });
+                    return Err(SharedMemoryError::System { name: candidate, action, cause });
                 }
             }
         }
@@ -156,7 +155,7 @@ impl SharedMemory {
         };
         let system = |action| {
             let name = name.clone();
-            move |source| SharedMemoryError::System { name, action, source }
+            move |cause| SharedMemoryError::System { name, action, cause }
         };
         if posix_shm::owner(&fd).map_err(system("looking at it"))? != posix_shm::user() {
             return Err(SharedMemoryError::OtherOwner { name });
@@ -213,21 +212,22 @@ impl SharedMemory {
     ///
     /// # Panics
     /// When the range ends beyond the memory.
+    #[track_caller]
     pub fn read(&self, offset: usize, bytes: &mut [u8]) {
-        let range = self.range(offset, bytes.len());
-        for (byte, shared) in bytes.iter_mut().zip(range) {
-            *byte = shared.load(Ordering::Relaxed);
-        }
+        let from = self.range(offset, bytes.len());
+        // SAFETY: inside the mapping, which `self` keeps.
+        unsafe { copy::read(from, bytes, 1) }
     }
 
     /// Copies `bytes` to `offset` and on.
     ///
     /// # Panics
     /// When the range ends beyond the memory.
+    #[track_caller]
     pub fn write(&self, offset: usize, bytes: &[u8]) {
-        for (byte, shared) in bytes.iter().zip(self.range(offset, bytes.len())) {
-            shared.store(*byte, Ordering::Relaxed);
-        }
+        let to = self.range(offset, bytes.len());
+        // SAFETY: inside the mapping, which `self` keeps.
+        unsafe { copy::write(to, bytes, 1) }
     }
 
     /// Takes the name away: nobody can open it any more, and the memory goes with its last user.
@@ -238,15 +238,17 @@ impl SharedMemory {
         unlink(&self.name)
     }
 
-    fn range(&self, offset: usize, len: usize) -> &[AtomicU8] {
+    /// The address of byte `offset`, from which `len` bytes on are mapped.
+    #[track_caller]
+    fn range(&self, offset: usize, len: usize) -> NonNull<u8> {
         let size = self.size();
         assert!(
             offset <= size && len <= size - offset,
-            "bytes {offset} to {} of shared memory of {size} bytes",
+            "range end index {} out of range for shared memory of {size} bytes",
             offset.saturating_add(len)
         );
-        // SAFETY: inside the mapping, which `self` keeps; bytes need no alignment; atomics may be shared.
-        unsafe { std::slice::from_raw_parts(self.mapping.start().cast().add(offset).as_ptr(), len) }
+        // SAFETY: at most the end of the mapping.
+        unsafe { self.mapping.start().cast().add(offset) }
     }
 }
 
@@ -259,12 +261,12 @@ pub fn unlink(name: &str) -> Result<(), SharedMemoryError> {
     posix_shm::unlink(&c_name(name)?).map_err(|error| explain(name.to_owned(), "unlinking it", error))
 }
 
-fn explain(name: String, action: &'static str, source: io::Error) -> SharedMemoryError {
-    match source.kind() {
+fn explain(name: String, action: &'static str, cause: io::Error) -> SharedMemoryError {
+    match cause.kind() {
         io::ErrorKind::NotFound => SharedMemoryError::NotFound { name },
         io::ErrorKind::PermissionDenied => SharedMemoryError::OtherOwner { name },
-        _ if posix_shm::is_of_another_kind(&source) => SharedMemoryError::NotMemory { name },
-        _ => SharedMemoryError::System { name, action, source },
+        _ if posix_shm::is_of_another_kind(&cause) => SharedMemoryError::NotMemory { name },
+        _ => SharedMemoryError::System { name, action, cause },
     }
 }
 

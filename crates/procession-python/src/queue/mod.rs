@@ -94,7 +94,7 @@ fn closed(this: &Bound<'_, Queue>) -> PyErr {
 }
 
 /// The bound that `maxsize` asks for, if any.
-fn bound(maxsize: &Bound<'_, PyAny>) -> PyResult<Option<u32>> {
+fn bound(maxsize: &Bound<'_, PyAny>) -> PyResult<Option<usize>> {
     let size: i64 = match maxsize.extract() {
         Ok(size) => size,
         Err(error) if error.is_instance_of::<PyOverflowError>(maxsize.py()) => {
@@ -107,7 +107,7 @@ fn bound(maxsize: &Bound<'_, PyAny>) -> PyResult<Option<u32>> {
     };
     match u32::try_from(size) {
         _ if size <= 0 => Ok(None),
-        Ok(size) if size <= MAX_MESSAGES => Ok(Some(size)),
+        Ok(size) if size <= MAX_MESSAGES => Ok(Some(size as usize)),
         _ => Err(too_many(maxsize)),
     }
 }

@@ -129,7 +129,7 @@ impl Channel {
                     return Err(if is_closed(&error) {
                         SendError::Closed
                     } else {
-                        SendError::System { length: bytes.len(), source: error }
+                        SendError::System { length: bytes.len(), cause: error }
                     });
                 }
             }

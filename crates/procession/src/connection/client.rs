@@ -111,8 +111,8 @@ impl<'a> Attempt<'a> {
         owner: Owner,
     ) -> Result<Self, ConnectError> {
         if authkey.is_some_and(AuthKey::is_empty) {
-            let source = AuthenticationError::EmptyKey;
-            return Err(ConnectError::Authentication { address: address.clone(), source });
+            let cause = AuthenticationError::EmptyKey;
+            return Err(ConnectError::Authentication { address: address.clone(), cause });
         }
         Ok(Attempt { address, authkey, timeout, deadline: Deadline::after(timeout), owner })
     }
@@ -125,16 +125,16 @@ impl<'a> Attempt<'a> {
 
     fn look(&self) -> Result<(), ConnectError> {
         if self.owner.has_ended() {
-            let source =
+            let cause =
                 io::Error::new(io::ErrorKind::ConnectionRefused, "the process that listened there has ended");
-            return Err(ConnectError::Refused { address: self.address.clone(), source });
+            return Err(ConnectError::Refused { address: self.address.clone(), cause });
         }
         Ok(())
     }
 
     /// Connects to the first of the host's addresses that can be had.
     fn open(&self) -> Result<OwnedFd, ConnectError> {
-        let endpoints = self.address.resolve().map_err(|source| self.failed(source))?;
+        let endpoints = self.address.resolve().map_err(|cause| self.failed(cause))?;
         loop {
             let deadline = Deadline::after(self.slice());
             let mut failed = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
@@ -155,7 +155,7 @@ impl<'a> Attempt<'a> {
     /// Asks the kernel who began to listen, unless it is known who accepts.
     fn find_owner(&mut self, socket: &OwnedFd) -> Result<(), ConnectError> {
         if matches!((self.owner, self.address), (Owner::Anybody, Address::Unix(_) | Address::Abstract(_))) {
-            let found = socket::peer_credentials(socket).map_err(|source| self.failed(source))?;
+            let found = socket::peer_credentials(socket).map_err(|cause| self.failed(cause))?;
             // None in another pid namespace.
             self.owner = Pid::from_raw(found.pid).map_or(Owner::Anybody, Owner::Pid);
         }
@@ -164,7 +164,7 @@ impl<'a> Attempt<'a> {
 
     /// Authenticates both sides, if there is a key.
     fn finish<S, R>(&self, socket: OwnedFd) -> Result<Connection<S, R>, ConnectError> {
-        let authentication = |source| ConnectError::Authentication { address: self.address.clone(), source };
+        let authentication = |cause| ConnectError::Authentication { address: self.address.clone(), cause };
         if let Some(key) = self.authkey {
             let mut handshake = Handshake::new(key, Role::Client, &socket).map_err(authentication)?;
             loop {
@@ -178,17 +178,17 @@ impl<'a> Attempt<'a> {
                 }
             }
         }
-        Connection::try_from(socket).map_err(|source| self.failed(source))
+        Connection::try_from(socket).map_err(|cause| self.failed(cause))
     }
 
-    fn failed(&self, source: io::Error) -> ConnectError {
+    fn failed(&self, cause: io::Error) -> ConnectError {
         let address = self.address.clone();
-        match source.kind() {
+        match cause.kind() {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => {
-                ConnectError::Refused { address, source }
+                ConnectError::Refused { address, cause }
             }
             io::ErrorKind::TimedOut => ConnectError::Timeout { address, timeout: self.timeout },
-            _ => ConnectError::System { address, source },
+            _ => ConnectError::System { address, cause },
         }
     }
 }

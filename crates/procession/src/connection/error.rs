@@ -16,32 +16,32 @@ pub enum SendError {
     #[error("cannot send: the other end of the connection is closed, in every process that had it")]
     Closed,
     /// The value could not be serialised. Nothing was sent.
-    #[error("cannot send a {type_name}: it cannot be serialised: {source}")]
+    #[error("cannot send a {type_name}: it cannot be serialised: {cause}")]
     Serialize {
         /// The type of the value.
         type_name: &'static str,
         /// What the serialiser said.
-        source: postcard::Error,
+        cause: postcard::Error,
     },
     /// A handle in the value could not be made ready to travel. Nothing was sent.
-    #[error("cannot send a {type_name}: a handle in it cannot travel: {source}")]
+    #[error("cannot send a {type_name}: a handle in it cannot travel: {cause}")]
     Handle {
         /// The type of the value.
         type_name: &'static str,
         /// Why.
-        source: OpenError,
+        cause: OpenError,
     },
     /// An earlier message was sent in part before the system refused the rest; the other end has been told
     /// that nothing more comes.
     #[error("cannot send: an earlier message was cut short by an error; make a new connection")]
     CutShort,
     /// The system refused.
-    #[error("cannot send {length} bytes: {source}")]
+    #[error("cannot send {length} bytes: {cause}")]
     System {
         /// The message's size.
         length: usize,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -102,22 +102,22 @@ pub enum RecvError {
     #[error("the message's handles are lost: this process has no descriptors left; raise RLIMIT_NOFILE")]
     HandlesLost,
     /// A handle in the message cannot be opened. The message is lost, the next call receives the next one.
-    #[error("a {type_name} was received with a handle that cannot be opened: {source}")]
+    #[error("a {type_name} was received with a handle that cannot be opened: {cause}")]
     Handle {
         /// The type expected.
         type_name: &'static str,
         /// Why.
-        source: OpenError,
+        cause: OpenError,
     },
     /// The message is not a value of the expected type. It is lost; the next call receives the next one.
-    #[error("a message of {length} bytes is no {type_name}: {source}")]
+    #[error("a message of {length} bytes is no {type_name}: {cause}")]
     Deserialize {
         /// The type expected.
         type_name: &'static str,
         /// The message's size.
         length: usize,
         /// What the deserialiser said.
-        source: postcard::Error,
+        cause: postcard::Error,
     },
     /// The message begins with a value of the expected type and goes on after it, so it was of another type.
     #[error("a message of {length} bytes is no {type_name}: {rest} bytes are left after it")]
@@ -131,7 +131,7 @@ pub enum RecvError {
     },
     /// The system refused.
     #[error("cannot receive: {0}")]
-    System(#[source] io::Error),
+    System(io::Error),
 }
 
 /// A peer could not be authenticated, or did not accept us.
@@ -158,7 +158,7 @@ pub enum AuthenticationError {
     EmptyKey,
     /// The system refused.
     #[error("cannot exchange authentication messages: {0}")]
-    System(#[source] io::Error),
+    System(io::Error),
 }
 
 /// A listener could not be made.
@@ -180,14 +180,14 @@ pub enum ListenError {
     #[error("cannot listen with an empty authentication key; give a secret, or none for no authentication")]
     EmptyKey,
     /// The system refused.
-    #[error("cannot listen at {address}: {action}: {source}")]
+    #[error("cannot listen at {address}: {action}: {cause}")]
     System {
         /// Where.
         address: Address,
         /// The step that failed.
         action: &'static str,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -200,7 +200,7 @@ pub enum AcceptError {
     Timeout,
     /// The system refused. The listener goes on; out of descriptors, the peer still waits.
     #[error("cannot accept a connection: {0}")]
-    System(#[source] io::Error),
+    System(io::Error),
 }
 
 /// A connection could not be made.
@@ -208,12 +208,12 @@ pub enum AcceptError {
 #[non_exhaustive]
 pub enum ConnectError {
     /// Nobody listens there.
-    #[error("nobody listens at {address}: {source}")]
+    #[error("nobody listens at {address}: {cause}")]
     Refused {
         /// Where.
         address: Address,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The listener is there but takes no connection.
     #[error("{address} did not take the connection within {timeout:?}; its program may be stopped or busy")]
@@ -224,19 +224,19 @@ pub enum ConnectError {
         timeout: Duration,
     },
     /// The two do not agree on a key.
-    #[error("cannot connect to {address}: {source}")]
+    #[error("cannot connect to {address}: {cause}")]
     Authentication {
         /// Where.
         address: Address,
         /// Why.
-        source: AuthenticationError,
+        cause: AuthenticationError,
     },
     /// The system refused.
-    #[error("cannot connect to {address}: {source}")]
+    #[error("cannot connect to {address}: {cause}")]
     System {
         /// Where.
         address: Address,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
 }

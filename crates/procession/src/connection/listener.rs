@@ -154,7 +154,7 @@ impl ListenerBuilder {
         let (socket, file) = listen(&address, self.backlog)?;
         let system = |action| {
             let address = address.clone();
-            move |source| ListenError::System { address, action, source }
+            move |cause| ListenError::System { address, action, cause }
         };
         let bound = match socket::local_endpoint(&socket).map_err(system("asking for the port"))? {
             Endpoint::Inet(bound) => bound.into(),
@@ -178,18 +178,18 @@ impl ListenerBuilder {
 
 /// Listens at the first of the address's endpoints that can be had.
 fn listen(address: &Address, backlog: u32) -> Result<(OwnedFd, Option<SocketFile>), ListenError> {
-    let refused = |source: io::Error| match source.kind() {
+    let refused = |cause: io::Error| match cause.kind() {
         io::ErrorKind::AddrInUse => ListenError::InUse(address.clone()),
         io::ErrorKind::InvalidFilename => ListenError::PathTooLong(address.clone()),
-        _ => ListenError::System { address: address.clone(), action: "binding a socket", source },
+        _ => ListenError::System { address: address.clone(), action: "binding a socket", cause },
     };
     if let Address::Unix(path) = address {
         return SocketFile::listen(path, address, backlog).map(|(socket, file)| (socket, Some(file)));
     }
-    let endpoints = address.resolve().map_err(|source| ListenError::System {
+    let endpoints = address.resolve().map_err(|cause| ListenError::System {
         address: address.clone(),
         action: "looking the host up",
-        source,
+        cause,
     })?;
     let mut failed = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
     for endpoint in endpoints {

@@ -247,9 +247,9 @@ fn send_value<T: Serialize>(channel: &Channel, value: &T) -> Result<(), SendErro
         false => (serialize(), Vec::new()),
     };
     result.map_err(|error| match (transfer::failure(), out_of_memory(&error)) {
-        (Some(source), _) => SendError::Handle { type_name, source },
-        (None, Some(source)) => SendError::System { length: 0, source },
-        (None, None) => SendError::Serialize { type_name, source: error },
+        (Some(cause), _) => SendError::Handle { type_name, cause },
+        (None, Some(cause)) => SendError::System { length: 0, cause },
+        (None, None) => SendError::Serialize { type_name, cause: error },
     })?;
     channel.send(&bytes, &descriptors)
 }
@@ -262,9 +262,9 @@ fn receive_value<T: DeserializeOwned>(channel: &Channel, deadline: Deadline) -> 
     }
     let _stale = transfer::failure();
     let result = transfer::deliver(descriptors, || postcard::take_from_bytes(&bytes));
-    let (value, rest) = result.map_err(|source| match transfer::failure() {
-        Some(source) => RecvError::Handle { type_name, source },
-        None => RecvError::Deserialize { type_name, length: bytes.len(), source },
+    let (value, rest) = result.map_err(|cause| match transfer::failure() {
+        Some(cause) => RecvError::Handle { type_name, cause },
+        None => RecvError::Deserialize { type_name, length: bytes.len(), cause },
     })?;
     if !rest.is_empty() {
         return Err(RecvError::Trailing { type_name, length: bytes.len(), rest: rest.len() });

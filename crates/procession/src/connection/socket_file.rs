@@ -32,7 +32,7 @@ impl SocketFile {
         address: &Address,
         backlog: u32,
     ) -> Result<(OwnedFd, SocketFile), ListenError> {
-        let system = |action| move |source| ListenError::System { address: address.clone(), action, source };
+        let system = |action| move |cause| ListenError::System { address: address.clone(), action, cause };
         // Made absolute, so that it is found again after the program has changed its directory.
         let absolute = std::path::absolute(path).map_err(system("finding the path"))?;
         let directory = absolute.parent().unwrap_or(Path::new("/"));
@@ -48,10 +48,10 @@ impl SocketFile {
             }
             other => other,
         }
-        .map_err(|source| match source.kind() {
+        .map_err(|cause| match cause.kind() {
             io::ErrorKind::AddrInUse => ListenError::InUse(address.clone()),
             io::ErrorKind::InvalidFilename => ListenError::PathTooLong(address.clone()),
-            _ => system("binding a socket")(source),
+            _ => system("binding a socket")(cause),
         })?;
         let found = absolute.symlink_metadata().map_err(system("looking at the new socket file"))?;
         let file = (found.dev(), found.ino());
@@ -61,7 +61,7 @@ impl SocketFile {
 
 /// Removes the file at `path` if it is a socket that no process has.
 fn remove_left_over(path: &Path, address: &Address) -> Result<(), ListenError> {
-    let system = |action| move |source| ListenError::System { address: address.clone(), action, source };
+    let system = |action| move |cause| ListenError::System { address: address.clone(), action, cause };
     match path.symlink_metadata() {
         Ok(found) if !found.file_type().is_socket() => return Err(ListenError::NotASocket(path.into())),
         Ok(_) => {}

@@ -78,7 +78,7 @@ impl Builder {
             types.push(task?);
         }
         let key = self.key.unwrap_or_else(AuthKey::random);
-        let system = |action| move |source| ManagerError::System { action, source };
+        let system = |action| move |cause| ManagerError::System { action, cause };
         let (starting, started) = Pipe::one_way().map_err(system("making a pipe"))?;
         let orders = Orders { address: self.address, key: key.as_bytes().to_vec(), types, started };
         let process =

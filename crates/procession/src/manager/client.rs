@@ -80,7 +80,7 @@ impl Links {
 impl Remote {
     /// The manager at an address, of which nothing is known but the key.
     pub(super) fn connect(address: &Address, key: &AuthKey) -> Result<Arc<Remote>, CallError> {
-        fork::watch().map_err(|source| system(address, "registering with fork", source))?;
+        fork::watch().map_err(|cause| system(address, "registering with fork", cause))?;
         let (welcome, stream) = begin(address, key, Deadline::Never, None)?;
         let remote = Remote::known(welcome.manager, address.clone(), key.clone());
         remote.settle_in(welcome, stream)?;
@@ -196,8 +196,7 @@ impl Remote {
             self.give_up();
             return Err(self.ended());
         }
-        let here =
-            Machine::this().map_err(|source| system(&self.address, "asking for the machine", source))?;
+        let here = Machine::this().map_err(|cause| system(&self.address, "asking for the machine", cause))?;
         let same = here == welcome.machine;
         let carriage = match (&self.address, same) {
             (Address::Tcp { .. }, true) => Carriage::Tickets,
@@ -285,8 +284,8 @@ impl Remote {
         receive(&line.stream, self.process(), deadline).map_err(|error| match error {
             RecvError::Timeout => silent(&self.address),
             RecvError::Closed | RecvError::Truncated { .. } => self.lost(),
-            RecvError::Handle { type_name, source } => CallError::Open { type_name, source },
-            RecvError::System(source) => system(&self.address, "receiving", source),
+            RecvError::Handle { type_name, cause } => CallError::Open { type_name, cause },
+            RecvError::System(cause) => system(&self.address, "receiving", cause),
             error => system(&self.address, "receiving", io::Error::other(error)),
         })
     }
@@ -358,7 +357,7 @@ impl Remote {
     fn unsent(&self, error: SendError) -> CallError {
         match error {
             SendError::Closed | SendError::CutShort => self.lost(),
-            source => CallError::Request { address: self.address.clone(), source },
+            cause => CallError::Request { address: self.address.clone(), cause },
         }
     }
 

@@ -31,7 +31,7 @@ pub(super) fn dial(
     loop {
         let left = deadline.slice(PATIENCE).unwrap_or_default();
         match Client::connect_to_process(address, key, left, process) {
-            Err(ConnectError::Authentication { source: AuthenticationError::Closed, .. })
+            Err(ConnectError::Authentication { cause: AuthenticationError::Closed, .. })
                 if !deadline.passed() => {}
             result => return Ok(result?),
         }
@@ -48,7 +48,7 @@ pub(super) fn begin(
     process: Option<Identity>,
 ) -> Result<(Welcome, Stream), CallError> {
     let stream = dial(address, key, deadline, process)?;
-    let machine = Machine::this().map_err(|source| system(address, "asking for the machine", source))?;
+    let machine = Machine::this().map_err(|cause| system(address, "asking for the machine", cause))?;
     if stream.send(&Request::Begin { version: VERSION, machine }).is_err() {
         return Err(CallError::Disconnected { address: address.clone() });
     }
@@ -99,6 +99,6 @@ pub(super) fn not_a_manager(address: &Address) -> CallError {
     CallError::NotAManager { address: address.clone(), problem: "its answer is not a manager's".into() }
 }
 
-pub(super) fn system(address: &Address, action: &'static str, source: io::Error) -> CallError {
-    CallError::System { address: address.clone(), action, source }
+pub(super) fn system(address: &Address, action: &'static str, cause: io::Error) -> CallError {
+    CallError::System { address: address.clone(), action, cause }
 }

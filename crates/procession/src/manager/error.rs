@@ -14,10 +14,10 @@ use crate::process::{JoinError, StartError};
 pub enum ManagerError {
     /// Its process could not be started.
     #[error("cannot start a manager: {0}")]
-    Start(#[from] StartError),
+    Start(StartError),
     /// Its process ended before it listened.
     #[error("cannot start a manager: its process ended: {0}")]
-    Ended(#[from] JoinError),
+    Ended(JoinError),
     /// Its process could not listen at the address.
     #[error("cannot start a manager: {0}")]
     Listen(String),
@@ -33,12 +33,12 @@ pub enum ManagerError {
     #[error(transparent)]
     Call(#[from] CallError),
     /// The system refused.
-    #[error("cannot start a manager: {action}: {source}")]
+    #[error("cannot start a manager: {action}: {cause}")]
     System {
         /// The step that failed.
         action: &'static str,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -66,7 +66,7 @@ pub enum CallError {
     },
     /// The manager could not be reached.
     #[error("cannot reach the manager: {0}")]
-    Connect(#[from] ConnectError),
+    Connect(ConnectError),
     /// What listens at the address is no manager, or is one of another version of this library.
     #[error("what listens at {address} is not a manager that this program can use: {problem}")]
     NotAManager {
@@ -135,38 +135,38 @@ pub enum CallError {
         location: Option<String>,
     },
     /// A value could not be serialised. Nothing was sent.
-    #[error("cannot hand a {type_name} to a manager: it cannot be serialised: {source}")]
+    #[error("cannot hand a {type_name} to a manager: it cannot be serialised: {cause}")]
     Serialize {
         /// The value's type.
         type_name: &'static str,
         /// What the serialiser said.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        cause: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A handle in a value could not be made ready to travel, or a key has one. Nothing was sent.
-    #[error("cannot hand a {type_name} to a manager: a handle in it cannot travel: {source}")]
+    #[error("cannot hand a {type_name} to a manager: a handle in it cannot travel: {cause}")]
     Send {
         /// The value's type.
         type_name: &'static str,
         /// Why.
-        source: OpenError,
+        cause: OpenError,
     },
     /// A value from the manager has a handle that cannot be opened here.
-    #[error("a {type_name} of a manager has a handle that cannot be opened: {source}")]
+    #[error("a {type_name} of a manager has a handle that cannot be opened: {cause}")]
     Open {
         /// The type expected.
         type_name: &'static str,
         /// Why.
-        source: OpenError,
+        cause: OpenError,
     },
     /// A value from the manager is not of the type expected: who put it there had another type.
-    #[error("a value of {len} bytes of a manager is no {type_name}: {source}")]
+    #[error("a value of {len} bytes of a manager is no {type_name}: {cause}")]
     Deserialize {
         /// The type expected.
         type_name: &'static str,
         /// The value's size in bytes.
         len: usize,
         /// What the deserialiser said.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        cause: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The manager could not read the request, or could not hand its answer over.
     #[error("{object}: {problem}")]
@@ -199,21 +199,39 @@ pub enum CallError {
     #[error(transparent)]
     Create(#[from] CreateError),
     /// The request could not be sent.
-    #[error("cannot send a request to the manager at {address}: {source}")]
+    #[error("cannot send a request to the manager at {address}: {cause}")]
     Request {
         /// The manager's address.
         address: Address,
         /// Why.
-        source: SendError,
+        cause: SendError,
     },
     /// The system refused.
-    #[error("cannot use the manager at {address}: {action}: {source}")]
+    #[error("cannot use the manager at {address}: {action}: {cause}")]
     System {
         /// The manager's address.
         address: Address,
         /// The step that failed.
         action: &'static str,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
+}
+
+impl From<StartError> for ManagerError {
+    fn from(error: StartError) -> Self {
+        ManagerError::Start(error)
+    }
+}
+
+impl From<JoinError> for ManagerError {
+    fn from(error: JoinError) -> Self {
+        ManagerError::Ended(error)
+    }
+}
+
+impl From<ConnectError> for CallError {
+    fn from(error: ConnectError) -> Self {
+        CallError::Connect(error)
+    }
 }

@@ -118,8 +118,8 @@ impl Reference {
     pub(super) fn key<T: Serialize + ?Sized>(&self, key: &T) -> Result<Bytes, CallError> {
         let packed = self.pack(key)?;
         if !packed.descriptors.is_empty() || !packed.objects.is_empty() {
-            let source = OpenError::Malformed("a key cannot have handles in it");
-            return Err(CallError::Send { type_name: std::any::type_name::<T>(), source });
+            let cause = OpenError::Malformed("a key cannot have handles in it");
+            return Err(CallError::Send { type_name: std::any::type_name::<T>(), cause });
         }
         Ok(Bytes(packed.bytes))
     }

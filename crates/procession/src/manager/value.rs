@@ -126,7 +126,7 @@ pub(super) fn pack<T: Serialize + ?Sized>(
         _ => transfer::collect(|| form.write(value, &mut bytes)),
     };
     result.map_err(|error| match transfer::failure() {
-        Some(source) => PackError::Handle(source),
+        Some(cause) => PackError::Handle(cause),
         None => PackError::Serialize(error),
     })?;
     if carriage == Carriage::Nothing && !descriptors.is_empty() {
@@ -148,8 +148,8 @@ impl PackError {
     pub(super) fn of<T: ?Sized>(self, remote: &Remote) -> CallError {
         let type_name = type_name::<T>();
         match self {
-            PackError::Serialize(source) => CallError::Serialize { type_name, source },
-            PackError::Handle(source) => CallError::Send { type_name, source },
+            PackError::Serialize(cause) => CallError::Serialize { type_name, cause },
+            PackError::Handle(cause) => CallError::Send { type_name, cause },
             PackError::OtherMachine => CallError::NotOnThisMachine {
                 address: remote.address().clone(),
                 what: "a handle of shared memory or of a pipe",
@@ -240,9 +240,9 @@ impl Parcel {
         drop(restore);
         self.granted = left.map(|opening| opening.granted).unwrap_or_default();
         let (type_name, len) = (type_name::<T>(), self.bytes.len());
-        result.map_err(|source| match transfer::failure() {
-            Some(source) => CallError::Open { type_name, source },
-            None => CallError::Deserialize { type_name, len, source },
+        result.map_err(|cause| match transfer::failure() {
+            Some(cause) => CallError::Open { type_name, cause },
+            None => CallError::Deserialize { type_name, len, cause },
         })
     }
 }

@@ -123,7 +123,7 @@ pub enum TaskError {
     },
     /// The function cannot be called by another process.
     #[error("not a function for a pool: {0}")]
-    Function(#[source] Arc<StartError>),
+    Function(Arc<StartError>),
     /// [`Pool::close`](super::Pool::close) was called: the pool takes no tasks any more.
     #[error("the pool has been closed and takes no more tasks")]
     Closed,
@@ -156,13 +156,13 @@ pub enum PoolError {
     Create(#[from] CreateError),
     /// A worker could not be started. Those that were are gone.
     #[error("a worker of the pool: {0}")]
-    Start(#[from] StartError),
+    Start(StartError),
     /// The pool's thread, or what it waits with, could not be had.
     #[error("cannot look after a pool's workers: {0}")]
-    System(#[from] io::Error),
+    System(io::Error),
     /// The pool's memory is used up or damaged.
     #[error("the pool's tasks: {0}")]
-    Memory(#[from] RingError),
+    Memory(RingError),
     /// [`Pool::join`](super::Pool::join) of a pool that goes on.
     #[error("the pool is still open; close() or terminate() it before join()")]
     NotClosed,
@@ -182,4 +182,22 @@ pub enum PoolError {
 
 fn at(location: &Option<String>) -> String {
     location.as_ref().map_or_else(String::new, |location| format!(" at {location}"))
+}
+
+impl From<StartError> for PoolError {
+    fn from(error: StartError) -> Self {
+        PoolError::Start(error)
+    }
+}
+
+impl From<io::Error> for PoolError {
+    fn from(error: io::Error) -> Self {
+        PoolError::System(error)
+    }
+}
+
+impl From<RingError> for PoolError {
+    fn from(error: RingError) -> Self {
+        PoolError::Memory(error)
+    }
 }

@@ -36,8 +36,7 @@ impl<Q: Kind> Builder<Q> {
 
     /// The most messages at a time, 1 to [`super::MAX_MESSAGES`]; a put waits for room. Without it there is no bound.
     pub fn bound(mut self, messages: usize) -> Self {
-        // What does not fit is above the greatest bound, which `build` refuses as well.
-        self.options = self.options.max_messages(u32::try_from(messages).unwrap_or(u32::MAX));
+        self.options = self.options.max_messages(messages);
         self
     }
 

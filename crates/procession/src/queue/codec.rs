@@ -10,7 +10,7 @@ use procession_core::shm::transfer;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{GetError, MemoryError, PutError};
+use super::{GetError, MemoryError, PutError, PutManyError};
 use crate::codec::{append, out_of_memory};
 
 /// A buffer larger than this is not kept.
@@ -63,7 +63,7 @@ pub(super) fn put_encoded<T: Serialize + ?Sized>(
 pub(super) fn put_many<'a, T: Serialize + 'a>(
     queue: &Queue,
     messages: impl IntoIterator<Item = &'a T>,
-) -> Result<usize, (usize, PutError)> {
+) -> Result<usize, PutManyError> {
     /// A long iterator neither waits for its end nor fills memory.
     const GROUP: usize = 256;
     let mut messages = messages.into_iter();
@@ -93,7 +93,7 @@ pub(super) fn put_many<'a, T: Serialize + 'a>(
         match group {
             Ok(GROUP) => put += GROUP,
             Ok(count) => return Ok(put + count),
-            Err((count, error)) => return Err((put + count, error)),
+            Err((count, error)) => return Err(PutManyError { put: put + count, error }),
         }
     }
 }
@@ -103,9 +103,9 @@ pub(super) fn put_many<'a, T: Serialize + 'a>(
 #[inline]
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, GetError> {
     transfer::failure();
-    let failed = |source| match transfer::failure() {
+    let failed = |cause| match transfer::failure() {
         Some(error) => GetError::Handle(error),
-        None => GetError::Deserialize { len: bytes.len(), expected: type_name::<T>(), source },
+        None => GetError::Deserialize { len: bytes.len(), expected: type_name::<T>(), cause },
     };
     match postcard::take_from_bytes(bytes).map_err(failed)? {
         (value, []) => Ok(value),

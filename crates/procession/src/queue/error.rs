@@ -16,13 +16,23 @@ pub enum PutError {
     /// The message's `Serialize` refused, or its type cannot be serialised by postcard (a map or sequence
     /// of unknown length, say).
     #[error("the message cannot be serialised: {0}")]
-    Serialize(#[source] postcard::Error),
+    Serialize(postcard::Error),
     /// A handle in the message (a queue, a lock, a pipe's end …) cannot be handed out.
     #[error("a handle in the message cannot be sent: {0}")]
-    Handle(#[source] OpenError),
+    Handle(OpenError),
     /// There is no memory for the message: the queue's `max_bytes` or the system's.
     #[error(transparent)]
     Memory(#[from] queue::RingError),
+}
+
+/// A message of several was not put. Those before it were; the caller still has it and those after it.
+#[derive(Debug, thiserror::Error)]
+#[error("{put} messages were put, then one was not: {error}")]
+pub struct PutManyError {
+    /// How many were put.
+    pub put: usize,
+    /// Why the next one was not.
+    pub error: PutError,
 }
 
 /// No message was taken.
@@ -37,19 +47,19 @@ pub enum GetError {
     ShutDown,
     /// The message is not one of the queue's type. It is taken and gone (on a queue that counts tasks it is done);
     /// the next get has the next one.
-    #[error("a message of {len} bytes cannot be deserialised as {expected}: {source}")]
+    #[error("a message of {len} bytes cannot be deserialised as {expected}: {cause}")]
     Deserialize {
         /// The message's length.
         len: usize,
         /// The type that was expected.
         expected: &'static str,
         /// What is wrong with it.
-        source: postcard::Error,
+        cause: postcard::Error,
     },
     /// A handle in the message leads nowhere: its sender has ended, say. The message is taken and gone, as for
     /// [`GetError::Deserialize`].
     #[error("a handle in the message cannot be opened: {0}")]
-    Handle(#[source] OpenError),
+    Handle(OpenError),
     /// There is no memory to take a delivery, or the queue's memory is damaged.
     #[error(transparent)]
     Memory(#[from] queue::RingError),

@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::builder::sealed::Sealed;
 use super::builder::{Builder, Kind, checked};
 use super::codec::{decode, put_encoded, put_many, with_buffer};
-use super::{GetError, JoinError, MemoryError, PutError, TaskDoneError};
+use super::{GetError, JoinError, MemoryError, PutError, PutManyError, TaskDoneError};
 use crate::handle;
 
 /// A queue of tasks, each of which is to be declared done.
@@ -208,8 +208,8 @@ impl<T: Serialize> JoinableQueue<T> {
     /// Puts tasks one after another, as [`Queue::put_many`](super::Queue::put_many).
     ///
     /// # Errors
-    /// How many were put, and why the next one was not.
-    pub fn put_many<'a>(&self, tasks: impl IntoIterator<Item = &'a T>) -> Result<usize, (usize, PutError)>
+    /// [`PutManyError`]: how many were put, and why the next one was not.
+    pub fn put_many<'a>(&self, tasks: impl IntoIterator<Item = &'a T>) -> Result<usize, PutManyError>
     where
         T: 'a,
     {

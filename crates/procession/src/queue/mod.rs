@@ -11,7 +11,7 @@ mod simple;
 pub(crate) use self::codec::with_buffer;
 
 pub use self::builder::{Builder, Kind};
-pub use self::error::{GetError, PutError};
+pub use self::error::{GetError, PutError, PutManyError};
 pub use self::joinable::{Delivery, JoinableQueue};
 pub use self::plain::{Iter, Queue};
 pub use self::reservation::Reservation;

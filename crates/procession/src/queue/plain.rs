@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::builder::sealed::Sealed;
 use super::builder::{Builder, Kind, checked};
 use super::codec::{decode, put_encoded, put_many, with_buffer};
-use super::{GetError, Message, PutError, Reservation};
+use super::{GetError, Message, PutError, PutManyError, Reservation};
 use crate::handle;
 
 /// A first-in, first-out queue of messages between processes.
@@ -226,8 +226,8 @@ impl<T: Serialize> Queue<T> {
     /// process that is killed in here has put a prefix of them.
     ///
     /// # Errors
-    /// How many were put, and why the next one was not.
-    pub fn put_many<'a>(&self, messages: impl IntoIterator<Item = &'a T>) -> Result<usize, (usize, PutError)>
+    /// [`PutManyError`]: how many were put, and why the next one was not.
+    pub fn put_many<'a>(&self, messages: impl IntoIterator<Item = &'a T>) -> Result<usize, PutManyError>
     where
         T: 'a,
     {

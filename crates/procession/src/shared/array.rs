@@ -115,9 +115,13 @@ impl<T: Pod> Array<T> {
     /// Changes the elements under the lock; what `change` returned.
     ///
     /// # Errors
-    /// [`LockError::OwnerDied`] with the guard: `change` has not been called; [`LockError::WouldDeadlock`].
-    pub fn update<R>(&self, change: impl FnOnce(&mut [T]) -> R) -> Result<R, LockError<ArrayGuard<'_, T>>> {
-        self.lock().map(|mut guard| change(&mut guard))
+    /// [`LockError::OwnerDied`] with what `change` returned: it was called, and what it was given may have been
+    /// half-written (use a guard to repair that first); [`LockError::WouldDeadlock`].
+    pub fn update<R>(&self, change: impl FnOnce(&mut [T]) -> R) -> Result<R, LockError<R>> {
+        match self.lock() {
+            Ok(mut guard) => Ok(change(&mut guard)),
+            Err(error) => Err(error.map(|mut guard| change(&mut guard))),
+        }
     }
 
     /// Takes the lock, waiting for as long as its owner lives and keeps it.

@@ -55,18 +55,20 @@ impl SharedMemory {
         self.0.size()
     }
 
-    /// Copies the bytes from `offset` on into `bytes`, one by one; what others write meanwhile is seen in part.
+    /// Copies the bytes from `offset` on into `bytes`; what others write meanwhile is seen in part.
     ///
     /// # Panics
     /// When the range ends beyond the memory.
+    #[track_caller]
     pub fn read(&self, offset: usize, bytes: &mut [u8]) {
         self.0.read(offset, bytes);
     }
 
-    /// Copies `bytes` to `offset` and on, one by one.
+    /// Copies `bytes` to `offset` and on.
     ///
     /// # Panics
     /// When the range ends beyond the memory.
+    #[track_caller]
     pub fn write(&self, offset: usize, bytes: &[u8]) {
         self.0.write(offset, bytes);
     }

@@ -107,6 +107,7 @@ impl<T: Pod> RawArray<T> {
     ///
     /// # Panics
     /// When there is no such element.
+    #[track_caller]
     pub fn get(&self, index: usize) -> T {
         let mut value = T::zeroed();
         self.block.read(index, bytemuck::bytes_of_mut(&mut value));
@@ -117,6 +118,7 @@ impl<T: Pod> RawArray<T> {
     ///
     /// # Panics
     /// When there is no such element.
+    #[track_caller]
     pub fn set(&self, index: usize, value: T) {
         self.block.write(index, bytemuck::bytes_of(&value));
     }
@@ -125,6 +127,7 @@ impl<T: Pod> RawArray<T> {
     ///
     /// # Panics
     /// When there are not that many.
+    #[track_caller]
     pub fn read(&self, first: usize, elements: &mut [T]) {
         self.block.read(first, bytemuck::cast_slice_mut(elements));
     }
@@ -133,6 +136,7 @@ impl<T: Pod> RawArray<T> {
     ///
     /// # Panics
     /// When there are not that many.
+    #[track_caller]
     pub fn write(&self, first: usize, elements: &[T]) {
         self.block.write(first, bytemuck::cast_slice(elements));
     }
