@@ -1,19 +1,31 @@
-//! Reading and writing a file in a process that has no descriptor left.
+//! What needs a descriptor, in a process that has none left.
 
 use std::ffi::{CStr, c_int, c_long, c_void};
 use std::io;
+
+use rustix::process::Pid;
 
 use super::process::with_signals_blocked;
 
 /// What the helper is to do, and what came of it.
 struct Errand {
+    action: Action,
     path: *const libc::c_char,
     /// Written to the file if it is to be written; else what is read goes there.
     buffer: *mut u8,
     len: usize,
-    write: bool,
     /// The number of bytes read or written, or the error's number, negative.
     result: c_long,
+}
+
+#[derive(Clone, Copy)]
+enum Action {
+    /// Read the file.
+    Read,
+    /// Write the file.
+    Write,
+    /// Write the kind of its file system and its inode, two words, into the buffer: of the pidfd of this process.
+    Pidfd(libc::pid_t),
 }
 
 /// Reads what `buffer` has room for from the start of a file. For a process that has reached its limit of descriptors: a
@@ -24,7 +36,7 @@ struct Errand {
 /// Out of processes, or what opening and reading the file reported.
 pub(super) fn read(path: &CStr, buffer: &mut [u8]) -> io::Result<usize> {
     let (buffer, len) = (buffer.as_mut_ptr(), buffer.len());
-    send(Errand { path: path.as_ptr(), buffer, len, write: false, result: 0 })
+    send(Errand { action: Action::Read, path: path.as_ptr(), buffer, len, result: 0 })
 }
 
 /// Writes to a file that need not be waited for, as [`read`] reads.
@@ -33,10 +45,22 @@ pub(super) fn read(path: &CStr, buffer: &mut [u8]) -> io::Result<usize> {
 /// As [`read`]; `WouldBlock` where it would have to be waited for.
 pub(super) fn write(path: &CStr, bytes: &[u8]) -> io::Result<()> {
     let (buffer, len) = (bytes.as_ptr().cast_mut(), bytes.len());
-    match send(Errand { path: path.as_ptr(), buffer, len, write: true, result: 0 })? {
+    match send(Errand { action: Action::Write, path: path.as_ptr(), buffer, len, result: 0 })? {
         written if written == len => Ok(()),
         _ => Err(io::ErrorKind::WriteZero.into()),
     }
+}
+
+/// The kind of the file system and the inode of a pidfd for the process.
+///
+/// # Errors
+/// Out of processes, or what making the pidfd reported.
+pub(super) fn pidfd_inode(pid: Pid) -> io::Result<(u64, u64)> {
+    let mut words = [0_u64; 2];
+    let (buffer, len) = (words.as_mut_ptr().cast(), size_of_val(&words));
+    let action = Action::Pidfd(pid.as_raw_nonzero().get());
+    send(Errand { action, path: std::ptr::null(), buffer, len, result: 0 })?;
+    Ok((words[0], words[1]))
 }
 
 /// Has a helper do it.
@@ -65,18 +89,36 @@ fn send(mut errand: Errand) -> io::Result<usize> {
 
 /// Runs in the helper. Only bare system calls: it has the thread-local data of the thread that waits for it.
 extern "C" fn run(errand: *mut c_void) -> c_int {
-    // SAFETY: `send` passes an errand that lives until this process has ended; its pointers are to a C string and to `len`
-    // bytes, writable where they are not written from. The descriptor closed is this process's copy.
+    // SAFETY: `send` passes an errand that lives until this process has ended. Its path is a C string where there is a file
+    // to open, and its pointer is to `len` bytes: two words for a pidfd, and writable where they are not written from. The
+    // descriptor closed is this process's copy.
     unsafe {
         let errand = &mut *errand.cast::<Errand>();
         libc::close(0);
-        let access =
-            if errand.write { libc::O_RDWR | libc::O_NONBLOCK | libc::O_NOCTTY } else { libc::O_RDONLY };
-        let fd = libc::open(errand.path, access | libc::O_CLOEXEC);
-        let result = match fd {
-            ..0 => -1,
-            _ if errand.write => libc::write(fd, errand.buffer.cast(), errand.len),
-            _ => libc::read(fd, errand.buffer.cast(), errand.len),
+        let result = match errand.action {
+            Action::Pidfd(pid) => {
+                let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0) as c_int;
+                let mut system: libc::statfs = std::mem::zeroed();
+                let mut about: libc::stat = std::mem::zeroed();
+                match fd {
+                    ..0 => -1,
+                    _ if libc::fstatfs(fd, &mut system) < 0 || libc::fstat(fd, &mut about) < 0 => -1,
+                    _ => {
+                        errand.buffer.cast::<[u64; 2]>().write([system.f_type as u64, about.st_ino]);
+                        0
+                    }
+                }
+            }
+            Action::Read | Action::Write => {
+                let write = matches!(errand.action, Action::Write);
+                let access =
+                    if write { libc::O_RDWR | libc::O_NONBLOCK | libc::O_NOCTTY } else { libc::O_RDONLY };
+                match libc::open(errand.path, access | libc::O_CLOEXEC) {
+                    fd @ ..0 => fd as isize,
+                    fd if write => libc::write(fd, errand.buffer.cast(), errand.len),
+                    fd => libc::read(fd, errand.buffer.cast(), errand.len),
+                }
+            }
         };
         errand.result = if result < 0 { -c_long::from(*libc::__errno_location()) } else { result as c_long };
         // Not `exit`: nothing of what the program registered is this process's to run.

@@ -1,36 +1,37 @@
-//! Who a process is: its pid together with its start time, so that a reused pid is another process.
+//! Who a process is: its pid together with what tells it from others that have the same pid at other times.
 
-use std::ffi::CString;
 use std::fmt;
 use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-use super::apart;
+use super::instance::Instance;
+use super::procfs;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::{BorrowedFd, OwnedFd};
+use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::mm::{self, Advice, MapFlags, ProtFlags};
-use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, test_kill_process, waitid};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 
 /// Bits of a pid: the kernel's `PID_MAX_LIMIT` is 2^22.
 const PID_BITS: u32 = 22;
-/// Bits kept of the start time in clock ticks of 10 ms: 87 years before they repeat.
-const START_BITS: u32 = 38;
 
 /// A process, told apart from every other that ever has the same pid. Fits in 60 bits, so that a control
 /// word can hold it together with up to four bits of state and change both in one store.
+///
+/// What cannot be known counts for life: a process taken for dead would lose its locks and messages to others while
+/// it runs. On a kernel before Linux 6.9 a process that `/proc` hides is told apart by its pid alone.
 ///
 /// Valid within one pid namespace; [`crate::shm::Header`] refuses objects of another one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity(u64);
 
 impl Identity {
-    /// A process that there never was: it has the highest pid, but started with the machine.
+    /// A process that there never was: no process has the number 0.
     pub const NOBODY: Identity = Identity((1 << PID_BITS) - 1);
 
     /// The number of low bits that an identity occupies in a word.
-    pub const BITS: u32 = PID_BITS + START_BITS;
+    pub const BITS: u32 = PID_BITS + Instance::BITS;
 
     /// The calling process.
     ///
@@ -45,29 +46,36 @@ impl Identity {
 
     #[cold]
     fn find_out() -> Self {
-        let page = fork_cleared_page();
-        let pid = rustix::process::getpid();
-        let start = start_time(pid).or_else(|error| match error.raw_os_error() {
-            // A forked child of a process that has used up its descriptors, say.
-            Some(libc::EMFILE | libc::ENFILE) => start_time_without_descriptor(pid),
-            _ => Err(error),
-        });
-        let me = Identity::new(pid, start.expect("a process can read its own start time from /proc"));
-        page.me.store(me.0, Ordering::Relaxed);
-        me
+        let me = &fork_cleared_page().me;
+        let found = Identity::new(rustix::process::getpid(), Instance::own());
+        // Of two threads that ask at once, and learn different things, the first decides.
+        match me.compare_exchange(0, found.0, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => found,
+            Err(other) => Identity(other),
+        }
     }
 
-    /// The process that has this pid now.
+    /// The process that has this pid now. One that has ended, but has not been collected, still has it.
     ///
     /// # Errors
-    /// `NotFound` when there is none; otherwise what reading `/proc` reported.
+    /// `NotFound` when there is none, or out of descriptors.
     pub fn of_pid(pid: Pid) -> io::Result<Self> {
-        Ok(Identity::new(pid, start_time(pid)?))
+        let pidfd = open_leader(pid)?;
+        match Instance::of(&pidfd, pid) {
+            Ok(instance) => Ok(Identity::new(pid, instance)),
+            Err(_) if is_readable(&pidfd) => Err(io::ErrorKind::NotFound.into()),
+            // It lives, and `/proc` does not show it.
+            Err(_) => Ok(Identity::new(pid, Instance::ANY)),
+        }
     }
 
-    fn new(pid: Pid, start: u64) -> Self {
+    pub(super) fn new(pid: Pid, instance: Instance) -> Self {
         let number = pid.as_raw_nonzero().get() as u64;
-        Identity(number | (start & ((1 << START_BITS) - 1)) << PID_BITS)
+        Identity(number | instance.to_bits() << PID_BITS)
+    }
+
+    fn instance(self) -> Instance {
+        Instance::from_bits(self.0 >> PID_BITS)
     }
 
     /// Reads an identity back from [`Identity::to_bits`]; `None` for 0 and for what no process can have.
@@ -87,34 +95,41 @@ impl Identity {
     }
 
     /// Whether the process still runs. A zombie does not; a process whose first thread ended while others
-    /// go on does.
+    /// go on does. Where it cannot be known, it does.
     pub fn is_alive(self) -> bool {
         if self == Identity::current() {
             return true;
         }
-        match self.open() {
-            Ok(pidfd) => !is_readable(&pidfd),
+        match open_leader(self.pid()) {
+            // Asked after the descriptor is held: what it refers to can no longer change its pid.
+            Ok(pidfd) => self.instance().may_be(&pidfd, self.pid()) && !is_readable(&pidfd),
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            // Out of descriptors, say, so that `/proc` cannot be read either. A living process taken for dead would
-            // cost its lock or message; a dead one taken for living costs another look a slice later.
-            Err(_) => self.seems_alive(),
+            // Out of descriptors, say. A living process taken for dead would cost its lock or message; a dead one taken
+            // for living costs another look a slice later.
+            Err(_) => self.instance() != Instance::NONE && self.seems_alive(),
         }
     }
 
     /// A pidfd for exactly this process.
     ///
     /// # Errors
-    /// `NotFound` when the process is gone (its pid may belong to another by now).
+    /// `NotFound` when the process is gone (its pid may belong to another by now), or out of descriptors.
     pub fn open(self) -> io::Result<OwnedFd> {
-        let pidfd = pidfd_open(self.pid(), PidfdFlags::empty()).map_err(gone)?;
-        // Read after the descriptor is held: what it refers to can no longer change its pid.
-        if self.started_at(start_time(self.pid())?) { Ok(pidfd) } else { Err(io::ErrorKind::NotFound.into()) }
+        let pidfd = open_leader(self.pid())?;
+        if self.instance().may_be(&pidfd, self.pid()) {
+            Ok(pidfd)
+        } else {
+            Err(io::ErrorKind::NotFound.into())
+        }
     }
 
     /// Whether the process has the file mapped. One that runs another program by now (exec) has not. True where it
     /// cannot be known.
     pub fn maps(self, file: BorrowedFd<'_>) -> bool {
         let Ok(stat) = rustix::fs::fstat(file) else { return true };
+        if !procfs::has_our_pids() {
+            return true;
+        }
         let Ok(maps) = std::fs::read_to_string(format!("/proc/{}/maps", self.pid().as_raw_nonzero())) else {
             return true;
         };
@@ -127,33 +142,33 @@ impl Identity {
     /// What can be known without a descriptor: whether the pid is taken, and not by a child that only waits to be
     /// collected.
     fn seems_alive(self) -> bool {
-        if matches!(test_kill_process(self.pid()), Err(Errno::SRCH)) {
+        if !is_leader(self.pid()) {
             return false;
         }
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         !matches!(waitid(WaitId::Pid(self.pid()), options), Ok(Some(_)))
     }
-
-    fn started_at(self, start: u64) -> bool {
-        self.0 >> PID_BITS == start & ((1 << START_BITS) - 1)
-    }
 }
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "pid {} (started at tick {})", self.0 & ((1 << PID_BITS) - 1), self.0 >> PID_BITS)
+        write!(f, "pid {} (number {})", self.0 & ((1 << PID_BITS) - 1), self.0 >> PID_BITS)
     }
 }
 
 /// The number that tells this process's pid namespace from others. A process stays in the one that it began in.
 ///
 /// # Errors
-/// What looking at `/proc/self/ns/pid` reported.
+/// `/proc/self/ns/pid` cannot be looked at, and the kernel is older than Linux 6.11, which needs no `/proc` for it.
 pub fn pid_namespace() -> io::Result<u64> {
     let known = &fork_cleared_page().pid_namespace;
     match known.load(Ordering::Relaxed) {
         0 => {
-            let namespace = rustix::fs::stat("/proc/self/ns/pid")?.st_ino;
+            const PATH: &str = "/proc/self/ns/pid";
+            let namespace = match rustix::fs::stat(PATH) {
+                Ok(about) => about.st_ino,
+                Err(error) => pid_namespace_without_proc().map_err(|_| procfs::explain(PATH)(error))?,
+            };
             known.store(namespace, Ordering::Relaxed);
             Ok(namespace)
         }
@@ -161,44 +176,45 @@ pub fn pid_namespace() -> io::Result<u64> {
     }
 }
 
-fn gone(error: Errno) -> io::Error {
-    if error == Errno::SRCH { io::ErrorKind::NotFound.into() } else { error.into() }
+fn pid_namespace_without_proc() -> io::Result<u64> {
+    /// `PIDFD_GET_PID_NAMESPACE`: `_IO(0xFF, 5)`.
+    const GET_PID_NAMESPACE: libc::Ioctl = (0xFF << 8 | 5) as libc::Ioctl;
+    let me = pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
+    // SAFETY: the request takes no pointer; what it returns, if not negative, is a new descriptor.
+    let namespace = unsafe {
+        match libc::ioctl(me.as_raw_fd(), GET_PID_NAMESPACE, 0) {
+            ..0 => return Err(io::Error::last_os_error()),
+            fd => OwnedFd::from_raw_fd(fd),
+        }
+    };
+    Ok(rustix::fs::fstat(namespace)?.st_ino)
+}
+
+/// A pidfd for the process that has this pid now.
+///
+/// # Errors
+/// `NotFound` when there is none; a thread of another process that has the number is none.
+fn open_leader(pid: Pid) -> io::Result<OwnedFd> {
+    pidfd_open(pid, PidfdFlags::empty()).map_err(|error| match error {
+        Errno::SRCH => io::ErrorKind::NotFound.into(),
+        // What kernels say of a thread, each in its own way; a filter of system calls may say the same of anything.
+        Errno::INVAL | Errno::NOENT if !is_leader(pid) => io::ErrorKind::NotFound.into(),
+        error => error.into(),
+    })
+}
+
+/// Whether there is a process with this pid, perhaps one that has ended and waits to be collected.
+fn is_leader(pid: Pid) -> bool {
+    let pid = pid.as_raw_nonzero().get();
+    // SAFETY: no pointers; the signal 0 only asks.
+    let asked = unsafe { libc::syscall(libc::SYS_tgkill, pid, pid, 0) };
+    asked == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
 }
 
 fn is_readable(pidfd: &OwnedFd) -> bool {
     let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     matches!(poll(&mut fds, Some(&now)), Ok(n) if n > 0)
-}
-
-/// Field 22 of `/proc/PID/stat`: when the process started, in clock ticks since boot.
-fn start_time(pid: Pid) -> io::Result<u64> {
-    let stat =
-        std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).map_err(
-            |error| match error.raw_os_error() {
-                Some(libc::ESRCH) => io::ErrorKind::NotFound.into(),
-                _ => error,
-            },
-        )?;
-    parse_start_time(&stat)
-}
-
-/// The same, where this process can open nothing.
-fn start_time_without_descriptor(pid: Pid) -> io::Result<u64> {
-    let path = CString::new(format!("/proc/{}/stat", pid.as_raw_nonzero()))?;
-    let mut buffer = [0; 1024];
-    let len = apart::read(&path, &mut buffer)?;
-    parse_start_time(&String::from_utf8_lossy(&buffer[..len]))
-}
-
-fn parse_start_time(stat: &str) -> io::Result<u64> {
-    // The name in field 2 may hold blanks and parentheses; the last parenthesis ends it.
-    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    after_name
-        .split_ascii_whitespace()
-        .nth(19)
-        .and_then(|field| field.parse().ok())
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc/PID/stat"))
 }
 
 /// What is found out once in each process, a forked child too; 0 before.
@@ -246,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn another_start_time_is_another_process() {
+    fn another_number_is_another_process() {
         let me = Identity::current();
         let impostor = Identity::from_bits(me.to_bits() ^ (1 << PID_BITS)).unwrap();
         assert!(!impostor.is_alive());
@@ -278,9 +294,19 @@ mod tests {
     }
 
     #[test]
-    fn without_descriptors_a_process_knows_itself() {
-        let pid = rustix::process::getpid();
-        assert_eq!(start_time_without_descriptor(pid).unwrap(), start_time(pid).unwrap());
+    fn a_thread_that_has_the_pid_is_not_the_process() {
+        let (tell, told) = std::sync::mpsc::channel();
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            tell.send(rustix::thread::gettid()).unwrap();
+            stopped.recv().is_err()
+        });
+        let number = told.recv().unwrap();
+        assert_eq!(Identity::of_pid(number).unwrap_err().kind(), io::ErrorKind::NotFound);
+        let dead = Identity::new(number, Instance::ANY);
+        assert!(!dead.is_alive() && !dead.seems_alive());
+        drop(stop);
+        assert!(thread.join().unwrap());
     }
 
     #[test]

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags, madvise, mmap, mremap_fixed, munmap};
 use rustix::process::{Resource, getrlimit};
 
+use super::procfs;
 use super::word::step;
 
 /// This process's resident memory in bytes.
@@ -23,7 +24,7 @@ use super::word::step;
 /// # Errors
 /// What reading `/proc/self/statm` reported.
 pub fn resident() -> io::Result<u64> {
-    let statm = std::fs::read_to_string("/proc/self/statm")?;
+    let statm = procfs::read("/proc/self/statm")?;
     let pages = statm.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
     pages.map(|pages| pages * page_size() as u64).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }

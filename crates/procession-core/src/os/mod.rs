@@ -12,11 +12,15 @@ pub mod host;
 mod hostile;
 pub mod identity;
 pub mod image;
+mod instance;
 pub mod memory;
+#[cfg(test)]
+mod namespaces;
 pub mod parent;
 pub mod pipe;
 pub mod posix_shm;
 pub mod process;
+pub mod procfs;
 pub mod socket;
 pub mod spawn;
 pub mod thread;

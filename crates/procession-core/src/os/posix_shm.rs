@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::io;
 
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, linkat, open as open_path};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, linkat, lstat, open as open_path};
 use rustix::io::Errno;
 use rustix::shm;
 
@@ -24,8 +24,31 @@ pub fn create() -> io::Result<OwnedFd> {
 /// `AlreadyExists` when the name is taken; what else the system reported.
 pub fn link(fd: impl AsFd, name: &CStr) -> io::Result<()> {
     let path = [b"/dev/shm/", name.to_bytes()].concat();
-    let file = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
-    Ok(linkat(CWD, file, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
+    let fd = fd.as_fd();
+    let file = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    match linkat(CWD, file, CWD, &path, AtFlags::SYMLINK_FOLLOW) {
+        // Without /proc. Before Linux 6.10 only root may do this.
+        Err(Errno::NOENT) => Ok(linkat(fd, c"", CWD, &path, AtFlags::EMPTY_PATH)?),
+        linked => Ok(linked?),
+    }
+}
+
+/// The step that failed with this error when a file was to be made, with what is wrong with `/dev/shm` if it is that.
+pub fn making(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+            "making its file: there is no directory /dev/shm"
+        }
+        io::ErrorKind::PermissionDenied => "making its file: this user may not make files in /dev/shm",
+        io::ErrorKind::ReadOnlyFilesystem => "making its file: /dev/shm is mounted read-only",
+        _ => "making its file in /dev/shm",
+    }
+}
+
+/// Whether the name is that of another user's file. Not where it cannot be looked at.
+pub fn is_of_another_user(name: &CStr) -> bool {
+    let path = [b"/dev/shm/", name.to_bytes()].concat();
+    lstat(path).is_ok_and(|about| about.st_uid != user())
 }
 
 /// Opens the file of that name.

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::clock::Deadline;
+use super::procfs;
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -311,7 +312,8 @@ pub fn fork() -> io::Result<ForkSide> {
 /// What reading `/proc/self/task` reported.
 pub fn thread_count() -> io::Result<usize> {
     // One entry a thread, each a link to the directory; `.` and `..` make the other two.
-    let links = rustix::fs::stat("/proc/self/task")?.st_nlink;
+    const PATH: &str = "/proc/self/task";
+    let links = rustix::fs::stat(PATH).map_err(procfs::explain(PATH))?.st_nlink;
     Ok(usize::try_from(links).unwrap_or(usize::MAX).saturating_sub(2))
 }
 

@@ -14,7 +14,7 @@ pub(super) const MARK: &[u8; 8] = b"PROCESSN";
 /// The same, as the word that is stored.
 const MAGIC: u64 = u64::from_ne_bytes(*MARK);
 /// Changes with every change of any shared layout.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// A random number that names one shared object on this machine.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

@@ -11,15 +11,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use rustix::fs::{FileType, Mode, OFlags, fstat, open, stat, unlink};
+use rustix::fs::{FileType, Mode, OFlags, fstat, lstat, open, stat, unlink};
 use rustix::io::Errno;
 
 use super::error::{CreateError, OpenError};
 use super::kind::Kind;
 use crate::os::clock::{Deadline, now_ms};
 use crate::os::file_lock::{FileLock, try_lock};
+use crate::os::{posix_shm, procfs};
 
 const SOMETHING_ELSE: &str = "the file in /dev/shm holds something else";
+const OTHER_OWNER: &str = "it belongs to another user";
 const DIRECTORY: &str = "/dev/shm";
 const PREFIX: &str = "procession.";
 /// The longest name in bytes.
@@ -57,7 +59,12 @@ impl Name {
         make: impl FnOnce(OwnedFd) -> Result<T, CreateError>,
     ) -> Result<(T, Self), CreateError> {
         let named = |refusal| match refusal {
-            Refusal::Taken | Refusal::NotFound => CreateError::Taken { name: name.into() },
+            Refusal::Taken => CreateError::Taken { name: name.into() },
+            // Creating the file does not find it missing, but its directory.
+            Refusal::NotFound => {
+                let cause = io::Error::from(Errno::NOENT);
+                CreateError::System { kind, action: posix_shm::making(&cause), cause }
+            }
             Refusal::Unusable(problem) => CreateError::Name { name: name.into(), problem },
             Refusal::System(action, cause) => CreateError::System { kind, action, cause },
         };
@@ -125,7 +132,12 @@ impl Name {
     /// # Errors
     /// The lock is refused: the object is being made anew, its users having all ended.
     pub fn of(fd: BorrowedFd<'_>) -> io::Result<Option<Self>> {
-        let path = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+        // A memfd has no name anywhere, nor has a file whose name was removed.
+        if fstat(fd)?.st_nlink == 0 {
+            return Ok(None);
+        }
+        let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        let path = std::fs::read_link(&link).map_err(procfs::explain(link))?;
         let named = path.parent().is_some_and(|parent| parent == std::path::Path::new(DIRECTORY))
             && path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()));
         if !named {
@@ -210,15 +222,21 @@ fn enter(path: &PathBuf, create: OFlags) -> Result<OwnedFd, Refusal> {
         let fd = match open(path, flags, Mode::RUSR | Mode::WUSR) {
             Ok(fd) => fd,
             Err(Errno::NOENT) => return Err(Refusal::NotFound),
-            Err(Errno::ACCESS) => return Err(Refusal::Unusable("it belongs to another user")),
+            Err(Errno::ACCESS | Errno::PERM) if is_of_another_user(path) => {
+                return Err(Refusal::Unusable(OTHER_OWNER));
+            }
             Err(Errno::LOOP) => return Err(Refusal::Unusable("the file in /dev/shm is a link")),
             // A directory; a socket.
             Err(Errno::ISDIR | Errno::NXIO) => return Err(Refusal::Unusable(SOMETHING_ELSE)),
-            Err(error) => return Err(system("opening a name")(error)),
+            Err(error) if create.is_empty() => return Err(system("opening a name in /dev/shm")(error)),
+            Err(error) => {
+                let error = io::Error::from(error);
+                return Err(Refusal::System(posix_shm::making(&error), error));
+            }
         };
         let about = fstat(&fd).map_err(system("looking at a name"))?;
         if about.st_uid != rustix::process::geteuid().as_raw() {
-            return Err(Refusal::Unusable("it belongs to another user"));
+            return Err(Refusal::Unusable(OTHER_OWNER));
         }
         if FileType::from_raw_mode(about.st_mode) != FileType::RegularFile {
             return Err(Refusal::Unusable(SOMETHING_ELSE));
@@ -244,6 +262,11 @@ fn enter(path: &PathBuf, create: OFlags) -> Result<OwnedFd, Refusal> {
         }
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Whether the file is another user's. Not where it cannot be looked at: the directory may be what is wrong.
+fn is_of_another_user(path: &PathBuf) -> bool {
+    lstat(path).is_ok_and(|about| about.st_uid != rustix::process::geteuid().as_raw())
 }
 
 /// Drops both locks at once: a child that is forked just now keeps a copy of the descriptor for longer. What cannot be

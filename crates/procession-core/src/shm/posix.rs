@@ -114,7 +114,7 @@ impl SharedMemory {
             if size as u64 > memory::limit() || (size > 64 << 20 && size as u64 > memory::available()) {
                 return Err(("reserving its memory", io::ErrorKind::OutOfMemory.into()));
             }
-            let fd = posix_shm::create().map_err(|error| ("creating it", error))?;
+            let fd = posix_shm::create().map_err(|error| (posix_shm::making(&error), error))?;
             memory::resize(&fd, size as u64).map_err(|error| ("setting its size", error))?;
             memory::reserve(&fd, 0, size as u64).map_err(|error| ("reserving its memory", error))?;
             let mapping = Mapping::new(&fd, 0, size).map_err(|error| ("mapping it", error))?;
@@ -136,7 +136,7 @@ impl SharedMemory {
                     return Err(SharedMemoryError::Taken { name: candidate });
                 }
                 Err(cause) => {
-                    let action = "giving it its name";
+                    let action = posix_shm::making(&cause);
                     return Err(SharedMemoryError::System { name: candidate, action, cause });
                 }
             }
@@ -151,7 +151,7 @@ impl SharedMemory {
         let name = name.trim_start_matches('/').to_owned();
         let fd = match posix_shm::open(&c_name(&name)?) {
             Ok(fd) => fd,
-            Err(error) => return Err(explain(name, "opening it", error)),
+            Err(error) => return Err(explain(name, "opening it in /dev/shm", error)),
         };
         let system = |action| {
             let name = name.clone();
@@ -258,13 +258,17 @@ impl SharedMemory {
 /// See [`SharedMemoryError`].
 pub fn unlink(name: &str) -> Result<(), SharedMemoryError> {
     let name = name.trim_start_matches('/');
-    posix_shm::unlink(&c_name(name)?).map_err(|error| explain(name.to_owned(), "unlinking it", error))
+    posix_shm::unlink(&c_name(name)?)
+        .map_err(|error| explain(name.to_owned(), "removing its name from /dev/shm", error))
 }
 
 fn explain(name: String, action: &'static str, cause: io::Error) -> SharedMemoryError {
     match cause.kind() {
         io::ErrorKind::NotFound => SharedMemoryError::NotFound { name },
-        io::ErrorKind::PermissionDenied => SharedMemoryError::OtherOwner { name },
+        // Or this user may not use /dev/shm, or has taken the right to it from itself.
+        io::ErrorKind::PermissionDenied if c_name(&name).is_ok_and(|c| posix_shm::is_of_another_user(&c)) => {
+            SharedMemoryError::OtherOwner { name }
+        }
         _ if posix_shm::is_of_another_kind(&cause) => SharedMemoryError::NotMemory { name },
         _ => SharedMemoryError::System { name, action, cause },
     }

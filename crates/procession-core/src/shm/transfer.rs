@@ -8,17 +8,20 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{FileType, Mode, OFlags, open, stat};
+use rustix::fs::{FileType, Mode, OFlags, fstat, lstat, open, stat};
 use rustix::io::Errno;
+use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
 use super::error::OpenError;
 use super::handed_out::{self, Travels};
 use super::header::ObjectId;
 use super::tally;
 use crate::os::identity::Identity;
+use crate::os::procfs;
 
 thread_local! {
     static FAILURE: RefCell<Option<OpenError>> = const { RefCell::new(None) };
@@ -271,18 +274,57 @@ pub fn receive(transit: Transit) -> Result<OwnedFd, OpenError> {
     if !holder.is_alive() {
         return Err(OpenError::Gone { pid });
     }
+    let opened = if procfs::has_our_pids() { open_by_path(pid, fd) } else { Err(Errno::NOENT) };
+    match opened {
+        Ok(fd) => Ok(fd),
+        Err(Errno::NOENT | Errno::NXIO) if !holder.is_alive() => Err(OpenError::Gone { pid }),
+        Err(Errno::NOENT) if !shows(pid) => duplicate(holder, fd),
+        Err(Errno::NOENT | Errno::NXIO) => Err(OpenError::NotHeld { pid }),
+        Err(error) => Err(OpenError::system(OPENING)(error)),
+    }
+}
+
+const OPENING: &str = "opening the sender's descriptor";
+
+fn open_by_path(pid: i32, fd: u32) -> Result<OwnedFd, Errno> {
     let path = format!("/proc/{pid}/fd/{fd}");
     // A damaged handle may name anything; opening a device or a pipe could do something. NONBLOCK: nor does a lease that
     // its holder took make this process wait.
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
-    let opened = stat(&path).and_then(|about| match FileType::from_raw_mode(about.st_mode) {
+    match FileType::from_raw_mode(stat(&path)?.st_mode) {
         FileType::RegularFile => open(&path, flags, Mode::empty()),
         _ => Err(Errno::NXIO),
-    });
-    match opened {
-        Ok(fd) => Ok(fd),
-        Err(Errno::NOENT) if !holder.is_alive() => Err(OpenError::Gone { pid }),
-        Err(Errno::NOENT | Errno::NXIO) => Err(OpenError::NotHeld { pid }),
-        Err(error) => Err(OpenError::system("opening the sender's descriptor")(error)),
+    }
+}
+
+/// Whether `/proc` shows the process: it may be hidden, as another user's with `hidepid`.
+fn shows(pid: i32) -> bool {
+    procfs::has_our_pids() && lstat(format!("/proc/{pid}")).is_ok()
+}
+
+/// A duplicate of the descriptor of a process that `/proc` does not show. The kernel allows it to fewer processes than
+/// the way through `/proc`: where Yama restricts debugging, to the sender's ancestors and to root.
+fn duplicate(holder: Identity, fd: u32) -> Result<OwnedFd, OpenError> {
+    let pid = holder.pid().as_raw_nonzero().get();
+    let pidfd = match holder.open() {
+        Ok(pidfd) => pidfd,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(OpenError::Gone { pid }),
+        Err(error) => return Err(OpenError::system(OPENING)(error)),
+    };
+    let number = i32::try_from(fd).map_err(|_| OpenError::NotHeld { pid })?;
+    match pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty()) {
+        Ok(fd) => match fstat(&fd).map(|about| FileType::from_raw_mode(about.st_mode)) {
+            Ok(FileType::RegularFile) => Ok(fd),
+            _ => Err(OpenError::NotHeld { pid }),
+        },
+        Err(Errno::BADF) => Err(OpenError::NotHeld { pid }),
+        Err(Errno::SRCH) => Err(OpenError::Gone { pid }),
+        Err(error) => {
+            let problem = format!(
+                "{error}; /proc/{pid}/fd cannot be used either: /proc is not mounted, is that of another pid \
+                 namespace, or hides the process of another user (hidepid)"
+            );
+            Err(OpenError::system(OPENING)(io::Error::new(io::Error::from(error).kind(), problem)))
+        }
     }
 }
