@@ -145,6 +145,14 @@ fn processes_live_without_proc() {
     if let Err(error) = pid_namespace() {
         assert!(error.to_string().contains("/proc is not mounted"), "{error}");
     }
+    let (one, other) = std::io::pipe().unwrap();
+    let duplicate =
+        procfs::duplicate(Identity::current(), std::os::fd::AsRawFd::as_raw_fd(&one) as u32).unwrap();
+    let inodes = [rustix::fs::fstat(&one), rustix::fs::fstat(&duplicate)].map(|about| about.unwrap().st_ino);
+    assert_eq!(inodes[0], inodes[1]);
+    drop((one, other));
+    let gone = procfs::duplicate(Identity::current(), u32::MAX).unwrap_err();
+    assert_eq!(gone.kind(), std::io::ErrorKind::NotFound);
     let error = process::thread_count().unwrap_err();
     assert!(error.to_string().contains("/proc is not mounted"), "{error}");
 }

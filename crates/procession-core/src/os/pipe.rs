@@ -11,6 +11,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::apart;
 use super::identity::Identity;
+use super::procfs;
 use super::word::step;
 
 /// Writing to a descriptor that reads too ends in an error where nobody reads, and in no signal.
@@ -22,7 +23,8 @@ const BOTH_ENDS: OFlags = OFlags::RDWR.union(OFlags::NONBLOCK).union(OFlags::CLO
 /// Out of descriptors, or of pages for pipes.
 pub fn create() -> io::Result<OwnedFd> {
     let (end, _other_end) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-    Ok(rustix::fs::open(format!("/proc/self/fd/{}", end.as_raw_fd()), BOTH_ENDS, Mode::empty())?)
+    let path = format!("/proc/self/fd/{}", end.as_raw_fd());
+    rustix::fs::open(&path, BOTH_ENDS, Mode::empty()).map_err(procfs::explain(path))
 }
 
 /// The number that tells a pipe from all others on this machine.
@@ -102,10 +104,18 @@ pub fn is_readable(fd: impl AsFd) -> io::Result<bool> {
 /// # Errors
 /// `NotFound` when that is none, or another one; otherwise what opening it reported.
 pub fn open(process: Identity, number: u32, wanted: u64) -> io::Result<OwnedFd> {
-    let path = path_of(process, number, wanted)?;
-    let pipe = rustix::fs::open(&path, BOTH_ENDS, Mode::empty()).map_err(missing)?;
+    let by_path = path_of(process, number, wanted)
+        .and_then(|path| rustix::fs::open(&path, BOTH_ENDS, Mode::empty()).map_err(missing));
+    let pipe = match by_path {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => procfs::duplicate(process, number)?,
+        pipe => pipe?,
+    };
     // Whatever it is by now: it was opened without waiting, and nothing was done with it.
-    if inode(&pipe)? == wanted { Ok(pipe) } else { Err(io::ErrorKind::NotFound.into()) }
+    if inode(&pipe).is_ok_and(|inode| inode == wanted) {
+        Ok(pipe)
+    } else {
+        Err(io::ErrorKind::NotFound.into())
+    }
 }
 
 /// [`open`] and [`make_readable`], for a process that has no descriptor left.
@@ -121,13 +131,17 @@ pub fn make_readable_apart(process: Identity, number: u32, wanted: u64) -> io::R
 }
 
 /// Where to open it. What the link says is asked first, for opening what is no pipe may have effects.
+///
+/// # Errors
+/// `Unsupported` when `/proc` does not show the process.
 fn path_of(process: Identity, number: u32, wanted: u64) -> io::Result<CString> {
     let path = format!("/proc/{}/fd/{number}", process.pid().as_raw_nonzero());
-    let link = rustix::fs::readlink(&path, Vec::new()).map_err(missing)?;
-    if link.as_bytes() != format!("pipe:[{wanted}]").as_bytes() {
-        return Err(io::ErrorKind::NotFound.into());
+    match rustix::fs::readlink(&path, Vec::new()).map_err(missing) {
+        Ok(link) if link.as_bytes() == format!("pipe:[{wanted}]").as_bytes() => Ok(CString::new(path)?),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ if procfs::shows(process.pid()) => Err(io::ErrorKind::NotFound.into()),
+        _ => Err(io::ErrorKind::Unsupported.into()),
     }
-    Ok(CString::new(path)?)
 }
 
 fn missing(error: Errno) -> io::Error {

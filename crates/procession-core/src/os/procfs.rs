@@ -3,7 +3,12 @@
 use std::fmt;
 use std::io;
 
-use rustix::fs::readlink;
+use rustix::fd::OwnedFd;
+use rustix::fs::{lstat, readlink};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdGetfdFlags, pidfd_getfd};
+
+use super::identity::Identity;
 
 /// The number of the calling process in `/proc`. Needs no descriptor.
 ///
@@ -22,6 +27,33 @@ pub fn has_our_pids() -> bool {
     own_number().is_ok_and(|number| number == super::process::getpid())
 }
 
+/// Whether `/proc` shows the process that has this pid: it may be hidden, as other users' are with `hidepid`.
+pub fn shows(pid: Pid) -> bool {
+    has_our_pids() && lstat(format!("/proc/{}", pid.as_raw_nonzero())).is_ok()
+}
+
+/// A duplicate of a descriptor of a process that `/proc` does not show; where it does, a descriptor can be opened there
+/// by more processes. Where Yama restricts debugging, this is for the process's ancestors and for root.
+///
+/// # Errors
+/// `NotFound` when the process, or its descriptor, is gone; `PermissionDenied` otherwise, with the reason.
+pub fn duplicate(process: Identity, number: u32) -> io::Result<OwnedFd> {
+    let pidfd = process.open()?;
+    let number = i32::try_from(number).map_err(|_| io::ErrorKind::NotFound)?;
+    pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty()).map_err(|error| match error {
+        Errno::BADF | Errno::SRCH => io::ErrorKind::NotFound.into(),
+        Errno::PERM => {
+            let pid = process.pid().as_raw_nonzero();
+            let problem = format!(
+                "/proc/{pid}/fd cannot be used: /proc is not mounted, is that of another pid namespace, or hides \
+                 the process of another user (hidepid)"
+            );
+            io::Error::new(io::ErrorKind::PermissionDenied, problem)
+        }
+        error => error.into(),
+    })
+}
+
 /// Reads a file of `/proc`.
 ///
 /// # Errors
@@ -36,7 +68,7 @@ pub fn explain<E: Into<io::Error>>(path: impl fmt::Display) -> impl FnOnce(E) ->
 }
 
 fn explained(path: impl fmt::Display, error: io::Error) -> io::Error {
-    let missing = rustix::fs::lstat("/proc/self").is_err();
+    let missing = lstat("/proc/self").is_err();
     // Errors such as EMFILE stay as they are: callers look at their numbers.
     if !missing && error.kind() != io::ErrorKind::NotFound {
         return error;

@@ -12,9 +12,8 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{FileType, Mode, OFlags, fstat, lstat, open, stat};
+use rustix::fs::{FileType, Mode, OFlags, fstat, open, stat};
 use rustix::io::Errno;
-use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
 use super::error::OpenError;
 use super::handed_out::{self, Travels};
@@ -278,7 +277,7 @@ pub fn receive(transit: Transit) -> Result<OwnedFd, OpenError> {
     match opened {
         Ok(fd) => Ok(fd),
         Err(Errno::NOENT | Errno::NXIO) if !holder.is_alive() => Err(OpenError::Gone { pid }),
-        Err(Errno::NOENT) if !shows(pid) => duplicate(holder, fd),
+        Err(Errno::NOENT) if !procfs::shows(holder.pid()) => duplicate(holder, fd),
         Err(Errno::NOENT | Errno::NXIO) => Err(OpenError::NotHeld { pid }),
         Err(error) => Err(OpenError::system(OPENING)(error)),
     }
@@ -297,34 +296,16 @@ fn open_by_path(pid: i32, fd: u32) -> Result<OwnedFd, Errno> {
     }
 }
 
-/// Whether `/proc` shows the process: it may be hidden, as another user's with `hidepid`.
-fn shows(pid: i32) -> bool {
-    procfs::has_our_pids() && lstat(format!("/proc/{pid}")).is_ok()
-}
-
-/// A duplicate of the descriptor of a process that `/proc` does not show. The kernel allows it to fewer processes than
-/// the way through `/proc`: where Yama restricts debugging, to the sender's ancestors and to root.
+/// A duplicate of the descriptor of a process that `/proc` does not show.
 fn duplicate(holder: Identity, fd: u32) -> Result<OwnedFd, OpenError> {
     let pid = holder.pid().as_raw_nonzero().get();
-    let pidfd = match holder.open() {
-        Ok(pidfd) => pidfd,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(OpenError::Gone { pid }),
-        Err(error) => return Err(OpenError::system(OPENING)(error)),
-    };
-    let number = i32::try_from(fd).map_err(|_| OpenError::NotHeld { pid })?;
-    match pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty()) {
+    match procfs::duplicate(holder, fd) {
         Ok(fd) => match fstat(&fd).map(|about| FileType::from_raw_mode(about.st_mode)) {
             Ok(FileType::RegularFile) => Ok(fd),
             _ => Err(OpenError::NotHeld { pid }),
         },
-        Err(Errno::BADF) => Err(OpenError::NotHeld { pid }),
-        Err(Errno::SRCH) => Err(OpenError::Gone { pid }),
-        Err(error) => {
-            let problem = format!(
-                "{error}; /proc/{pid}/fd cannot be used either: /proc is not mounted, is that of another pid \
-                 namespace, or hides the process of another user (hidepid)"
-            );
-            Err(OpenError::system(OPENING)(io::Error::new(io::Error::from(error).kind(), problem)))
-        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(OpenError::system(OPENING)(error)),
+        Err(_) if holder.is_alive() => Err(OpenError::NotHeld { pid }),
+        Err(_) => Err(OpenError::Gone { pid }),
     }
 }
