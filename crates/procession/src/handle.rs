@@ -3,7 +3,6 @@
 use std::fmt;
 use std::io;
 
-use crate::codec::out_of_memory;
 use procession_core::objects::Handle;
 use procession_core::shm::{OpenError, transfer};
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
@@ -56,14 +55,10 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>, T>(
 }
 
 /// Runs a serialiser, or its opposite, whose error is to be reported as text: the reason that a handle gave, if one
-/// failed. postcard's own error does not hold it.
-pub(crate) fn with_reason<T>(run: impl FnOnce() -> postcard::Result<T>) -> Result<T, String> {
+/// failed. The format's own error may not hold it.
+pub(crate) fn with_reason<T, E: fmt::Display>(run: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
     let _stale = transfer::failure();
-    run().map_err(|error| match (transfer::failure(), out_of_memory(&error)) {
-        (Some(reason), _) => reason.to_string(),
-        (None, Some(error)) => error.to_string(),
-        (None, None) => error.to_string(),
-    })
+    run().map_err(|error| transfer::failure().map_or_else(|| error.to_string(), |reason| reason.to_string()))
 }
 
 /// Serialisation by the type's own `to_bytes` and `from_bytes`.

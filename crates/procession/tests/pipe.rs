@@ -309,6 +309,7 @@ fn a_message_of_another_type_is_an_error_and_the_next_one_works() {
 
 #[test]
 fn a_value_that_cannot_be_serialised_sends_nothing() {
+    #[derive(Deserialize)]
     struct Stubborn(bool);
     impl Serialize for Stubborn {
         fn serialize<Z: serde::Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {

@@ -1,9 +1,12 @@
 //! The forms of the queues that the other tests do not need: names, kinds, batches and reservations with a time limit.
 
+use std::fmt::Debug;
 use std::time::Duration;
 
+use procession::connection::SendError;
 use procession::queue::{GetError, PutError};
-use procession::{CreateError, JoinableQueue, OpenError, Queue};
+use procession::{CreateError, JoinableQueue, OpenError, Pipe, Queue};
+use serde::{Deserialize, Serialize, Serializer};
 
 const SOON: Duration = Duration::from_millis(20);
 
@@ -65,4 +68,101 @@ fn a_reservation_waits_for_room_as_long_as_it_is_told() {
     assert_eq!(*queue.get_bytes().unwrap(), [1; 100_000]);
     reserve(4).try_commit().unwrap();
     assert_eq!(*queue.get_bytes_timeout(SOON).unwrap(), [4; 100_000]);
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type")]
+enum Tagged {
+    Add { n: u32 },
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Skips {
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    note: Option<u8>,
+    a: u8,
+    #[serde(skip)]
+    b: u8,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Refuses {
+    #[serde(serialize_with = "refuse")]
+    Always(u8),
+}
+
+fn refuse<S: Serializer>(_: &u8, _: S) -> Result<S::Ok, S::Error> {
+    Err(serde::ser::Error::custom("not this one"))
+}
+
+#[test]
+fn what_could_not_be_read_back_is_not_put() {
+    fn refused<T: Debug>(result: Result<T, PutError>, text: &str) {
+        let Err(PutError::Serialize(error)) = result else { panic!("{result:?}") };
+        assert!(error.to_string().contains(text), "{error}");
+    }
+    let message = Tagged::Add { n: 5 };
+    let queue = Queue::<Tagged>::unbounded().unwrap();
+    refused(queue.put(&message), "Tagged could not be read back");
+    refused(queue.clone().try_put(&message), "Tagged could not be read back");
+    let many = queue.put_many([&message, &message]).unwrap_err();
+    assert_eq!(many.put, 0);
+    refused(Err::<(), _>(many.error), "Tagged could not be read back");
+    let tasks = JoinableQueue::<Vec<Tagged>>::unbounded().unwrap();
+    refused(tasks.put(&vec![message]), "could not be read back");
+    assert!(queue.is_empty() && tasks.is_empty());
+    // Bytes are no values.
+    queue.put_bytes(b"bytes").unwrap();
+    assert_eq!(*queue.get_bytes().unwrap(), *b"bytes");
+
+    let queue = Queue::<Skips>::unbounded().unwrap();
+    refused(queue.put(&Skips { note: None, a: 1, b: 0 }), "field note is left out");
+    let whole = Skips { note: Some(2), a: 1, b: 0 };
+    queue.put(&whole).unwrap();
+    assert_eq!(queue.get().unwrap(), whole);
+
+    refused(Queue::unbounded().unwrap().put(&Refuses::Always(1)), "not this one");
+}
+
+#[test]
+fn what_could_not_be_read_back_is_not_sent() {
+    let (receiver, sender) = Pipe::one_way::<Tagged>().unwrap();
+    let error = sender.send(&Tagged::Add { n: 5 }).unwrap_err();
+    assert!(matches!(error, SendError::Serialize { .. }), "{error}");
+    assert!(!receiver.poll(Duration::ZERO).unwrap());
+}
+
+#[test]
+fn a_queue_of_other_messages_is_not_opened() {
+    mod before {
+        #[derive(serde::Serialize, serde::Deserialize)]
+        pub(super) struct Job {
+            pub(super) width: u32,
+            pub(super) height: u32,
+        }
+    }
+    mod after {
+        #[derive(Debug, serde::Serialize, serde::Deserialize)]
+        pub(super) struct Job {
+            pub(super) height: u32,
+            pub(super) width: u32,
+        }
+    }
+    let name = format!("messages-{}", std::process::id());
+    let made = Queue::<before::Job>::builder().create(&name).unwrap();
+    made.put(&before::Job { width: 1, height: 2 }).unwrap();
+    let error = Queue::<after::Job>::open(&name).unwrap_err();
+    assert!(matches!(error, OpenError::Messages { .. }), "{error}");
+    assert!(error.to_string().contains("after::Job"), "{error}");
+    assert!(matches!(Queue::<u64>::open(&name), Err(OpenError::Messages { .. })));
+    assert_eq!(Queue::<before::Job>::open(&name).unwrap().get().unwrap().height, 2);
+
+    let bytes = postcard::to_stdvec(&made).unwrap();
+    postcard::from_bytes::<Queue<before::Job>>(&bytes).unwrap();
+    postcard::from_bytes::<Queue<after::Job>>(&bytes).unwrap_err();
+    postcard::from_bytes::<Queue<before::Job>>(&postcard::to_stdvec(&made).unwrap()).unwrap();
+
+    let name = format!("tasks-{}", std::process::id());
+    let _tasks = JoinableQueue::<(u8, u8)>::builder().create(&name).unwrap();
+    assert!(matches!(JoinableQueue::<String>::open(&name), Err(OpenError::Messages { .. })));
 }

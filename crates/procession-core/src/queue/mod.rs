@@ -41,6 +41,7 @@ pub struct QueueOptions {
     max_messages: Option<usize>,
     max_bytes: Option<u64>,
     joinable: bool,
+    shape: u64,
 }
 
 impl QueueOptions {
@@ -67,6 +68,12 @@ impl QueueOptions {
         self
     }
 
+    /// A number for what messages are like, which [`Queue::shape`] gives to those who open the queue. 0 unless told.
+    pub fn shape(mut self, shape: u64) -> Self {
+        self.shape = shape;
+        self
+    }
+
     fn settings(&self) -> Result<Settings, CreateError> {
         let invalid = |problem: String| CreateError::Invalid { object: "a queue", problem };
         let max_messages = match self.max_messages {
@@ -82,7 +89,7 @@ impl QueueOptions {
             let least = windows::FIRST;
             return Err(invalid(format!("max_bytes of {max_bytes} is below the least, {least} bytes")));
         }
-        Ok(Settings { max_messages, max_bytes, joinable: self.joinable })
+        Ok(Settings { max_messages, max_bytes, joinable: self.joinable, shape: self.shape })
     }
 }
 
@@ -216,6 +223,11 @@ impl Queue {
     /// The queue's id, the same in every process.
     pub fn id(&self) -> ObjectId {
         self.shared.ring.id()
+    }
+
+    /// What its creator said that messages are like, by [`QueueOptions::shape`].
+    pub fn shape(&self) -> u64 {
+        self.shared.ring.settings().shape
     }
 
     /// Messages that are put and not taken, exact at an instant during the call.

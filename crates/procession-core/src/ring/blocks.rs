@@ -345,12 +345,17 @@ mod tests {
 
     fn ring(max_bytes: u64) -> Ring {
         let fd = memory::create(c"test", windows::FIRST).unwrap();
-        Ring::create(fd, Settings { max_messages: 0, max_bytes, joinable: false }).unwrap()
+        Ring::create(fd, Settings { max_messages: 0, max_bytes, joinable: false, ..Settings::default() })
+            .unwrap()
     }
 
     fn ring_of_tasks() -> Ring {
         let fd = memory::create(c"test", windows::FIRST).unwrap();
-        Ring::create(fd, Settings { max_messages: 0, max_bytes: 1 << 30, joinable: true }).unwrap()
+        Ring::create(
+            fd,
+            Settings { max_messages: 0, max_bytes: 1 << 30, joinable: true, ..Settings::default() },
+        )
+        .unwrap()
     }
 
     #[test]

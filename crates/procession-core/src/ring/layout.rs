@@ -117,6 +117,8 @@ pub(crate) struct Settings {
     pub(crate) joinable: AtomicU32,
     /// The most bytes that rings and blocks may take.
     pub(crate) max_bytes: AtomicU64,
+    /// What the creator's messages are like, for those who open the queue to compare; 0 when it did not say.
+    pub(crate) shape: AtomicU64,
     /// 0 open; 1 no more puts; 2 no more gets either. Only grows, under the put lock. Readers act on what
     /// they see; a process that dies right after the store leaves sleepers that find it within a slice.
     pub(crate) shutdown: AtomicU32,

@@ -81,12 +81,14 @@ pub enum RingError {
 }
 
 /// What a new queue is to be like.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Settings {
     /// 0 for no bound.
     pub(crate) max_messages: u32,
     pub(crate) max_bytes: u64,
     pub(crate) joinable: bool,
+    /// 0 when the creator did not say.
+    pub(crate) shape: u64,
 }
 
 /// One process's view of a queue's memory.
@@ -143,6 +145,7 @@ impl Ring {
         control.settings.max_messages.store(settings.max_messages, Ordering::Relaxed);
         control.settings.joinable.store(settings.joinable.into(), Ordering::Relaxed);
         control.settings.max_bytes.store(settings.max_bytes, Ordering::Relaxed);
+        control.settings.shape.store(settings.shape, Ordering::Relaxed);
         control.memory.end.store(fixed, Ordering::Relaxed);
         control.memory.used.store(fixed, Ordering::Relaxed);
         let first = ring.new_segment(FIRST_SEGMENT, 0).map_err(|error| match error {
@@ -174,7 +177,7 @@ impl Ring {
             windows,
             control,
             id: ObjectId::from_bytes([0; 16]),
-            settings: Settings { max_messages: 0, max_bytes: 0, joinable: false },
+            settings: Settings::default(),
             put_segment: SegmentCache::new(),
             get_segment: SegmentCache::new(),
             account: LocalAtomicU32::new(0),
@@ -187,6 +190,7 @@ impl Ring {
             max_messages: shared.settings.max_messages.load(Ordering::Relaxed),
             max_bytes: shared.settings.max_bytes.load(Ordering::Relaxed),
             joinable: shared.settings.joinable.load(Ordering::Relaxed) != 0,
+            shape: shared.settings.shape.load(Ordering::Relaxed),
         };
         if settings.max_messages > MAX_MESSAGES {
             return Err(OpenError::Damaged("impossible settings"));

@@ -243,7 +243,11 @@ mod tests {
 
     fn ring_of_tasks() -> Ring {
         let fd = memory::create(c"test", windows::FIRST).unwrap();
-        Ring::create(fd, Settings { max_messages: 0, max_bytes: 1 << 30, joinable: true }).unwrap()
+        Ring::create(
+            fd,
+            Settings { max_messages: 0, max_bytes: 1 << 30, joinable: true, ..Settings::default() },
+        )
+        .unwrap()
     }
 
     /// Lets a forked child do something, and die before it has cleaned up.
@@ -346,8 +350,11 @@ mod tests {
     #[test]
     fn a_block_that_was_not_published_is_free_before_another_message_has_its_number() {
         let fd = memory::create(c"test", windows::FIRST).unwrap();
-        let ring =
-            Ring::create(fd, Settings { max_messages: 0, max_bytes: 1 << 30, joinable: false }).unwrap();
+        let ring = Ring::create(
+            fd,
+            Settings { max_messages: 0, max_bytes: 1 << 30, joinable: false, ..Settings::default() },
+        )
+        .unwrap();
         in_a_child_that_dies(|| {
             let block = ring.allocate(1 << 20).unwrap();
             let mut session = ring.put_session().unwrap();

@@ -103,6 +103,15 @@ pub enum OpenError {
         /// What it should be.
         expected: Kind,
     },
+    /// The queue was made for messages of another type, or for an earlier version of this one.
+    #[error(
+        "the queue was not made for messages of the type {expected} as it is in this program; use the same \
+         definition in all programs that share the queue"
+    )]
+    Messages {
+        /// The type that was to be opened.
+        expected: &'static str,
+    },
     /// The object was made in another pid namespace, where process ids mean other processes.
     #[error("the object belongs to another pid namespace (another container); both must share one")]
     PidNamespace,

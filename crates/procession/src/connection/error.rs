@@ -7,6 +7,7 @@ use std::time::Duration;
 use procession_core::shm::OpenError;
 
 use super::address::Address;
+use crate::codec::SerializeError;
 
 /// A message was not sent.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +22,7 @@ pub enum SendError {
         /// The type of the value.
         type_name: &'static str,
         /// What the serialiser said.
-        cause: postcard::Error,
+        cause: SerializeError,
     },
     /// A handle in the value could not be made ready to travel. Nothing was sent.
     #[error("cannot send a {type_name}: a handle in it cannot travel: {cause}")]

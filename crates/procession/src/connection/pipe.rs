@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::channel::{Channel, Message};
 use super::error::{RecvError, SendError};
-use crate::codec::{append, out_of_memory};
+use crate::codec::{Shape, append};
 
 /// Makes pipes: pairs of connected ends, as Python's `multiprocessing.Pipe` does.
 ///
@@ -139,6 +139,18 @@ macro_rules! sending {
             /// [`SendError::Closed`] when nobody can receive it.
             pub fn send(&self, value: &$sent) -> Result<(), SendError>
             where
+                $sent: Serialize + DeserializeOwned,
+            {
+                let type_name = std::any::type_name::<$sent>();
+                let readable = Shape::of::<$sent>().check::<$sent>();
+                readable.map_err(|cause| SendError::Serialize { type_name, cause })?;
+                send_value(&self.channel, value)
+            }
+
+            /// As [`Self::send`], for a value that is received as another type.
+            #[allow(dead_code, reason = "a one-way pipe has no use for it")]
+            pub(crate) fn send_as_other(&self, value: &$sent) -> Result<(), SendError>
+            where
                 $sent: Serialize,
             {
                 send_value(&self.channel, value)
@@ -246,7 +258,7 @@ fn send_value<T: Serialize>(channel: &Channel, value: &T) -> Result<(), SendErro
         true => transfer::collect(serialize),
         false => (serialize(), Vec::new()),
     };
-    result.map_err(|error| match (transfer::failure(), out_of_memory(&error)) {
+    result.map_err(|error| match (transfer::failure(), error.out_of_memory()) {
         (Some(cause), _) => SendError::Handle { type_name, cause },
         (None, Some(cause)) => SendError::System { length: 0, cause },
         (None, None) => SendError::Serialize { type_name, cause: error },

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use procession_core::os::identity::Identity;
+use serde::de::DeserializeOwned;
 
 use super::client::Remote;
 use super::dict::Dict;
@@ -348,13 +349,13 @@ macro_rules! shared_memory {
 
 shared_memory! {
     /// A [`Queue`] without a bound.
-    queue<T>() -> Queue<T> = Queue::unbounded();
+    queue<T: DeserializeOwned>() -> Queue<T> = Queue::unbounded();
     /// A [`Queue`] of at most so many messages.
-    bounded_queue<T>(messages: usize) -> Queue<T> = Queue::bounded(messages);
+    bounded_queue<T: DeserializeOwned>(messages: usize) -> Queue<T> = Queue::bounded(messages);
     /// A [`JoinableQueue`] without a bound.
-    joinable_queue<T>() -> JoinableQueue<T> = JoinableQueue::unbounded();
+    joinable_queue<T: DeserializeOwned>() -> JoinableQueue<T> = JoinableQueue::unbounded();
     /// A [`SimpleQueue`].
-    simple_queue<T>() -> SimpleQueue<T> = SimpleQueue::new();
+    simple_queue<T: DeserializeOwned>() -> SimpleQueue<T> = SimpleQueue::new();
     /// A [`Lock`].
     lock() -> Lock = Lock::new();
     /// An [`RLock`].

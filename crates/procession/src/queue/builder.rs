@@ -6,19 +6,29 @@ use std::marker::PhantomData;
 use procession_core::queue::{self as core, QueueOptions};
 use procession_core::shm::{CreateError, OpenError};
 
-/// A kind of queue over the core's.
-pub trait Kind: Sized + sealed::Sealed {
-    /// Whether it counts unfinished tasks.
-    #[doc(hidden)]
-    const JOINABLE: bool;
+use crate::codec::Shape;
 
-    #[doc(hidden)]
-    fn over(core: core::Queue) -> Self;
-}
+/// A kind of queue over the core's.
+pub trait Kind: sealed::Sealed {}
+
+impl<Q: sealed::Sealed> Kind for Q {}
 
 pub(super) mod sealed {
-    /// Keeps other crates' types from being kinds of queues.
-    pub trait Sealed {}
+    use super::{Shape, core};
+
+    /// What a kind of queue is made of. Keeps other crates' types from being kinds of queues.
+    pub trait Sealed: Sized {
+        /// Whether it counts unfinished tasks.
+        const JOINABLE: bool;
+
+        /// What its messages are like.
+        fn shape() -> Shape;
+
+        /// The name of the type of its messages.
+        fn message_type() -> &'static str;
+
+        fn over(core: core::Queue, shape: Shape) -> Self;
+    }
 }
 
 /// What a new queue is to be like: from [`Queue::builder`](super::Queue::builder) or
@@ -26,12 +36,15 @@ pub(super) mod sealed {
 #[derive(Clone)]
 pub struct Builder<Q> {
     options: QueueOptions,
+    shape: Shape,
     queue: PhantomData<fn() -> Q>,
 }
 
 impl<Q: Kind> Builder<Q> {
     pub(super) fn new() -> Self {
-        Builder { options: QueueOptions::new().joinable(Q::JOINABLE), queue: PhantomData }
+        let shape = Q::shape();
+        let options = QueueOptions::new().joinable(Q::JOINABLE).shape(shape.hash);
+        Builder { options, shape, queue: PhantomData }
     }
 
     /// The most messages at a time, 1 to [`super::MAX_MESSAGES`]; a put waits for room. Without it there is no bound.
@@ -52,7 +65,7 @@ impl<Q: Kind> Builder<Q> {
     /// # Errors
     /// [`CreateError`]: an impossible bound or `max_bytes`, or out of memory or descriptors.
     pub fn build(self) -> Result<Q, CreateError> {
-        core::Queue::create(&self.options).map(Q::over)
+        core::Queue::create(&self.options).map(|core| Q::over(core, self.shape))
     }
 
     /// Makes the queue under a name (1 to 200 bytes, without a slash), for programs that are not related. All its users
@@ -64,11 +77,11 @@ impl<Q: Kind> Builder<Q> {
     /// As [`Builder::build`]; [`CreateError::Taken`] when a living process uses the name, [`CreateError::Name`] when it
     /// cannot be one or belongs to another user.
     pub fn create(self, name: &str) -> Result<Q, CreateError> {
-        core::Queue::create_named(name, &self.options).map(Q::over)
+        core::Queue::create_named(name, &self.options).map(|core| Q::over(core, self.shape))
     }
 }
 
-/// The queue, if it is of the kind that is wanted.
+/// The queue, if it is of the kind that is wanted. One whose creator did not say what its messages are like is any.
 pub(super) fn checked<Q: Kind>(core: core::Queue) -> Result<Q, OpenError> {
     match (Q::JOINABLE, core.is_joinable()) {
         (true, false) => {
@@ -77,7 +90,14 @@ pub(super) fn checked<Q: Kind>(core: core::Queue) -> Result<Q, OpenError> {
         (false, true) => {
             Err(OpenError::Malformed("it is a JoinableQueue, whose tasks are to be declared done"))
         }
-        _ => Ok(Q::over(core)),
+        _ => {
+            let shape = Q::shape();
+            match core.shape() {
+                0 => Ok(Q::over(core, shape)),
+                made if made == shape.hash => Ok(Q::over(core, shape)),
+                _ => Err(OpenError::Messages { expected: Q::message_type() }),
+            }
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{GetError, MemoryError, PutError, PutManyError};
-use crate::codec::{append, out_of_memory};
+use crate::codec::{Shape, append};
 
 /// A buffer larger than this is not kept.
 const KEPT: usize = 1 << 20;
@@ -37,7 +37,7 @@ pub(crate) fn with_buffer<R>(use_it: impl FnOnce(&mut Vec<u8>) -> R) -> R {
 #[inline]
 fn encode<T: Serialize + ?Sized>(value: &T, buffer: &mut Vec<u8>) -> Result<(), PutError> {
     transfer::failure();
-    append(value, buffer).map_err(|error| match (transfer::failure(), out_of_memory(&error)) {
+    append(value, buffer).map_err(|error| match (transfer::failure(), error.out_of_memory()) {
         (Some(reason), _) => PutError::Handle(reason),
         (None, Some(error)) => PutError::Memory(MemoryError::System(error)),
         (None, None) => PutError::Serialize(error),
@@ -48,8 +48,10 @@ fn encode<T: Serialize + ?Sized>(value: &T, buffer: &mut Vec<u8>) -> Result<(), 
 #[inline]
 pub(super) fn put_encoded<T: Serialize + ?Sized>(
     value: &T,
+    shape: Shape,
     put: impl FnOnce(&[u8]) -> Result<(), PutError>,
 ) -> Result<(), PutError> {
+    shape.check::<T>().map_err(PutError::Serialize)?;
     with_buffer(|buffer| {
         let handles = Tally::begin();
         encode(value, buffer)?;
@@ -62,10 +64,13 @@ pub(super) fn put_encoded<T: Serialize + ?Sized>(
 /// Puts messages one after another, encoded a group at a time.
 pub(super) fn put_many<'a, T: Serialize + 'a>(
     queue: &Queue,
+    shape: Shape,
     messages: impl IntoIterator<Item = &'a T>,
 ) -> Result<usize, PutManyError> {
     /// A long iterator neither waits for its end nor fills memory.
     const GROUP: usize = 256;
+    let readable = shape.check::<T>().map_err(PutError::Serialize);
+    readable.map_err(|error| PutManyError { put: 0, error })?;
     let mut messages = messages.into_iter();
     let mut put = 0;
     loop {

@@ -3,6 +3,8 @@
 use procession_core::queue;
 use procession_core::shm::OpenError;
 
+use crate::codec::SerializeError;
+
 /// A message was not put; the queue is as before, and the caller still has the message.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -13,10 +15,9 @@ pub enum PutError {
     /// The queue has been shut down.
     #[error("the queue has been shut down")]
     ShutDown,
-    /// The message's `Serialize` refused, or its type cannot be serialised by postcard (a map or sequence
-    /// of unknown length, say).
+    /// The message's `Serialize` refused, or what it would be serialised to could not be read back.
     #[error("the message cannot be serialised: {0}")]
-    Serialize(postcard::Error),
+    Serialize(SerializeError),
     /// A handle in the message (a queue, a lock, a pipe's end …) cannot be handed out.
     #[error("a handle in the message cannot be sent: {0}")]
     Handle(OpenError),

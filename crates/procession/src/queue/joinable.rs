@@ -1,5 +1,6 @@
 //! `JoinableQueue<T>`.
 
+use std::any::type_name;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
@@ -12,9 +13,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::builder::sealed::Sealed;
-use super::builder::{Builder, Kind, checked};
+use super::builder::{Builder, checked};
 use super::codec::{decode, put_encoded, put_many, with_buffer};
 use super::{GetError, JoinError, MemoryError, PutError, PutManyError, TaskDoneError};
+use crate::codec::Shape;
 use crate::handle;
 
 /// A queue of tasks, each of which is to be declared done.
@@ -39,6 +41,7 @@ use crate::handle;
 /// ```
 pub struct JoinableQueue<T> {
     core: core::Queue,
+    shape: Shape,
     messages: PhantomData<fn(T) -> T>,
 }
 
@@ -53,22 +56,23 @@ pub struct Delivery<T> {
     handles: transfer::Opened,
 }
 
-impl<T> Sealed for JoinableQueue<T> {}
-
-impl<T> Kind for JoinableQueue<T> {
+impl<T: DeserializeOwned> Sealed for JoinableQueue<T> {
     const JOINABLE: bool = true;
 
-    fn over(core: core::Queue) -> Self {
-        JoinableQueue { core, messages: PhantomData }
+    fn shape() -> Shape {
+        Shape::of::<T>()
+    }
+
+    fn message_type() -> &'static str {
+        type_name::<T>()
+    }
+
+    fn over(core: core::Queue, shape: Shape) -> Self {
+        JoinableQueue { core, shape, messages: PhantomData }
     }
 }
 
-impl<T> JoinableQueue<T> {
-    /// The queue of bytes.
-    pub(crate) fn as_core(&self) -> &core::Queue {
-        &self.core
-    }
-
+impl<T: DeserializeOwned> JoinableQueue<T> {
     /// A queue with options.
     pub fn builder() -> Builder<Self> {
         Builder::new()
@@ -96,6 +100,13 @@ impl<T> JoinableQueue<T> {
     /// [`CreateError`]: a bound of 0 or above [`super::MAX_MESSAGES`], or out of memory or descriptors.
     pub fn bounded(tasks: usize) -> Result<Self, CreateError> {
         Self::builder().bound(tasks).build()
+    }
+}
+
+impl<T> JoinableQueue<T> {
+    /// The queue of bytes.
+    pub(crate) fn as_core(&self) -> &core::Queue {
+        &self.core
     }
 
     /// The number of tasks that wait to be taken, exact at an instant during the call.
@@ -213,11 +224,11 @@ impl<T: Serialize> JoinableQueue<T> {
     where
         T: 'a,
     {
-        put_many(&self.core, tasks)
+        put_many(&self.core, self.shape, tasks)
     }
 
     fn put_until(&self, task: &T, deadline: Deadline) -> Result<(), PutError> {
-        put_encoded(task, |bytes| Ok(self.core.put(bytes, deadline)?))
+        put_encoded(task, self.shape, |bytes| Ok(self.core.put(bytes, deadline)?))
     }
 }
 
@@ -310,7 +321,7 @@ impl<T: fmt::Debug> fmt::Debug for Delivery<T> {
 
 impl<T> Clone for JoinableQueue<T> {
     fn clone(&self) -> Self {
-        Self::over(self.core.clone())
+        JoinableQueue { core: self.core.clone(), shape: self.shape, messages: PhantomData }
     }
 }
 
@@ -326,7 +337,7 @@ impl<T> Serialize for JoinableQueue<T> {
     }
 }
 
-impl<'de, T> Deserialize<'de> for JoinableQueue<T> {
+impl<'de, T: DeserializeOwned> Deserialize<'de> for JoinableQueue<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         handle::deserialize(deserializer, |handle| core::Queue::from_handle(handle).and_then(checked))
     }

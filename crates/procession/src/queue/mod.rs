@@ -16,6 +16,7 @@ pub use self::joinable::{Delivery, JoinableQueue};
 pub use self::plain::{Iter, Queue};
 pub use self::reservation::Reservation;
 pub use self::simple::SimpleQueue;
+pub use crate::codec::SerializeError;
 pub use procession_core::queue::{
     INLINE_MAX, JoinError, MAX_MESSAGES, Message, RingError as MemoryError, TaskDoneError,
 };

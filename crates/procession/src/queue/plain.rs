@@ -1,5 +1,6 @@
 //! `Queue<T>`.
 
+use std::any::type_name;
 use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -11,9 +12,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::builder::sealed::Sealed;
-use super::builder::{Builder, Kind, checked};
+use super::builder::{Builder, checked};
 use super::codec::{decode, put_encoded, put_many, with_buffer};
 use super::{GetError, Message, PutError, PutManyError, Reservation};
+use crate::codec::Shape;
 use crate::handle;
 
 /// A first-in, first-out queue of messages between processes.
@@ -38,25 +40,27 @@ use crate::handle;
 /// ```
 pub struct Queue<T> {
     core: core::Queue,
+    shape: Shape,
     messages: PhantomData<fn(T) -> T>,
 }
 
-impl<T> Sealed for Queue<T> {}
-
-impl<T> Kind for Queue<T> {
+impl<T: DeserializeOwned> Sealed for Queue<T> {
     const JOINABLE: bool = false;
 
-    fn over(core: core::Queue) -> Self {
-        Queue { core, messages: PhantomData }
+    fn shape() -> Shape {
+        Shape::of::<T>()
+    }
+
+    fn message_type() -> &'static str {
+        type_name::<T>()
+    }
+
+    fn over(core: core::Queue, shape: Shape) -> Self {
+        Queue { core, shape, messages: PhantomData }
     }
 }
 
-impl<T> Queue<T> {
-    /// The queue of bytes.
-    pub(crate) fn as_core(&self) -> &core::Queue {
-        &self.core
-    }
-
+impl<T: DeserializeOwned> Queue<T> {
     /// A queue without a bound on the number of its messages: a put never waits, and fails when messages take half of
     /// the machine's (or cgroup's) memory.
     ///
@@ -79,13 +83,21 @@ impl<T> Queue<T> {
         Builder::new()
     }
 
-    /// Opens a queue by the name under which [`Builder::create`] made it. Messages of another type than its other users'
-    /// are errors of the gets that meet them.
+    /// Opens a queue by the name under which [`Builder::create`] made it.
     ///
     /// # Errors
-    /// [`OpenError`]: there is none that a living process uses, it is another user's, or it is no queue.
+    /// [`OpenError`]: there is none that a living process uses, it is another user's, it is no queue, or it was made for messages
+    /// of another type ([`OpenError::Messages`]). Types are compared by the kinds of their values and the names of their fields and
+    /// variants. A queue that Python made is not compared.
     pub fn open(name: &str) -> Result<Self, OpenError> {
         core::Queue::open_named(name).and_then(checked)
+    }
+}
+
+impl<T> Queue<T> {
+    /// The queue of bytes.
+    pub(crate) fn as_core(&self) -> &core::Queue {
+        &self.core
     }
 
     /// The number of messages, exact at an instant during the call.
@@ -197,7 +209,7 @@ impl<T: Serialize> Queue<T> {
     /// that is killed before has put all of it or nothing.
     ///
     /// # Errors
-    /// [`PutError`]: the message cannot be serialised, there is no memory for it, or the queue has been shut down, also
+    /// [`PutError`]: the message cannot be serialised or its type could not be read back, there is no memory for it, or the queue has been shut down, also
     /// while this waits. The queue is as before.
     #[inline]
     pub fn put(&self, message: &T) -> Result<(), PutError> {
@@ -231,12 +243,12 @@ impl<T: Serialize> Queue<T> {
     where
         T: 'a,
     {
-        put_many(&self.core, messages)
+        put_many(&self.core, self.shape, messages)
     }
 
     #[inline]
     fn put_until(&self, message: &T, deadline: Deadline) -> Result<(), PutError> {
-        put_encoded(message, |bytes| Ok(self.core.put(bytes, deadline)?))
+        put_encoded(message, self.shape, |bytes| Ok(self.core.put(bytes, deadline)?))
     }
 }
 
@@ -338,7 +350,7 @@ impl<'a, T: DeserializeOwned> IntoIterator for &'a Queue<T> {
 
 impl<T> Clone for Queue<T> {
     fn clone(&self) -> Self {
-        Self::over(self.core.clone())
+        Queue { core: self.core.clone(), shape: self.shape, messages: PhantomData }
     }
 }
 
@@ -354,7 +366,7 @@ impl<T> Serialize for Queue<T> {
     }
 }
 
-impl<'de, T> Deserialize<'de> for Queue<T> {
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Queue<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         handle::deserialize(deserializer, |handle| core::Queue::from_handle(handle).and_then(checked))
     }

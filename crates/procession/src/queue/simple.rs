@@ -9,21 +9,23 @@ use super::{GetError, PutError, Queue};
 /// A queue with the least interface, after Python's `multiprocessing.SimpleQueue`: a [`Queue`] without bound, of which
 /// only put, get and `is_empty` are left.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(bound = "")]
+#[serde(bound(serialize = "", deserialize = "T: DeserializeOwned"))]
 pub struct SimpleQueue<T>(Queue<T>);
 
-impl<T> SimpleQueue<T> {
-    /// The queue of bytes.
-    pub(crate) fn as_core(&self) -> &procession_core::queue::Queue {
-        self.0.as_core()
-    }
-
+impl<T: DeserializeOwned> SimpleQueue<T> {
     /// A new queue.
     ///
     /// # Errors
     /// [`CreateError`]: out of memory or descriptors.
     pub fn new() -> Result<Self, CreateError> {
         Queue::unbounded().map(SimpleQueue)
+    }
+}
+
+impl<T> SimpleQueue<T> {
+    /// The queue of bytes.
+    pub(crate) fn as_core(&self) -> &procession_core::queue::Queue {
+        self.0.as_core()
     }
 
     /// Whether there is no message, exact at an instant during the call.

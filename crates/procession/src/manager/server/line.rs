@@ -51,14 +51,14 @@ fn serve(home: &Home, stream: &Stream, client: Option<Pid>) {
                 // One descriptor a process is enough.
                 drop(process);
                 let reading = session.reading();
-                if stream.send(&Ok(Answer::Done)).is_ok() {
+                if stream.send_as_other(&Ok(Answer::Done)).is_ok() {
                     Line { home, stream, session: &session, unconfirmed: Vec::new() }.serve(reading);
                 }
             }
-            None => drop(stream.send(&Err(Refusal::NoSession))),
+            None => drop(stream.send_as_other(&Err(Refusal::NoSession))),
         },
-        Some(Ok(_)) => drop(stream.send(&Err(Refusal::NoSession))),
-        Some(Err(problem)) => drop(stream.send(&Err(Refusal::Unreadable(problem)))),
+        Some(Ok(_)) => drop(stream.send_as_other(&Err(Refusal::NoSession))),
+        Some(Err(problem)) => drop(stream.send_as_other(&Err(Refusal::Unreadable(problem)))),
         None => {}
     }
 }
@@ -66,7 +66,7 @@ fn serve(home: &Home, stream: &Stream, client: Option<Pid>) {
 /// A session, to the end of its first connection.
 fn begin(home: &Home, stream: &Stream, process: Option<OwnedFd>, version: u32, machine: &Machine) {
     if version != VERSION {
-        drop(stream.send(&Err(Refusal::Version(VERSION))));
+        drop(stream.send_as_other(&Err(Refusal::Version(VERSION))));
         return;
     }
     let carriage = match (home.remote.address(), *machine == home.machine) {
@@ -82,7 +82,7 @@ fn begin(home: &Home, stream: &Stream, process: Option<OwnedFd>, version: u32, m
         process: Identity::current().to_bits(),
         machine: home.machine.clone(),
     };
-    if stream.send(&Ok(Answer::Welcome(welcome))).is_ok() {
+    if stream.send_as_other(&Ok(Answer::Welcome(welcome))).is_ok() {
         while let Some(Ok(request)) = receive(stream, session.process.as_ref()) {
             match request {
                 Request::LetGo { objects, tickets } => {
@@ -168,11 +168,11 @@ impl<'a> Line<'a> {
         if let Ok(answer) = reply {
             self.grant(answer);
         }
-        match self.stream.send(reply) {
+        match self.stream.send_as_other(reply) {
             Err(error @ (SendError::Handle { .. } | SendError::Serialize { .. })) => {
                 self.session.let_go(&self.unconfirmed);
                 self.unconfirmed.clear();
-                self.stream.send(&Err(Refusal::Answer(error.to_string())))
+                self.stream.send_as_other(&Err(Refusal::Answer(error.to_string())))
             }
             result => result,
         }

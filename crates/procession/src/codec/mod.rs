@@ -1,21 +1,21 @@
-//! Values as bytes, by postcard. Want of memory is an error, not the end of the process.
+//! Values as bytes, by postcard. A failed allocation is an error, not the end of the process.
+
+mod error;
+mod shape;
+mod strict;
 
 use postcard::ser_flavors::Flavor;
 use serde::Serialize;
 
-/// Appends a value's bytes; on failure the buffer is as before.
-///
-/// # Errors
-/// [`postcard::Error::SerializeBufferFull`] is want of memory and nothing else, which [`out_of_memory`] tells.
-#[inline]
-pub(crate) fn append<T: Serialize + ?Sized>(value: &T, buffer: &mut Vec<u8>) -> postcard::Result<()> {
-    let start = buffer.len();
-    postcard::serialize_with_flavor(value, Append(&mut *buffer)).inspect_err(|_| buffer.truncate(start))
-}
+pub use error::SerializeError;
+pub(crate) use shape::Shape;
 
-/// Whether that is why [`append`] failed, as an error of the system.
-pub(crate) fn out_of_memory(error: &postcard::Error) -> Option<std::io::Error> {
-    (*error == postcard::Error::SerializeBufferFull).then(|| std::io::ErrorKind::OutOfMemory.into())
+/// Appends a value's bytes; on failure the buffer is as before.
+#[inline]
+pub(crate) fn append<T: Serialize + ?Sized>(value: &T, buffer: &mut Vec<u8>) -> Result<(), SerializeError> {
+    let start = buffer.len();
+    let mut serializer = postcard::Serializer { output: Append(&mut *buffer) };
+    value.serialize(strict::Strict(&mut serializer)).inspect_err(|_| buffer.truncate(start))
 }
 
 /// Where postcard writes: the end of a vector.
