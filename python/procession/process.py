@@ -39,7 +39,12 @@ class BaseProcess(_stdlib.BaseProcess):
                 traceback.print_exc()
                 sys.stderr.flush()
                 return 1
-        return _bootstrap(self, *args, **kwargs)
+        try:
+            return _bootstrap(self, *args, **kwargs)
+        finally:
+            # Forked children end by os._exit after this.
+            if core := sys.modules.get("procession._procession"):
+                core._leave()
 
     def interrupt(self):
         """Interrupt the process: send it SIGINT, as Ctrl-C does."""

@@ -1,12 +1,14 @@
-//! Daemons that end with their parent.
+//! How processes end: daemons with their parent; and each with what it has sent.
 
 use procession_core::os::identity::Identity;
 use procession_core::os::parent;
+use procession_core::shm::keeper;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(this_process, module)?)?;
+    module.add_function(wrap_pyfunction!(leave, module)?)?;
     module.add_function(wrap_pyfunction!(end_with, module)?)
 }
 
@@ -24,4 +26,10 @@ fn end_with(process: u64, by_kernel: bool) -> PyResult<()> {
         Identity::from_bits(process).ok_or_else(|| PyValueError::new_err("no process has that number"))?;
     let begun = if by_kernel { parent::end_with_parent(process) } else { parent::watch(process) };
     Ok(begun?)
+}
+
+/// Leaves what handles refer to that this process has sent and nobody has opened to a keeper. For who ends by `os._exit`, right before.
+#[pyfunction(name = "_leave")]
+fn leave(py: Python<'_>) {
+    py.detach(keeper::leave);
 }

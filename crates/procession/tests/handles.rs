@@ -338,12 +338,24 @@ fn from_a_dead_sender<K: Kind>() {
     with_another::<K>(&here, there, StartMethod::ForkServer);
 }
 
-/// In a queue lies only where its descriptor is to be found.
-fn of_a_dead_process<K: Kind>() {
+/// In a queue lies only where its descriptor is to be found; the sender's keeper has it.
+fn from_an_ended_sender<K: Kind>() {
+    let queue = Queue::<(K::Here, K::There)>::unbounded().unwrap();
+    let work = |queue: Queue<(K::Here, K::There)>| queue.put(&K::make()).unwrap();
+    Process::spawn(work, queue.clone()).unwrap().join().unwrap();
+    let (here, there) = queue.try_get().unwrap_or_else(|error| panic!("{error}"));
+    with_another::<K>(&here, there, StartMethod::Fork);
+}
+
+/// Nobody keeps it.
+fn of_a_killed_process<K: Kind>() {
     let queue = Queue::<K::There>::unbounded().unwrap();
-    let work = |queue: Queue<K::There>| queue.put(&K::make().1).unwrap();
+    let work = |queue: Queue<K::There>| -> () {
+        queue.put(&K::make().1).unwrap();
+        procession_core::os::process::kill_self()
+    };
     let dead = Process::spawn(work, queue.clone()).unwrap();
-    dead.join().unwrap();
+    dead.join().unwrap_err();
     match queue.try_get() {
         Err(GetError::Handle(OpenError::Gone { pid })) => assert_eq!(pid.unsigned_abs(), dead.pid()),
         other => panic!("{other:?}"),
@@ -367,13 +379,14 @@ tests! {
     through_a_pipe every_handle_travels_through_a_pipe;
     as_a_result every_handle_is_a_result;
     from_a_dead_sender every_handle_in_a_pipe_outlives_its_sender;
+    from_an_ended_sender every_handle_in_a_queue_outlives_a_sender_that_ends;
 }
 
 #[test]
-fn a_handle_of_a_dead_process_is_a_typed_error() {
-    let _watchdog = watchdog("a_handle_of_a_dead_process_is_a_typed_error");
+fn a_handle_of_a_killed_process_is_a_typed_error() {
+    let _watchdog = watchdog("a_handle_of_a_killed_process_is_a_typed_error");
     // All but shared memory, whose name is not the process's.
-    every_kind!(of_a_dead_process: Queues JoinableQueues SimpleQueues Connections OneWayEnds Values Arrays RawValues
+    every_kind!(of_a_killed_process: Queues JoinableQueues SimpleQueues Connections OneWayEnds Values Arrays RawValues
         RawArrays LargeArrays Locks RLocks Semaphores RobustSemaphores BoundedSemaphores RobustBoundedSemaphores
         Conditions ConditionsOnLocks ConditionsOnRLocks Events Barriers);
 }

@@ -200,7 +200,7 @@ impl Queue {
         let id = ObjectId::from_bytes(id.try_into().map_err(|_| OpenError::Malformed("length"))?);
         let transit = Transit::from_bytes(transit.try_into().map_err(|_| OpenError::Malformed("length"))?)?;
         let shared = OPEN.get_or_open(id, || {
-            let fd = transfer::receive(transit)?;
+            let fd = transfer::receive_object(transit, id)?;
             let name = Name::of(fd.as_fd()).map_err(OpenError::system("locking its name"))?;
             if name.is_none() && !memory::cannot_shrink(&fd) {
                 return Err(OpenError::NotAnObject("its memory could be taken away while it is used"));

@@ -103,7 +103,7 @@ impl Chunk {
 
     /// Opens what a handle refers to, after checking that it is the chunk with that id.
     fn open(transit: Transit, id: ObjectId) -> Result<Arc<Self>, OpenError> {
-        let fd = transfer::receive(transit)?;
+        let fd = transfer::receive_object(transit, id)?;
         if !memory::cannot_shrink(&fd) {
             return Err(OpenError::NotAnObject("its memory could be taken away while it is used"));
         }

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Mutex, PoisonError};
 
 use super::header::{Header, ObjectId};
+use super::keeper::{self, CARRIERS};
 use super::named::Name;
 use super::transfer::Transit;
 use crate::os::clock::now_ms;
@@ -38,6 +39,8 @@ struct HandedOut {
     _name: Option<Name>,
     /// [`Travels::is_open`]
     is_open: fn(ObjectId) -> bool,
+    /// The queues that its handles were put into, the last ones of them. None where they went elsewhere.
+    carriers: Vec<ObjectId>,
 }
 
 impl HandedOut {
@@ -74,6 +77,9 @@ impl Table {
     /// Takes out what nobody needs, to be dropped without the gate.
     fn look(&mut self) -> Vec<HandedOut> {
         let done = self.kept.extract_if(|id, object| object.is_done(*id)).map(|(_, object)| object).collect();
+        for object in self.kept.values_mut().filter(|object| Header::all_opened(object.fd.as_fd())) {
+            object.carriers.clear();
+        }
         self.crowd = self.kept.len() + (self.kept.len() / 2).max(CROWD);
         self.looked = now_ms();
         done
@@ -87,6 +93,7 @@ impl Table {
 /// Out of descriptors.
 pub(super) fn hand_out<T: Travels>(object: &T) -> io::Result<Transit> {
     fork::watch()?;
+    keeper::register()?;
     let me = Identity::current();
     let mut done = Vec::new();
     let gate = fork::gate();
@@ -101,7 +108,8 @@ pub(super) fn hand_out<T: Travels>(object: &T) -> io::Result<Transit> {
         Entry::Occupied(kept) => Ok(kept.get().fd.as_raw_fd()),
         Entry::Vacant(place) => object.fd().try_clone_to_owned().map(|fd| {
             let number = fd.as_raw_fd();
-            place.insert(HandedOut { fd, _name: object.name(), is_open: T::is_open });
+            let (_name, is_open) = (object.name(), T::is_open);
+            place.insert(HandedOut { fd, _name, is_open, carriers: Vec::new() });
             number
         }),
     };
@@ -113,6 +121,37 @@ pub(super) fn hand_out<T: Travels>(object: &T) -> io::Result<Transit> {
     // Without the gate: a name may have to wait for another process.
     drop((done, of_parent));
     result
+}
+
+/// Notes that a handle of the object was put into the queue `carrier`.
+pub(super) fn carried(id: ObjectId, carrier: ObjectId) {
+    let _gate = fork::gate();
+    let mut table = TABLE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(table) = table.as_mut().filter(|table| table.owner == Identity::current()) else { return };
+    if let Some(object) = table.kept.get_mut(&id) {
+        note_carrier(&mut object.carriers, carrier);
+    }
+}
+
+/// Adds a carrier, in the place of the oldest where there are too many.
+pub(super) fn note_carrier(carriers: &mut Vec<ObjectId>, carrier: ObjectId) {
+    if !carriers.contains(&carrier) {
+        if carriers.len() == CARRIERS {
+            carriers.remove(0);
+        }
+        carriers.push(carrier);
+    }
+}
+
+/// The descriptors of the objects of which handles were handed out and not opened, with what carries those.
+pub(super) fn unopened() -> Vec<(RawFd, Vec<ObjectId>)> {
+    let _gate = fork::gate();
+    let table = TABLE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(table) = table.as_ref().filter(|table| table.owner == Identity::current()) else {
+        return Vec::new();
+    };
+    let unopened = table.kept.values().filter(|object| !Header::all_opened(object.fd.as_fd()));
+    unopened.map(|object| (object.fd.as_raw_fd(), object.carriers.clone())).collect()
 }
 
 /// Lets go of an object whose last handle in this process is being dropped, if all that was handed out has been opened. Also
@@ -143,17 +182,6 @@ pub(crate) fn look() {
         }
     };
     drop(done);
-}
-
-/// Whether all that was handed out has been opened.
-pub(super) fn all_opened() -> bool {
-    let _gate = fork::gate();
-    match &*TABLE.lock().unwrap_or_else(PoisonError::into_inner) {
-        Some(table) if table.owner == Identity::current() => {
-            table.kept.values().all(|object| Header::all_opened(object.fd.as_fd()))
-        }
-        _ => true,
-    }
 }
 
 /// Closes what a forked child has inherited of its parent's.

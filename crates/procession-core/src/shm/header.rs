@@ -123,6 +123,15 @@ impl Header {
         read == Ok(counts.len()) && count(opened) >= count(sent)
     }
 
+    /// The id of the object in this file; `None` when there is none or the file cannot be read.
+    pub(super) fn id_in(file: BorrowedFd<'_>) -> Option<ObjectId> {
+        let mut start = [0; 32];
+        let read = rustix::io::pread(file, &mut start, 0);
+        let at = std::mem::offset_of!(Header, id);
+        let id = start.get(at..at + 16)?.try_into().ok()?;
+        (read == Ok(start.len()) && start.starts_with(MARK)).then_some(ObjectId(id))
+    }
+
     /// Declares the object whole.
     pub fn publish(&self) {
         self.magic.store(MAGIC, Ordering::Release);

@@ -5,11 +5,12 @@
 //! socket sent so. The bytes are a [`Ticket`]: whose mailbox, and which number. Who presents the number
 //! there first, as the same user, is handed the duplicate, and the mailbox forgets it.
 //!
-//! What nobody fetches stays open until its sender ends. When the sender has ended, its tickets are void.
+//! What nobody fetches stays open until its sender ends. When that ends by itself, its [`keeper`] hands the sockets over
+//! for as long as they can still be asked for; when it is killed, its tickets are void.
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,8 +19,8 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::error::OpenError;
 use super::header::ObjectId;
-use super::tally;
 use super::transfer::{Transit, attach, attached};
+use super::{keeper, tally};
 use crate::os::clock::Deadline;
 use crate::os::identity::Identity;
 use crate::os::socket::{self, Blocking, Endpoint};
@@ -35,8 +36,8 @@ const PRESENTING: Duration = Duration::from_secs(1);
 /// How many such connections it keeps; beyond, the oldest goes.
 const PRESENTERS: usize = 64;
 /// The thread's answers: the descriptor comes with this byte, or it is not here.
-const HERE: u8 = 1;
-const NOT_HERE: u8 = 0;
+pub(super) const HERE: u8 = 1;
+pub(super) const NOT_HERE: u8 = 0;
 
 /// How a handle's bytes refer to its socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,8 +103,18 @@ struct Mailbox {
 
 #[derive(Default)]
 struct Held {
-    listening: bool,
-    sockets: HashMap<[u8; 16], OwnedFd>,
+    /// The listening socket's number, once there is one.
+    listener: Option<RawFd>,
+    /// The process is ending, and its keeper hands the sockets over.
+    left_to_keeper: bool,
+    sockets: HashMap<[u8; 16], Posted>,
+}
+
+/// A socket that waits to be fetched.
+struct Posted {
+    socket: OwnedFd,
+    /// The queue that its ticket was put into; `None` where it went elsewhere.
+    carrier: Option<ObjectId>,
 }
 
 /// This process's mailbox, or after a fork its parent's. Only ever points to leaked boxes.
@@ -157,7 +168,7 @@ pub fn forget_parents() {
 /// Whether this process has started its mailbox's thread.
 pub fn is_running() -> bool {
     existing(Identity::current())
-        .is_ok_and(|mailbox| mailbox.held.lock().unwrap_or_else(PoisonError::into_inner).listening)
+        .is_ok_and(|mailbox| mailbox.held.lock().unwrap_or_else(PoisonError::into_inner).listener.is_some())
 }
 
 /// How a socket's handle is to refer to it: attached inside [`super::transfer::collect`], else by a duplicate
@@ -173,14 +184,41 @@ pub fn send(socket: BorrowedFd<'_>) -> io::Result<Ticket> {
     let duplicate = socket.try_clone_to_owned()?;
     let number = ObjectId::random().to_bytes();
     let mut held = mailbox.held.lock().unwrap_or_else(PoisonError::into_inner);
-    if !held.listening {
+    if held.listener.is_none() {
+        keeper::register()?;
         let listener = socket::listen(&endpoint(&mailbox.name), 128)?;
+        let listener_number = listener.as_raw_fd();
         spawn_without_signals("procession-mailbox", move || serve(mailbox, &listener))?;
-        held.listening = true;
+        held.listener = Some(listener_number);
     }
-    held.sockets.insert(number, duplicate);
+    held.sockets.insert(number, Posted { socket: duplicate, carrier: None });
     tally::posted(number);
     Ok(Ticket::Mailbox { holder: mailbox.owner, mailbox: mailbox.name, number })
+}
+
+/// Notes that the ticket of a socket was put into the queue `carrier`.
+pub(super) fn carried(number: [u8; 16], carrier: ObjectId) {
+    if let Ok(mailbox) = existing(Identity::current()) {
+        let mut held = mailbox.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(posted) = held.sockets.get_mut(&number) {
+            posted.carrier = Some(carrier);
+        }
+    }
+}
+
+/// A socket that nobody has fetched: its descriptor, its number, and the queue that its ticket was put into.
+pub(super) type Unfetched = (RawFd, [u8; 16], Option<ObjectId>);
+
+/// The sockets that nobody has fetched, with their numbers and carriers, and the listening socket at which they are asked for. From now
+/// on this process hands none over: its keeper will.
+pub(super) fn leave_to_keeper() -> Option<(RawFd, Vec<Unfetched>)> {
+    let mailbox = existing(Identity::current()).ok()?;
+    let mut held = mailbox.held.lock().unwrap_or_else(PoisonError::into_inner);
+    let listener = held.listener?;
+    held.left_to_keeper = true;
+    let posted =
+        held.sockets.iter().map(|(number, posted)| (posted.socket.as_raw_fd(), *number, posted.carrier));
+    Some((listener, posted.collect()))
 }
 
 /// Closes what [`send`] has sent, if nobody has fetched it: nobody will.
@@ -190,11 +228,11 @@ pub(super) fn take_back(number: [u8; 16]) {
     }
 }
 
-/// Fetches what [`send`] sent. Waits at most [`PATIENCE`] for a sender that is stopped or overloaded, and
-/// looks every 100 ms whether it lives.
+/// Fetches what [`send`] sent, from its sender or, when that has ended by itself, from the sender's
+/// [`keeper`](super::keeper). Waits at most [`PATIENCE`] for a process that is stopped or overloaded.
 ///
 /// # Errors
-/// [`OpenError::Gone`] when the sender has ended, [`OpenError::NotHeld`] when somebody has fetched it already,
+/// [`OpenError::Gone`] when neither lives, [`OpenError::NotHeld`] when somebody has fetched it already,
 /// [`OpenError::System`] with `TimedOut` when the sender does not answer.
 pub fn receive(ticket: Ticket) -> Result<OwnedFd, OpenError> {
     let (holder, name, number) = match ticket {
@@ -207,12 +245,24 @@ pub fn receive(ticket: Ticket) -> Result<OwnedFd, OpenError> {
         return mailbox.take(number).ok_or(OpenError::NotHeld { pid });
     }
     let deadline = Deadline::after(PATIENCE);
+    let alive = holder.is_alive();
+    match fetch(holder, &name, number, deadline) {
+        // It may have ended with this request in its hands; whoever keeps the socket now is asked anew.
+        Err(OpenError::Gone { .. }) if alive => fetch(holder, &name, number, deadline),
+        fetched => fetched,
+    }
+}
+
+fn fetch(
+    holder: Identity,
+    name: &[u8; 16],
+    number: [u8; 16],
+    deadline: Deadline,
+) -> Result<OwnedFd, OpenError> {
+    let pid = holder.pid().as_raw_nonzero().get();
     let connection = loop {
         let Some(slice) = deadline.slice(SLICE) else { return Err(silent()) };
-        if !holder.is_alive() {
-            return Err(OpenError::Gone { pid });
-        }
-        match socket::connect(&endpoint(&name), Deadline::after(slice)) {
+        match socket::connect(&endpoint(name), Deadline::after(slice)) {
             Ok(connection) => break connection,
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
             // It listened before it wrote the ticket: it is ending, or in another network namespace.
@@ -230,9 +280,6 @@ pub fn receive(ticket: Ticket) -> Result<OwnedFd, OpenError> {
         let ready = socket::wait(&connection, PollFlags::IN, Deadline::after(slice))
             .map_err(OpenError::system("waiting for a mailbox"))?;
         if !ready {
-            if !holder.is_alive() {
-                return Err(OpenError::Gone { pid });
-            }
             continue;
         }
         let mut answer = [NOT_HERE];
@@ -280,16 +327,24 @@ fn endpoint(name: &[u8; 16]) -> Endpoint {
 
 impl Mailbox {
     fn take(&self, number: [u8; 16]) -> Option<OwnedFd> {
+        self.take_posted(number).map(|posted| posted.socket)
+    }
+
+    fn take_posted(&self, number: [u8; 16]) -> Option<Posted> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).sockets.remove(&number)
     }
 
     /// Hands over what `number` names. A peer that has gone away leaves it for another.
     fn hand_over(&self, number: [u8; 16], to: &OwnedFd) -> io::Result<()> {
-        let Some(found) = self.take(number) else {
+        if self.held.lock().unwrap_or_else(PoisonError::into_inner).left_to_keeper {
+            // The receiver sees its connection end, waits for this process's end and asks the keeper.
+            return Ok(());
+        }
+        let Some(found) = self.take_posted(number) else {
             socket::send(to, &[IoSlice::new(&[NOT_HERE])], &[], Blocking::Never)?;
             return Ok(());
         };
-        let sent = socket::send(to, &[IoSlice::new(&[HERE])], &[found.as_fd()], Blocking::Never);
+        let sent = socket::send(to, &[IoSlice::new(&[HERE])], &[found.socket.as_fd()], Blocking::Never);
         if sent.is_err() {
             self.held.lock().unwrap_or_else(PoisonError::into_inner).sockets.insert(number, found);
         }

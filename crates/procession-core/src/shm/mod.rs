@@ -5,8 +5,10 @@ pub(crate) mod copy;
 mod error;
 pub(crate) mod handed_out;
 mod header;
+mod holders;
 #[cfg(test)]
 mod hostile;
+pub mod keeper;
 mod kind;
 pub mod mailbox;
 pub mod named;

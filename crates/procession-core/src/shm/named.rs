@@ -6,7 +6,7 @@
 //! free. Making and opening are serialised by a lock on the second byte.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -138,7 +138,7 @@ impl Name {
         }
         let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
         let path = std::fs::read_link(&link).map_err(procfs::explain(link))?;
-        let named = path.parent().is_some_and(|parent| parent == std::path::Path::new(DIRECTORY))
+        let named = path.parent().is_some_and(|parent| parent == Path::new(DIRECTORY))
             && path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()));
         if !named {
             return Ok(None);
@@ -160,7 +160,7 @@ impl Drop for Name {
 
 /// Removes the file if it is one of this library's that nobody uses, waiting for its gate until `deadline`. A file that
 /// cannot be looked at stays.
-fn remove_if_unused(path: &PathBuf, deadline: Deadline) {
+pub(super) fn remove_if_unused(path: &Path, deadline: Deadline) {
     // A description of its own: a forked child's or another descriptor's lock is in its way, ours no longer.
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let Ok(fd) = open(path, flags, Mode::empty()) else { return };
@@ -282,7 +282,7 @@ fn leave(fd: impl AsFd) -> io::Result<()> {
     crate::os::file_lock::unlock(fd, GATE)
 }
 
-fn is_at(fd: &OwnedFd, path: &PathBuf) -> bool {
+fn is_at(fd: &OwnedFd, path: &Path) -> bool {
     match (fstat(fd), stat(path)) {
         (Ok(file), Ok(path)) => (file.st_dev, file.st_ino) == (path.st_dev, path.st_ino),
         _ => false,

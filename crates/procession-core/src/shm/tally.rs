@@ -6,7 +6,8 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-use super::handed_out::Travels;
+use super::handed_out::{self, Travels};
+use super::header::ObjectId;
 use super::mailbox;
 
 thread_local! {
@@ -49,18 +50,24 @@ impl Tally {
         LEN.get()
     }
 
-    /// The message with all these handles was put.
+    /// The message with all these handles was put into the queue `carrier`.
     #[inline]
-    pub fn keep(self) {
+    pub fn keep(self, carrier: ObjectId) {
         if LEN.get() != self.start {
-            self.keep_until(LEN.get());
+            self.keep_until(LEN.get(), carrier);
         }
     }
 
-    /// What was noted before the mark was put; what came after it was not.
-    pub fn keep_until(self, mark: usize) {
+    /// What was noted before the mark was put into `carrier`; what came after it was not.
+    pub fn keep_until(self, mark: usize, carrier: ObjectId) {
         take_back(take(mark.max(self.start)));
-        drop(take(self.start));
+        for entry in take(self.start) {
+            match entry {
+                Entry::Sent(object) => handed_out::carried(object.id(), carrier),
+                Entry::Posted(number) => mailbox::carried(number, carrier),
+                Entry::Other(_) => {}
+            }
+        }
     }
 }
 

@@ -9,7 +9,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{FileType, Mode, OFlags, fstat, open, stat};
@@ -17,8 +17,8 @@ use rustix::io::Errno;
 
 use super::error::OpenError;
 use super::handed_out::{self, Travels};
-use super::header::ObjectId;
-use super::tally;
+use super::header::{Header, ObjectId};
+use super::{holders, tally};
 use crate::os::identity::Identity;
 use crate::os::procfs;
 
@@ -187,11 +187,6 @@ pub fn forget_parents() {
     handed_out::forget_parents();
 }
 
-/// Whether all handles have been opened that this process has sent, and that refer to objects which it keeps for that.
-pub fn all_received() -> bool {
-    handed_out::all_opened()
-}
-
 /// Handles that were opened, but whose message may be read again. Their sender keeps what they refer to until
 /// [`Opened::settle`].
 #[derive(Default)]
@@ -257,6 +252,23 @@ pub(crate) fn opened<T: Travels + 'static>(transit: Transit, object: &Arc<T>) {
         Some(opened) => opened.objects.push(Arc::clone(object) as Arc<dyn Travels>),
         None => object.header().note_opened(),
     });
+}
+
+/// Opens the object of a handle. Where its sender does not have it any more, having ended, any living process serves that has it open:
+/// the sender's [`keeper`](super::keeper), say.
+///
+/// # Errors
+/// As [`receive`].
+pub fn receive_object(transit: Transit, id: ObjectId) -> Result<OwnedFd, OpenError> {
+    let received = receive(transit);
+    let elsewhere = match (&received, transit) {
+        (_, Transit::Attached(_)) => false,
+        (Ok(fd), _) => Header::id_in(fd.as_fd()) != Some(id),
+        (Err(OpenError::Gone { .. } | OpenError::NotHeld { .. }), _) => true,
+        (Err(_), _) => false,
+    };
+    let found = if elsewhere { holders::find(id) } else { None };
+    found.map_or(received, Ok)
 }
 
 /// Opens what [`send`] sent. The caller checks the object's header and id: the number may mean something

@@ -246,6 +246,6 @@ pub(super) fn put(
         Encoding::InBuffer => put_bytes(py, queue, buffer, Deadline::Never)?,
         Encoding::InParts(parts) => put_parts(py, queue, parts, Deadline::Never)?,
     }
-    handles.keep();
+    handles.keep(queue.id());
     Ok(())
 }

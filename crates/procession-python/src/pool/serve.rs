@@ -227,7 +227,7 @@ impl WorkQueue {
                     }
                     wait_a_little(py)?;
                 }
-                handles.keep();
+                handles.keep(reports.id());
                 return Ok(());
             }
             Encoding::InBuffer => None,
@@ -246,7 +246,7 @@ impl WorkQueue {
             None => place.copy_from_slice(buffer),
         }
         brief(|| place.commit(Deadline::Never)).map_err(|error| errors::put(py, error))?;
-        handles.keep();
+        handles.keep(reports.id());
         Ok(())
     }
 }

@@ -298,11 +298,12 @@ impl<'py> Group<'_, 'py> {
         };
         match attempt {
             Ok(()) => {
-                handles.keep();
+                handles.keep(self.work.core.tasks().id());
                 Ok(end)
             }
             Err(error) => {
-                handles.keep_until(count.checked_sub(1).map_or(0, |last| ends[last].1));
+                let mark = count.checked_sub(1).map_or(0, |last| ends[last].1);
+                handles.keep_until(mark, self.work.core.tasks().id());
                 if self.work.came_too_late(py, &error) {
                     return Ok(End::TooLate);
                 }

@@ -90,7 +90,7 @@ fn put_group(
     let put = put_encoded(py, core, buffer, &ends, deadline, &mut count);
     if let Err(error) = put {
         let mark = count.checked_sub(1).map_or(0, |last| ends[last].1);
-        handles.keep_until(mark);
+        handles.keep_until(mark, core.id());
         return Err((count, error));
     }
     let is_last = match end {
@@ -102,16 +102,16 @@ fn put_group(
                 false
             }
             Err(error) => {
-                handles.keep_until(ends.last().map_or(0, |(_, mark)| *mark));
+                handles.keep_until(ends.last().map_or(0, |(_, mark)| *mark), core.id());
                 return Err((count, error));
             }
         },
         End::Failed(error) => {
-            handles.keep_until(ends.last().map_or(0, |(_, mark)| *mark));
+            handles.keep_until(ends.last().map_or(0, |(_, mark)| *mark), core.id());
             return Err((count, error));
         }
     };
-    handles.keep();
+    handles.keep(core.id());
     Ok(Group { count, is_last })
 }
 

@@ -26,7 +26,7 @@ pub(super) fn put(this: &Bound<'_, Queue>, object: &Bound<'_, PyAny>, deadline: 
             Ok(Encoded::InParts(parts)) => put_parts(py, core, parts, deadline)?,
             Err(error) => return refused(this, object, error),
         }
-        handles.keep();
+        handles.keep(core.id());
         Ok(())
     })
 }

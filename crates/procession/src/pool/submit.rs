@@ -82,7 +82,7 @@ impl Shared {
             }
             self.out.fetch_add(job.enter([(1, buffer.len())].into_iter()), Ordering::Relaxed);
             self.put_one(job, 0, buffer)?;
-            handles.keep();
+            handles.keep(self.work.tasks().id());
             Ok(())
         });
         self.settled(job.id, job.complete());
@@ -149,7 +149,7 @@ impl Shared {
             let mut put = 0;
             let result = self.put_encoded(job, first, buffer, &tasks, &mut put);
             if let Some(last) = put.checked_sub(1) {
-                handles.keep_until(tasks[last].mark);
+                handles.keep_until(tasks[last].mark, self.work.tasks().id());
             }
             result?;
             if let Some(problem) = refused {

@@ -197,7 +197,6 @@ pub(super) fn work(order: Order) {
         tasks,
         memory,
         daemon,
-        sent_handles: false,
         input: Vec::new(),
         output: Vec::new(),
         caller: Caller::default(),
@@ -222,8 +221,6 @@ struct Worker {
     tasks: Option<u64>,
     memory: Option<u64>,
     daemon: bool,
-    /// Whether handles of this process were among results.
-    sent_handles: bool,
     input: Vec<u8>,
     output: Vec<u8>,
     caller: Caller,
@@ -266,9 +263,6 @@ impl Worker {
                 Err(error) => return Err((self.work, error.to_string())),
             }
         }
-        if self.sent_handles {
-            self.wait_for_receivers();
-        }
         Ok(())
     }
 
@@ -288,12 +282,11 @@ impl Worker {
             process::exit(0);
         }
         if handles.mark() != mark {
-            self.sent_handles = true;
             self.output[Report::LEN] = WITH_HANDLES;
         }
         self.output[..Report::LEN].copy_from_slice(&Report { id, outcome }.to_bytes());
         match self.work.put_report(&self.output) {
-            Ok(()) => handles.keep(),
+            Ok(()) => handles.keep(self.work.reports().id()),
             Err(error @ RingError::Damaged(_)) => return Err(error.to_string()),
             Err(error) => {
                 drop(handles);
@@ -317,21 +310,5 @@ impl Worker {
     fn is_too_large(&self) -> bool {
         // Where it cannot be read there is nothing to compare.
         self.memory.is_some_and(|most| memory::resident().is_ok_and(|now| now > most))
-    }
-
-    /// Keeps what results refer to until the pool has read them.
-    fn wait_for_receivers(&self) {
-        /// After the last report was taken, for it to be read.
-        const READ: Duration = Duration::from_millis(200);
-        let mut unread = Instant::now();
-        while !transfer::all_received() && unread.elapsed() < READ {
-            if !self.work.reports().is_empty() {
-                unread = Instant::now();
-            }
-            if !process::parent().is_some_and(|pool| pool.is_alive()) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use procession_core::os::clock::Deadline;
 use procession_core::os::process;
+use procession_core::shm::keeper;
 use rustix::process::Signal;
 
 use super::error::StartError;
@@ -32,6 +33,7 @@ pub fn exit(code: i32) -> ! {
     // Where nobody reads any more there is nobody to tell.
     let _ = std::io::stdout().flush();
     see_to_children();
+    keeper::leave();
     process::exit_now(code)
 }
 

@@ -47,6 +47,7 @@ fn encode<T: Serialize + ?Sized>(value: &T, buffer: &mut Vec<u8>) -> Result<(), 
 /// Encodes a message and has it put. Handles in a message that is not put are taken back.
 #[inline]
 pub(super) fn put_encoded<T: Serialize + ?Sized>(
+    queue: &Queue,
     value: &T,
     shape: Shape,
     put: impl FnOnce(&[u8]) -> Result<(), PutError>,
@@ -56,7 +57,7 @@ pub(super) fn put_encoded<T: Serialize + ?Sized>(
         let handles = Tally::begin();
         encode(value, buffer)?;
         put(buffer)?;
-        handles.keep();
+        handles.keep(queue.id());
         Ok(())
     })
 }
@@ -90,7 +91,7 @@ pub(super) fn put_many<'a, T: Serialize + 'a>(
             let result = queue.put_many(encoded, Deadline::Never).map_err(|(n, e)| (n, e.into()));
             let (Ok(put) | Err((put, _))) = result;
             if let Some((_, mark)) = put.checked_sub(1).and_then(|last| ends.get(last)) {
-                handles.keep_until(*mark);
+                handles.keep_until(*mark, queue.id());
             }
             let count = result?;
             failed.map_or(Ok(count), |error| Err((count, error)))

@@ -228,7 +228,7 @@ impl<T: Serialize> JoinableQueue<T> {
     }
 
     fn put_until(&self, task: &T, deadline: Deadline) -> Result<(), PutError> {
-        put_encoded(task, self.shape, |bytes| Ok(self.core.put(bytes, deadline)?))
+        put_encoded(&self.core, task, self.shape, |bytes| Ok(self.core.put(bytes, deadline)?))
     }
 }
 

@@ -22,7 +22,8 @@ use crate::handle;
 ///
 /// Any process that has a handle may put and get. A handle is cloned, inherited by a fork, given to a new process as an
 /// argument, or sent through a pipe or another queue; the queue is gone with the last one. A process that has sent a
-/// handle through a queue keeps the object, and a descriptor for it, at least until the handle has been received.
+/// handle through a queue keeps the object, and a descriptor for it, at least until the handle has been received. A
+/// process that ends by itself before that leaves them to a small process; one that is killed loses them.
 ///
 /// A message whose put returned is delivered to exactly one get. A consumer that is killed loses at most the message
 /// that its own get had taken; a producer killed inside a put has either put the message or not. Neither ever
@@ -248,7 +249,7 @@ impl<T: Serialize> Queue<T> {
 
     #[inline]
     fn put_until(&self, message: &T, deadline: Deadline) -> Result<(), PutError> {
-        put_encoded(message, self.shape, |bytes| Ok(self.core.put(bytes, deadline)?))
+        put_encoded(&self.core, message, self.shape, |bytes| Ok(self.core.put(bytes, deadline)?))
     }
 }
 

@@ -1,0 +1,388 @@
+//! The keeper: what a process that ends by itself leaves behind for the receivers of its handles.
+//!
+//! A handle in a queue names a descriptor of its sender. A sender that exits while some of its handles have not been opened
+//! forks a *keeper*: a small process that has nothing but these descriptors. Receivers find them by the object's id
+//! ([`holders`]), or at the sender's mailbox, which the keeper goes on serving. It ends when all have been opened, or
+//! when no other process has the queues open that they were put into, so that nobody can receive them. The
+//! sender's own end waits for nothing.
+//!
+//! A process that is killed, or ends by `_exit`, leaves no keeper.
+//!
+//! The keeper is made by a bare `clone` in a process with any number of threads. So it makes system calls only: it
+//! allocates nothing, takes no lock and never panics. Its memory, but for code, stack and plan, is given back, and
+//! nothing is left mapped that is shared.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::{BorrowedFd, OwnedFd, RawFd};
+use rustix::fs::{Mode, OFlags, open, readlinkat_raw};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use rustix::net::{
+    RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, accept_with, recvmsg,
+    sendmsg, sockopt,
+};
+
+use super::handed_out;
+use super::header::{Header, ObjectId};
+use super::holders;
+use super::mailbox::{self, HERE, NOT_HERE};
+use super::named;
+use crate::os::clock::Deadline;
+use crate::os::{process, socket};
+
+/// So many queues that carry an object's handles are remembered.
+pub(super) const CARRIERS: usize = 16;
+/// How long what went elsewhere than into a queue is kept: nobody knows who may receive it.
+const ELSEWHERE: Duration = Duration::from_secs(10);
+/// How often the keeper looks for processes that have the queues, at the most.
+const SEARCH: Duration = Duration::from_secs(1);
+/// The longest pause between two looks at what has been opened.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// How long a receiver at the mailbox may take to say what it wants.
+const PRESENTING: Duration = Duration::from_secs(1);
+
+/// A descriptor that is kept.
+#[derive(Clone, Copy)]
+struct Kept {
+    /// Below 0 once it has been closed.
+    fd: RawFd,
+    /// Which object it is, if it is one.
+    id: Option<ObjectId>,
+    /// Its number at the mailbox, if it is a socket.
+    number: Option<[u8; 16]>,
+    carriers: [Option<ObjectId>; CARRIERS],
+    /// How many searches in a row have found no process that has a carrier.
+    missed: u32,
+}
+
+impl Kept {
+    fn new(fd: RawFd, number: Option<[u8; 16]>, carriers: &[ObjectId]) -> Self {
+        let carriers = std::array::from_fn(|i| carriers.get(i).copied());
+        Kept { fd, id: Header::id_in(borrow(fd)), number, carriers, missed: 0 }
+    }
+
+    fn went_elsewhere(&self) -> bool {
+        self.carriers[0].is_none()
+    }
+
+    /// Whether somebody may receive it, as the last search found.
+    fn may_be_received(&self) -> bool {
+        self.fd >= 0 && (self.missed == 0 || self.went_elsewhere())
+    }
+
+    fn is_carried_by(&self, id: ObjectId) -> bool {
+        self.carriers.contains(&Some(id))
+    }
+
+    /// Closes the descriptor, and removes the object's name if that was its last use.
+    fn close(&mut self) {
+        let fd = std::mem::replace(&mut self.fd, -1);
+        let mut space = [MaybeUninit::uninit(); 256];
+        let path = path_of(fd, &mut space);
+        // SAFETY: the keeper's own, used nowhere else from now on.
+        unsafe { libc::close(fd) };
+        if let Some(path) = path {
+            named::remove_if_unused(path, Deadline::after(Duration::from_secs(1)));
+        }
+    }
+}
+
+/// Has [`leave`] called when this process exits. Once a program: forked processes inherit it.
+///
+/// # Errors
+/// Out of memory.
+#[inline]
+pub(super) fn register() -> io::Result<()> {
+    static REGISTERED: AtomicU32 = AtomicU32::new(0);
+    if REGISTERED.load(Ordering::Relaxed) == 0 && REGISTERED.swap(1, Ordering::Relaxed) == 0 {
+        process::at_exit(at_exit).inspect_err(|_| REGISTERED.store(0, Ordering::Relaxed))?;
+    }
+    Ok(())
+}
+
+extern "C" fn at_exit() {
+    leave();
+}
+
+/// Leaves the descriptors of handles that have not been opened to a keeper. For a process that is about to end, which hands out
+/// nothing from now on; called by itself at a normal exit.
+pub fn leave() {
+    let mut kept: Vec<Kept> =
+        handed_out::unopened().into_iter().map(|(fd, carriers)| Kept::new(fd, None, &carriers)).collect();
+    let mut listener = -1;
+    if let Some((mailbox, sockets)) = mailbox::leave_to_keeper() {
+        listener = mailbox;
+        kept.extend(
+            sockets.into_iter().map(|(fd, number, carrier)| Kept::new(fd, Some(number), carrier.as_slice())),
+        );
+    }
+    if kept.is_empty() {
+        return;
+    }
+    let carriers: Vec<ObjectId> = kept.iter().flat_map(|kept| kept.carriers).flatten().collect();
+    if !kept.iter().any(Kept::went_elsewhere) && !holders::any_elsewhere(&carriers) {
+        return;
+    }
+    if let Err(error) = start(&mut kept, listener) {
+        let count = kept.len();
+        eprintln!(
+            "procession: process {} ends, and what {count} handles refer to that it sent and nobody has opened is lost: \
+             a process to keep it could not be made: {error}",
+            process::getpid(),
+        );
+    }
+}
+
+fn start(kept: &mut [Kept], listener: RawFd) -> io::Result<()> {
+    kept.sort_unstable_by_key(|kept| kept.fd);
+    let len = size_of_val(kept);
+    // Shared, so that it is told apart from memory of the allocator beside it.
+    // SAFETY: a new mapping of the kernel's choosing, page-aligned and large enough for the entries; it is never unmapped here,
+    // for the process ends.
+    let plan = unsafe {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let plan = mmap_anonymous(std::ptr::null_mut(), len, access, MapFlags::SHARED)?.cast::<Kept>();
+        plan.copy_from_nonoverlapping(kept.as_ptr(), kept.len());
+        std::slice::from_raw_parts_mut(plan, kept.len())
+    };
+    process::with_signals_blocked(|| {
+        // SAFETY: the child has a copy of this thread and its stack alone. It never returns from `keep`, which makes system calls
+        // only. No signal is sent to this process at its end.
+        match unsafe { libc::syscall(libc::SYS_clone, 0_u64, 0_u64, 0_u64, 0_u64, 0_u64) } {
+            ..0 => Err(io::Error::last_os_error()),
+            0 => keep(plan, listener),
+            _ => Ok(()),
+        }
+    })
+}
+
+/// Lives as the keeper.
+fn keep(plan: &mut [Kept], listener: RawFd) -> ! {
+    become_nobodys();
+    close_others(plan, listener);
+    give_memory_back(plan.as_ptr() as usize);
+    let began = Instant::now();
+    let mut pause = Duration::from_millis(10);
+    let mut searched = began;
+    let mut next_search = SEARCH;
+    loop {
+        pause_or_serve(plan, listener, pause);
+        pause = (pause + pause / 2).min(LONGEST_PAUSE);
+        let forgotten = began.elapsed() >= ELSEWHERE;
+        for kept in plan.iter_mut().filter(|kept| kept.fd >= 0) {
+            let is_opened = kept.number.is_none() && Header::all_opened(borrow(kept.fd));
+            if is_opened || forgotten && kept.went_elsewhere() {
+                kept.close();
+            }
+        }
+        if searched.elapsed() >= next_search {
+            let begin = Instant::now();
+            search(plan);
+            searched = Instant::now();
+            // Where there are very many processes, looking at them shall take a hundredth of the time.
+            next_search = SEARCH.max((searched - begin).saturating_mul(100));
+        }
+        if plan.iter().all(|kept| kept.fd < 0) {
+            process::exit_now(0);
+        }
+    }
+}
+
+/// Closes what can be received by nobody: no other process has a queue open that carries it. A handle of such a queue may be between two
+/// processes at one moment, so twice.
+fn search(plan: &mut [Kept]) {
+    for kept in plan.iter_mut() {
+        kept.missed = kept.missed.saturating_add(1);
+    }
+    let me = Some(rustix::process::getpid());
+    let _nothing = holders::each::<()>(me, |_, found| {
+        for kept in plan.iter_mut().filter(|kept| kept.is_carried_by(found)) {
+            kept.missed = 0;
+        }
+        None
+    });
+    // What lies in a queue that is kept here, and may be received, may be received itself.
+    while let Some(carried) = (0..plan.len()).find(|i| is_carried_within(plan, *i)) {
+        if let Some(kept) = plan.get_mut(carried) {
+            kept.missed = 0;
+        }
+    }
+    for kept in plan.iter_mut() {
+        if kept.fd >= 0 && kept.missed >= 2 && !kept.went_elsewhere() {
+            kept.close();
+        }
+    }
+}
+
+/// Whether an entry that nobody seemed to receive is carried by another that somebody may receive.
+fn is_carried_within(plan: &[Kept], index: usize) -> bool {
+    plan.get(index).is_some_and(|kept| {
+        let carries = |other: &Kept| other.id.is_some_and(|id| kept.is_carried_by(id));
+        kept.missed != 0 && plan.iter().any(|other| other.may_be_received() && carries(other))
+    })
+}
+
+/// Leaves the sender's session, so that a terminal's signals and the sender's handlers are none of its concern.
+fn become_nobodys() {
+    // SAFETY: system calls without pointers, but for a local set of signals and a constant name.
+    unsafe {
+        for signal in 1..=64 {
+            let ignored = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGPIPE].contains(&signal);
+            libc::signal(signal, if ignored { libc::SIG_IGN } else { libc::SIG_DFL });
+        }
+        libc::setsid();
+        libc::prctl(libc::PR_SET_NAME, c"procession-keep".as_ptr());
+        libc::chdir(c"/".as_ptr());
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+    }
+}
+
+/// Closes all descriptors but those of the plan, which is in their order, and the listening socket.
+fn close_others(plan: &[Kept], listener: RawFd) {
+    let mut first = 0;
+    loop {
+        let kept = plan.iter().map(|kept| kept.fd).chain([listener]).filter(|fd| *fd >= first).min();
+        let last = match kept {
+            Some(kept) => kept as u32,
+            None => u32::MAX,
+        };
+        if last > first as u32 {
+            let last = if kept.is_some() { last - 1 } else { last };
+            // SAFETY: copies of the sender's descriptors, which nothing in this process uses.
+            unsafe { libc::syscall(libc::SYS_close_range, first as u32, last, 0) };
+        }
+        match kept {
+            Some(kept) => first = kept + 1,
+            None => return,
+        }
+    }
+}
+
+/// Unmaps what is shared with other processes, but for the plan, and frees the pages of the sender's heap.
+fn give_memory_back(plan: usize) {
+    let here = 0_u8;
+    // SAFETY: it returns an address.
+    let thread_local = unsafe { libc::__errno_location() } as usize;
+    let used = [plan, &raw const here as usize, thread_local];
+    let Ok(maps) = open("/proc/self/maps", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) else { return };
+    let mut line = [0; 128];
+    let mut len = 0;
+    let mut buffer = [0; 1024];
+    while let Ok(read @ 1..) = rustix::io::read(&maps, &mut buffer) {
+        for byte in buffer.iter().take(read) {
+            if *byte == b'\n' {
+                give_back(line.get(..len).unwrap_or_default(), &used);
+                len = 0;
+            } else if let Some(place) = line.get_mut(len) {
+                *place = *byte;
+                len += 1;
+            }
+        }
+    }
+}
+
+/// Gives back what a line of `/proc/self/maps` (perhaps its beginning only) tells of: `start-end rwxp offset device inode path`.
+fn give_back(line: &[u8], used: &[usize]) {
+    let mut fields = line.split(|byte| *byte == b' ').filter(|field| !field.is_empty());
+    let (Some(range), Some(access), Some(inode)) = (fields.next(), fields.next(), fields.nth(2)) else {
+        return;
+    };
+    let mut ends = range.split(|byte| *byte == b'-').map(from_hex);
+    let (Some(Some(start)), Some(Some(end))) = (ends.next(), ends.next()) else { return };
+    if used.iter().any(|address| (start..end).contains(address)) {
+        return;
+    }
+    let is_heap = matches!(fields.next(), None | Some(b"[heap]"));
+    // SAFETY: nothing in this process refers to shared mappings other than the plan. Memory without a file is the heap, other
+    // threads' stacks, and the zeroed data of libraries; the keeper's code uses none of it, but for the stack and the thread's
+    // own data, which `used` excepts. What is freed reads as zero.
+    unsafe {
+        let (address, len) = (std::ptr::with_exposed_provenance_mut(start), end - start);
+        if access.ends_with(b"s") {
+            let _ = munmap(address, len);
+        } else if access.starts_with(b"rw") && inode == b"0" && is_heap {
+            // Refused for memory that is locked: that stays.
+            let _ = madvise(address, len, Advice::LinuxDontNeed);
+        }
+    }
+}
+
+fn from_hex(digits: &[u8]) -> Option<usize> {
+    usize::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+/// Where the file of a named object lies.
+fn path_of(fd: RawFd, space: &mut [MaybeUninit<u8>]) -> Option<&Path> {
+    let mut name = [0; 32];
+    let mut rest = &mut name[..];
+    io::Write::write_fmt(&mut rest, format_args!("/proc/self/fd/{fd}\0")).ok()?;
+    let link = std::ffi::CStr::from_bytes_until_nul(&name).ok()?;
+    let (path, _) = readlinkat_raw(rustix::fs::CWD, link, space).ok()?;
+    path.starts_with(b"/dev/shm/").then(|| Path::new(std::ffi::OsStr::from_bytes(path)))
+}
+
+/// Waits so long, or until a receiver has been answered.
+fn pause_or_serve(plan: &mut [Kept], listener: RawFd, pause: Duration) {
+    let timeout = timespec(pause);
+    let has_sockets = plan.iter().any(|kept| kept.fd >= 0 && kept.number.is_some());
+    if listener < 0 || !has_sockets {
+        let _ = poll(&mut [], Some(&timeout));
+        return;
+    }
+    let listener = borrow(listener);
+    if matches!(poll(&mut [PollFd::new(&listener, PollFlags::IN)], Some(&timeout)), Ok(1..))
+        && let Ok(receiver) = accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
+    {
+        serve(plan, &receiver);
+    }
+}
+
+/// Answers one who presents a number, as the sender's mailbox would.
+fn serve(plan: &mut [Kept], receiver: &OwnedFd) {
+    if !sockopt::socket_peercred(receiver).is_ok_and(|peer| peer.uid.as_raw() == socket::effective_user()) {
+        return;
+    }
+    let mut number = [0; 16];
+    let mut have = 0;
+    let until = Instant::now() + PRESENTING;
+    while let Some(room @ [_, ..]) = number.get_mut(have..) {
+        let left = timespec(until.saturating_duration_since(Instant::now()));
+        if !matches!(poll(&mut [PollFd::new(receiver, PollFlags::IN)], Some(&left)), Ok(1..)) {
+            return;
+        }
+        match recvmsg(receiver, &mut [IoSliceMut::new(room)], &mut Default::default(), RecvFlags::DONTWAIT) {
+            Ok(received) if received.bytes > 0 => have += received.bytes,
+            _ => return,
+        }
+    }
+    let asked = plan.iter_mut().find(|kept| kept.fd >= 0 && kept.number == Some(number));
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    let Some(kept) = asked else {
+        let _ = sendmsg(receiver, &[IoSlice::new(&[NOT_HERE])], &mut control, flags);
+        return;
+    };
+    let descriptor = [borrow(kept.fd)];
+    control.push(SendAncillaryMessage::ScmRights(&descriptor));
+    if sendmsg(receiver, &[IoSlice::new(&[HERE])], &mut control, flags).is_ok() {
+        kept.close();
+    }
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec { tv_sec: duration.as_secs() as i64, tv_nsec: duration.subsec_nanos().into() }
+}
+
+fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
+    // SAFETY: a descriptor of the plan or the listening socket, which the keeper closes after its last use.
+    unsafe { BorrowedFd::borrow_raw(fd) }
+}
