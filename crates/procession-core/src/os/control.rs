@@ -1,7 +1,7 @@
 //! A connection between two processes that carries messages with descriptors.
 
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
+use std::io::{self, IoSlice, Read, Seek, Write};
 use std::mem::MaybeUninit;
 use std::time::Duration;
 
@@ -10,13 +10,14 @@ use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::fs::{FileType, MemfdFlags, fcntl_get_seals, fstat, memfd_create};
 use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg,
+    socketpair, sockopt,
 };
 
 use super::clock::Deadline;
+use super::credentials::{Credentials, effective_user, peer_credentials, receive_from};
 use super::memory;
-use super::process::{wait_ended, wait_readable};
+use super::process::{self, wait_ended, wait_readable};
 
 /// The kernel's `SCM_MAX_FD`.
 const DESCRIPTORS_A_PACKET: usize = 253;
@@ -34,6 +35,28 @@ pub struct Message {
     pub body: Vec<u8>,
     /// The descriptors, in the order in which they were sent.
     pub descriptors: Vec<OwnedFd>,
+    /// The process that sent it, and its user then, as the kernel has it. At the second end of a pair only.
+    pub sender: Option<Credentials>,
+}
+
+/// Which descriptor of a process an inherited end is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// The descriptor's number.
+    pub number: i32,
+    /// The socket's inode: a descriptor that has the number by chance is another one.
+    pub inode: u64,
+}
+
+/// What [`Channel::from_parent`] found.
+#[derive(Debug)]
+pub enum FromParent {
+    /// The end, and the parent.
+    Channel(Channel, Credentials),
+    /// An end that this user made, in a process that is not, or no longer, the parent of this one.
+    Orphaned,
+    /// No such end, or one that another user made.
+    Foreign,
 }
 
 /// One end of the connection. It is closed by the last process that has it.
@@ -41,7 +64,7 @@ pub struct Message {
 pub struct Channel(OwnedFd);
 
 impl Channel {
-    /// Two connected ends, closed on exec. Neither has the number of a standard stream, even where those are closed:
+    /// Two connected ends, closed on exec. What the second receives says who sent it. Neither has the number of a standard stream, even where those are closed:
     /// what a program prints must not go there.
     ///
     /// # Errors
@@ -49,27 +72,43 @@ impl Channel {
     pub fn pair() -> io::Result<(Channel, Channel)> {
         let (one, other) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        sockopt::set_socket_passcred(&other, true)?;
         Ok((Channel(above_standard(one)?), Channel(above_standard(other)?)))
     }
 
-    /// The end that the process which started this one left open under `number`; from now on closed on exec. To be
-    /// called once, before anything else could have opened a descriptor of that number.
+    /// Names the end for [`Channel::from_parent`] in a process that inherits it under the same number.
     ///
     /// # Errors
-    /// Nothing is open there, or it is not a socket.
-    pub fn inherited(number: i32) -> io::Result<Channel> {
-        if number < 0 {
-            return Err(Errno::BADF.into());
+    /// None that is known.
+    pub fn ticket(&self) -> io::Result<Ticket> {
+        Ok(Ticket { number: self.0.as_raw_fd(), inode: fstat(&self.0)?.st_ino })
+    }
+
+    /// The end that the parent of this process made and left open for it; from now on closed on exec.
+    ///
+    /// # Safety
+    /// Nothing else in this process owns a descriptor of the ticket's number if that is the socket of its inode.
+    pub unsafe fn from_parent(ticket: Ticket) -> FromParent {
+        if ticket.number < 0 {
+            return FromParent::Foreign;
         }
-        // SAFETY: not -1; used for one call that fails when nothing is open under the number.
-        let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-        if FileType::from_raw_mode(fstat(borrowed)?.st_mode) != FileType::Socket {
-            return Err(Errno::NOTSOCK.into());
+        // SAFETY: not -1; used for calls that fail when nothing is open under the number.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(ticket.number) };
+        let is_it = fstat(borrowed).is_ok_and(|about| {
+            FileType::from_raw_mode(about.st_mode) == FileType::Socket && about.st_ino == ticket.inode
+        }) && sockopt::socket_domain(borrowed) == Ok(AddressFamily::UNIX)
+            && sockopt::socket_type(borrowed) == Ok(SocketType::SEQPACKET);
+        // The credentials of a pair are those of the process that made it, when it did.
+        let Some(maker) =
+            peer_credentials(borrowed).ok().filter(|maker| is_it && maker.uid == effective_user())
+        else {
+            return FromParent::Foreign;
+        };
+        if maker.pid != process::getppid() as i32 || fcntl_setfd(borrowed, FdFlags::CLOEXEC).is_err() {
+            return FromParent::Orphaned;
         }
-        // SAFETY: it is open, and left to this process for this call, which nothing precedes.
-        let fd = unsafe { OwnedFd::from_raw_fd(number) };
-        fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
-        Ok(Channel(fd))
+        // SAFETY: it is open, and left to this process for this call by the one that made it.
+        FromParent::Channel(Channel(unsafe { OwnedFd::from_raw_fd(ticket.number) }), maker)
     }
 
     /// An end that arrived as a descriptor.
@@ -188,7 +227,7 @@ impl Channel {
     pub fn try_receive(&self) -> io::Result<Received> {
         let mut packet = vec![0; HEADER + INLINE];
         let mut descriptors = Vec::new();
-        let Some(len) = self.receive_packet(&mut packet, &mut descriptors)? else {
+        let Some((len, sender)) = self.receive_packet(&mut packet, &mut descriptors)? else {
             return Ok(Received::Nothing);
         };
         if len == 0 {
@@ -204,7 +243,7 @@ impl Channel {
         while descriptors.len() < count {
             let before = descriptors.len();
             match self.receive_packet(&mut [0], &mut descriptors)? {
-                Some(1..) if descriptors.len() > before => {}
+                Some((1.., from)) if descriptors.len() > before && from == sender => {}
                 Some(_) => return Err(broken()),
                 None if wait_readable(&[self.0.as_fd()], deadline)?.is_none() => return Err(broken()),
                 None => {}
@@ -222,33 +261,23 @@ impl Channel {
         if body.len() != body_len {
             return Err(broken());
         }
-        Ok(Received::Message(Message { body, descriptors }))
+        Ok(Received::Message(Message { body, descriptors, sender }))
     }
 
-    /// The packet's length, 0 at the end; `None` when there is none yet.
-    fn receive_packet(&self, bytes: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<Option<usize>> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_A_PACKET))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-        let packet = loop {
-            match recvmsg(&self.0, &mut [IoSliceMut::new(bytes)], &mut control, flags) {
-                Ok(packet) => break packet,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Ok(None),
-                // Closed by a process that left something unread.
-                Err(Errno::CONNRESET) => return Ok(Some(0)),
-                Err(error) => return Err(error.into()),
-            }
-        };
-        for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(fds) = message {
-                descriptors.extend(fds);
-            }
+    /// The packet's length, 0 at the end, and its sender; `None` when there is none yet.
+    fn receive_packet(
+        &self,
+        bytes: &mut [u8],
+        descriptors: &mut Vec<OwnedFd>,
+    ) -> io::Result<Option<(usize, Option<Credentials>)>> {
+        match receive_from(&self.0, bytes, descriptors) {
+            Ok((received, _)) if received.descriptors_lost => Err(Errno::MFILE.into()),
+            Ok((received, sender)) => Ok(Some((received.bytes, sender))),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            // Closed by a process that left something unread.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(Some((0, None))),
+            Err(error) => Err(error),
         }
-        if packet.flags.contains(ReturnFlags::CTRUNC) {
-            return Err(Errno::MFILE.into());
-        }
-        Ok(Some(packet.bytes))
     }
 }
 

@@ -19,6 +19,7 @@ pub struct Image {
     code: Vec<std::ops::Range<usize>>,
     fingerprint: u64,
     initializers: Option<(usize, usize)>,
+    started_by_loader: bool,
 }
 
 impl Image {
@@ -28,10 +29,9 @@ impl Image {
     /// The kernel told the program nothing about its own layout.
     pub fn current() -> io::Result<&'static Image> {
         static IMAGE: OnceLock<Option<Image>> = OnceLock::new();
-        IMAGE
-            .get_or_init(Image::read)
-            .as_ref()
-            .ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "no program headers (AT_PHDR)"))
+        IMAGE.get_or_init(Image::read).as_ref().ok_or_else(|| {
+            io::Error::new(io::ErrorKind::Unsupported, "no program headers that are understood (AT_PHDR)")
+        })
     }
 
     fn read() -> Option<Image> {
@@ -48,8 +48,10 @@ impl Image {
         }
         // SAFETY: the kernel (or the loader) mapped `count` headers of this size there, for the life of the program.
         let headers = unsafe { std::slice::from_raw_parts(start as *const ProgramHeader, count) };
-        let own = headers.iter().find(|header| header.p_type == libc::PT_PHDR);
-        let bias = own.map_or(0, |own| start.wrapping_sub(own.p_vaddr as usize));
+        let bias = bias(start, headers)?;
+        let has_loader = headers.iter().any(|header| header.p_type == libc::PT_INTERP);
+        // SAFETY: as above. The kernel says where it has loaded the loader, unless that was the program it executed.
+        let started_by_loader = has_loader && unsafe { libc::getauxval(libc::AT_BASE) } == 0;
         let mut fingerprint = Fingerprint::new();
         let mut code = Vec::new();
         let mut initializers = None;
@@ -67,12 +69,22 @@ impl Image {
                 initializers = unsafe { initializer_table(at as *const [usize; 2], bias) };
             }
         }
-        Some(Image { bias, code, fingerprint: fingerprint.0, initializers })
+        Some(Image { bias, code, fingerprint: fingerprint.0, initializers, started_by_loader })
     }
 
     /// A number that changes with nearly every build of the program.
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint
+    }
+
+    /// Whether the program is an argument of its loader: the kernel executed `/lib64/ld-linux-x86-64.so.2 PROGRAM`, say.
+    pub fn started_by_loader(&self) -> bool {
+        self.started_by_loader
+    }
+
+    /// An address of the executable's code.
+    pub fn start_of_code(&self) -> usize {
+        self.code.first().map_or(0, |range| range.start)
     }
 
     /// Where in the executable this code address lies, the same in every process that runs the program; `None`
@@ -117,6 +129,24 @@ impl Image {
             }
         }
     }
+}
+
+/// What was added to every address of the file whose program headers lie at `start`; `None` where that is unknown.
+fn bias(start: usize, headers: &[ProgramHeader]) -> Option<usize> {
+    if let Some(own) = headers.iter().find(|header| header.p_type == libc::PT_PHDR) {
+        return Some(start.wrapping_sub(own.p_vaddr as usize));
+    }
+    // Linkers write no PT_PHDR into some static executables. The file begins with its own header, which the program headers
+    // follow; the segment that begins with the file has both.
+    let first = headers.iter().find(|header| header.p_type == libc::PT_LOAD && header.p_offset == 0)?;
+    let file_header = start.checked_sub(size_of::<libc::Elf64_Ehdr>())?;
+    if file_header % super::memory::page_size() != 0 {
+        return None;
+    }
+    // SAFETY: in the page that `start` lies in, which is mapped and readable; any bytes are a header.
+    let header = unsafe { &*(file_header as *const libc::Elf64_Ehdr) };
+    let is_one = header.e_ident.starts_with(b"\x7fELF") && header.e_phoff as usize == start - file_header;
+    is_one.then(|| file_header.wrapping_sub(first.p_vaddr as usize))
 }
 
 /// `DT_INIT_ARRAY` of a dynamic section: address and number of entries.
@@ -175,5 +205,21 @@ mod tests {
         assert_eq!(image.address_of(u64::MAX), None);
         assert_ne!(image.fingerprint(), Fingerprint::new().0);
         assert!(image.initializers.is_some_and(|(_, count)| count > 0));
+    }
+
+    #[test]
+    fn without_a_header_of_the_headers_the_bias_is_found() {
+        let image = Image::current().unwrap();
+        // SAFETY: as in `Image::read`.
+        let (start, headers) = unsafe {
+            let start = libc::getauxval(libc::AT_PHDR) as usize;
+            let count = libc::getauxval(libc::AT_PHNUM) as usize;
+            (start, std::slice::from_raw_parts(start as *const ProgramHeader, count))
+        };
+        let other: Vec<_> = headers.iter().copied().filter(|header| header.p_type != libc::PT_PHDR).collect();
+        assert_eq!(bias(start, &other), Some(image.bias));
+        assert_eq!(bias(start, headers), Some(image.bias));
+        assert_eq!(bias(start, &[]), None);
+        assert_eq!(bias(start + 8, &other), None);
     }
 }

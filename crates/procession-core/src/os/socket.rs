@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll as poll_once};
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FlockOperation, Mode, OFlags, fcntl_setfl, flock, open};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
@@ -20,6 +20,7 @@ use rustix::net::{
 };
 
 use super::clock::Deadline;
+pub use super::credentials::{Credentials, effective_user, peer_credentials};
 
 /// How many descriptors one call may send: the kernel's `SCM_MAX_FD`.
 pub const MAX_DESCRIPTORS: usize = 253;
@@ -370,44 +371,6 @@ pub fn accept(listener: impl AsFd) -> io::Result<Option<(OwnedFd, Endpoint)>> {
 /// What the kernel reported.
 pub fn local_endpoint(socket: impl AsFd) -> io::Result<Endpoint> {
     Endpoint::read(getsockname(socket)?)
-}
-
-/// Who is at the other end of a local socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Credentials {
-    /// The process that called `connect`, `listen` or `socketpair`; 0 for one of another pid namespace.
-    pub pid: i32,
-    /// Its effective user.
-    pub uid: u32,
-}
-
-/// The process at the other end of a local socket, as the kernel knows it.
-///
-/// # Errors
-/// What the kernel reported.
-pub fn peer_credentials(socket: impl AsFd) -> io::Result<Credentials> {
-    let mut found = libc::ucred { pid: 0, uid: 0, gid: 0 };
-    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
-    // SAFETY: `found` and `len` outlive the call; the kernel writes at most `len` bytes of a `ucred`, which
-    // any bytes are a valid value of. (rustix's form cannot express the pid 0 of a foreign namespace.)
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PEERCRED,
-            (&raw mut found).cast(),
-            &raw mut len,
-        )
-    };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(Credentials { pid: found.pid, uid: found.uid })
-}
-
-/// The effective user of this process.
-pub fn effective_user() -> u32 {
-    rustix::process::geteuid().as_raw()
 }
 
 /// What kind of stream socket a descriptor is: `Some(true)` a local one, which can carry descriptors,

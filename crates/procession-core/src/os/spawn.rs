@@ -7,19 +7,21 @@ use std::os::unix::ffi::OsStringExt;
 
 use rustix::fd::{AsRawFd, BorrowedFd};
 
+use super::image::Image;
+use super::procfs;
+
 /// Starts the program of the calling process again with one argument, its own name; returns the new
-/// process's pid.
+/// process's pid. A program that its loader was told to start is started so again.
 ///
-/// The new process has this one's environment and `marker=N`, where `N` is the number under which it inherits
-/// `fd`; standard input reads as empty; SIGINT alone is blocked, until it is known what that is to do; SIGCHLD has its default
+/// The new process has this one's environment and the variable `marker` with the value; it inherits `fd` under the same
+/// number; standard input reads as empty; SIGINT alone is blocked, until it is known what that is to do; SIGCHLD has its default
 /// action, and every other signal that this process ignores stays ignored.
 ///
 /// # Errors
 /// Out of processes, memory or descriptors, or the program cannot be executed. No process is left then.
-pub fn same_program(marker: &str, fd: BorrowedFd<'_>) -> io::Result<u32> {
+pub fn same_program(marker: &str, value: &str, fd: BorrowedFd<'_>) -> io::Result<u32> {
     let number = fd.as_raw_fd();
-    let name = std::env::args_os().next().unwrap_or_else(|| OsString::from("procession"));
-    let name = c_string(name)?;
+    let arguments = arguments()?;
     let mut environment = Vec::new();
     for (key, value) in std::env::vars_os() {
         if key != marker {
@@ -29,33 +31,72 @@ pub fn same_program(marker: &str, fd: BorrowedFd<'_>) -> io::Result<u32> {
             environment.push(c_string(entry)?);
         }
     }
-    environment.push(c_string(format!("{marker}={number}").into())?);
+    environment.push(c_string(format!("{marker}={value}").into())?);
     let mut actions = FileActions::new()?;
     actions.open_read(0, c"/dev/null")?;
     // Onto itself: clears close-on-exec in the child alone.
     actions.keep(number)?;
     let attributes = Attributes::new()?;
 
-    let argv = [name.as_ptr().cast_mut(), std::ptr::null_mut()];
-    let envp: Vec<_> = environment
-        .iter()
-        .map(|entry| entry.as_ptr().cast_mut())
-        .chain(std::iter::once(std::ptr::null_mut()))
-        .collect();
+    let pointers = |texts: &[CString]| -> Vec<_> {
+        texts
+            .iter()
+            .map(|text| text.as_ptr().cast_mut())
+            .chain(std::iter::once(std::ptr::null_mut()))
+            .collect()
+    };
+    let (argv, envp) = (pointers(&arguments), pointers(&environment));
     let mut pid = 0;
     // SAFETY: all pointers are to C strings, null-ended arrays and initialised objects that outlive the call.
     let result = unsafe {
-        libc::posix_spawn(
-            &mut pid,
-            c"/proc/self/exe".as_ptr(),
-            &actions.0,
-            &attributes.0,
-            argv.as_ptr(),
-            envp.as_ptr(),
+        libc::posix_spawn(&mut pid, PROGRAM.as_ptr(), &actions.0, &attributes.0, argv.as_ptr(), envp.as_ptr())
+    };
+    check(result).map_err(procfs::explain("/proc/self/exe"))?;
+    Ok(pid.unsigned_abs())
+}
+
+const PROGRAM: &CStr = c"/proc/self/exe";
+
+/// The program's own name, and before it what its loader was told if that is what the kernel executes.
+fn arguments() -> io::Result<Vec<CString>> {
+    let own = || std::env::args_os();
+    let image = Image::current()?;
+    if !image.started_by_loader() {
+        return Ok(vec![c_string(own().next().unwrap_or_else(|| OsString::from("procession")))?]);
+    }
+    let problem = |what: &str| {
+        io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!("its loader was executed with it as an argument, and {what}"),
         )
     };
-    check(result)?;
-    Ok(pid.unsigned_abs())
+    let whole = std::fs::read("/proc/self/cmdline").map_err(procfs::explain("/proc/self/cmdline"))?;
+    let whole: Vec<_> = whole.split(|byte| *byte == 0).collect();
+    // What follows the last zero byte is no argument.
+    let before = whole.len().checked_sub(1 + own().count()).filter(|before| *before > 0);
+    let before = before.ok_or_else(|| problem("its command line was changed"))?;
+    let mut arguments = Vec::with_capacity(before + 1);
+    for argument in &whole[..before] {
+        arguments.push(CString::new(*argument)?);
+    }
+    // Not by the name it was given, which may be relative to another directory.
+    let program = path_of_code(image.start_of_code()).ok_or_else(|| problem("its file is gone"))?;
+    arguments.push(CString::new(program)?);
+    Ok(arguments)
+}
+
+/// The file that this address was mapped from.
+fn path_of_code(address: usize) -> Option<Vec<u8>> {
+    let maps = std::fs::read("/proc/self/maps").ok()?;
+    let path = maps.split(|byte| *byte == b'\n').find_map(|line| {
+        // Range, permissions, offset, device, inode, path; the path begins after blanks and may hold some.
+        let start = line.iter().position(|byte| *byte == b'/')?;
+        let range = std::str::from_utf8(line.split(|byte| *byte == b' ').next()?).ok()?;
+        let (from, to) = range.split_once('-')?;
+        let bound = |text| usize::from_str_radix(text, 16).ok();
+        (bound(from)?..bound(to)?).contains(&address).then(|| line[start..].to_vec())
+    })?;
+    (!path.ends_with(b" (deleted)")).then_some(path)
 }
 
 fn c_string(text: OsString) -> io::Result<CString> {

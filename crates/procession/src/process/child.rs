@@ -7,6 +7,7 @@ use std::panic::{self, AssertUnwindSafe};
 
 use procession_core::os::clock::Deadline;
 use procession_core::os::control::Channel;
+use procession_core::os::credentials::Credentials;
 use procession_core::os::identity::Identity;
 use procession_core::os::process::{self, Disposition, ForkSide};
 use rustix::process::Signal;
@@ -23,16 +24,8 @@ pub(super) enum Birth {
     Forked,
 }
 
-/// A program that was executed for a function: finds its connection and does what it is told.
-pub(super) fn begin(inherited: Option<i32>) -> ! {
-    let number = inherited.unwrap_or(-1);
-    let channel = match Channel::inherited(number) {
-        Ok(channel) => channel,
-        Err(error) => {
-            complain(&format!("started as a new process without a connection ({number}): {error}"));
-            process::exit_now(FAILURE_CODE);
-        }
-    };
+/// A program that was executed for a function: does what its parent says.
+pub(super) fn begin(channel: Channel, parent: Credentials) -> ! {
     // As Rust does before main.
     if let Err(error) = process::open_standard_streams() {
         complain(&format!("a closed standard stream cannot be opened: {error}"));
@@ -41,7 +34,7 @@ pub(super) fn begin(inherited: Option<i32>) -> ! {
         complain(&format!("SIGPIPE cannot be ignored: {error}"));
     }
     named_after_program();
-    obey(channel)
+    obey(channel, parent)
 }
 
 /// Shows the process as the program that it runs, not as `exe`.
@@ -52,13 +45,17 @@ pub(super) fn named_after_program() {
     }
 }
 
-/// Waits for the order and carries it out.
-pub(super) fn obey(channel: Channel) -> ! {
-    let message = match channel.receive(None) {
-        Ok(Some(message)) => message,
-        // The starter is gone, or changed its mind: nobody is left to hear of it.
-        Ok(None) => process::exit_now(FAILURE_CODE),
-        Err(error) => fail(&channel, format!("reading its order: {error}")),
+/// Waits for the starter's order and carries it out.
+pub(super) fn obey(channel: Channel, starter: Credentials) -> ! {
+    let message = loop {
+        match channel.receive(None) {
+            Ok(Some(message)) if message.sender == Some(starter) => break message,
+            // Another process has a copy of the starter's end: one that it forked, and that may have become another user.
+            Ok(Some(_)) => {}
+            // The starter is gone, or changed its mind: nobody is left to hear of it.
+            Ok(None) => process::exit_now(FAILURE_CODE),
+            Err(error) => fail(&channel, format!("reading its order: {error}")),
+        }
     };
     match decode(&message.body) {
         Ok((Order::Run { task, settings }, arguments)) => {
@@ -67,7 +64,7 @@ pub(super) fn obey(channel: Channel) -> ! {
         Ok((Order::Serve { program }, _)) => match Identity::from_bits(program) {
             Some(program) => {
                 detach(&channel);
-                server::serve(channel, program)
+                server::serve(channel, program, starter)
             }
             None => fail(&channel, "its program is no process".into()),
         },

@@ -2,9 +2,12 @@
 
 use std::any::TypeId;
 use std::ffi::{c_char, c_int};
+use std::hash::{Hash, Hasher};
 use std::os::fd::OwnedFd;
 
+use procession_core::os::control::{Channel, FromParent, Ticket};
 use procession_core::os::image::{Fingerprint, Image};
+use procession_core::os::{privilege, process};
 use procession_core::shm::transfer;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -15,7 +18,7 @@ use super::state;
 use super::wire::Report;
 use crate::handle::with_reason;
 
-/// The variable that tells a new process under which number it finds its control connection.
+/// The variable that tells a new process where it finds its control connection: [`marker`].
 pub(super) const MARKER: &str = "PROCESSION_CHILD";
 
 /// A function in this program, valid in every process that runs the same build of it.
@@ -210,19 +213,77 @@ fn type_hash<F: 'static, A, R>() -> u64 {
 
 type Initializer = procession_core::os::image::Initializer;
 
-/// Called by the loader before `main`. A process that this library started never gets to `main`.
+/// Called by the loader before `main`. A process that this library started never gets to `main`. It does what its parent
+/// says: the variable and the descriptor are believed only where the kernel says that the parent, as the same user, made the
+/// connection.
 // SAFETY: an entry of this section is a function that the loader calls with these arguments.
 #[unsafe(link_section = ".init_array")]
 #[used]
 static STARTUP: Initializer = startup;
 
+/// The value of [`MARKER`] for a process that inherits the connection.
+pub(super) fn marker(ticket: Ticket) -> String {
+    format!("{:016x}-{}-{}", copy(), ticket.number, ticket.inode)
+}
+
+/// Whether this process was started by this library, and [`startup`] has not run.
+pub(super) fn startup_was_skipped() -> bool {
+    std::env::var(MARKER).is_ok_and(|value| ticket(&value).is_some())
+}
+
+/// Reads what [`marker`] has made; `None` for what another copy of this library has made.
+fn ticket(value: &str) -> Option<Ticket> {
+    let mut fields = value.split('-');
+    let mut field = || fields.next();
+    let (maker, number, inode) = (field()?, field()?, field()?);
+    let is_ours = u64::from_str_radix(maker, 16).ok()? == copy() && field().is_none();
+    is_ours.then_some(Ticket { number: number.parse().ok()?, inode: inode.parse().ok()? })
+}
+
+/// Tells this copy of the library from others in the same program, of another version, say.
+fn copy() -> u64 {
+    struct Here;
+    let mut hash = std::hash::DefaultHasher::new();
+    TypeId::of::<Here>().hash(&mut hash);
+    hash.finish()
+}
+
 extern "C" fn startup(argc: c_int, argv: *const *const c_char, envp: *const *const c_char) {
-    let Some(marker) = std::env::var_os(MARKER) else { return };
+    let Ok(value) = std::env::var(MARKER) else { return };
+    let Some(ticket) = ticket(&value) else { return };
     // SAFETY: before main, in a program that just started: there is no other thread.
     unsafe { std::env::remove_var(MARKER) };
+    // What its caller chose has no say in a program that has more privileges than the caller.
+    if privilege::is_secure() {
+        return;
+    }
+    // SAFETY: nothing in this program has opened a descriptor yet.
+    let (channel, starter) = match unsafe { Channel::from_parent(ticket) } {
+        FromParent::Channel(channel, starter) => (channel, starter),
+        // Not a process of the program that runs `main` a second time.
+        FromParent::Orphaned => process::exit_now(super::FAILURE_CODE),
+        // The variable came from elsewhere.
+        FromParent::Foreign => return,
+    };
     if let Ok(image) = Image::current() {
         // SAFETY: called from `startup` itself, which does not return from here on.
         unsafe { image.run_initializers_after(startup, argc, argv, envp) };
     }
-    child::begin(marker.to_str().and_then(|number| number.parse().ok()))
+    child::begin(channel, starter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_marker_is_read_by_its_own_copy() {
+        let made = Ticket { number: 3, inode: 1234 };
+        let value = marker(made);
+        assert_eq!(ticket(&value), Some(made));
+        let other = format!("{:016x}-3-1234", copy() ^ 1);
+        for foreign in [other.as_str(), "", "3", "-", &format!("{value}-1"), &value[..20]] {
+            assert_eq!(ticket(foreign), None, "{foreign}");
+        }
+    }
 }

@@ -52,6 +52,16 @@ pub enum StartError {
     /// Settings that contradict each other.
     #[error("cannot start a process: {0}")]
     Invalid(&'static str),
+    /// Executing this program gives it privileges that its caller does not have. A program that gains them takes no orders:
+    /// whoever may execute it could choose what it does.
+    #[error(
+        "cannot start a process: executing this program once more would give it privileges, and then it takes no \
+         orders from its caller: {reason}; use the start method fork"
+    )]
+    GainsPrivileges {
+        /// How it would gain them.
+        reason: &'static str,
+    },
     /// This program was started as a new process by this library, but its start-up code did not run.
     #[error(
         "cannot start a process: this one was started for a function that it never received; the program's \

@@ -10,8 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use procession_core::os::clock::Deadline;
 use procession_core::os::control::{Channel, Received};
+use procession_core::os::credentials::Credentials;
 use procession_core::os::identity::Identity;
 use procession_core::os::process::{self, Children, Disposition, ForkSide};
+use rustix::io::Errno;
 use rustix::process::Signal;
 
 use super::error::StartError;
@@ -26,6 +28,16 @@ pub(super) struct Server {
     pidfd: Arc<OwnedFd>,
     /// A forked child must not talk to its parent's server.
     owner: u32,
+    /// Whose processes the server forks. A program that has become another user needs another server.
+    user: User,
+}
+
+/// The effective user and group, and the real ones.
+type User = [u32; 4];
+
+fn user() -> User {
+    use rustix::process::{getegid, geteuid, getgid, getuid};
+    [geteuid().as_raw(), getegid().as_raw(), getuid().as_raw(), getgid().as_raw()]
 }
 
 /// The answer to a request: the worker's pid, or the number of the error.
@@ -49,7 +61,12 @@ pub(super) fn fork_worker() -> Result<Fresh, StartError> {
     // fast as they start gets an error.
     for _ in 0..3 {
         let server = match current.take() {
-            Some(server) if !process::wait_ended(&server.pidfd, Deadline::Now).unwrap_or(true) => server,
+            Some(server)
+                if server.user == user()
+                    && !process::wait_ended(&server.pidfd, Deadline::Now).unwrap_or(true) =>
+            {
+                server
+            }
             _ => Server::start()?,
         };
         let (channel, theirs) = Channel::pair().map_err(StartError::system("making its connection"))?;
@@ -87,7 +104,12 @@ impl Server {
             }
         }
         let fresh = fresh.detached()?;
-        Ok(Server { channel: fresh.channel, pidfd: Arc::new(fresh.pidfd), owner: process::getpid() })
+        Ok(Server {
+            channel: fresh.channel,
+            pidfd: Arc::new(fresh.pidfd),
+            owner: process::getpid(),
+            user: user(),
+        })
     }
 
     /// A new worker's pid and pidfd; `None` when the server is gone.
@@ -113,25 +135,27 @@ struct Worker {
 }
 
 /// Lives as the fork server.
-pub(super) fn serve(control: Channel, program: Identity) -> ! {
-    let result = Serving::new(control, program).and_then(Serving::run);
+pub(super) fn serve(control: Channel, program: Identity, client: Credentials) -> ! {
+    let result = Serving::new(control, program, client).and_then(Serving::run);
     process::exit_now(if result.is_ok() { 0 } else { FAILURE_CODE })
 }
 
 struct Serving {
     control: Channel,
     program: OwnedFd,
+    /// The program's process and its user, whose requests alone are heard.
+    client: Credentials,
     workers: Vec<Worker>,
     interrupt_was_ignored: bool,
 }
 
 impl Serving {
-    fn new(control: Channel, program: Identity) -> io::Result<Serving> {
+    fn new(control: Channel, program: Identity, client: Credentials) -> io::Result<Serving> {
         process::set_command_name(b"procession-fork");
         // Ctrl-C is for the program and its workers: a program that survives it keeps its server.
         let interrupt_was_ignored = process::set_disposition(Signal::INT, Disposition::Ignore)?;
         let program = program.open()?;
-        Ok(Serving { control, program, workers: Vec::new(), interrupt_was_ignored })
+        Ok(Serving { control, program, client, workers: Vec::new(), interrupt_was_ignored })
     }
 
     fn run(mut self) -> io::Result<()> {
@@ -143,6 +167,16 @@ impl Serving {
                 Some(1) => match self.control.try_receive() {
                     Ok(Received::End) => return Ok(()),
                     Ok(Received::Nothing) => {}
+                    // The program has become another user, for whom this process must not work.
+                    Ok(Received::Message(message))
+                        if message.sender.is_some_and(|sender| {
+                            sender.pid == self.client.pid && sender.uid != self.client.uid
+                        }) =>
+                    {
+                        self.refuse(&Errno::PERM.into())?;
+                    }
+                    // From a process that the program forked, which has a copy of its end.
+                    Ok(Received::Message(message)) if message.sender != Some(self.client) => {}
                     Ok(Received::Message(mut message)) => {
                         let channel = message.descriptors.pop().map(Channel::from_received);
                         let channel = channel.ok_or(io::ErrorKind::InvalidData)?;
@@ -159,13 +193,13 @@ impl Serving {
     fn answer(mut self, channel: Channel) -> io::Result<Serving> {
         match process::fork() {
             Ok(ForkSide::Child) => {
-                let interrupt_was_ignored = self.interrupt_was_ignored;
+                let (interrupt_was_ignored, client) = (self.interrupt_was_ignored, self.client);
                 drop(self);
                 if !interrupt_was_ignored {
                     process::set_disposition(Signal::INT, Disposition::Default)?;
                 }
                 child::named_after_program();
-                child::obey(channel)
+                child::obey(channel, client)
             }
             Ok(ForkSide::Parent { child }) => match process::open(child) {
                 Ok(pidfd) => {

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use procession_core::os::control::Channel;
 use procession_core::os::process::{self, Children, ForkSide};
-use procession_core::os::spawn;
+use procession_core::os::{privilege, spawn};
 use rustix::process::Signal;
 
 use super::child::{self, Birth};
-use super::entry::MARKER;
+use super::entry::{self, MARKER};
 use super::error::StartError;
 use super::running::{Origin, Running};
 use super::server;
@@ -29,11 +29,15 @@ pub(super) struct Fresh {
 
 /// Executes the program once more.
 pub(super) fn execute() -> Result<Fresh, StartError> {
-    if std::env::var_os(MARKER).is_some() {
+    if entry::startup_was_skipped() {
         return Err(StartError::StartupSkipped);
     }
+    if let Some(reason) = privilege::gained_by_executing() {
+        return Err(StartError::GainsPrivileges { reason });
+    }
     let (channel, theirs) = Channel::pair().map_err(StartError::system("making its connection"))?;
-    let pid = spawn::same_program(MARKER, theirs.as_fd())
+    let marker = theirs.ticket().map(entry::marker).map_err(StartError::system("making its connection"))?;
+    let pid = spawn::same_program(MARKER, &marker, theirs.as_fd())
         .map_err(StartError::system("executing the program once more"))?;
     drop(theirs);
     match process::open(pid) {

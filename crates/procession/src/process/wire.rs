@@ -117,7 +117,7 @@ impl Report {
 
     /// Reads one back; `None` for what is none.
     pub(super) fn read(message: Message) -> Option<Report> {
-        let Message { mut body, mut descriptors } = message;
+        let Message { mut body, mut descriptors, .. } = message;
         let (&number, rest) = body.split_first()?;
         let text = || String::from_utf8_lossy(rest).into_owned();
         match number {
@@ -187,9 +187,10 @@ mod tests {
         target((0..9u8, bytes(), any::<bool>()), |(number, bytes, with_descriptor)| {
             let null = std::fs::File::open("/dev/null").expect("/dev/null");
             let descriptors = if with_descriptor { vec![null.into()] } else { Vec::new() };
-            let _ = Report::read(Message { body: [&[number], &bytes[..]].concat(), descriptors });
+            let _ =
+                Report::read(Message { body: [&[number], &bytes[..]].concat(), descriptors, sender: None });
         });
-        assert!(Report::read(Message { body: Vec::new(), descriptors: Vec::new() }).is_none());
+        assert!(Report::read(Message { body: Vec::new(), descriptors: Vec::new(), sender: None }).is_none());
     }
 
     #[test]

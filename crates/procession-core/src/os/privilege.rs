@@ -1,0 +1,36 @@
+//! Programs that have more privileges than the user who runs them: setuid, setgid, or with file capabilities.
+
+use rustix::fs::{StatVfsMountFlags, getxattr, stat, statvfs};
+use rustix::process::{getegid, geteuid, getgid, getuid};
+use rustix::thread::no_new_privs;
+
+const PROGRAM: &str = "/proc/self/exe";
+
+/// Whether this program was started with privileges that its caller does not have. Then nothing that the caller chose may
+/// decide what it does: no variable, and no descriptor.
+pub fn is_secure() -> bool {
+    // SAFETY: it only looks a number up.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
+/// Why a program that this process executes once more would be [secure](is_secure), if it would.
+pub fn gained_by_executing() -> Option<&'static str> {
+    if getuid() != geteuid() || getgid() != getegid() {
+        return Some("its effective user or group is not its real one (setuid, setgid, seteuid)");
+    }
+    // What cannot be looked at cannot be executed either.
+    let about = stat(PROGRAM).ok()?;
+    let grants = !no_new_privs().unwrap_or(false)
+        && !statvfs(PROGRAM).is_ok_and(|mount| mount.f_flag.contains(StatVfsMountFlags::NOSUID));
+    if !grants {
+        return None;
+    }
+    let (mode, user, group) = (about.st_mode, about.st_uid, about.st_gid);
+    let is_group = mode & libc::S_ISGID != 0 && mode & libc::S_IXGRP != 0 && group != getegid().as_raw();
+    if is_group || (mode & libc::S_ISUID != 0 && user != geteuid().as_raw()) {
+        return Some("its file is setuid or setgid");
+    }
+    let mut no_value = [0_u8; 64];
+    let has_capabilities = getxattr(PROGRAM, "security.capability", &mut no_value).is_ok_and(|len| len > 0);
+    (has_capabilities && !geteuid().is_root()).then_some("its file has capabilities")
+}
