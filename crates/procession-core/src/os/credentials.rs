@@ -88,6 +88,7 @@ pub fn receive_from(
         let mut head = libc::CMSG_FIRSTHDR(&raw const message);
         while let Some(about) = head.as_ref() {
             let data = libc::CMSG_DATA(head);
+            #[allow(clippy::unnecessary_cast, reason = "musl has another type for it")]
             let len = (about.cmsg_len as usize).saturating_sub(libc::CMSG_LEN(0) as usize);
             match (about.cmsg_level, about.cmsg_type) {
                 (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
