@@ -138,6 +138,7 @@ def install():
                 theirs = getattr(getattr(multiprocessing, module), name)
                 replacement = _Replacement(replacement, theirs, _Pool if module == "pool" else theirs)
             setattr(getattr(multiprocessing, module), name, replacement)
+    _watch_picklers()
     _patch_process()
     _patch_registries(managers, ours)
     _reach_children()
@@ -171,6 +172,14 @@ def _separate(classes, module):
                 member.__func__, types.FunctionType
             ):
                 setattr(cls, name, type(member)(separate(member.__func__)))
+
+
+def _watch_picklers():
+    """Have the pickler of a program that replaces it in CPython's modules be used for this package's queues."""
+    from . import _pickler, context
+
+    _pickler.watch(multiprocessing.queues.__name__)
+    multiprocessing.context.BaseContext.reducer = context.BaseContext.reducer
 
 
 def _patch_process():

@@ -3,8 +3,8 @@
 import signal
 from functools import partial
 from multiprocessing.pool import ExceptionWithTraceback, MaybeEncodingError
-from multiprocessing.reduction import ForkingPickler
 
+from ._pickler import original as ForkingPickler
 from .process import _end_with_starter
 
 

@@ -15,13 +15,23 @@ from multiprocessing.context import (
     set_spawning_popen,
 )
 
-from . import process
+from . import _pickler, process
 
 __all__ = ()
 
 
 class BaseContext(_stdlib.BaseContext):
     """What all contexts have: the classes and functions that are also the names of the package."""
+
+    @property
+    def reducer(self):
+        """How objects are pickled, for all contexts: ``multiprocessing.reduction`` or what is put in its place."""
+        return _stdlib.reduction
+
+    @reducer.setter
+    def reducer(self, reduction):
+        _stdlib.reduction = reduction
+        _pickler.refresh()
 
     def Manager(self):
         """Start a process that keeps shared objects, and return its manager."""

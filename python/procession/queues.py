@@ -12,17 +12,16 @@ process that has it.
 import os
 import types
 from multiprocessing import connection
-from multiprocessing.reduction import ForkingPickler
 from queue import Empty, Full
 
-from . import _asyncio, _procession
+from . import _asyncio, _pickler, _procession
 from ._procession import DeliveryLost, ShutDown
 
 __all__ = ["Queue", "SimpleQueue", "JoinableQueue", "Empty", "Full", "ShutDown", "DeliveryLost"]
 
-
-# What a message begins with whose rest is a pickle.
-_PICKLE = b"\x40"
+# Another one may be put here, as in CPython's module.
+_ForkingPickler = _pickler.original
+_pickler.watch(__name__)
 
 
 class _End:
@@ -88,12 +87,7 @@ class _Reader(_End):
         """The pickle of the next object, or its bytes in the queue's codec."""
         self._check()
         message = self._queue._get_encoded()
-        if self._queue._codec is not None:
-            pickled = message
-        elif message[:1] == _PICKLE:
-            pickled = message[1:]
-        else:
-            pickled = bytes(ForkingPickler.dumps(_procession._decode(message)))
+        pickled = message if self._queue._codec is not None else _procession._pickle_of(message)
         if maxlength is not None and len(pickled) > maxlength:
             raise OSError("got bad message length")
         return pickled
@@ -119,8 +113,10 @@ class _Writer(_End):
         """Put the object of a pickle, or of bytes in the queue's codec."""
         self._check()
         end = None if size is None else offset + size
-        begin = _PICKLE if self._queue._codec is None else b""
-        self._queue._put_encoded(begin + bytes(memoryview(buf).cast("B")[offset:end]))
+        message = bytes(memoryview(buf).cast("B")[offset:end])
+        if self._queue._codec is None:
+            message = _procession._message_of(message)
+        self._queue._put_encoded(message)
 
 
 class _Base(_procession.BaseQueue):

@@ -7,8 +7,8 @@ or a view of it.
 
 import ctypes
 import weakref
-from multiprocessing.reduction import ForkingPickler
 
+from ._pickler import register
 from ._procession import Block, Synchronized, SynchronizedBase
 from .synchronize import RLock
 
@@ -162,7 +162,7 @@ def rebuild_synchronized(place, lock):
 
 
 def _attach(type_, wrapper):
-    ForkingPickler.register(type_, reduce_ctype)
+    register(type_, reduce_ctype)
     obj = type_.from_buffer(wrapper.create_memoryview())
     obj._wrapper = wrapper
     return obj

@@ -519,8 +519,31 @@ def test_arrays_of_numpy():
             assert numpy.array_equal(got, value + 1)
     strided = numpy.arange(100_000)[::3]
     assert numpy.array_equal(sent(queue, strided), strided)
-    fixed = numpy.arange(100_000)
-    fixed.flags.writeable = False
-    assert numpy.array_equal(sent(queue, fixed), fixed)
     got = sent(queue, [strided, strided])
     assert got[0] is got[1]
+
+
+@pytest.mark.parametrize("size", [1, 100, 8_000, 40_000, 1_000_000])
+def test_arrays_of_numpy_that_are_read_only_can_be_written_to(queue, size):
+    numpy = pytest.importorskip("numpy")
+    fixed = numpy.arange(size)
+    fixed.flags.writeable = False
+    other = numpy.frombuffer(bytes(size), dtype="u1")
+    expected = [fixed, other, fixed, fixed.reshape(-1, 1).T, numpy.arange(size), fixed[:0], fixed[::2]]
+    got = sent(queue, expected)
+    assert got[0] is got[2]
+    assert all(
+        numpy.array_equal(one, other) and one.dtype == other.dtype for one, other in zip(got, expected)
+    )
+    for one in got:
+        one[...] = 1
+        assert one.sum() == one.size
+    assert fixed[0] == 0 and other[0] == 0
+
+
+def test_a_read_only_array_that_a_class_hands_out_as_a_buffer_is_one(queue):
+    numpy = pytest.importorskip("numpy")
+    fixed = numpy.arange(100_000, dtype="u1")
+    fixed.flags.writeable = False
+    (got,) = sent(queue, Buffers(fixed)).buffers
+    assert len(got) == 100_000 and got[1] == 1 and bytes(got) == fixed.tobytes() and memoryview(got).readonly

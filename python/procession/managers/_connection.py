@@ -5,7 +5,6 @@ import socket
 import struct
 import time
 from multiprocessing import connection, managers as _stdlib
-from multiprocessing.reduction import ForkingPickler
 
 _ATTEMPTS = 4
 
@@ -70,9 +69,14 @@ def receive(file):
 
 def loads(file, data):
     """What the bytes say."""
-    return ForkingPickler.loads(data) if isinstance(file, connection.Connection) else file._loads(data)
+    return pickler().loads(data) if isinstance(file, connection.Connection) else file._loads(data)
 
 
 def dumps(file, message):
     """The bytes of a message."""
-    return ForkingPickler.dumps(message) if isinstance(file, connection.Connection) else file._dumps(message)
+    return pickler().dumps(message) if isinstance(file, connection.Connection) else file._dumps(message)
+
+
+def pickler():
+    """The one of connections, which the program may have replaced since."""
+    return connection._ForkingPickler

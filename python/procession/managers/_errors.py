@@ -2,8 +2,9 @@
 
 from multiprocessing.managers import RemoteError
 from multiprocessing.pool import RemoteTraceback
-from multiprocessing.reduction import ForkingPickler
 from traceback import format_exception
+
+from ._connection import pickler
 
 
 class ManagerDied(ConnectionError, EOFError):
@@ -39,9 +40,9 @@ class Raised:
         # Nobody but the caller's interpreter may be ended by SystemExit and its like.
         if isinstance(error, Exception):
             try:
-                if type(ForkingPickler.loads(ForkingPickler.dumps(error))) is type(error):
+                if type(pickler().loads(pickler().dumps(error))) is type(error):
                     # Proxies in the first have been received.
-                    self.pickled = bytes(ForkingPickler.dumps(error))
+                    self.pickled = bytes(pickler().dumps(error))
             except Exception as reason:
                 self.text += f"\n(The exception cannot be pickled: {type(reason).__name__}: {reason})\n"
 
@@ -53,7 +54,7 @@ def rebuild(pickled, text):
     """The exception, or a `RemoteError` in its place."""
     if pickled is not None:
         try:
-            error = ForkingPickler.loads(pickled)
+            error = pickler().loads(pickled)
             error.__cause__ = RemoteTraceback(f'\n"""\n{text}"""')
             return error
         except Exception as reason:

@@ -6,10 +6,10 @@ import time
 import weakref
 from collections import Counter
 from multiprocessing import managers as _stdlib, util
-from multiprocessing.reduction import ForkingPickler
 from traceback import format_exc
 
 from . import _waiting
+from ._connection import pickler
 from ._errors import gone
 from ._token import token_with
 
@@ -107,7 +107,7 @@ class Objects:
     def _portable(self, proxytype):
         """The type, for a process that has no manager to ask for it; None if it cannot be pickled."""
         try:
-            ForkingPickler.dumps(proxytype)
+            pickler().dumps(proxytype)
         except Exception:
             return None
         return proxytype

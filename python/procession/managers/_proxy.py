@@ -5,10 +5,10 @@ from functools import cache
 from multiprocessing import managers as _stdlib, process
 from multiprocessing.context import get_spawning_popen
 from multiprocessing.managers import convert_to_error, dispatch
-from multiprocessing.reduction import ForkingPickler
 from os import getpid
 
 from . import _session, _table
+from ._connection import pickler
 from ._objects import Holder
 from ._server import server_of
 from ._token import Token, token_with
@@ -113,14 +113,14 @@ class BaseProxy(_stdlib.BaseProxy):
 
     def _call_here(self, methodname, args, kwds):
         """Call a method of an object of this very process, which gets and gives copies too."""
-        args, kwds = ForkingPickler.loads(ForkingPickler.dumps((args, kwds)))
+        args, kwds = pickler().loads(pickler().dumps((args, kwds)))
         server = self._server
         before = getattr(server._thread, "holder", None)
         server._thread.holder = Holder()
         try:
             kind, result = server.perform(None, self._id, methodname, args, kwds)
             if kind == "#RETURN":
-                result = ForkingPickler.loads(ForkingPickler.dumps(result))
+                result = pickler().loads(pickler().dumps(result))
             return kind, result
         finally:
             server._thread.holder = before

@@ -7,6 +7,7 @@ use procession_core::queue::{Message, MessageMapping};
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::types::PyMemoryView;
 
 /// Mappings that objects of this process use. Locked with the interpreter's lock held, and for no longer than that.
 static MAPPINGS: Mutex<Vec<Weak<MessageMapping>>> = Mutex::new(Vec::new());
@@ -61,10 +62,51 @@ impl MessageBuffer {
         };
         if code == 0 { Ok(()) } else { Err(PyErr::fetch(slf.py())) }
     }
+}
 
+/// The memory of an array that was read-only where it was pickled. It is read-only too, but for a
+/// consumer that asks for memory to write to, as numpy's arrays do. So the array arrives as CPython's
+/// protocol 4 makes it: writable. Other consumers see a read-only buffer, as protocol 5 has it.
+///
+/// It has no `__releasebuffer__`: numpy would put a `memoryview` between, which stays read-only.
+#[pyclass(frozen, module = "procession._procession")]
+pub(super) struct ArrayBuffer(Py<PyAny>);
+
+impl ArrayBuffer {
+    /// Of a `MessageBuffer` or `bytearray`, which nothing else refers to.
+    pub(super) fn new(memory: Bound<'_, PyAny>) -> Self {
+        ArrayBuffer(memory.unbind())
+    }
+}
+
+#[pymethods]
+impl ArrayBuffer {
     /// # Safety
-    /// As Python calls it.
-    unsafe fn __releasebuffer__(&self, _view: *mut ffi::Py_buffer) {}
+    /// As Python calls it: `view` is to be filled in.
+    unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
+        if view.is_null() {
+            return Err(PyBufferError::new_err("no view"));
+        }
+        let memory = slf.get().0.as_ptr();
+        // SAFETY: `view` is Python's to be filled in. It gets a reference to the object of the memory, which
+        // keeps the memory until the view is released.
+        if unsafe { ffi::PyObject_GetBuffer(memory, view, flags) } != 0 {
+            return Err(PyErr::fetch(slf.py()));
+        }
+        if flags & ffi::PyBUF_WRITABLE == 0 {
+            // SAFETY: it was filled in.
+            unsafe { (*view).readonly = 1 };
+        }
+        Ok(())
+    }
+
+    fn __len__(slf: &Bound<'_, Self>) -> PyResult<usize> {
+        PyMemoryView::from(slf.as_any())?.len()
+    }
+
+    fn __getitem__<'py>(slf: &Bound<'py, Self>, index: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        PyMemoryView::from(slf.as_any())?.get_item(index)
+    }
 }
 
 /// Notes a mapping for [`make_private`].

@@ -3,6 +3,9 @@
 //! A message begins with one byte that says what follows ([`tag`]). What programs mostly send (numbers, text, bytes, and tuples,
 //! lists and dicts of them) is written and read by hand ([`plain`]); all else is a pickle ([`pickle`]), with the large buffers
 //! of protocol 5 behind it. A tag that this version does not know is an error of that one message.
+//!
+//! When the program has put another pickler in the place of CPython's, everything goes through that one:
+//! see [`replaced`].
 
 mod buffer;
 mod lent;
@@ -11,6 +14,7 @@ mod names;
 mod parts;
 mod pickle;
 mod plain;
+mod replaced;
 
 use procession_core::queue::{INLINE_MAX, Message};
 use pyo3::exceptions::PyValueError;
@@ -22,6 +26,7 @@ pub(crate) use self::buffer::with_buffer;
 pub(crate) use self::lent::make_private;
 pub(crate) use self::parts::Parts;
 pub(crate) use self::pickle::ALIGNMENT;
+pub(crate) use self::replaced::{is_replaced, register};
 
 /// What a message, or a value in one, is. The numbers are fixed: named queues outlive a version.
 mod tag {
@@ -46,6 +51,8 @@ mod tag {
     pub(super) const PICKLE: u8 = 0x40;
     /// A pickle and buffers: see [`super::pickle`].
     pub(super) const PICKLE_WITH_BUFFERS: u8 = 0x41;
+    /// What another pickler wrote: see [`super::replaced`].
+    pub(super) const REPLACED: u8 = 0x42;
 }
 
 /// Copies of so many bytes are made without the interpreter's lock: giving it up costs less than they take.
@@ -111,7 +118,7 @@ impl Codec {
     /// What pickling raised, or why the codec has nothing for the object.
     #[inline]
     pub(crate) fn encode(self, object: &Bound<'_, PyAny>, buffer: &mut Vec<u8>) -> PyResult<Encoded> {
-        if self != Codec::Objects {
+        if self != Codec::Objects || replaced::is_replaced() {
             return self.encode_otherwise(object, buffer);
         }
         let start = buffer.len();
@@ -126,6 +133,9 @@ impl Codec {
     }
 
     fn encode_otherwise(self, object: &Bound<'_, PyAny>, buffer: &mut Vec<u8>) -> PyResult<Encoded> {
+        if self == Codec::Objects {
+            return pickle::encode(object, buffer);
+        }
         if self == Codec::Bytes {
             return Parts::of_bytes(object, buffer);
         }
@@ -152,8 +162,10 @@ impl Codec {
     #[inline]
     pub(crate) fn decode<'py>(self, py: Python<'py>, message: &[u8]) -> PyResult<Bound<'py, PyAny>> {
         match (self, message) {
-            (Codec::Objects, [tag::PICKLE, pickle @ ..]) => pickle::decode(py, pickle),
+            (Codec::Objects, _) if replaced::is_replaced() => replaced::decode_any(py, message),
+            (Codec::Objects, [tag::PICKLE, ..]) => pickle::decode(py, message),
             (Codec::Objects, [tag::PICKLE_WITH_BUFFERS, ..]) => pickle::decode_small(py, message),
+            (Codec::Objects, [tag::REPLACED, content @ ..]) => replaced::decode_others(py, content),
             (Codec::Objects, _) => plain::decode(py, message),
             (Codec::MessagePack, _) => msgpack::decode(py, message),
             (Codec::Bytes, _) => Ok(PyBytes::new(py, message).into_any()),
@@ -178,6 +190,10 @@ impl Codec {
         retry: Retry<'_>,
     ) -> PyResult<Bound<'py, PyAny>> {
         match (self, message.get(start..).unwrap_or_default()) {
+            (Codec::Objects, content) if replaced::is_replaced() => {
+                let content = content.to_vec();
+                retrying(retry, || self.decode(py, &content))
+            }
             (Codec::Objects, [tag::STR, content @ ..]) => plain::large_str(py, content),
             (Codec::Objects, [tag::BYTES, content @ ..]) | (Codec::Bytes, content) => {
                 plain::large_bytes(py, content)

@@ -171,6 +171,19 @@ impl View {
     }
 }
 
+impl View {
+    /// Whether it is the memory of an array of numpy that may not be written to.
+    pub(super) fn is_read_only_array(&self, py: Python<'_>) -> bool {
+        if self.0.readonly == 0 || self.0.obj.is_null() {
+            return false;
+        }
+        // SAFETY: the exporter, to which the view has a reference.
+        let class = unsafe { Borrowed::from_ptr(py, self.0.obj) }.get_type();
+        let is = |text: PyResult<Bound<'_, PyString>>, expected| text.is_ok_and(|text| text == expected);
+        is(class.name(), "ndarray") && is(class.module(), "numpy")
+    }
+}
+
 impl Drop for View {
     fn drop(&mut self) {
         Python::attach(|_| {

@@ -8,10 +8,11 @@
 //! | 0 | the tag, and three bytes of zero |
 //! | 4 | the number of buffers, 4 bytes, little-endian as all numbers |
 //! | 8 | the length of the pickle, 8 bytes |
-//! | 16 | the length of each buffer, 8 bytes each |
+//! | 16 | the length of each buffer, 8 bytes each, with [`IS_ARRAY`] |
 //! | then | the pickle, then each buffer at the next multiple of 64 |
 
 use std::cell::Cell;
+use std::ops::Range;
 use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,9 +23,9 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyMemoryView, PyType};
 
-use super::lent::{self, MessageBuffer};
+use super::lent::{self, ArrayBuffer, MessageBuffer};
 use super::parts::{Parts, View};
-use super::{DETACH_FROM, Encoded, INLINE_MAX, Retry, malformed, retrying, tag};
+use super::{DETACH_FROM, Encoded, INLINE_MAX, Retry, malformed, replaced, retrying, tag};
 use crate::calls;
 
 /// Where buffers begin: vector instructions like it.
@@ -35,6 +36,9 @@ const OUT_OF_BAND_FROM: usize = 8 << 10;
 const LEND_FROM: usize = 256 << 10;
 /// After a larger pickle, its pickler is not kept: it has memory for as many objects.
 const KEPT: usize = 64 << 10;
+/// Set in the length of a buffer that is the memory of a read-only array. The array that arrives is
+/// writable, as with protocol 4, which CPython's queues use.
+const IS_ARRAY: u64 = 1 << 63;
 /// Four-byte counts of buffers; far more than descriptors of any real message.
 const HEADER: usize = 16;
 
@@ -91,7 +95,8 @@ impl Sink {
             // The pickler has its own error for bytes that do not lie together.
             Err(_) => return Ok(true),
         };
-        if view.as_bytes().len() < OUT_OF_BAND_FROM {
+        // In the pickle, what is read-only arrives so.
+        if view.as_bytes().len() < OUT_OF_BAND_FROM && !view.is_read_only_array(buffer.py()) {
             return Ok(true);
         }
         self.written.lock().unwrap_or_else(PoisonError::into_inner).buffers.push(view);
@@ -101,7 +106,7 @@ impl Sink {
 
 impl Reducers {
     fn now(py: Python<'_>) -> PyResult<Self> {
-        let forking = py.import("multiprocessing.reduction")?.getattr("ForkingPickler")?;
+        let forking = py.import("procession._pickler")?.getattr("original")?;
         let registered = forking.getattr("_copyreg_dispatch_table")?.cast_into::<PyDict>()?;
         let extra = forking.getattr("_extra_reducers")?.cast_into::<PyDict>()?;
         let mut reducers = Reducers { tables: [registered.unbind(), extra.unbind()], entries: Vec::new() };
@@ -177,6 +182,9 @@ impl Pickler {
 /// What pickling raised.
 pub(super) fn encode(object: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> PyResult<Encoded> {
     let py = object.py();
+    if let Some(pickler) = replaced::for_writing(py)? {
+        return replaced::encode(&pickler, object, out);
+    }
     let pickler = Pickler::take(py)?;
     // One whose object raised is not used again: it may be in the middle of anything.
     let Written { mut pickle, buffers } = pickler.dump(object)?;
@@ -201,7 +209,8 @@ pub(super) fn encode(object: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> PyResult<E
     header.extend_from_slice(&count.to_le_bytes());
     header.extend_from_slice(&(pickle.len() as u64).to_le_bytes());
     for buffer in &buffers {
-        header.extend_from_slice(&(buffer.as_bytes().len() as u64).to_le_bytes());
+        let kind = if buffer.is_read_only_array(py) { IS_ARRAY } else { 0 };
+        header.extend_from_slice(&(buffer.as_bytes().len() as u64 | kind).to_le_bytes());
     }
     let mut message = Parts::default();
     message.own(header);
@@ -230,9 +239,12 @@ fn loads<'py>(
     }
 }
 
-/// Reads a small pickle.
-pub(super) fn decode<'py>(py: Python<'py>, pickle: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    loads(&PyBytes::new(py, pickle), None)
+/// Reads a small message that is a pickle.
+pub(super) fn decode<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    match replaced::for_reading(py)? {
+        Some(pickler) => replaced::decode(&pickler, message),
+        None => loads(&PyBytes::new(py, message.get(1..).unwrap_or_default()), None),
+    }
 }
 
 /// Reads a large message that is a pickle, from where it lies.
@@ -242,14 +254,25 @@ pub(super) fn decode_in_place<'py>(
     start: usize,
     retry: Retry<'_>,
 ) -> PyResult<Bound<'py, PyAny>> {
+    if let Some(pickler) = replaced::for_reading(py)? {
+        let message = message[start..].to_vec();
+        return retrying(retry, || replaced::decode(&pickler, &message));
+    }
     let pickle = Bound::new(py, MessageBuffer::to_read(message, start + 1))?;
     retrying(retry, || loads(pickle.as_any(), None))
 }
 
 /// Where the parts of a message with buffers are.
 struct Places {
-    pickle: std::ops::Range<usize>,
-    buffers: Vec<std::ops::Range<usize>>,
+    pickle: Range<usize>,
+    buffers: Vec<Place>,
+}
+
+/// Where a buffer is.
+struct Place {
+    range: Range<usize>,
+    /// As [`IS_ARRAY`] says.
+    is_read_only_array: bool,
 }
 
 impl Places {
@@ -266,9 +289,10 @@ impl Places {
         let mut end = pickle.end;
         let mut buffers = Vec::new();
         for at in lengths.step_by(8) {
-            let buffer = range(end.checked_next_multiple_of(ALIGNMENT)?, number(at)?)?;
-            end = buffer.end;
-            buffers.push(buffer);
+            let len = number(at)?;
+            let range = range(end.checked_next_multiple_of(ALIGNMENT)?, len & !IS_ARRAY)?;
+            end = range.end;
+            buffers.push(Place { range, is_read_only_array: len & IS_ARRAY != 0 });
         }
         Some(Places { pickle, buffers })
     }
@@ -276,8 +300,11 @@ impl Places {
 
 /// Reads a message of a pickle and buffers that lies in this process's memory.
 pub(super) fn decode_small<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    let Some(places) = Places::read(message) else { return Err(malformed(py, "it is truncated")) };
-    decode_copies(py, message, &places)
+    if let Some(pickler) = replaced::for_reading(py)? {
+        return replaced::decode(&pickler, message);
+    }
+    let (pickle, buffers) = parts_of(py, message)?;
+    loads(&pickle, Some(&buffers))
 }
 
 /// Reads a large message of a pickle and buffers. Large buffers stay where they lie, as memory that the new objects may write to;
@@ -288,8 +315,12 @@ pub(super) fn decode_with_buffers<'py>(
     start: usize,
     retry: Retry<'_>,
 ) -> PyResult<Bound<'py, PyAny>> {
+    if let Some(pickler) = replaced::for_reading(py)? {
+        let message = message[start..].to_vec();
+        return retrying(retry, || replaced::decode(&pickler, &message));
+    }
     let Some(places) = Places::read(&message[start..]) else { return Err(malformed(py, "it is truncated")) };
-    let total: usize = places.buffers.iter().map(|place| place.len()).sum();
+    let total: usize = places.buffers.iter().map(|place| place.range.len()).sum();
     if total < LEND_FROM {
         return retrying(retry, || decode_copies(py, &message[start..], &places));
     }
@@ -301,9 +332,14 @@ pub(super) fn decode_with_buffers<'py>(
     lent::note(&mapping);
     let buffers = PyList::empty(py);
     for place in &places.buffers {
-        let buffer = Bound::new(py, MessageBuffer::within(&mapping, start + place.start, place.len()))?;
-        // With a length and elements, as the copies of smaller ones have.
-        buffers.append(PyMemoryView::from(buffer.as_any())?)?;
+        let buffer = MessageBuffer::within(&mapping, start + place.range.start, place.range.len());
+        let buffer = Bound::new(py, buffer)?.into_any();
+        if place.is_read_only_array {
+            buffers.append(Bound::new(py, ArrayBuffer::new(buffer))?)?;
+        } else {
+            // With a length and elements, as the copies of smaller ones have.
+            buffers.append(PyMemoryView::from(&buffer)?)?;
+        }
     }
     let pickle = MessageBuffer::within(&mapping, start + places.pickle.start, places.pickle.len());
     let pickle = Bound::new(py, pickle)?;
@@ -311,11 +347,30 @@ pub(super) fn decode_with_buffers<'py>(
 }
 
 fn decode_copies<'py>(py: Python<'py>, message: &[u8], places: &Places) -> PyResult<Bound<'py, PyAny>> {
+    loads(&PyBytes::new(py, &message[places.pickle.clone()]), Some(&copies(py, message, places)?))
+}
+
+/// The pickle and copies of the buffers of a message that lies in this process's memory.
+pub(super) fn parts_of<'py>(
+    py: Python<'py>,
+    message: &[u8],
+) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyList>)> {
+    let Some(places) = Places::read(message) else { return Err(malformed(py, "it is truncated")) };
+    let buffers = copies(py, message, &places)?;
+    Ok((PyBytes::new(py, &message[places.pickle]).into_any(), buffers))
+}
+
+fn copies<'py>(py: Python<'py>, message: &[u8], places: &Places) -> PyResult<Bound<'py, PyList>> {
     let buffers = PyList::empty(py);
     for place in &places.buffers {
-        buffers.append(bytearray(py, &message[place.clone()])?)?;
+        let copy = bytearray(py, &message[place.range.clone()])?;
+        if place.is_read_only_array {
+            buffers.append(Bound::new(py, ArrayBuffer::new(copy.into_any()))?)?;
+        } else {
+            buffers.append(copy)?;
+        }
     }
-    loads(&PyBytes::new(py, &message[places.pickle.clone()]), Some(&buffers))
+    Ok(buffers)
 }
 
 /// A new bytearray, filled without the interpreter's lock if it is large.

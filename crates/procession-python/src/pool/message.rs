@@ -20,7 +20,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyCFunction, PyFunction, PyModule, PyType};
 
-use crate::codec::{ALIGNMENT, Codec, Encoded, Parts, Retry};
+use crate::codec::{ALIGNMENT, Codec, Encoded, Parts, Retry, is_replaced};
 use crate::queue::put::{put_bytes, put_parts};
 
 /// The message lies further behind. No message of `codec` begins so.
@@ -64,9 +64,10 @@ impl Function {
     /// # Errors
     /// What pickling raised.
     pub(super) fn new(function: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let named = function.is_exact_instance_of::<PyFunction>()
-            || function.is_exact_instance_of::<PyType>()
-            || function.is_exact_instance_of::<PyCFunction>() && is_of_module(function)?;
+        let named = !is_replaced()
+            && (function.is_exact_instance_of::<PyFunction>()
+                || function.is_exact_instance_of::<PyType>()
+                || function.is_exact_instance_of::<PyCFunction>() && is_of_module(function)?);
         let mut bytes = Vec::new();
         let py = function.py();
         let by_value = match Codec::Objects.encode(function, &mut bytes) {
@@ -104,9 +105,11 @@ fn is_of_module(function: &Bound<'_, PyAny>) -> PyResult<bool> {
 fn by_value(object: &Bound<'_, PyAny>, error: PyErr) -> PyResult<Vec<u8>> {
     static PICKLING_ERROR: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let py = object.py();
-    let refused = error.is_instance(py, PICKLING_ERROR.import(py, "pickle", "PicklingError")?)
-        || error.is_instance_of::<PyAttributeError>(py)
-        || error.is_instance_of::<PyTypeError>(py);
+    // Another pickler's refusal is the program's to deal with.
+    let refused = !is_replaced()
+        && (error.is_instance(py, PICKLING_ERROR.import(py, "pickle", "PicklingError")?)
+            || error.is_instance_of::<PyAttributeError>(py)
+            || error.is_instance_of::<PyTypeError>(py));
     if !refused {
         return Err(error);
     }

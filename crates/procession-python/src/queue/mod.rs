@@ -42,7 +42,7 @@ struct Opened {
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Queue>()?;
     module.add_function(wrap_pyfunction!(crate::codec::make_private, module)?)?;
-    module.add_function(wrap_pyfunction!(decode, module)?)
+    crate::codec::register(module)
 }
 
 impl Queue {
@@ -69,13 +69,6 @@ impl Queue {
         let set = self.opened.set(Opened { core, codec, deliveries: redeliver.then(Deliveries::default) });
         set.map_err(|_| PyRuntimeError::new_err("the queue was initialised already"))
     }
-}
-
-/// The object of a message.
-#[pyfunction]
-#[pyo3(name = "_decode")]
-fn decode<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    Codec::Objects.decode(py, message)
 }
 
 #[cold]
