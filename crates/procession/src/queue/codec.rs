@@ -4,7 +4,7 @@ use std::any::type_name;
 use std::cell::RefCell;
 
 use procession_core::os::clock::Deadline;
-use procession_core::queue::Queue;
+use procession_core::queue::{Batch, Part, Queue};
 use procession_core::shm::tally::Tally;
 use procession_core::shm::transfer;
 use serde::Serialize;
@@ -14,10 +14,14 @@ use super::{GetError, MemoryError, PutError, PutManyError};
 use crate::codec::{Shape, append};
 
 /// A buffer larger than this is not kept.
-const KEPT: usize = 1 << 20;
+const KEPT: usize = 4 << 20;
+
+/// A batch of more messages than this is not kept.
+const KEPT_MESSAGES: usize = 1024;
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static BATCH: RefCell<Batch> = const { RefCell::new(Batch::new()) };
 }
 
 /// Runs `use_it` with an empty buffer. Nested uses (a message that puts another one while it is serialised) get one
@@ -102,6 +106,27 @@ pub(super) fn put_many<'a, T: Serialize + 'a>(
             Err((count, error)) => return Err(PutManyError { put: put + count, error }),
         }
     }
+}
+
+/// Takes messages that are there, through a batch that each thread reuses. One that cannot be read is an error in its place.
+pub(super) fn get_many<T: DeserializeOwned>(
+    queue: &Queue,
+    max: usize,
+    deadline: Deadline,
+) -> Result<Vec<Result<T, GetError>>, GetError> {
+    let mut batch = BATCH.take();
+    queue.get_many_into(max, &mut batch, deadline)?;
+    let count = batch.len();
+    let mut messages = Vec::with_capacity(count);
+    messages.extend(batch.drain().map(|message| match message {
+        Part::Copied(bytes) => decode(bytes),
+        Part::InPlace(message) => decode(&message.into_vec()),
+    }));
+    batch.clear();
+    if count <= KEPT_MESSAGES {
+        BATCH.replace(batch);
+    }
+    Ok(messages)
 }
 
 /// Reads a message, all of it. The bytes must be this process's own: what lies in shared memory a faulty peer may change between

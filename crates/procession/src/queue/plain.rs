@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::builder::sealed::Sealed;
 use super::builder::{Builder, checked};
-use super::codec::{decode, put_encoded, put_many, with_buffer};
+use super::codec::{decode, get_many, put_encoded, put_many, with_buffer};
 use super::{GetError, Message, PutError, PutManyError, Reservation};
 use crate::codec::Shape;
 use crate::handle;
@@ -304,8 +304,7 @@ impl<T: DeserializeOwned> Queue<T> {
     }
 
     fn get_many_until(&self, max: usize, deadline: Deadline) -> Result<Vec<Result<T, GetError>>, GetError> {
-        let messages = self.core.get_many(max, deadline)?;
-        Ok(messages.into_iter().map(|message| decode(&message.into_vec())).collect())
+        get_many(&self.core, max, deadline)
     }
 
     /// The messages, one get after another, until the queue is shut down and empty. Any other failure of a get is an
