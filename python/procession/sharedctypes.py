@@ -16,9 +16,9 @@ __all__ = ["RawValue", "RawArray", "Value", "Array", "copy", "synchronized"]
 
 typecode_to_type = {
     "c": ctypes.c_char,
-    "u": ctypes.c_wchar,
     "b": ctypes.c_byte,
     "B": ctypes.c_ubyte,
+    "u": ctypes.c_wchar,
     "h": ctypes.c_short,
     "H": ctypes.c_ushort,
     "i": ctypes.c_int,
@@ -33,7 +33,12 @@ typecode_to_type = {
 
 
 def _new_value(type_):
-    size = ctypes.sizeof(type_)
+    try:
+        size = ctypes.sizeof(type_)
+    except TypeError as error:
+        *others, last = typecode_to_type
+        codes = f"{', '.join(others)} or {last}"
+        raise TypeError(f"bad typecode (must be a ctypes type or one of {codes})") from error
     element = type_._type_ if issubclass(type_, ctypes.Array) else type_
     return _attach(type_, Block(size, ctypes.sizeof(element)))
 
@@ -145,15 +150,23 @@ def synchronized(obj, lock=None, ctx=None):
 
 def reduce_ctype(obj):
     """How `ForkingPickler` pickles the ctypes objects that this module makes."""
-    if isinstance(obj, ctypes.Array):
-        return rebuild_ctype, (obj._type_, obj._wrapper, obj._length_)
-    return rebuild_ctype, (type(obj), obj._wrapper, None)
+    type_, lengths = type(obj), []
+    # Types that ``type * length`` has made have no name by which they could be imported.
+    while issubclass(type_, ctypes.Array) and type_ is type_._type_ * type_._length_:
+        lengths.append(type_._length_)
+        type_ = type_._type_
+    if len(lengths) > 1:
+        return rebuild_ctype, (type_, obj._wrapper, tuple(lengths))
+    return rebuild_ctype, (type_, obj._wrapper, lengths[0] if lengths else None)
 
 
 def rebuild_ctype(type_, wrapper, length):
     """The ctypes object of that type in the memory ``wrapper``; an array of so many if ``length`` is not
-    ``None``."""
-    return _attach(type_ if length is None else type_ * length, wrapper)
+    ``None``, or of arrays if it is a tuple, outermost first."""
+    lengths = length if isinstance(length, tuple) else () if length is None else (length,)
+    for length in reversed(lengths):
+        type_ = type_ * length
+    return _attach(type_, wrapper)
 
 
 def rebuild_synchronized(place, lock):

@@ -23,6 +23,14 @@ class Point3(Point):
     _fields_ = [("z", ctypes.c_double)]
 
 
+class Row(ctypes.c_int * 3):
+    pass
+
+
+class Table(ctypes.Structure):
+    _fields_ = [("rows", Row * 2), ("points", Point * 2)]
+
+
 CONVERSIONS = [
     0,
     1,
@@ -348,6 +356,44 @@ def test_start_methods(method):
         finish(process)
     assert (value.value, raw.value, array_[:], string.value, point.x) == (42, 2.5, [7, 8, 2, 3], b"xyz", 1.5)
     assert other.value is True
+
+
+def change_nested(matrix, cube, rows, row, table, points):
+    matrix[1][2] = 5
+    cube[1][0][3] = 6
+    rows[1][2] = 7
+    row[0] = 8
+    table.rows[1][0] = 9
+    table.points[1].n = 10
+    points[0][1].x = 0.5
+
+
+@pytest.mark.parametrize("make", [Array, RawArray])
+@pytest.mark.parametrize("method", METHODS)
+def test_arrays_of_arrays(method, make):
+    matrix, cube = make(ctypes.c_int * 3, 2), make(ctypes.c_double * 4 * 2, 2)
+    rows, points = make(Row, [(1, 2, 3), (4, 5, 6)]), make(Point * 2, 1)
+    row, table = RawValue(Row, 1, 2, 3), Value(Table) if make is Array else RawValue(Table)
+    with started(change_nested, matrix, cube, rows, row, table, points, method=method) as process:
+        finish(process)
+    assert [list(values) for values in matrix] == [[0, 0, 0], [0, 0, 5]]
+    assert [list(values) for values in cube[1]] == [[0, 0, 0, 6], [0, 0, 0, 0]]
+    assert [list(values) for values in rows] == [[1, 2, 3], [4, 5, 7]] and list(row) == [8, 2, 3]
+    assert list(table.rows[1]) == [9, 0, 0] and table.points[1].n == 10 and points[0][1].x == 0.5
+    got = ForkingPickler.loads(ForkingPickler.dumps([matrix, rows, row]))
+    got[0][0][0] = 11
+    assert matrix[0][0] == 11 and type(got[1][0]) is Row and type(got[2]) is Row
+
+
+@pytest.mark.parametrize("make", [RawValue, Value])
+@pytest.mark.parametrize("typecode", ["x", "", "ii", "?", 5, None, int, "é"])
+def test_a_bad_typecode(make, typecode):
+    match = r"bad typecode \(must be a ctypes type or one of c, b, B, u, h, H, i, I, l, L, q, Q, f or d\)"
+    with pytest.raises(TypeError, match=match):
+        make(typecode)
+    if isinstance(typecode, str):
+        with pytest.raises(TypeError, match=match):
+            {RawValue: RawArray, Value: Array}[make](typecode, 3)
 
 
 def add(value, times, own_lock):
