@@ -1,5 +1,6 @@
 """Putting the package in the place of :mod:`multiprocessing`."""
 
+import functools
 import multiprocessing
 import multiprocessing.managers
 import multiprocessing.pool
@@ -8,8 +9,9 @@ import multiprocessing.queues
 import multiprocessing.sharedctypes
 import multiprocessing.spawn
 import multiprocessing.synchronize
-import types
 from importlib import import_module
+
+from . import _private_parts
 
 _KEY = "procession"
 _REPLACED = {
@@ -38,85 +40,6 @@ class _Marker:
         return install, ()
 
 
-class _Replacement:
-    """What stands where a class of CPython's queues or pools stood. It makes objects of this package's class.
-
-    Who derives from it has CPython's class for a base: such classes (in concurrent.futures, joblib, loky, torch)
-    use its private parts.
-    """
-
-    def __init__(self, ours, theirs, base=None):
-        self._ours = ours
-        self._theirs = theirs
-        self._base = base or theirs
-        self.__doc__ = ours.__doc__
-
-    def __call__(self, *args, **kwargs):
-        return self._ours(*args, **kwargs)
-
-    def __mro_entries__(self, bases):
-        return (self._base,)
-
-    def __instancecheck__(self, instance):
-        return isinstance(instance, (self._ours, self._theirs))
-
-    def __subclasscheck__(self, cls):
-        return issubclass(cls, (self._ours, self._theirs))
-
-    def __getattr__(self, name):
-        return getattr(self._ours, name)
-
-    def __getitem__(self, item):
-        return self._ours[item]
-
-    def __or__(self, other):
-        return self._ours | other
-
-    def __ror__(self, other):
-        return other | self._ours
-
-    def __reduce__(self):
-        return getattr, (_Module(self._theirs.__module__), self._theirs.__name__)
-
-    def __repr__(self):
-        return f"<{self._ours!r} in the place of {self._theirs!r}>"
-
-
-class _Module:
-    """A submodule of :mod:`multiprocessing`, for pickles."""
-
-    def __init__(self, name):
-        self._name = name
-
-    def __reduce__(self):
-        return import_module, (self._name,)
-
-
-class _Pipe(multiprocessing.queues.SimpleQueue):
-    """CPython's queue, whose pipe CPython's pool reads and writes itself."""
-
-
-class _PipeContext:
-    """A context for CPython's pool: that of the program but for its queues."""
-
-    def __init__(self, context):
-        self._context = context
-
-    def SimpleQueue(self):
-        return _Pipe(ctx=self._context)
-
-    def __getattr__(self, name):
-        return getattr(self._context, name)
-
-
-class _Pool(multiprocessing.pool.Pool):
-    """CPython's pool, for classes that derive from it and have queues of their own."""
-
-    def __init__(self, processes=None, initializer=None, initargs=(), maxtasksperchild=None, context=None):
-        context = _PipeContext(context or multiprocessing.get_context())
-        super().__init__(processes, initializer, initargs, maxtasksperchild, context)
-
-
 def install():
     """See :func:`procession.install`."""
     global _installed
@@ -124,54 +47,30 @@ def install():
         return
     # All are imported before the first is replaced, so that none is built upon another of this package.
     ours = {name: import_module(f"procession.{name}") for name in _REPLACED}
-    managers = multiprocessing.managers.BaseManager
-    for module in ("queues", "pool"):
-        _separate(vars(getattr(multiprocessing, module)).values(), getattr(multiprocessing, module))
-    _separate(
-        [multiprocessing.managers.SharedMemoryManager, multiprocessing.managers.SharedMemoryServer],
-        multiprocessing.managers,
-    )
+    managers, pool = multiprocessing.managers.BaseManager, multiprocessing.pool.Pool
+    # Their methods say `Queue`, for one, for the base of their own class.
+    for module in "queues", "pool", "managers":
+        for cls in list(vars(getattr(multiprocessing, module)).values()):
+            if isinstance(cls, type) and cls.__module__ == f"multiprocessing.{module}":
+                if module != "managers" or cls.__name__.startswith("SharedMemory"):
+                    _private_parts.separate(cls)
     for module, names in _REPLACED.items():
         for name in names:
-            replacement = getattr(ours[module], name)
-            if module in ("queues", "pool"):
-                theirs = getattr(getattr(multiprocessing, module), name)
-                replacement = _Replacement(replacement, theirs, _Pool if module == "pool" else theirs)
-            setattr(getattr(multiprocessing, module), name, replacement)
+            setattr(getattr(multiprocessing, module), name, getattr(ours[module], name))
+    _adopt_pools(pool, ours["pool"].Pool)
     _watch_picklers()
     _patch_process()
-    _patch_registries(managers, ours)
+    _patch_registries(managers, ours, pool)
     _reach_children()
     _installed = True
 
 
-def _separate(classes, module):
-    """Have the methods of a module's classes find each other still when the names there are replaced.
-
-    Other software has subclasses of them, that of concurrent.futures for one, whose methods say `Queue` for
-    their base.
-    """
-    names = dict(vars(module))
-
-    def separate(function):
-        copy = types.FunctionType(
-            function.__code__, names, function.__name__, function.__defaults__, function.__closure__
-        )
-        copy.__dict__.update(function.__dict__)
-        for name in ("__doc__", "__kwdefaults__", "__module__", "__qualname__"):
-            setattr(copy, name, getattr(function, name))
-        return copy
-
-    for cls in list(classes):
-        if not isinstance(cls, type) or cls.__module__ != module.__name__:
-            continue
-        for name, member in list(vars(cls).items()):
-            if isinstance(member, types.FunctionType):
-                setattr(cls, name, separate(member))
-            elif isinstance(member, (classmethod, staticmethod)) and isinstance(
-                member.__func__, types.FunctionType
-            ):
-                setattr(cls, name, type(member)(separate(member.__func__)))
+def _adopt_pools(theirs, ours):
+    """Have classes that derive from CPython's pool, ThreadPool for one, derive from ours. They stay what they are."""
+    for cls in theirs.__subclasses__():
+        if cls is not ours:
+            cls.__bases__ = tuple(ours if base is theirs else base for base in cls.__bases__)
+            _private_parts.keep(cls, always=True)
 
 
 def _watch_picklers():
@@ -184,13 +83,30 @@ def _watch_picklers():
 
 def _patch_process():
     """Give CPython's own process classes what those of this package have."""
-    from .process import BaseProcess
+    from .process import BaseProcess, _begin, _note_starter
 
-    for name in ("start", "_bootstrap", "interrupt"):
-        setattr(multiprocessing.process.BaseProcess, name, vars(BaseProcess)[name])
+    theirs = multiprocessing.process.BaseProcess
+    # What a tool may have put there.
+    begin, bootstrap = theirs.start, theirs._bootstrap
+
+    @functools.wraps(begin)
+    def start(self):
+        if not isinstance(self, BaseProcess):
+            _note_starter(self)
+        begin(self)
+
+    @functools.wraps(bootstrap)
+    def _bootstrap(self, *args, **kwargs):
+        if isinstance(self, BaseProcess):
+            return bootstrap(self, *args, **kwargs)
+        return _begin(self, functools.partial(bootstrap, self), *args, **kwargs)
+
+    theirs.start, theirs._bootstrap = start, _bootstrap
+    if not hasattr(theirs, "interrupt"):
+        theirs.interrupt = BaseProcess.interrupt
 
 
-def _patch_registries(manager, ours):
+def _patch_registries(manager, ours, pool):
     """Have managers that exist make pools and proxies of this package.
 
     They could not even start: what a pickle names is replaced.
@@ -200,12 +116,12 @@ def _patch_registries(manager, ours):
     }
     registry = vars(manager).get("_registry", {})
     for typeid, (callable, exposed, methods, proxytype) in registry.items():
-        if callable is _Pool.__base__:
+        if callable is pool:
             callable = ours["pool"].Pool
         registry[typeid] = callable, exposed, methods, proxies.get(id(proxytype), proxytype)
     for subclass in manager.__subclasses__():
         if not subclass.__module__.startswith("procession."):
-            _patch_registries(subclass, ours)
+            _patch_registries(subclass, ours, pool)
 
 
 def _reach_children():

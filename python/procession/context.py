@@ -213,6 +213,8 @@ _THEIRS = _stdlib.ForkContext, _stdlib.SpawnContext, _stdlib.ForkServerContext
 
 def _ours(context):
     """The context of this package in the place of one of CPython's own; another one, or None, as it is."""
+    if type(context) is _stdlib.DefaultContext:
+        return _default_context.get_context()
     return _concrete_contexts[context._name] if type(context) in _THEIRS else context
 
 

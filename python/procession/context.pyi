@@ -35,23 +35,18 @@ __all__ = ()
 _T = TypeVar("_T")
 _CT = TypeVar("_CT", bound=_CData)
 
-# What the methods return is no subclass of what CPython's return: it is another class with the same methods.
 class BaseContext(_stdlib.BaseContext):
     def Manager(self) -> managers.SyncManager: ...
-    def Lock(self, *, robust: _Robust = True) -> synchronize.Lock: ...  # type: ignore[override]
-    def RLock(self, *, robust: _Robust = True) -> synchronize.RLock: ...  # type: ignore[override]
+    def Lock(self, *, robust: _Robust = True) -> synchronize.Lock: ...
+    def RLock(self, *, robust: _Robust = True) -> synchronize.RLock: ...
     def Condition(self, lock: _LockLike | None = None) -> synchronize.Condition: ...  # type: ignore[override]
-    def Semaphore(  # type: ignore[override]
-        self, value: int = 1, *, robust: bool = False
-    ) -> synchronize.Semaphore: ...
-    def BoundedSemaphore(  # type: ignore[override]
-        self, value: int = 1, *, robust: bool = False
-    ) -> synchronize.BoundedSemaphore: ...
-    def Event(self) -> synchronize.Event: ...  # type: ignore[override]
-    def Barrier(  # type: ignore[override]
+    def Semaphore(self, value: int = 1, *, robust: bool = False) -> synchronize.Semaphore: ...
+    def BoundedSemaphore(self, value: int = 1, *, robust: bool = False) -> synchronize.BoundedSemaphore: ...
+    def Event(self) -> synchronize.Event: ...
+    def Barrier(
         self, parties: int, action: Callable[[], object] | None = None, timeout: float | None = None
     ) -> synchronize.Barrier: ...
-    def Queue(  # type: ignore[override]
+    def Queue(
         self,
         maxsize: int = 0,
         *,
@@ -59,7 +54,7 @@ class BaseContext(_stdlib.BaseContext):
         max_bytes: int | None = None,
         codec: queues._Codec = None,
     ) -> queues.Queue[Any]: ...
-    def JoinableQueue(  # type: ignore[override]
+    def JoinableQueue(
         self,
         maxsize: int = 0,
         *,
@@ -68,8 +63,8 @@ class BaseContext(_stdlib.BaseContext):
         codec: queues._Codec = None,
         redeliver: bool = False,
     ) -> queues.JoinableQueue[Any]: ...
-    def SimpleQueue(self) -> queues.SimpleQueue[Any]: ...  # type: ignore[override]
-    def Pool(  # type: ignore[override]
+    def SimpleQueue(self) -> queues.SimpleQueue[Any]: ...
+    def Pool(
         self,
         processes: int | None = None,
         initializer: Callable[..., object] | None = None,

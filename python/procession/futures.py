@@ -1,6 +1,8 @@
 """An executor of :mod:`concurrent.futures` over this package's pool."""
 
+import collections
 import functools
+import itertools
 import os
 import threading
 import time
@@ -61,7 +63,7 @@ class ProcessPoolExecutor(Executor):
         self._options = {"retries": _pool._check_retries(retries), "timeout": _pool._check_timeout(timeout)}
         self._arguments = (initializer, initargs, max_tasks_per_child)
         self._max_workers = max_workers or getattr(os, "process_cpu_count", os.cpu_count)() or 1
-        self._mp_context = _pool._default_context.get_context(mp_context and mp_context.get_start_method())
+        self._mp_context = _pool._ours(mp_context) or _pool._default_context.get_context()
         self._is_shut_down = False
         # One that the thread which holds it may take again: a signal handler may use the executor.
         self._making = threading.RLock()
@@ -107,6 +109,8 @@ class ProcessPoolExecutor(Executor):
         if buffersize is None:
             items = list(items)
             buffersize = max(len(items), 1)
+        if type(self).submit is not _submit or "submit" in vars(self):
+            return _map_by_submit(self, fn, iter(items), chunksize, buffersize, deadline)
         pool = self._running_pool()
         try:
             results = pool._imap(fn, items, chunksize, True, buffersize, None, None, False, unpack=True)
@@ -168,6 +172,39 @@ class ProcessPoolExecutor(Executor):
         if _ending == os.getpid():
             pool.close()
         return pool
+
+
+# To be told from that of a subclass, a test or a tool.
+_submit = ProcessPoolExecutor.submit
+
+
+def _map_by_submit(executor, fn, items, chunksize, buffersize, deadline):
+    """What `map` does, by calls of another `submit`, as CPython's executors do it."""
+    chunks = iter(lambda: tuple(itertools.islice(items, chunksize)), ())
+    futures = collections.deque()
+
+    def submit(count):
+        for chunk in itertools.islice(chunks, count):
+            futures.append(executor.submit(_call_for_each, fn, chunk))
+
+    def take():
+        try:
+            while futures:
+                left = None if deadline is None else max(deadline - time.monotonic(), 0)
+                values = futures[0].result(left)
+                futures.popleft()
+                submit(1)
+                yield from values
+        finally:
+            for future in futures:
+                future.cancel()
+
+    submit(buffersize)
+    return take()
+
+
+def _call_for_each(fn, chunk):
+    return [fn(*items) for items in chunk]
 
 
 class _Pool(_pool.Pool):

@@ -7,7 +7,9 @@ import types
 import warnings
 from multiprocessing import pool as _stdlib, util
 from multiprocessing.pool import ThreadPool
+from multiprocessing.queues import SimpleQueue as _SimpleQueue
 
+from . import _private_parts
 from ._failures import PoolBroken, PoolTerminated, TaskTimeoutError, WorkerDied
 from ._procession import Job, ResultIterator, WorkQueue
 from ._progress import ShownIterator, shown
@@ -23,9 +25,11 @@ _AHEAD = 10_000
 _AS_MANY_AS_MAY_WAIT = 1
 
 
-class ApplyResult(Job):
+class ApplyResult(Job, _stdlib.ApplyResult):
     """The result of `Pool.apply_async`, which may be still to come."""
 
+    # `Job` begins it, not CPython's class.
+    __init__ = object.__init__
     __class_getitem__ = classmethod(types.GenericAlias)
 
     def cancel(self, *, kill=False):
@@ -41,16 +45,18 @@ class ApplyResult(Job):
 AsyncResult = ApplyResult
 
 
-class MapResult(ApplyResult):
+class MapResult(ApplyResult, _stdlib.MapResult):
     """The result of `Pool.map_async` and `Pool.starmap_async`, which may be still to come."""
 
 
-class IMapIterator(ResultIterator):
+class IMapIterator(ResultIterator, _stdlib.IMapIterator):
     """The results of `Pool.imap`, in order.
 
     When nobody uses it any more and some were taken, what has not begun is cancelled. If none was, all is done: somebody
     wanted no results.
     """
+
+    __init__ = object.__init__
 
     def _cancel(self):
         pool = self._running_pool()
@@ -69,11 +75,11 @@ class IMapIterator(ResultIterator):
             self._job._discard()
 
 
-class IMapUnorderedIterator(IMapIterator):
+class IMapUnorderedIterator(IMapIterator, _stdlib.IMapUnorderedIterator):
     """The results of `Pool.imap_unordered`, as they come."""
 
 
-class Pool:
+class Pool(_stdlib.Pool):
     """A pool of worker processes.
 
     `processes` is how many there are, by default as many as CPUs. Each calls ``initializer(*initargs)`` first and is replaced
@@ -91,6 +97,10 @@ class Pool:
     _wrap_exception = True
     # Whether a call that raises SystemExit raises just that, and its worker goes on.
     _reports_exits = False
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        _private_parts.keep(cls)
 
     @staticmethod
     def Process(ctx, *args, **kwds):
@@ -133,7 +143,7 @@ class Pool:
         self._work = WorkQueue()
         most = maxtasksperchild, max_memory_per_child
         arguments = (self._work, initializer, initargs, *most, self._reports_exits)
-        start = Start(self._ctx, type(self).Process, arguments, daemon)
+        start = Start(self._ctx, self.Process, arguments, daemon)
         self._supervisor = Supervisor(self._work, start, processes)
         try:
             with start.signals_blocked():
@@ -191,7 +201,7 @@ class Pool:
 
         Raises what `func` raises; `WorkerDied` when the worker dies, unless it is one of `retries` times.
         """
-        return self.apply_async(func, args, kwds, retries=retries, timeout=timeout).get()
+        return self.apply_async(func, args, kwds, **_given(retries=retries, timeout=timeout)).get()
 
     def apply_async(
         self, func, args=(), kwds={}, callback=None, error_callback=None, *, retries=None, timeout=None
@@ -304,8 +314,7 @@ class Pool:
             kwds,
             hand_over(future.set_result),
             hand_over(future.set_exception),
-            retries=retries,
-            timeout=timeout,
+            **_given(retries=retries, timeout=timeout),
         )
         try:
             return await future
@@ -446,6 +455,11 @@ class Pool:
             raise
 
 
+def _given(**options):
+    """Those that are not None. A subclass may have methods with CPython's arguments only."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def _feed(work, job, func, items, chunk, unpack, retries):
     gate = threading.Lock()
     gate.acquire()
@@ -471,6 +485,37 @@ def _check_timeout(timeout):
     if timeout is not None and not timeout > 0:
         raise ValueError(f"timeout must be a positive number of seconds or None, not {timeout!r}")
     return timeout
+
+
+class _Pipe(_SimpleQueue):
+    """CPython's queue, whose pipe CPython's pool reads and writes itself."""
+
+
+class _PipeContext:
+    """A context for CPython's pool: that of the program but for its queues."""
+
+    def __init__(self, context):
+        self._context = context
+
+    def SimpleQueue(self):
+        return _Pipe(ctx=self._context)
+
+    def __getattr__(self, name):
+        return getattr(self._context, name)
+
+
+_TheirPool = _stdlib.Pool
+
+
+def _begin_with_pipes(
+    self, processes=None, initializer=None, initargs=(), maxtasksperchild=None, context=None
+):
+    context = _PipeContext(context or _default_context.get_context())
+    _TheirPool.__init__(self, processes, initializer, initargs, maxtasksperchild, context)
+
+
+# Of a subclass that uses private parts of CPython's pool.
+Pool._front_members = {"__init__": _begin_with_pipes}
 
 
 def __getattr__(name):

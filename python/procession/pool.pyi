@@ -1,4 +1,5 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from multiprocessing import pool as _stdlib
 from multiprocessing.context import BaseContext
 from multiprocessing.pool import (
     CLOSE as CLOSE,
@@ -26,20 +27,23 @@ __all__ = ["Pool", "ThreadPool"]
 _S = TypeVar("_S")
 _T = TypeVar("_T")
 
-class ApplyResult(Job[_T], Generic[_T]):
+class ApplyResult(Job[_T], _stdlib.ApplyResult[_T], Generic[_T]):
+    def __init__(self) -> None: ...
     def cancel(self, *, kill: bool = False) -> bool: ...
     def __class_getitem__(cls, item: Any, /) -> GenericAlias: ...
 
 AsyncResult = ApplyResult
 
-class MapResult(ApplyResult[list[_T]], Generic[_T]): ...
+class MapResult(ApplyResult[list[_T]], _stdlib.MapResult[_T], Generic[_T]): ...
 
-class IMapIterator(ResultIterator[_T], Generic[_T]):
+class IMapIterator(ResultIterator[_T], _stdlib.IMapIterator[_T], Generic[_T]):  # type: ignore[misc]
+    def __init__(self) -> None: ...
     def __del__(self) -> None: ...
 
-class IMapUnorderedIterator(IMapIterator[_T], Generic[_T]): ...
+class IMapUnorderedIterator(IMapIterator[_T], _stdlib.IMapUnorderedIterator[_T], Generic[_T]): ...  # type: ignore[misc]
 
-class Pool:
+class Pool(_stdlib.Pool):
+    def __init_subclass__(cls, **options: Any) -> None: ...
     def __init__(
         self,
         processes: int | None = None,
@@ -54,7 +58,7 @@ class Pool:
         daemon: bool = True,
     ) -> None: ...
     @staticmethod
-    def Process(ctx: BaseContext, *args: Any, **kwds: Any) -> BaseProcess: ...
+    def Process(ctx: BaseContext, *args: Any, **kwds: Any) -> BaseProcess: ...  # type: ignore[override]
     def apply(
         self,
         func: Callable[..., _T],
@@ -117,7 +121,7 @@ class Pool:
         retries: int | None = None,
         timeout: float | None = None,
     ) -> MapResult[_T]: ...
-    def imap(
+    def imap(  # type: ignore[override]
         self,
         func: Callable[[_S], _T],
         iterable: Iterable[_S],
@@ -128,7 +132,7 @@ class Pool:
         timeout: float | None = None,
         progress: bool = False,
     ) -> IMapIterator[_T] | Iterator[_T]: ...
-    def imap_unordered(
+    def imap_unordered(  # type: ignore[override]
         self,
         func: Callable[[_S], _T],
         iterable: Iterable[_S],

@@ -9,9 +9,6 @@ from multiprocessing.process import active_children, current_process, parent_pro
 
 __all__ = ["BaseProcess", "active_children", "current_process", "parent_process"]
 
-_start = _stdlib.BaseProcess.start
-_bootstrap = _stdlib.BaseProcess._bootstrap
-
 
 class BaseProcess(_stdlib.BaseProcess):
     """A function that runs in a process of its own, as `threading.Thread` runs one in a thread.
@@ -22,34 +19,45 @@ class BaseProcess(_stdlib.BaseProcess):
 
     def start(self):
         """Start the process. Can be called once."""
-        if self.daemon:
-            self._daemon_of = _starter()
-        _start(self)
+        _note_starter(self)
+        super().start()
 
     def _bootstrap(self, *args, **kwargs):
-        starter = self.__dict__.pop("_daemon_of", None)
-        if starter is not None:
-            try:
-                _end_with_starter(starter)
-            except OSError:
-                # The caller ends the process without a word.
-                import traceback
-
-                print(f"Process {self.name} cannot watch its parent:", file=sys.stderr)
-                traceback.print_exc()
-                sys.stderr.flush()
-                return 1
-        try:
-            return _bootstrap(self, *args, **kwargs)
-        finally:
-            # Forked children end by os._exit after this.
-            if core := sys.modules.get("procession._procession"):
-                core._leave()
+        # CPython's is looked up each time: tools that want to be in every child replace it.
+        return _begin(self, super()._bootstrap, *args, **kwargs)
 
     def interrupt(self):
         """Interrupt the process: send it SIGINT, as Ctrl-C does."""
         self._check_closed()
         self._popen._send_signal(signal.SIGINT)
+
+
+def _note_starter(process):
+    """Have a daemon that is about to start know what it ends with."""
+    if process.daemon:
+        process._daemon_of = _starter()
+
+
+def _begin(process, bootstrap, *args, **kwargs):
+    """Do what `_bootstrap` does in a child, with CPython's."""
+    starter = vars(process).pop("_daemon_of", None)
+    if starter is not None:
+        try:
+            _end_with_starter(starter)
+        except OSError:
+            # The caller ends the process without a word.
+            import traceback
+
+            print(f"Process {process.name} cannot watch its parent:", file=sys.stderr)
+            traceback.print_exc()
+            sys.stderr.flush()
+            return 1
+    try:
+        return bootstrap(*args, **kwargs)
+    finally:
+        # Forked children end by os._exit after this.
+        if core := sys.modules.get("procession._procession"):
+            core._leave()
 
 
 def _starter():

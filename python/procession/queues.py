@@ -10,11 +10,12 @@ process that has it.
 """
 
 import os
+import time
 import types
-from multiprocessing import connection
+from multiprocessing import connection, queues as _stdlib
 from queue import Empty, Full
 
-from . import _asyncio, _pickler, _procession
+from . import _asyncio, _pickler, _private_parts, _procession
 from ._procession import DeliveryLost, ShutDown
 
 __all__ = ["Queue", "SimpleQueue", "JoinableQueue", "Empty", "Full", "ShutDown", "DeliveryLost"]
@@ -124,11 +125,64 @@ class _Base(_procession.BaseQueue):
 
     __class_getitem__ = classmethod(types.GenericAlias)
 
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        _private_parts.keep(cls)
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        if name in ("get", "put"):
+            self._hook()
+
     def __getstate__(self):
         return (self._handle(), self._codec, self._redelivers)
 
     def __setstate__(self, state):
-        self._open(*state)
+        if isinstance(state[0], bytes):
+            self._open(*state)
+        else:
+            _private_parts.restore(self, state)
+
+    # For an object with another `put` or `get` than the class here has. The arguments are passed as
+    # CPython's methods pass them.
+
+    def _put_each(self, iterable, block, timeout):
+        deadline = None if timeout is None else time.monotonic() + timeout
+        count = 0
+        try:
+            for obj in iterable:
+                self.put(obj, *_arguments(block, deadline))
+                count += 1
+        except BaseException as error:
+            error.put_count = count
+            raise
+        return count
+
+    def _get_each(self, most, block, timeout):
+        deadline = None if timeout is None else time.monotonic() + timeout
+        objects = []
+        failed = None
+        while len(objects) < most:
+            try:
+                objects.append(self.get(*_arguments(block and not objects, deadline)))
+            except (Empty, ShutDown):
+                if not objects and failed is None:
+                    raise
+                break
+            except Exception as error:
+                failed = failed or error
+        if failed is not None:
+            failed.objects = objects
+            raise failed
+        return objects
+
+    def _iterate(self):
+        while True:
+            try:
+                obj = self.get()
+            except ShutDown:
+                return
+            yield obj
 
     async def aget(self):
         """Remove and return an object from the queue; other tasks run until there is one. No thread is used.
@@ -182,7 +236,14 @@ class _Base(_procession.BaseQueue):
         return False
 
 
-class Queue(_Base):
+def _arguments(block, deadline):
+    """The arguments of `put` and `get` after the object."""
+    if not block:
+        return (False,)
+    return () if deadline is None else (True, max(deadline - time.monotonic(), 0))
+
+
+class Queue(_Base, _stdlib.Queue):
     """A first-in, first-out queue of objects between processes: many may put, many may get.
 
     >>> queue = Queue(maxsize=2)
@@ -237,6 +298,12 @@ class Queue(_Base):
     def cancel_join_thread(self):
         """Do nothing, as there is no thread to wait for."""
 
+    def _terminate_broken(self):
+        # concurrent.futures calls it when a worker has died.
+        self._reader.close()
+        self.close()
+        self.join_thread()
+
     @staticmethod
     def _on_queue_feeder_error(e, obj):
         """Told of an object that put cannot pickle, in place of the exception, if a subclass defines it."""
@@ -246,7 +313,7 @@ class Queue(_Base):
         return type(self)._on_queue_feeder_error is not Queue._on_queue_feeder_error
 
 
-class JoinableQueue(Queue):
+class JoinableQueue(Queue, _stdlib.JoinableQueue):
     """A Queue of tasks, each of which is declared done by task_done; join waits for all of them.
 
     >>> tasks = JoinableQueue()
@@ -294,7 +361,7 @@ class JoinableQueue(Queue):
         self._join()
 
 
-class SimpleQueue(_Base):
+class SimpleQueue(_Base, _stdlib.SimpleQueue):
     """A Queue without a bound, for which put, get, empty and close are all that multiprocessing has.
 
     >>> queue = SimpleQueue()

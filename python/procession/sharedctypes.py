@@ -7,9 +7,11 @@ or a view of it.
 
 import ctypes
 import weakref
+from multiprocessing import sharedctypes as _stdlib
 
+from . import _procession
 from ._pickler import register
-from ._procession import Block, Synchronized, SynchronizedBase
+from ._procession import Block
 from .synchronize import RLock
 
 __all__ = ["RawValue", "RawArray", "Value", "Array", "copy", "synchronized"]
@@ -189,12 +191,18 @@ def make_property(name):
         pass
 
     def get(self):
-        with self:
+        self.acquire()
+        try:
             return getattr(self._obj, name)
+        finally:
+            self.release()
 
     def set(self, value):
-        with self:
+        self.acquire()
+        try:
             setattr(self._obj, name, value)
+        finally:
+            self.release()
 
     doc = f"The object's ``{name}``, read and written with the lock held."
     return prop_cache.setdefault(name, property(get, set, doc=doc))
@@ -204,7 +212,15 @@ prop_cache: dict[str, property] = {}
 class_cache: weakref.WeakKeyDictionary[type, type] = weakref.WeakKeyDictionary()
 
 
-class SynchronizedArray(SynchronizedBase):
+class SynchronizedBase(_procession.SynchronizedBase, _stdlib.SynchronizedBase):
+    __doc__ = _procession.SynchronizedBase.__doc__
+
+
+class Synchronized(_procession.Synchronized, SynchronizedBase, _stdlib.Synchronized):
+    __doc__ = _procession.Synchronized.__doc__
+
+
+class SynchronizedArray(SynchronizedBase, _stdlib.SynchronizedArray):
     """A ctypes array in shared memory together with a lock, which each access takes.
 
     >>> array = Array("i", range(4))
@@ -225,7 +241,7 @@ class SynchronizedArray(SynchronizedBase):
             self._obj[i] = value
 
 
-class SynchronizedString(SynchronizedArray):
+class SynchronizedString(SynchronizedArray, _stdlib.SynchronizedString):
     """An array of bytes in shared memory together with a lock, which each access takes.
 
     ``value`` is what comes before the first zero byte, ``raw`` all of it.
@@ -238,3 +254,7 @@ class SynchronizedString(SynchronizedArray):
 
     value = make_property("value")
     raw = make_property("raw")
+
+
+for _cls in (SynchronizedBase, Synchronized, SynchronizedArray, SynchronizedString):
+    _procession._quicken(_cls)

@@ -2,16 +2,13 @@ import ctypes
 from _ctypes import _CData
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from ctypes import _SimpleCData, c_char
+from multiprocessing import sharedctypes as _stdlib
 from multiprocessing.context import BaseContext
 from typing import Any, Generic, Literal, SupportsIndex, TypeAlias, TypeVar, overload, type_check_only
 from weakref import WeakKeyDictionary
 
-from ._procession import (
-    Block,
-    Synchronized as Synchronized,
-    SynchronizedBase as SynchronizedBase,
-    _LockLike,
-)
+from . import _procession
+from ._procession import Block, _LockLike
 
 __all__ = ["RawValue", "RawArray", "Value", "Array", "copy", "synchronized"]
 
@@ -173,7 +170,19 @@ def make_property(name: str) -> property: ...
 prop_cache: dict[str, property]
 class_cache: WeakKeyDictionary[type, type]
 
-class SynchronizedArray(SynchronizedBase[ctypes.Array[_SimpleCData[_T]]], Generic[_T]):
+class SynchronizedBase(  # type: ignore[misc]
+    _procession.SynchronizedBase[_CT], _stdlib.SynchronizedBase[_CT], Generic[_CT]
+): ...
+class Synchronized(  # type: ignore[misc]
+    _procession.Synchronized[_T],
+    SynchronizedBase[ctypes._SimpleCData[_T]],
+    _stdlib.Synchronized[_T],
+    Generic[_T],
+): ...
+
+class SynchronizedArray(  # type: ignore[misc]
+    SynchronizedBase[ctypes.Array[_SimpleCData[_T]]], _stdlib.SynchronizedArray[_T], Generic[_T]
+):
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[_T]: ...
     @overload
@@ -185,7 +194,7 @@ class SynchronizedArray(SynchronizedBase[ctypes.Array[_SimpleCData[_T]]], Generi
     @overload
     def __setitem__(self, i: SupportsIndex, value: _T) -> None: ...
 
-class SynchronizedString(SynchronizedArray[bytes]):
+class SynchronizedString(SynchronizedArray[bytes], _stdlib.SynchronizedString):  # type: ignore[misc]
     @overload  # type: ignore[override]
     def __getitem__(self, i: slice) -> bytes: ...
     @overload

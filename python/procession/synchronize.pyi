@@ -1,17 +1,13 @@
-import threading
-from typing import Final
+from multiprocessing import synchronize as _stdlib
+from multiprocessing.context import BaseContext
+from typing import Any, Final
 
 from . import _procession
 from ._procession import (
-    BoundedSemaphore as BoundedSemaphore,
-    Condition as Condition,
-    Event as Event,
-    Lock as Lock,
     OwnerDied as OwnerDied,
     OwnerDiedWarning as OwnerDiedWarning,
-    RLock as RLock,
-    Semaphore as Semaphore,
     SemLock as SemLock,
+    _Robust,
 )
 
 __all__ = [
@@ -30,4 +26,16 @@ RECURSIVE_MUTEX: Final = 0
 SEMAPHORE: Final = 1
 SEM_VALUE_MAX: Final[int]
 
-class Barrier(_procession.Barrier, threading.Barrier): ...
+class Lock(_procession.Lock, _stdlib.Lock): ...
+class RLock(_procession.RLock, _stdlib.RLock): ...
+class Semaphore(_procession.Semaphore, _stdlib.Semaphore): ...
+class BoundedSemaphore(_procession.BoundedSemaphore, Semaphore, _stdlib.BoundedSemaphore): ...
+
+class Condition(_procession.Condition, _stdlib.Condition):
+    def __setattr__(self, name: str, value: Any) -> None: ...
+
+class Event(_procession.Event, _stdlib.Event):
+    def __getstate__(self) -> tuple[Any, ...]: ...
+    def __setstate__(self, state: tuple[Any, ...]) -> None: ...
+
+class Barrier(_procession.Barrier, _stdlib.Barrier): ...

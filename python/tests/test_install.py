@@ -258,34 +258,152 @@ def test_an_executor_and_a_thread_pool(tmp_path):
     assert lines == ["[1]"] + ["[3, 2, 1]", "RuntimeError no pickle"] * 3
 
 
-def test_classes_derived_from_the_queues(tmp_path):
-    text = """
-        import multiprocessing.queues, pickle
-        class Before(multiprocessing.queues.JoinableQueue):
+USES = """
+import abc, functools, inspect, multiprocessing, multiprocessing.pool, multiprocessing.queues, operator, pickle
+import multiprocessing.sharedctypes, multiprocessing.synchronize, types, unittest.mock
+import procession
+procession.install()
+
+def check(name, make):
+    cls = operator.attrgetter(name)(multiprocessing)
+    thing = make()
+    kind = functools.singledispatch(lambda thing: None)
+    kind.register(cls, lambda thing: name)
+    class Registered(abc.ABC):
+        pass
+    Registered.register(cls)
+    assert inspect.isclass(cls) and type(thing) is cls and cls.__name__ in name
+    assert kind(thing) == name and isinstance(thing, Registered)
+    match thing:
+        case cls():
             pass
-        CPYTHON = multiprocessing.queues.Queue
+        case _:
+            raise AssertionError(name)
+    assert pickle.loads(pickle.dumps(cls)) is cls
+    assert isinstance(cls | None, types.UnionType)
+    with unittest.mock.patch(f"multiprocessing.{name}.noted", 5, create=True):
+        assert thing.noted == 5
+    assert not hasattr(thing, "noted")
+"""
+
+
+def test_names_are_classes(tmp_path):
+    text = """
+        with multiprocessing.Pool(1) as pool:
+            for name, make in {
+                "queues.Queue": multiprocessing.Queue,
+                "queues.JoinableQueue": multiprocessing.JoinableQueue,
+                "queues.SimpleQueue": multiprocessing.SimpleQueue,
+                "pool.Pool": lambda: pool,
+                "synchronize.Lock": multiprocessing.Lock,
+                "synchronize.RLock": multiprocessing.RLock,
+                "synchronize.Semaphore": multiprocessing.Semaphore,
+                "synchronize.BoundedSemaphore": multiprocessing.BoundedSemaphore,
+                "synchronize.Condition": multiprocessing.Condition,
+                "synchronize.Event": multiprocessing.Event,
+                "synchronize.Barrier": lambda: multiprocessing.Barrier(1),
+                "sharedctypes.Synchronized": lambda: multiprocessing.Value("i"),
+                "sharedctypes.SynchronizedArray": lambda: multiprocessing.Array("i", 1),
+                "sharedctypes.SynchronizedString": lambda: multiprocessing.Array("c", 1),
+            }.items():
+                check(name, make)
+        Queue = multiprocessing.queues.Queue
+        with unittest.mock.patch("multiprocessing.queues.Queue.get", return_value=7):
+            assert multiprocessing.Queue().get_nowait() == multiprocessing.Queue().get(timeout=1) == 7
+        with multiprocessing.pool.ThreadPool(1) as threads:
+            assert isinstance(threads, multiprocessing.pool.Pool)
+            assert isinstance(threads.apply_async(abs, (1,)), multiprocessing.pool.AsyncResult)
+        print(Queue[int], Queue | None)
+    """
+    lines = run(program(tmp_path, USES + textwrap.dedent(text)))
+    assert lines == ["procession.queues.Queue[int] procession.queues.Queue | None"]
+
+
+def test_classes_derived_from_the_queues(tmp_path):
+    """One that was defined before, one that uses private parts of CPython's, and any other."""
+    text = """
+        import multiprocessing.queues, sys
+        CPYTHONS = multiprocessing.queues.JoinableQueue
+        class Before(CPYTHONS):
+            pass
         import procession
         procession.install()
-        Queue = multiprocessing.queues.Queue
-        class Counted(multiprocessing.queues.Queue):
-            def __init__(self):
-                super().__init__(ctx=multiprocessing.get_context())
+        class Counted(multiprocessing.queues.JoinableQueue):
+            def __init__(self, maxsize=0, *, ctx=None):
+                super().__init__(maxsize, ctx=ctx)
             def put(self, *arguments):
                 super().put(*arguments)
+        class Feeding(multiprocessing.queues.JoinableQueue):
+            fed = False
+            def __getstate__(self):
+                return *super().__getstate__(), self.fed
+            def __setstate__(self, state):
+                super().__setstate__(state[:-1])
+                self.fed = state[-1]
+            def _start_thread(self):
+                self.fed = True
+                super()._start_thread()
+        class Reading(multiprocessing.queues.SimpleQueue):
+            def get(self):
+                with self._rlock:
+                    return multiprocessing.reduction.ForkingPickler.loads(self._reader.recv_bytes())
         def use(queue):
+            assert queue.get() == "from the parent"
+            if hasattr(queue, "task_done"):
+                queue.task_done()
             queue.put("from the child")
         if __name__ == "__main__":
-            assert Counted.__mro__[1] is CPYTHON, Counted.__mro__
-            context = multiprocessing.get_context("spawn")
-            for queue in Counted(), Before(ctx=context):
-                process = context.Process(target=use, args=(queue,))
-                process.start()
-                print(queue.get(), isinstance(queue, Queue), issubclass(type(queue), Queue))
-                process.join()
-            assert isinstance(multiprocessing.Queue(), Queue) and not isinstance(3, Queue)
-            assert pickle.loads(pickle.dumps(Queue)) is Queue
-            print(Queue[int], Queue | None)
+            for method in multiprocessing.get_all_start_methods():
+                context = multiprocessing.get_context(method)
+                for cls in Before, Counted, Feeding, Reading:
+                    queue = cls(ctx=context)
+                    queue.put("from the parent")
+                    process = context.Process(target=use, args=(queue,))
+                    process.start()
+                    process.join(60)
+                    is_theirs = hasattr(queue, "_rlock")
+                    print(cls.__name__, process.exitcode, queue.get(), is_theirs, isinstance(queue, CPYTHONS))
+            feeding = Feeding(ctx=context)
+            feeding.put_nowait(1)
+            assert feeding.fed and feeding.get() == 1
+            assert isinstance(feeding, multiprocessing.queues.JoinableQueue)
     """
-    assert run(program(tmp_path, text)) == ["from the child True True"] * 2 + [
-        "procession.queues.Queue[int] procession.queues.Queue | None"
+    expected = [
+        "Before 0 from the child True True",
+        "Counted 0 from the child False True",
+        "Feeding 0 from the child True True",
+        "Reading 0 from the child True False",
     ]
+    assert run(program(tmp_path, text)) == expected * len(METHODS)
+
+
+POOLS = """
+        class {when}Recording(multiprocessing.pool.Pool):
+            calls = 0
+            def apply_async(self, func, args=(), kwds={{}}, callback=None, error_callback=None):
+                self.calls += 1
+                return super().apply_async(func, args, kwds, callback, error_callback)
+        class {when}Queues(multiprocessing.pool.Pool):
+            calls = "queues"
+            def _setup_queues(self):
+                super()._setup_queues()
+                self.was_set_up = True
+"""
+
+
+def test_classes_derived_from_the_pool(tmp_path):
+    """One that overrides what is public and one that has queues of its own, before and afterwards."""
+    text = f"""
+        import multiprocessing, multiprocessing.pool
+        {POOLS.format(when="Before")}
+        import procession
+        procession.install()
+        {POOLS.format(when="After")}
+        if __name__ == "__main__":
+            for method in multiprocessing.get_all_start_methods():
+                for cls in BeforeRecording, BeforeQueues, AfterRecording, AfterQueues:
+                    with cls(1, context=multiprocessing.get_context(method)) as pool:
+                        assert isinstance(pool, multiprocessing.pool.Pool)
+                        print(pool.apply(abs, (-1,)), pool.map(abs, [-2]), pool.calls, hasattr(pool, "was_set_up"))
+    """
+    assert run(program(tmp_path, text)) == ["1 [2] 1 False", "1 [2] queues True"] * 6

@@ -26,7 +26,7 @@ use crate::{calls, errors, handle};
 ///     >>> other.start()
 ///     >>> barrier.wait() in (0, 1)
 ///     True
-#[pyclass(subclass, weakref, frozen, module = "procession.synchronize")]
+#[pyclass(subclass, weakref, frozen, module = "procession._procession")]
 pub(crate) struct Barrier(Made<Shared>);
 
 struct Shared {

@@ -1,13 +1,17 @@
 //! `Condition`.
 
+use std::time::Instant;
+
 use procession_core::objects::{self, ConditionError, ConditionLock};
 use procession_core::os::clock::Deadline;
 use pyo3::exceptions::{PyAssertionError, PyRuntimeError, PyTypeError};
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyTuple};
+use pyo3::types::{IntoPyDict, PyBool, PyBytes, PyDict, PyTuple};
 
 use crate::arguments::{Context, Truth};
 use crate::blocking::{ask, deadline};
+use crate::hooks::{Hooks, Own};
 use crate::lock::Lock;
 use crate::made::Made;
 use crate::owner::{Robust, report};
@@ -30,12 +34,17 @@ use crate::{calls, errors, handle};
 ///     >>> with changed:
 ///     ...     changed.wait_for(lambda: jobs, timeout=1)
 ///     [1]
-#[pyclass(subclass, weakref, frozen, module = "procession.synchronize")]
-pub(crate) struct Condition(Made<Shared>);
+#[pyclass(subclass, weakref, frozen, module = "procession._procession")]
+pub(crate) struct Condition {
+    made: Made<Shared>,
+    hooks: Hooks,
+}
 
 struct Shared {
     core: objects::Condition,
     lock: AnyLock,
+    /// Whether the lock's class is the package's own. Else its methods take and release it for the condition, too.
+    is_plain: bool,
 }
 
 enum AnyLock {
@@ -55,6 +64,13 @@ impl AnyLock {
                 format!("a condition's lock is a Lock or RLock of procession.synchronize, not a {name}");
             Err(PyTypeError::new_err(text))
         }
+    }
+
+    fn is_plain(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(match self {
+            AnyLock::Lock(lock) => Lock::plain(lock.bind(py))?.is_some(),
+            AnyLock::RLock(lock) => RLock::plain(lock.bind(py))?.is_some(),
+        })
     }
 
     fn core(&self) -> PyResult<ConditionLock> {
@@ -87,8 +103,49 @@ impl AnyLock {
 }
 
 impl Shared {
-    fn release(&self) -> PyResult<()> {
+    /// A condition over `lock`, opened from a handle or new.
+    fn over(py: Python<'_>, lock: AnyLock, handle: Option<&Bound<'_, PyBytes>>) -> PyResult<Self> {
+        let core = match handle {
+            None => objects::Condition::new(lock.core()?, false).map_err(errors::create)?,
+            Some(handle) => objects::Condition::open(handle::parse(handle.as_bytes())?, lock.core()?)
+                .map_err(errors::open)?,
+        };
+        Ok(Shared { core, is_plain: lock.is_plain(py)?, lock })
+    }
+
+    fn acquire<'py>(
+        &self,
+        py: Python<'py>,
+        block: bool,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let taken = match &self.lock {
+            _ if !self.is_plain => {
+                let lock = self.lock.object(py);
+                return calls::call_method(&lock, intern!(py, "acquire"), (block, timeout));
+            }
+            AnyLock::Lock(lock) => lock.get().shared()?.acquire(py, block, timeout)?,
+            AnyLock::RLock(lock) => lock.get().shared()?.acquire(py, block, timeout)?,
+        };
+        Ok(PyBool::new(py, taken).to_owned().into_any())
+    }
+
+    fn enter<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let taken = match &self.lock {
+            _ if !self.is_plain => {
+                return calls::call_method(&self.lock.object(py), intern!(py, "__enter__"), ());
+            }
+            AnyLock::Lock(lock) => lock.get().shared()?.enter(py)?,
+            AnyLock::RLock(lock) => lock.get().shared()?.enter(py)?,
+        };
+        Ok(PyBool::new(py, taken).to_owned().into_any())
+    }
+
+    fn release(&self, py: Python<'_>) -> PyResult<()> {
         match &self.lock {
+            _ if !self.is_plain => {
+                calls::call_method(&self.lock.object(py), intern!(py, "release"), ()).map(drop)
+            }
             AnyLock::Lock(lock) => lock.get().shared()?.release(),
             AnyLock::RLock(lock) => lock.get().shared()?.release(),
         }
@@ -124,6 +181,15 @@ impl Shared {
     }
 }
 
+/// The seconds until then, as `wait` takes them.
+fn seconds_left(deadline: Deadline) -> Option<f64> {
+    match deadline {
+        Deadline::Now => Some(0.0),
+        Deadline::At(time) => Some(time.saturating_duration_since(Instant::now()).as_secs_f64()),
+        Deadline::Never => None,
+    }
+}
+
 fn refused(error: ConditionError) -> PyErr {
     PyRuntimeError::new_err(error.to_string())
 }
@@ -133,7 +199,7 @@ impl Condition {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs), text_signature = "(lock=None, *, ctx=None, robust=True)")]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Condition(Made::nothing())
+        Condition { made: Made::nothing(), hooks: Hooks::none() }
     }
 
     #[pyo3(signature = (lock = None, *, ctx = None, robust = Robust::Warn))]
@@ -149,39 +215,43 @@ impl Condition {
             Some(lock) => AnyLock::of(lock)?,
             None => AnyLock::RLock(RLock::create(py, robust)?),
         };
-        let core = objects::Condition::new(lock.core()?, false).map_err(errors::create)?;
-        self.0.set(Shared { core, lock })
+        self.made.set(Shared::over(py, lock, None)?)
     }
 
     fn __getstate__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyAny>)> {
-        let Shared { core, lock } = self.0.get()?;
+        let Shared { core, lock, .. } = self.made.get()?;
         Ok((handle::bytes(py, core.send())?, lock.object(py)))
     }
 
     fn __setstate__(&self, state: (Bound<'_, PyBytes>, Bound<'_, PyAny>)) -> PyResult<()> {
-        let lock = AnyLock::of(&state.1)?;
-        let handle = handle::parse(state.0.as_bytes())?;
-        let core = objects::Condition::open(handle, lock.core()?).map_err(errors::open)?;
-        self.0.set(Shared { core, lock })
+        let (handle, lock) = state;
+        self.made.set(Shared::over(lock.py(), AnyLock::of(&lock)?, Some(&handle))?)
+    }
+
+    /// Says that an attribute of this object was set, which may hide a method.
+    fn _hook(&self) {
+        self.hooks.set();
     }
 
     /// Acquire the lock, as its own `acquire` does.
     #[pyo3(signature = (block = Truth(true), timeout = None), text_signature = "($self, block=True, timeout=None)")]
-    fn acquire(&self, py: Python<'_>, block: Truth, timeout: Option<f64>) -> PyResult<bool> {
-        match &self.0.get()?.lock {
-            AnyLock::Lock(lock) => lock.get().shared()?.acquire(py, block.0, timeout),
-            AnyLock::RLock(lock) => lock.get().shared()?.acquire(py, block.0, timeout),
-        }
+    fn acquire<'py>(
+        &self,
+        py: Python<'py>,
+        block: Truth,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.made.get()?.acquire(py, block.0, timeout)
     }
 
     /// Release the lock, as its own `release` does.
-    fn release(&self) -> PyResult<()> {
-        self.0.get()?.release()
+    fn release(&self, py: Python<'_>) -> PyResult<()> {
+        self.made.get()?.release(py)
     }
 
     /// Return whether somebody has the lock at this instant.
     fn locked(&self) -> PyResult<bool> {
-        Ok(match &self.0.get()?.lock {
+        Ok(match &self.made.get()?.lock {
             AnyLock::Lock(lock) => lock.get().shared()?.core.is_locked(),
             AnyLock::RLock(lock) => lock.get().shared()?.core.is_locked(),
         })
@@ -194,22 +264,28 @@ impl Condition {
     /// signal's handler raised, and `OwnerDied` where the lock was that of a dead process.
     #[pyo3(signature = (timeout = None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
-        self.0.get()?.wait(py, deadline(true, timeout)?)
+        self.made.get()?.wait(py, deadline(true, timeout)?)
     }
 
     /// Wait until `predicate()` is true, for `timeout` seconds at most. Return what it returned last. It is called with the lock
-    /// held, at first before any wait.
+    /// held, at first before any wait. The waits are those of the method `wait`, where a subclass has its own.
     #[pyo3(signature = (predicate, timeout = None))]
     fn wait_for<'py>(
-        &self,
+        this: &Bound<'py, Self>,
         predicate: &Bound<'py, PyAny>,
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let shared = self.0.get()?;
+        static WAIT: Own = Own::new("wait");
+        let py = this.py();
+        let shared = this.get().made.get()?;
+        let replaced = this.get().hooks.replaced(this, &WAIT)?;
         let mut result = calls::call(predicate, (), None)?;
         let deadline = deadline(true, timeout)?;
         while !result.is_truthy()? && !deadline.passed() {
-            shared.wait(predicate.py(), deadline)?;
+            match &replaced {
+                None => drop(shared.wait(py, deadline)?),
+                Some(wait) => drop(calls::call(wait, (seconds_left(deadline),), None)?),
+            }
             result = calls::call(predicate, (), None)?;
         }
         Ok(result)
@@ -219,44 +295,55 @@ impl Condition {
     /// hold the lock.
     #[pyo3(signature = (n = 1))]
     fn notify(&self, n: i64) -> PyResult<()> {
-        self.0.get()?.notify(usize::try_from(n).unwrap_or(0))
+        self.made.get()?.notify(usize::try_from(n).unwrap_or(0))
     }
 
-    /// Notify all who wait. Raise `AssertionError` if the calling thread does not hold the lock.
-    fn notify_all(&self) -> PyResult<()> {
-        self.0.get()?.notify(usize::MAX)
+    /// Notify all who wait, by the method `notify` where a subclass has its own. Raise `AssertionError` if the calling
+    /// thread does not hold the lock.
+    fn notify_all(this: &Bound<'_, Self>) -> PyResult<()> {
+        static NOTIFY: Own = Own::new("notify");
+        let py = this.py();
+        match this.get().hooks.replaced(this, &NOTIFY)? {
+            None => this.get().made.get()?.notify(usize::MAX),
+            Some(notify) => {
+                let options = [("n", isize::MAX)].into_py_dict(py)?;
+                calls::call(&notify, (), Some(&options)).map(drop)
+            }
+        }
     }
 
     /// Acquire the lock.
-    fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
-        match &self.0.get()?.lock {
-            AnyLock::Lock(lock) => lock.get().shared()?.enter(py),
-            AnyLock::RLock(lock) => lock.get().shared()?.enter(py),
-        }
+    fn __enter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.made.get()?.enter(py)
     }
 
     /// Release the lock.
     #[pyo3(signature = (exc_type = None, exc_value = None, traceback = None, /))]
     fn __exit__(
         &self,
+        py: Python<'_>,
         exc_type: Option<&Bound<'_, PyAny>>,
         exc_value: Option<&Bound<'_, PyAny>>,
         traceback: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        let _ = (exc_type, exc_value, traceback);
-        self.0.get()?.release()
+        let shared = self.made.get()?;
+        if !shared.is_plain {
+            let exception = (exc_type, exc_value, traceback);
+            return calls::call_method(&shared.lock.object(py), intern!(py, "__exit__"), exception).map(drop);
+        }
+        shared.release(py)
     }
 
     /// The lock that it goes with.
     #[getter]
     fn _lock<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        Ok(self.0.get()?.lock.object(py))
+        Ok(self.made.get()?.lock.object(py))
     }
 
     /// For software that asks CPython's class how many wait, which it does by `get_value` of two semaphores.
     #[getter]
     fn _sleeping_count(&self) -> PyResult<Counter> {
-        Ok(Counter(self.0.get()?.core.waiting()))
+        Ok(Counter(self.made.get()?.core.waiting()))
     }
 
     #[getter]
@@ -266,14 +353,14 @@ impl Condition {
 
     #[getter]
     fn _wait_semaphore(&self) -> PyResult<Counter> {
-        Ok(Counter(self.0.get()?.core.notified()))
+        Ok(Counter(self.made.get()?.core.notified()))
     }
 
     fn __repr__(this: &Bound<'_, Self>) -> PyResult<String> {
         let class = this.get_type().name()?;
-        match this.get().0.peek() {
+        match this.get().made.peek() {
             None => Ok(format!("<{class}(unknown, unknown)>")),
-            Some(Shared { core, lock }) => {
+            Some(Shared { core, lock, .. }) => {
                 Ok(format!("<{class}({}, {})>", lock.object(this.py()).repr()?, core.waiting()))
             }
         }

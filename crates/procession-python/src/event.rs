@@ -19,7 +19,7 @@ use crate::{errors, handle};
 ///     >>> event.set()
 ///     >>> event.wait()
 ///     True
-#[pyclass(subclass, weakref, frozen, module = "procession.synchronize")]
+#[pyclass(subclass, weakref, frozen, module = "procession._procession")]
 pub(crate) struct Event(Made<objects::Event>);
 
 #[pymethods]

@@ -13,6 +13,7 @@ mod condition;
 mod errors;
 mod event;
 mod handle;
+mod hooks;
 mod lock;
 mod made;
 mod owner;
@@ -26,7 +27,9 @@ mod semlock;
 mod transit;
 mod value;
 
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
+use pyo3::types::PyType;
 
 #[pymodule(gil_used = true)]
 fn _procession(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -46,11 +49,28 @@ fn _procession(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<block::Block>()?;
     module.add_class::<value::SynchronizedBase>()?;
     module.add_class::<value::Synchronized>()?;
-    let py = module.py();
-    quick::quicken_lock::<lock::Lock>(py)?;
-    quick::quicken_lock::<rlock::RLock>(py)?;
-    quick::quicken_lock::<semaphore::Semaphore>(py)?;
-    quick::quicken_lock::<value::SynchronizedBase>(py)?;
-    quick::quicken_value::<value::SynchronizedBase, value::Synchronized>(py)?;
-    Ok(())
+    module.add_function(wrap_pyfunction!(quicken, module)?)
+}
+
+/// Gives a class of the package the quick methods of the native class that it derives from.
+///
+/// The interpreter calls a method without a detour only on instances of the very class that it was made for. So each class
+/// that programs use gets its own.
+#[pyfunction(name = "_quicken")]
+fn quicken(class: &Bound<'_, PyType>) -> PyResult<()> {
+    if class.is_subclass_of::<lock::Lock>()? {
+        quick::quicken_lock::<lock::Lock>(class)
+    } else if class.is_subclass_of::<rlock::RLock>()? {
+        quick::quicken_lock::<rlock::RLock>(class)
+    } else if class.is_subclass_of::<semaphore::Semaphore>()? {
+        quick::quicken_lock::<semaphore::Semaphore>(class)
+    } else if class.is_subclass_of::<value::SynchronizedBase>()? {
+        if class.is_subclass_of::<value::Synchronized>()? {
+            quick::quicken_value::<value::SynchronizedBase>(class)?;
+        }
+        quick::quicken_get_lock::<value::SynchronizedBase>(class)?;
+        quick::quicken_lock::<value::SynchronizedBase>(class)
+    } else {
+        Err(PyTypeError::new_err(format!("{class} is no class of a lock or value")))
+    }
 }

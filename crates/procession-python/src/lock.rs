@@ -3,7 +3,8 @@
 use procession_core::objects;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyTuple};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
 
 use crate::arguments::{Context, Truth};
 use crate::blocking::{block as wait, check, deadline};
@@ -29,7 +30,7 @@ use crate::{errors, handle};
 ///     >>> lock.acquire(block=False)
 ///     False
 ///     >>> lock.release()
-#[pyclass(subclass, weakref, frozen, module = "procession.synchronize")]
+#[pyclass(subclass, weakref, frozen, module = "procession._procession")]
 pub(crate) struct Lock(Made<Shared>);
 
 pub(crate) struct Shared {
@@ -100,6 +101,13 @@ impl Lock {
     #[inline]
     pub(crate) fn shared(&self) -> PyResult<&Shared> {
         self.0.get()
+    }
+
+    /// The object as a lock of the package's own class, none of whose methods a subclass has replaced.
+    pub(crate) fn plain(lock: &Bound<'_, PyAny>) -> PyResult<Option<Py<Self>>> {
+        static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+        let class = CLASS.import(lock.py(), "procession.synchronize", "Lock")?;
+        Ok(if lock.get_type().is(class) { Some(lock.cast::<Lock>()?.clone().unbind()) } else { None })
     }
 }
 

@@ -11,7 +11,7 @@ use std::ffi::{CStr, CString, c_int, c_void};
 use std::ptr;
 
 use pyo3::PyClass;
-use pyo3::exceptions::PySystemError;
+use pyo3::exceptions::{PySystemError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::pyclass::boolean_struct::True;
@@ -30,7 +30,7 @@ pub(crate) trait QuickLock: PyClass<Frozen = True> + Sync {
     fn ordinary() -> &'static Ordinary;
 }
 
-/// A class with `get_lock`, of which there is a subclass with `value`.
+/// A class with `get_lock`, some of whose subclasses have `value`.
 pub(crate) trait QuickValue: QuickLock {
     /// What `get_lock` returns.
     fn lock(&self, py: Python<'_>) -> Option<Py<PyAny>>;
@@ -67,27 +67,32 @@ impl Ordinary {
     }
 }
 
-/// Replaces the methods of a lock's class.
-pub(crate) fn quicken_lock<T: QuickLock>(py: Python<'_>) -> PyResult<()> {
-    let class = py.get_type::<T>();
+/// Replaces the methods of a lock's class, which is `T`'s or derives from it.
+pub(crate) fn quicken_lock<T: QuickLock>(class: &Bound<'_, PyType>) -> PyResult<()> {
+    check::<T>(class)?;
     let ordinary = T::ordinary();
     let quick = ffi::PyMethodDefPointer { PyCFunctionFastWithKeywords: acquire::<T> };
-    replace_method(&class, c"acquire", quick, ffi::METH_FASTCALL | ffi::METH_KEYWORDS, &ordinary.acquire)?;
+    replace_method(class, c"acquire", quick, ffi::METH_FASTCALL | ffi::METH_KEYWORDS, &ordinary.acquire)?;
     let quick = ffi::PyMethodDefPointer { PyCFunction: release::<T> };
-    replace_method(&class, c"release", quick, ffi::METH_NOARGS, &ordinary.release)?;
+    replace_method(class, c"release", quick, ffi::METH_NOARGS, &ordinary.release)?;
     let quick = ffi::PyMethodDefPointer { PyCFunction: enter::<T> };
-    replace_method(&class, c"__enter__", quick, ffi::METH_NOARGS, &ordinary.enter)?;
+    replace_method(class, c"__enter__", quick, ffi::METH_NOARGS, &ordinary.enter)?;
     let quick = ffi::PyMethodDefPointer { PyCFunctionFast: exit::<T> };
-    replace_method(&class, c"__exit__", quick, ffi::METH_FASTCALL, &ordinary.exit)
+    replace_method(class, c"__exit__", quick, ffi::METH_FASTCALL, &ordinary.exit)
 }
 
-/// Replaces the methods of a value's class `T` and the attribute `value` of its subclass `V`.
-pub(crate) fn quicken_value<T: QuickValue, V: PyClass<BaseType = T>>(py: Python<'_>) -> PyResult<()> {
-    let ordinary = T::ordinary();
+/// Replaces the method `get_lock` of a class that derives from `T`.
+pub(crate) fn quicken_get_lock<T: QuickValue>(class: &Bound<'_, PyType>) -> PyResult<()> {
+    check::<T>(class)?;
     let quick = ffi::PyMethodDefPointer { PyCFunction: get_lock::<T> };
-    replace_method(&py.get_type::<T>(), c"get_lock", quick, ffi::METH_NOARGS, &ordinary.get_lock)?;
+    replace_method(class, c"get_lock", quick, ffi::METH_NOARGS, &T::ordinary().get_lock)
+}
 
-    let class = py.get_type::<V>();
+/// Replaces the attribute `value` of a class that derives from `T`.
+pub(crate) fn quicken_value<T: QuickValue>(class: &Bound<'_, PyType>) -> PyResult<()> {
+    check::<T>(class)?;
+    let py = class.py();
+    let ordinary = T::ordinary();
     let attribute = class.getattr("value")?;
     let doc = leak(attribute.getattr("__doc__")?.extract::<Option<String>>()?.unwrap_or_default())?;
     ordinary.value.get_or_init(py, || attribute.unbind());
@@ -104,6 +109,14 @@ pub(crate) fn quicken_value<T: QuickValue, V: PyClass<BaseType = T>>(py: Python<
         Bound::from_owned_ptr_or_err(py, descriptor)?
     };
     class.setattr("value", quick)
+}
+
+/// That a function of this file may be called with an instance of the class.
+fn check<T: PyClass>(class: &Bound<'_, PyType>) -> PyResult<()> {
+    if class.is_subclass_of::<T>()? {
+        return Ok(());
+    }
+    Err(PyTypeError::new_err(format!("{class} does not derive from {}", T::NAME)))
 }
 
 fn replace_method(

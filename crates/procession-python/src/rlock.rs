@@ -4,7 +4,8 @@ use procession_core::objects;
 use procession_core::os::identity::Identity;
 use pyo3::exceptions::PyAssertionError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyTuple};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{IntoPyDict, PyBytes, PyDict, PyTuple, PyType};
 
 use crate::arguments::{Context, Truth};
 use crate::blocking::{block as wait, check, deadline};
@@ -27,7 +28,7 @@ use crate::{errors, handle};
 ///     ...     with lock:
 ///     ...         lock.locked()
 ///     True
-#[pyclass(subclass, weakref, frozen, module = "procession.synchronize")]
+#[pyclass(subclass, weakref, frozen, module = "procession._procession")]
 pub(crate) struct RLock(Made<Shared>);
 
 pub(crate) struct Shared {
@@ -99,12 +100,26 @@ impl RLock {
         self.0.peek().is_some_and(|shared| shared.core.is_mine())
     }
 
-    /// A free lock, without a detour through the interpreter.
+    /// The class that programs use.
+    fn class(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
+        static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+        CLASS.import(py, "procession.synchronize", "RLock")
+    }
+
+    /// The object as a lock of the package's own class, none of whose methods a subclass has replaced.
+    pub(crate) fn plain(lock: &Bound<'_, PyAny>) -> PyResult<Option<Py<Self>>> {
+        let is_plain = lock.get_type().is(Self::class(lock.py())?);
+        Ok(if is_plain { Some(lock.cast::<RLock>()?.clone().unbind()) } else { None })
+    }
+
+    /// A free lock of the package's own class.
     pub(crate) fn create(py: Python<'_>, robust: Robust) -> PyResult<Py<Self>> {
-        let core = objects::RLock::new(robust.is_robust()).map_err(errors::create)?;
-        let made = Made::nothing();
-        made.set(Shared { core, robust })?;
-        Py::new(py, RLock(made))
+        let class = Self::class(py)?;
+        let lock = match robust {
+            Robust::Warn => class.call0()?,
+            robust => class.call((), Some(&[("robust", robust.to_python(py)?)].into_py_dict(py)?))?,
+        };
+        Ok(lock.cast_into::<RLock>()?.unbind())
     }
 }
 

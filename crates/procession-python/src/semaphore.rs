@@ -25,7 +25,7 @@ use crate::{errors, handle};
 ///     >>> with permits:
 ///     ...     permits.get_value()
 ///     1
-#[pyclass(subclass, weakref, frozen, module = "procession.synchronize")]
+#[pyclass(subclass, weakref, frozen, module = "procession._procession")]
 pub(crate) struct Semaphore(Made<Shared>);
 
 pub(crate) struct Shared {
@@ -206,7 +206,7 @@ impl Semaphore {
 ///     Traceback (most recent call last):
 ///     ...
 ///     ValueError: semaphore or lock released too many times
-#[pyclass(extends = Semaphore, subclass, frozen, module = "procession.synchronize")]
+#[pyclass(extends = Semaphore, subclass, frozen, module = "procession._procession")]
 pub(crate) struct BoundedSemaphore;
 
 #[pymethods]

@@ -14,31 +14,33 @@ use crate::quick::{Ordinary, QuickLock, QuickValue};
 use crate::rlock::RLock;
 
 /// A ctypes object in shared memory together with a lock: what `Value` and `Array` return.
-#[pyclass(subclass, weakref, frozen, module = "procession.sharedctypes")]
+#[pyclass(subclass, weakref, frozen, module = "procession._procession")]
 pub(crate) struct SynchronizedBase(Made<Shared>);
 
 struct Shared {
     object: Py<PyAny>,
     lock: AnyLock,
-    /// Where the object is a number in a block.
+    /// Where the object is a number in a block, and no subclass may have replaced `acquire` and `release`.
     number: Option<Number>,
+    /// Whether each access calls these two, as those of a subclass may be its own.
+    calls_methods: bool,
 }
 
 enum AnyLock {
-    /// Of exactly this class, whose methods therefore are those of this crate.
+    /// Of the package's own class, whose methods therefore are those of this crate.
     RLock(Py<RLock>),
     Lock(Py<Lock>),
     Other(Py<PyAny>),
 }
 
 impl AnyLock {
-    fn of(lock: &Bound<'_, PyAny>) -> Self {
-        if let Ok(lock) = lock.cast_exact::<RLock>() {
-            AnyLock::RLock(lock.clone().unbind())
-        } else if let Ok(lock) = lock.cast_exact::<Lock>() {
-            AnyLock::Lock(lock.clone().unbind())
+    fn of(lock: &Bound<'_, PyAny>) -> PyResult<Self> {
+        if let Some(lock) = RLock::plain(lock)? {
+            Ok(AnyLock::RLock(lock))
+        } else if let Some(lock) = Lock::plain(lock)? {
+            Ok(AnyLock::Lock(lock))
         } else {
-            AnyLock::Other(lock.clone().unbind())
+            Ok(AnyLock::Other(lock.clone().unbind()))
         }
     }
 
@@ -81,6 +83,27 @@ impl AnyLock {
             }
         }
     }
+}
+
+impl Shared {
+    /// Runs `access` with the lock of `this` held.
+    fn held<R>(&self, this: &Bound<'_, PyAny>, access: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
+        let py = this.py();
+        if !self.calls_methods {
+            return self.lock.held(py, access);
+        }
+        calls::call_method(this, intern!(py, "acquire"), ())?;
+        let result = access();
+        calls::call_method(this, intern!(py, "release"), ())?;
+        result
+    }
+}
+
+/// Whether the object's class is the package's own for numbers, not one that derives from it.
+fn is_plain(this: &Bound<'_, SynchronizedBase>) -> PyResult<bool> {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let class = CLASS.import(this.py(), "procession.sharedctypes", "Synchronized")?;
+    Ok(this.as_any().get_type().is(class))
 }
 
 /// How a number lies in memory.
@@ -306,18 +329,20 @@ impl SynchronizedBase {
 
     #[pyo3(signature = (obj, lock = None, ctx = None))]
     fn __init__(
-        &self,
+        this: &Bound<'_, Self>,
         obj: &Bound<'_, PyAny>,
         lock: Option<&Bound<'_, PyAny>>,
         ctx: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let py = obj.py();
         let lock = match (lock, ctx) {
-            (Some(lock), _) if lock.is_truthy()? => AnyLock::of(lock),
-            (_, Some(ctx)) => AnyLock::of(&ctx.call_method0("RLock")?),
+            (Some(lock), _) if lock.is_truthy()? => AnyLock::of(lock)?,
+            (_, Some(ctx)) => AnyLock::of(&ctx.call_method0("RLock")?)?,
             _ => AnyLock::RLock(RLock::create(py, crate::owner::Robust::Warn)?),
         };
-        self.0.set(Shared { object: obj.clone().unbind(), lock, number: Number::of(obj)? })
+        let calls_methods = !is_plain(this)?;
+        let number = if calls_methods { None } else { Number::of(obj)? };
+        this.get().0.set(Shared { object: obj.clone().unbind(), lock, number, calls_methods })
     }
 
     fn __reduce__<'py>(this: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyTuple>)> {
@@ -434,7 +459,7 @@ impl SynchronizedBase {
 ///     ...     counter.value += 1
 ///     >>> counter.value
 ///     8
-#[pyclass(extends = SynchronizedBase, subclass, frozen, module = "procession.sharedctypes")]
+#[pyclass(extends = SynchronizedBase, subclass, frozen, module = "procession._procession")]
 pub(crate) struct Synchronized;
 
 #[pymethods]
@@ -450,7 +475,7 @@ impl Synchronized {
     fn value(this: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
         let py = this.py();
         let shared = this.as_super().get().shared()?;
-        shared.lock.held(py, || match &shared.number {
+        shared.held(this, || match &shared.number {
             Some(number) => number.get(py),
             None => shared.object.getattr(py, intern!(py, "value")),
         })
@@ -460,7 +485,7 @@ impl Synchronized {
     fn set_value(this: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = this.py();
         let shared = this.as_super().get().shared()?;
-        shared.lock.held(py, || match &shared.number {
+        shared.held(this, || match &shared.number {
             Some(number) if number.set(value) => Ok(()),
             _ => shared.object.setattr(py, intern!(py, "value"), value),
         })

@@ -189,7 +189,7 @@ class SyncManager(BaseManager, _stdlib.SyncManager):
     def Barrier(
         self, parties: int, action: Callable[[], object] | None = None, timeout: float | None = None
     ) -> ManagedBarrier: ...
-    def Pool(  # type: ignore[override]
+    def Pool(
         self,
         processes: int | None = None,
         initializer: Callable[..., object] | None = None,

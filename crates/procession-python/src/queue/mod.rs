@@ -18,8 +18,10 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use self::deliveries::Deliveries;
 pub(crate) use self::errors::shut_down_class;
 use crate::blocking::{block as wait, brief, deadline};
+use crate::calls;
 use crate::codec::Codec;
 use crate::errors::{create, open, send};
+use crate::hooks::{Hooks, Own};
 
 /// What all queues of the package are made of: see `procession.queues`.
 ///
@@ -29,6 +31,7 @@ use crate::errors::{create, open, send};
 pub(crate) struct Queue {
     opened: OnceLock<Opened>,
     closed: AtomicBool,
+    hooks: Hooks,
 }
 
 /// What a queue has once it is made or opened.
@@ -63,6 +66,20 @@ impl Queue {
             return Err(closed(this));
         }
         this.get().opened()
+    }
+
+    /// The method `put`, where a subclass, a test or a tool has its own.
+    #[inline]
+    fn replaced_put<'py>(this: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        static PUT: Own = Own::new("put");
+        this.get().hooks.replaced(this, &PUT)
+    }
+
+    /// The method `get`, as `replaced_put`.
+    #[inline]
+    fn replaced_get<'py>(this: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        static GET: Own = Own::new("get");
+        this.get().hooks.replaced(this, &GET)
     }
 
     fn set(&self, core: core::Queue, codec: Codec, redeliver: bool) -> PyResult<()> {
@@ -120,7 +137,7 @@ impl Queue {
     #[new]
     #[pyo3(signature = (*_arguments, **_options))]
     fn new(_arguments: &Bound<'_, PyTuple>, _options: Option<&Bound<'_, PyDict>>) -> Self {
-        Queue { opened: OnceLock::new(), closed: AtomicBool::new(false) }
+        Queue { opened: OnceLock::new(), closed: AtomicBool::new(false), hooks: Hooks::none() }
     }
 
     /// Makes the queue.
@@ -191,6 +208,11 @@ impl Queue {
         Ok(self.opened()?.deliveries.is_some())
     }
 
+    /// Says that an attribute of this object was set, which may hide a method.
+    fn _hook(&self) {
+        self.hooks.set();
+    }
+
     fn _close(&self) {
         self.closed.store(true, Ordering::Relaxed);
     }
@@ -215,6 +237,9 @@ impl Queue {
 
     /// Put obj into the queue if there is room now. The same as put(obj, block=False).
     fn put_nowait(this: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
+        if let Some(put) = Queue::replaced_put(this)? {
+            return calls::call(&put, (obj, false), None).map(drop);
+        }
         put::put(this, obj, deadline(false, None)?)
     }
 
@@ -236,6 +261,9 @@ impl Queue {
 
     /// Remove and return an object if there is one now. The same as get(block=False).
     fn get_nowait<'py>(this: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        if let Some(get) = Queue::replaced_get(this)? {
+            return calls::call(&get, (false,), None);
+        }
         get::get(this, deadline(false, None)?)
     }
 
@@ -252,6 +280,9 @@ impl Queue {
         block: Option<&Bound<'_, PyAny>>,
         timeout: Option<f64>,
     ) -> PyResult<usize> {
+        if Queue::replaced_put(this)?.is_some() {
+            return this.call_method1("_put_each", (iterable, truth(block)?, timeout))?.extract();
+        }
         many::put_many(this, iterable, deadline(truth(block)?, timeout)?)
     }
 
@@ -266,12 +297,18 @@ impl Queue {
         block: Option<&Bound<'py, PyAny>>,
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyList>> {
+        if Queue::replaced_get(this)?.is_some() {
+            return Ok(this.call_method1("_get_each", (max_n, truth(block)?, timeout))?.cast_into()?);
+        }
         many::get_many(this, max_n, deadline(truth(block)?, timeout)?)
     }
 
     /// An iterator that gets objects until the queue has been shut down and is empty.
-    fn __iter__(this: Py<Self>) -> Objects {
-        Objects { queue: this }
+    fn __iter__<'py>(this: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        if Queue::replaced_get(this)?.is_some() {
+            return this.call_method0("_iterate");
+        }
+        Ok(Bound::new(this.py(), Objects { queue: this.clone().unbind() })?.into_any())
     }
 
     /// Return the number of objects in the queue, exact at an instant during the call.
