@@ -285,7 +285,8 @@ fn a_lent_message_outlives_its_task() {
     let message = [&Task { id: task(1, 0), retries: 0 }.to_bytes()[..], &[7; LEN]].concat();
     for gives_back_first in [false, true] {
         tasks.put(&message, soon()).expect("room");
-        let (delivery, mut lent) = take(&work).delivery.lend().expect("it is mine");
+        let (delivery, lent) = take(&work).delivery.lend().expect("it is mine");
+        let mut lent = lent.into_mapping().expect("room for a mapping");
         assert_eq!(work.running().expect("sound"), [(Identity::current(), task(1, 0))]);
         lent[LEN] = 8;
         let mut lent = Some(lent);
@@ -304,6 +305,15 @@ fn a_lent_message_outlives_its_task() {
         tasks.trim().expect("sound");
         assert!(tasks.memory_used() < LEN as u64, "{} bytes are left", tasks.memory_used());
     }
+}
+
+#[test]
+#[should_panic = "a lent message is written to through Message::into_mapping"]
+fn a_lent_message_is_read_only() {
+    let work = WorkQueue::new().expect("a pool");
+    work.tasks().put(&Task { id: task(1, 0), retries: 0 }.to_bytes(), soon()).expect("room");
+    let (_delivery, mut lent) = take(&work).delivery.lend().expect("it is mine");
+    lent[0] = 8;
 }
 
 #[test]

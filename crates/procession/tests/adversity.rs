@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{eventually, process_state, stderr_silenced, watchdog};
+use common::{AmongThreads, eventually, process_state, stderr_silenced, watchdog};
 use procession::connection::{SendError, wait};
 use procession::process::{JoinError, StartError};
 use procession::queue::{MemoryError, PutError};
@@ -161,7 +161,7 @@ fn forked_children_of_a_program_whose_threads_make_objects() {
                     shared.put(&Queue::unbounded().unwrap()).unwrap();
                     drop(shared.get());
                 });
-                child.allow_threads().start().unwrap().join().unwrap_or_else(|error| panic!("{error}"));
+                child.among_threads().start().unwrap().join().unwrap_or_else(|error| panic!("{error}"));
             }
             over.store(true, Ordering::Relaxed);
         });
@@ -343,7 +343,7 @@ fn starts_processes_without_its_file() {
     let start_all = || {
         let queue = Queue::unbounded().unwrap();
         for method in StartMethod::ALL {
-            let process = Process::builder(answer, queue.clone()).start_method(method).allow_threads();
+            let process = Process::builder(answer, queue.clone()).start_method(method).among_threads();
             process.start().unwrap().join().unwrap_or_else(|error| panic!("{error}"));
             assert_eq!(queue.try_get().unwrap(), 1);
         }

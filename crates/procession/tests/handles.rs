@@ -5,7 +5,7 @@ mod common;
 use std::fmt::Debug;
 use std::time::Duration;
 
-use common::{eventually, watchdog};
+use common::{AmongThreads, eventually, watchdog};
 use procession::queue::GetError;
 use procession::shared::SharedMemoryError;
 use procession::sync::{Acquisition, OpenError};
@@ -288,7 +288,7 @@ fn with_another<K: Kind>(here: &K::Here, there: K::There, method: StartMethod) {
     let turn = turn();
     let work = |(there, turn): (K::There, Turn)| K::there(&there, &turn);
     let process = Process::builder(work, (there, turn.clone())).daemon(true).start_method(method);
-    let process = process.allow_threads().start().unwrap();
+    let process = process.among_threads().start().unwrap();
     K::here(here, &turn);
     process.join().unwrap_or_else(|error| panic!("{error}"));
 }
@@ -460,7 +460,7 @@ fn many_handles_in_one_message() {
         let (all, receivers) = many();
         lock_every_third(&all);
         let shared = (all.0.clone(), vec![all.1[0].clone()], Vec::new());
-        let process = Process::builder(|all| use_many(&all), all).start_method(method).allow_threads();
+        let process = Process::builder(|all| use_many(&all), all).start_method(method).among_threads();
         process.start().unwrap().join().unwrap_or_else(|error| panic!("{error}"));
         check_many(&shared, &receivers);
     }

@@ -11,7 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::watchdog;
+use common::{AmongThreads, watchdog};
 use procession::process::StartError;
 use procession::sync::CreateError;
 use procession::{Event, Lock, Pipe, Process, Queue, SharedMemory, StartMethod, Value};
@@ -205,7 +205,7 @@ fn add((a, b): (u32, u32)) -> u32 {
 
 /// Why no process could be started by executing the program once more. One can be forked.
 fn reason() -> &'static str {
-    let fork = Process::builder(add, (1, 2)).start_method(StartMethod::Fork).allow_threads();
+    let fork = Process::builder(add, (1, 2)).start_method(StartMethod::Fork).among_threads();
     assert_eq!(fork.start().unwrap().join().unwrap(), 3);
     let reasons = [StartMethod::Spawn, StartMethod::ForkServer].map(|method| {
         match Process::builder(add, (1, 2)).start_method(method).start() {
@@ -311,7 +311,7 @@ fn starts_processes() {
             // A process that the new one starts in turn.
             Process::spawn(add, (1, 2)).unwrap().join().unwrap()
         };
-        let process = Process::builder(put, queue.clone()).start_method(method).allow_threads();
+        let process = Process::builder(put, queue.clone()).start_method(method).among_threads();
         assert_eq!(process.start().unwrap().join().unwrap(), 3);
         println!("started by {method:?}");
     }
@@ -379,7 +379,7 @@ fn does_what_it_can_without_proc() {
             std::thread::sleep(std::time::Duration::from_millis(200));
         };
         let builder = Process::builder(work, (queue.clone(), lock));
-        let process = builder.start_method(StartMethod::Fork).allow_threads().start().unwrap();
+        let process = builder.start_method(StartMethod::Fork).among_threads().start().unwrap();
         assert_eq!(queue.get().unwrap().get().unwrap(), 7);
         process.join().unwrap();
         println!("objects work");

@@ -12,7 +12,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::{eventually, stderr_silenced};
+use common::{AmongThreads, eventually, stderr_silenced};
 use procession::connection::{Address, Client, Listener};
 use procession::shared::SharedMemoryError;
 use procession::{
@@ -102,7 +102,7 @@ fn member((tree, depth): (Tree, u32)) {
     };
     let mut children = Vec::new();
     for (n, method) in methods.iter().enumerate() {
-        let child = Process::builder(member, (tree.clone(), depth + 1)).start_method(*method).allow_threads();
+        let child = Process::builder(member, (tree.clone(), depth + 1)).start_method(*method).among_threads();
         // What cannot be started because a fork server was just killed is not this test's concern.
         children.extend(child.daemon(tree.settings.all_daemons || n % 2 == 0).start());
     }
@@ -178,7 +178,7 @@ fn step(tree: &Tree, random: &mut fastrand::Rng) {
         16 => {
             let method = *random.choice(&StartMethod::ALL).unwrap();
             let child = Process::builder(|value: Value<u64>| value.get().is_ok(), tree.value.clone());
-            let child = child.start_method(method).daemon(true).allow_threads();
+            let child = child.start_method(method).daemon(true).among_threads();
             if let Ok(child) = child.start() {
                 drop(child.join_timeout(A_MOMENT));
             }

@@ -8,7 +8,7 @@ mod resources;
 
 use std::time::{Duration, Instant};
 
-use common::eventually;
+use common::{AmongThreads, eventually};
 use objects::Object;
 use procession::connection::{Address, Client, Listener};
 use procession::queue::PutManyError;
@@ -194,7 +194,7 @@ fn objects_sent_to_another_process_and_back() {
             comes_back(&format!("objects to a process by {method:?} and back"), each / 4, 1, || {
                 let all: Vec<Object> = (0..Object::KINDS).map(Object::new).collect();
                 let process =
-                    Process::builder(|all: Vec<Object>| all, all).start_method(method).allow_threads();
+                    Process::builder(|all: Vec<Object>| all, all).start_method(method).among_threads();
                 process.start().unwrap().join().unwrap().into_iter().for_each(Object::end);
             });
         }
@@ -219,7 +219,7 @@ fn objects_that_die_with_their_receivers() {
                     assert_eq!(objects.len(), EACH);
                     kill_me();
                 };
-                let process = Process::builder(work, queue.clone()).start_method(method).allow_threads();
+                let process = Process::builder(work, queue.clone()).start_method(method).among_threads();
                 process.start().unwrap().join().unwrap_err();
             });
             // Nor ends of pipes: whoever has fetched one from a queue is the only one who can.
@@ -231,7 +231,7 @@ fn objects_that_die_with_their_receivers() {
                     assert_eq!(held.len(), EACH / 2);
                     kill_me();
                 };
-                let process = Process::builder(work, tasks.clone()).start_method(method).allow_threads();
+                let process = Process::builder(work, tasks.clone()).start_method(method).among_threads();
                 process.start().unwrap().join().unwrap_err();
                 kinds().for_each(|_| tasks.get().unwrap().done().unwrap());
                 tasks.join().unwrap();

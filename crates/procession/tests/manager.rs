@@ -4,7 +4,7 @@ mod common;
 
 use std::collections::HashMap;
 
-use common::{eventually, watchdog};
+use common::{AmongThreads, eventually, watchdog};
 use procession::manager::{CallError, Dict, List, Manager, ManagerError, Namespace, Proxy, Service};
 use procession::{JoinableQueue, Lock, Pipe, Process, Queue, StartMethod, Value};
 use serde::{Deserialize, Serialize};
@@ -225,7 +225,7 @@ fn proxies_go_into_processes_however_they_start() {
         manager.lock().unwrap(),
     );
     for (n, method) in (1..).zip(StartMethod::ALL) {
-        let process = Process::builder(work, everything.clone()).start_method(method).allow_threads();
+        let process = Process::builder(work, everything.clone()).start_method(method).among_threads();
         let list = process.start().unwrap().join().unwrap();
         assert!(list.is_same(&everything.1));
         assert_eq!(list.len().unwrap(), n);

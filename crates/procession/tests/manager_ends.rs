@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{eventually, process_state, watchdog};
+use common::{eventually, fork_among_threads, process_state, watchdog};
 use procession::connection::{Address, ConnectError};
 use procession::manager::{CallError, List, Manager, ManagerError, Proxy, Service};
 use procession::process::{self, Fork};
@@ -57,7 +57,7 @@ impl Service for Teller {
                 };
             }
             Request::Fork { by_hand: false } => {
-                return match process::fork_allowing_threads().unwrap() {
+                return match fork_among_threads().unwrap() {
                     Fork::Child => sleep_long(),
                     Fork::Parent(child) => child.pid(),
                 };

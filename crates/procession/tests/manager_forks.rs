@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{eventually, process_state, watchdog};
+use common::{AmongThreads, eventually, fork_among_threads, process_state, watchdog};
 use procession::connection::Address;
 use procession::manager::{List, Manager};
 use procession::process::{self, Fork};
@@ -28,7 +28,7 @@ fn a_forked_child_has_its_parents_proxies() {
                     list.push(&n).unwrap();
                 }
             });
-            child.allow_threads().start().unwrap()
+            child.among_threads().start().unwrap()
         })
         .collect();
     for _ in 0..50 {
@@ -55,7 +55,7 @@ fn a_forked_child_has_its_parents_proxies() {
         )
     };
     drop(dropped);
-    let child = child.start_method(StartMethod::Fork).allow_threads().start().unwrap();
+    let child = child.start_method(StartMethod::Fork).among_threads().start().unwrap();
     manager.list::<u32>().unwrap().push(&1).unwrap();
     assert!(manager.objects().unwrap() >= 3);
     go.set();
@@ -63,7 +63,7 @@ fn a_forked_child_has_its_parents_proxies() {
     eventually("it is gone", || manager.objects().unwrap() == 2);
 
     // A child forked by hand; what it drops does not end the manager.
-    match process::fork_allowing_threads().unwrap() {
+    match fork_among_threads().unwrap() {
         Fork::Child => {
             let ok = list.push(&9).is_ok();
             drop((manager, dict, list));
@@ -93,7 +93,7 @@ fn what_only_a_forked_child_had_is_gone_with_it_whatever_its_parent_does() {
             list.len().unwrap()
         })
     };
-    let child = child.allow_threads().start().unwrap();
+    let child = child.among_threads().start().unwrap();
     drop(list);
     let watcher = watcher.start().unwrap();
     go.set();
@@ -129,7 +129,7 @@ fn a_fork_in_the_middle_of_others_calls_is_safe() {
                     manager.list::<u32>().unwrap().push(&1).unwrap();
                 }
             });
-            let child = child.allow_threads().start().unwrap();
+            let child = child.among_threads().start().unwrap();
             if n % 4 == 0 {
                 child.kill().unwrap();
                 let _killed = child.join();

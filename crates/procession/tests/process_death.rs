@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{BufRead, Read};
 use std::time::Duration;
 
-use common::{eventually, process_state, watchdog};
+use common::{AmongThreads, eventually, fork_among_threads, process_state, watchdog};
 use procession::process::{self, JoinError, JoinSet, StartError, StartMethod};
 use procession::{Event, Process};
 
@@ -98,7 +98,7 @@ fn a_daemon_whose_parent_died_before_it_began_ends() {
             |path: String| {
                 let child = Process::builder(sleep_for_ever, ()).daemon(true).start().unwrap();
                 note(&path, &child.pid().to_string());
-                process::fork_allowing_threads().unwrap();
+                fork_among_threads().unwrap();
                 // Both the parent and its copy die here; the daemon has hardly been executed.
                 // SAFETY: a signal to this very process.
                 unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
@@ -299,9 +299,9 @@ fn an_exit_that_waits_for_children_says_for_which() {
             rustix::stdio::dup2_stderr(stderr).unwrap();
             let wait = |gate: Event| assert!(gate.wait(None));
             let child = Process::builder(wait, gate.clone()).name("worker").start_method(method);
-            child.allow_threads().start().unwrap().pid()
+            child.among_threads().start().unwrap().pid()
         });
-        let parent = parent.allow_threads().start().unwrap();
+        let parent = parent.among_threads().start().unwrap();
         let mut line = String::new();
         std::io::BufReader::new(&mut said).read_line(&mut line).unwrap();
         gate.set();
@@ -339,7 +339,7 @@ fn processes_of_a_set_end_with_it() {
             assert!(process::active_children().is_empty());
             pids.len()
         });
-        assert_eq!(started.allow_threads().start().unwrap().join().unwrap(), 2, "{method:?}");
+        assert_eq!(started.among_threads().start().unwrap().join().unwrap(), 2, "{method:?}");
     }
 }
 
@@ -412,5 +412,5 @@ fn a_forked_childs_copy_of_a_set_is_empty() {
         gate.set();
         set.join_all().unwrap().len()
     });
-    assert_eq!(parent.allow_threads().start().unwrap().join().unwrap(), 1);
+    assert_eq!(parent.among_threads().start().unwrap().join().unwrap(), 1);
 }

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use common::{process_state, stderr_silenced, watchdog};
+use common::{AmongThreads, fork_among_threads, process_state, stderr_silenced, watchdog};
 use objects::Object;
 use procession::connection::{Address, Client, Listener};
 use procession::queue::PutError;
@@ -127,7 +127,7 @@ fn operations() -> Vec<Operation> {
     all.extend(
         StartMethod::ALL.map(|method| operation(format!("a start by {method:?}"), move || start(method))),
     );
-    all.push(operation("fork by hand", || match process::fork_allowing_threads()? {
+    all.push(operation("fork by hand", || match fork_among_threads()? {
         process::Fork::Child => process::exit(0),
         process::Fork::Parent(child) => {
             assert!(child.wait()?.success());
@@ -355,7 +355,7 @@ fn a_limit_on_the_size_of_files_is_an_error_and_not_a_signal() {
                 }
                 for method in StartMethod::ALL {
                     let process = Process::builder(|body: Vec<u8>| body, large.clone()).start_method(method);
-                    let process = process.allow_threads().start().map_err(Error::from);
+                    let process = process.among_threads().start().map_err(Error::from);
                     let result = process.and_then(|process| Ok(process.join()?));
                     if let Some(result) = outcome(TOO_LARGE, &format!("{method:?}"), result) {
                         assert_eq!(result, large);

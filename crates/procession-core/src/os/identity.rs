@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use super::instance::Instance;
+use super::process_owned::{STRIPES, Stripe};
 use super::procfs;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -221,6 +222,18 @@ fn is_readable(pidfd: &OwnedFd) -> bool {
 struct Page {
     me: AtomicU64,
     pid_namespace: AtomicU64,
+    /// Counters of guards, which a forked child has none of.
+    stripes: [Stripe; STRIPES],
+}
+
+/// The counters of guards over shared memory: see [`super::process_owned`].
+#[inline]
+pub(super) fn stripes() -> &'static [Stripe; STRIPES] {
+    // SAFETY: null, or the page, which is never unmapped.
+    match unsafe { PAGE.load(Ordering::Acquire).as_ref() } {
+        Some(page) => &page.stripes,
+        None => &fork_cleared_page().stripes,
+    }
 }
 
 /// The page, once there is one; null before.
@@ -230,6 +243,7 @@ static PAGE: AtomicPtr<Page> = AtomicPtr::new(std::ptr::null_mut());
 fn fork_cleared_page() -> &'static Page {
     static MADE: OnceLock<&'static Page> = OnceLock::new();
     let made = MADE.get_or_init(|| {
+        const { assert!(size_of::<Page>() <= 4096) };
         let len = rustix::param::page_size();
         // SAFETY: a fresh private mapping that nothing else refers to and that is never unmapped; it is
         // zeroed, page-aligned and large enough for the words.

@@ -22,6 +22,7 @@ pub mod pipe;
 pub mod posix_shm;
 pub mod privilege;
 pub mod process;
+pub mod process_owned;
 pub mod procfs;
 pub mod socket;
 pub mod spawn;

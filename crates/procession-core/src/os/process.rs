@@ -294,11 +294,16 @@ pub enum ForkSide {
 /// Copies the calling process. The copy has the calling thread only: what another thread had locked stays locked
 /// in it for ever.
 ///
+/// # Safety
+/// The child uses no reference into shared memory that a guard gave out before (none exists while
+/// [`guards`](super::process_owned::guards) is 0). If the process has other threads, the child calls nothing that is
+/// unsound after a fork among threads.
+///
 /// # Errors
 /// `EAGAIN` over the limit of processes, `ENOMEM`.
-pub fn fork() -> io::Result<ForkSide> {
+pub unsafe fn fork() -> io::Result<ForkSide> {
     super::fork::watch()?;
-    // SAFETY: fork has no preconditions on memory; what the missing threads mean is the caller's concern.
+    // SAFETY: by the caller's word.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(ForkSide::Child),

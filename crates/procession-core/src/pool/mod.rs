@@ -406,6 +406,7 @@ impl WorkQueue {
 impl std::ops::Deref for Assignment {
     type Target = [u8];
 
+    #[track_caller]
     fn deref(&self) -> &[u8] {
         &self.delivery
     }

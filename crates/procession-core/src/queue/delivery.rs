@@ -7,13 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::message::{OwnedBlock, report};
 use super::{Damaged, Message, Shared};
 use crate::os::identity::Identity;
+use crate::os::process_owned::OwnedByProcess;
 use crate::ring::RingError;
 use crate::sync::atomic::Ordering;
 
 /// A message that is this process's to work on and to acknowledge. Dereferences to its bytes.
 ///
 /// When the process dies before [`Delivery::done`], or drops the delivery, the message is handed out again, before those
-/// that wait in the queue. A forked child's copy is of no use: the delivery stays its parent's.
+/// that wait in the queue. The delivery stays with the process that took it: a forked child's copy panics when it is
+/// dereferenced, and its drop does nothing.
 #[must_use = "a delivery that is dropped is handed out again"]
 pub struct Delivery {
     block: OwnedBlock,
@@ -41,6 +43,13 @@ impl Delivery {
         ring.descriptor(self.block.number).map_or(0, |descriptor| descriptor.attempts.load(Ordering::Relaxed))
     }
 
+    /// Gives up access to the bytes, which are empty from now on. The delivery is acknowledged or handed out again as
+    /// before, and a fork meanwhile is not refused for its sake.
+    pub fn release_bytes(&mut self) {
+        self.block.len = 0;
+        self.block.owner.uncount();
+    }
+
     /// Acknowledges: the task is done.
     ///
     /// # Errors
@@ -54,8 +63,9 @@ impl Delivery {
         Ok(shared.tell_of_the_end()?)
     }
 
-    /// Lends the message out, to be used as one that was taken: written to, or kept. The task stays to be acknowledged; where it is
-    /// begun again meanwhile, it is with what was written.
+    /// Lends the message out, to be used as one that was taken: read, mapped to be written to, or kept. The task stays to be
+    /// acknowledged; where it is begun again meanwhile, it is with what was written. Until it is mapped
+    /// ([`Message::into_mapping`]) the message is read only: [`super::Queue::with_deliveries`] reads it too.
     ///
     /// # Errors
     /// [`RingError::Inherited`] in a forked child.
@@ -67,12 +77,15 @@ impl Delivery {
         let lend = |lent| OwnedBlock {
             shared: Arc::clone(&block.shared),
             number: block.number,
-            owner: block.owner,
+            owner: OwnedByProcess::new(),
             start: block.start,
             len: block.len,
             lent: Some(lent),
         };
-        Ok((LentDelivery { block: lend(Arc::clone(&lent)) }, Message::over(lend(lent))))
+        let mut delivery = LentDelivery { block: lend(Arc::clone(&lent)) };
+        // It gives out no reference.
+        delivery.block.owner.uncount();
+        Ok((delivery, Message::over(lend(lent))))
     }
 
     /// Takes the message for good. The task is unfinished until somebody calls [`super::Queue::task_done`]; when this
@@ -93,6 +106,8 @@ impl Delivery {
 impl Deref for Delivery {
     type Target = [u8];
 
+    #[inline]
+    #[track_caller]
     fn deref(&self) -> &[u8] {
         self.block.bytes()
     }

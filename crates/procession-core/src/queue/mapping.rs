@@ -3,10 +3,12 @@
 use std::fmt;
 use std::io;
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::message::OwnedBlock;
 use crate::os::fork;
+use crate::os::identity::Identity;
 use crate::ring::Apart;
 
 /// A large message that was taken, at an address of its own, for as long as this value lives. Dereferences to its bytes, which
@@ -15,8 +17,8 @@ use crate::ring::Apart;
 /// It counts against the queue's `max_bytes` until it is dropped or made private. When the process dies, the memory is
 /// found and freed.
 ///
-/// A process that forks must call [`MessageMapping::make_private`] on each before: otherwise parent and child have the same
-/// memory, which is the queue's again once the parent drops it.
+/// Before a fork, [`MessageMapping::make_private`] gives parent and child bytes of their own. Otherwise a child's copy panics
+/// when it is dereferenced.
 pub struct MessageMapping {
     /// `Some` until this is dropped. Gone before the block is: from then on it is others' to write to.
     mapping: Option<Apart>,
@@ -24,6 +26,10 @@ pub struct MessageMapping {
     /// Where the bytes lie, unless they have become private. Locked under the fork gate alone, so that no forked child
     /// finds it locked.
     block: Mutex<Option<Lent>>,
+    /// The process that has the message.
+    owner: Identity,
+    /// Whether `block` is gone. Written once, after the last page has become private.
+    is_private: AtomicBool,
 }
 
 /// A block that goes back to the queue when this is dropped.
@@ -41,7 +47,13 @@ impl MessageMapping {
             Ok(mapping) => {
                 let len = block.len;
                 let lent = Lent { block, is_replaced: false };
-                Ok(MessageMapping { mapping: Some(mapping), len, block: Mutex::new(Some(lent)) })
+                Ok(MessageMapping {
+                    mapping: Some(mapping),
+                    len,
+                    block: Mutex::new(Some(lent)),
+                    owner: Identity::current(),
+                    is_private: AtomicBool::new(false),
+                })
             }
             Err(error) => Err((block, error)),
         }
@@ -65,8 +77,18 @@ impl MessageMapping {
 
     /// Whether the bytes are this process's private memory, as [`MessageMapping::make_private`] makes them.
     pub fn is_private(&self) -> bool {
-        let _gate = fork::gate();
-        self.block.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+        self.is_private.load(Ordering::Acquire)
+    }
+
+    /// # Panics
+    /// Where the memory is another process's: in a forked child, unless it is private.
+    #[track_caller]
+    fn check(&self) {
+        assert!(
+            self.owner == Identity::current() || self.is_private(),
+            "a mapped message belongs to {:?} and was used in a process forked from it; call make_private before the fork",
+            self.owner
+        );
     }
 
     /// Replaces the memory by a private copy at the same address and gives the queue its own back. For just before a fork, which
@@ -87,6 +109,7 @@ impl MessageMapping {
                 lent.is_replaced = true;
             }
             apart.mapping().copy_pages()?;
+            self.is_private.store(true, Ordering::Release);
             block.take()
         };
         // After the pages are replaced, and outside the gate, which freeing may need.
@@ -98,15 +121,22 @@ impl MessageMapping {
 impl Deref for MessageMapping {
     type Target = [u8];
 
+    #[inline]
+    #[track_caller]
     fn deref(&self) -> &[u8] {
-        // SAFETY: `len` bytes are mapped there for as long as `self`, in a block that nobody else has or in private memory;
-        // making them private changes none of them.
+        self.check();
+        // SAFETY: `len` bytes are mapped there for as long as `self`, in a block that this process has or in private memory;
+        // making them private changes none of them. Whoever writes through `as_mut_ptr` sees to it that there is no slice.
+        // Until they are private the block is counted, so that no safe fork gives a child such a slice.
         unsafe { std::slice::from_raw_parts(self.as_mut_ptr(), self.len) }
     }
 }
 
 impl DerefMut for MessageMapping {
+    #[inline]
+    #[track_caller]
     fn deref_mut(&mut self) -> &mut [u8] {
+        self.check();
         // SAFETY: as above, and `&mut self` is the only way to them for its time.
         unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr(), self.len) }
     }

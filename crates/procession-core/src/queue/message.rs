@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::delivery::Lent;
 use super::{MessageMapping, PutError, Shared};
 use crate::os::clock::Deadline;
-use crate::os::identity::Identity;
+use crate::os::process_owned::OwnedByProcess;
 use crate::ring::{Content, Damaged, INLINE_MAX, RingError};
 use crate::sync::atomic::Ordering;
 
@@ -18,16 +18,17 @@ pub(super) struct OwnedBlock {
     pub(super) shared: Arc<Shared>,
     pub(super) number: u32,
     /// The process that has it. A forked child has a copy of this value, not the block.
-    pub(super) owner: Identity,
+    pub(super) owner: OwnedByProcess,
     pub(super) start: NonNull<u8>,
     pub(super) len: usize,
     /// Whether it is a delivery's, too.
     pub(super) lent: Option<Arc<Lent>>,
 }
 
-// SAFETY: the block is this value's alone, wherever the value goes.
+// SAFETY: the block is this value's alone, wherever the value goes, or shared with a `LentDelivery`, which does not
+// touch its bytes. A copy in a forked child does nothing but check its owner.
 unsafe impl Send for OwnedBlock {}
-// SAFETY: `&OwnedBlock` only reads.
+// SAFETY: `&OwnedBlock` only reads the bytes, and nothing writes to them while there is one: see `bytes`.
 unsafe impl Sync for OwnedBlock {}
 
 impl OwnedBlock {
@@ -43,11 +44,11 @@ impl OwnedBlock {
     /// known to this process alone.
     fn of_length(shared: Arc<Shared>, number: u32, len: usize) -> Result<Self, Damaged> {
         let start = shared.ring.block_memory(shared.ring.descriptor(number)?, len as u64)?;
-        Ok(OwnedBlock { shared, number, owner: Identity::current(), start, len, lent: None })
+        Ok(OwnedBlock { shared, number, owner: OwnedByProcess::new(), start, len, lent: None })
     }
 
     pub(super) fn is_mine(&self) -> bool {
-        self.owner == Identity::current()
+        self.owner.is_mine()
     }
 
     pub(super) fn check_owner(&self) -> Result<(), RingError> {
@@ -61,19 +62,34 @@ impl OwnedBlock {
         }
     }
 
+    /// # Panics
+    /// In a forked child, which has no block.
+    #[inline]
+    #[track_caller]
     pub(super) fn bytes(&self) -> &[u8] {
-        // SAFETY: `len` bytes are mapped from `start` for as long as the ring, which `shared` holds, and
-        // nobody writes to a block that this process has.
+        self.owner.check();
+        // SAFETY: `len` bytes are mapped from `start` for as long as the ring, which `shared` holds. This process has the
+        // block, so that no process but this one writes to it or frees it. In this process bytes are written through `&mut
+        // self` alone, or, once they are lent, through a `MessageMapping`, which takes the place of the lent message. No
+        // safe fork is made while `owner` is counted, so that a child has no such slice.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 
+    /// # Panics
+    /// In a forked child; for a message that is lent.
+    #[inline]
+    #[track_caller]
     fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as for `bytes`; the caller has the only reference to the only value that has the block.
+        self.owner.check();
+        // Whoever looks at all deliveries reads its beginning.
+        assert!(self.lent.is_none(), "a lent message is written to through Message::into_mapping");
+        // SAFETY: as for `bytes`; this is the only reference to the only value that has the block.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
 }
 
-/// Space for a message, from [`super::Queue::reserve`]. Dereferences to its bytes, which hold anything at first.
+/// Space for a message, from [`super::Queue::reserve`]. Dereferences to its bytes, which hold anything at first. A forked
+/// child's copy panics when it is dereferenced.
 #[must_use = "a reservation that is not committed puts nothing"]
 pub struct Reservation(Reserved);
 
@@ -129,6 +145,8 @@ impl Reservation {
 impl Deref for Reservation {
     type Target = [u8];
 
+    #[inline]
+    #[track_caller]
     fn deref(&self) -> &[u8] {
         match &self.0 {
             Reserved::Copied(_, message) => message,
@@ -139,6 +157,8 @@ impl Deref for Reservation {
 }
 
 impl DerefMut for Reservation {
+    #[inline]
+    #[track_caller]
     fn deref_mut(&mut self) -> &mut [u8] {
         match &mut self.0 {
             Reserved::Copied(_, message) => message,
@@ -159,8 +179,8 @@ impl Drop for Reservation {
 /// A message that was taken. Dereferences to its bytes.
 ///
 /// A message above [`INLINE_MAX`] bytes lies in the queue's memory and counts against its `max_bytes` until this is dropped.
-/// When the process dies, the memory is found and freed. A forked child must not read its copy of such a message: the
-/// memory stays its parent's.
+/// When the process dies, the memory is found and freed. The memory stays with the process that took the message: a
+/// forked child's copy panics when it is dereferenced.
 pub struct Message(Taken);
 
 enum Taken {
@@ -218,6 +238,8 @@ impl Message {
 impl Deref for Message {
     type Target = [u8];
 
+    #[inline]
+    #[track_caller]
     fn deref(&self) -> &[u8] {
         match &self.0 {
             Taken::Copied(bytes) => bytes,
@@ -227,6 +249,8 @@ impl Deref for Message {
 }
 
 impl DerefMut for Message {
+    #[inline]
+    #[track_caller]
     fn deref_mut(&mut self) -> &mut [u8] {
         match &mut self.0 {
             Taken::Copied(bytes) => bytes,

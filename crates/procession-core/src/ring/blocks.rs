@@ -3,6 +3,8 @@
 //! A block's size is a power of two and its place in the file never changes; only as much of it as was ever needed
 //! has memory. Free blocks form a stack for each size, so that the one used last, still in the cache, is used next.
 
+use std::sync::atomic::AtomicU8;
+
 use super::layout::{
     BEGINNING, BlockState, CLASSES, Descriptor, FIRST_TABLE, SMALLEST_CLASS, Segment, TABLES,
 };
@@ -149,8 +151,11 @@ impl Ring {
     pub(super) fn beginning(&self, descriptor: &Descriptor) -> Result<Vec<u8>, RingError> {
         let len = descriptor.len.load(Relaxed).min(BEGINNING);
         let place = self.map_block(descriptor, len)?;
-        // SAFETY: `len` bytes are mapped there, and nobody writes to a delivery.
-        Ok(unsafe { std::slice::from_raw_parts(place.as_ptr(), len as usize) }.to_vec())
+        // Its holder may have lent it out and be writing to it.
+        // SAFETY: `len` bytes are mapped there, and atomics may be shared.
+        Ok((0..len as usize)
+            .map(|i| unsafe { AtomicU8::from_ptr(place.as_ptr().add(i)) }.load(Relaxed))
+            .collect())
     }
 
     /// Takes a block back from whoever has it, which must be the caller.

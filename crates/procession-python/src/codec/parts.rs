@@ -1,7 +1,9 @@
 //! A large message in pieces: each is copied once, from where it lies in an object to where it will lie in shared memory.
 
 use std::ffi::c_int;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::ptr::NonNull;
 
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
@@ -46,8 +48,8 @@ impl Parts {
     /// A message that is the bytes of a bytes-like object and nothing else.
     pub(super) fn of_bytes(object: &Bound<'_, PyAny>, buffer: &mut Vec<u8>) -> PyResult<Encoded> {
         let view = View::of(object)?;
-        if view.as_bytes().len() <= INLINE_MAX {
-            buffer.extend_from_slice(view.as_bytes());
+        if view.len() <= INLINE_MAX {
+            view.append_to(buffer);
             return Ok(Encoded::InBuffer);
         }
         let mut parts = Parts::default();
@@ -79,7 +81,7 @@ impl Parts {
 
     /// The bytes of an object with the buffer protocol. It cannot be resized until this value is dropped.
     pub(super) fn view(&mut self, view: View) {
-        self.len += view.as_bytes().len();
+        self.len += view.len();
         self.parts.push(Part::View(view));
     }
 
@@ -105,40 +107,83 @@ impl Parts {
 
     /// Appends the message to a buffer.
     pub(super) fn append_to(&self, py: Python<'_>, buffer: &mut Vec<u8>) {
-        self.slices(py).for_each(|part| buffer.extend_from_slice(part));
+        self.pieces(py).for_each(|piece| piece.append_to(buffer));
     }
 
     /// Writes the message to memory of its length, without the interpreter's lock if it is long.
     pub(crate) fn copy_to(&self, py: Python<'_>, mut to: &mut [u8]) {
-        let slices: Vec<&[u8]> = self.slices(py).collect();
+        let pieces: Vec<Piece<'_>> = self.pieces(py).collect();
         let copy = || {
-            for slice in slices {
-                let (place, rest) = std::mem::take(&mut to).split_at_mut(slice.len());
-                place.copy_from_slice(slice);
+            for piece in pieces {
+                let (place, rest) = std::mem::take(&mut to).split_at_mut(piece.len);
+                piece.copy_to(place);
                 to = rest;
             }
         };
         if self.len >= DETACH_FROM { py.detach(copy) } else { copy() }
     }
 
-    fn slices<'a>(&'a self, py: Python<'a>) -> impl Iterator<Item = &'a [u8]> {
+    fn pieces<'a>(&'a self, py: Python<'a>) -> impl Iterator<Item = Piece<'a>> {
         const ZEROES: [u8; super::pickle::ALIGNMENT] = [0; super::pickle::ALIGNMENT];
         self.parts.iter().map(move |part| match part {
-            Part::Own(bytes) => bytes,
-            Part::Bytes(bytes) => bytes.bind(py).as_bytes(),
-            Part::Text(text) => text.bind(py).to_str().unwrap_or_default().as_bytes(),
-            Part::View(view) => view.as_bytes(),
-            Part::Padding(len) => &ZEROES[..*len],
+            Part::Own(bytes) => Piece::of(bytes),
+            Part::Bytes(bytes) => Piece::of(bytes.bind(py).as_bytes()),
+            Part::Text(text) => Piece::of(text.bind(py).to_str().unwrap_or_default().as_bytes()),
+            Part::View(view) => view.piece(),
+            Part::Padding(len) => Piece::of(&ZEROES[..*len]),
         })
+    }
+}
+
+/// Bytes to be copied. There is no slice of them: those of a [`View`] may be written to at any time, by a thread that has the
+/// interpreter's lock, by C code that does not need it, or by a process with which an object shares its memory.
+struct Piece<'a> {
+    start: *const u8,
+    len: usize,
+    owner: PhantomData<&'a [u8]>,
+}
+
+// SAFETY: `&[u8]` is Send; what holds the bytes is borrowed.
+unsafe impl Send for Piece<'_> {}
+
+impl<'a> Piece<'a> {
+    fn of(bytes: &'a [u8]) -> Self {
+        Piece { start: bytes.as_ptr(), len: bytes.len(), owner: PhantomData }
+    }
+
+    /// Copies the bytes as they are: what is written meanwhile arrives or not.
+    ///
+    /// # Panics
+    /// When `to` has another length.
+    fn copy_to(&self, to: &mut [u8]) {
+        assert_eq!(to.len(), self.len, "a piece and its place");
+        // SAFETY: `to` has as many bytes, and is no memory of a Python object.
+        unsafe { self.copy_to_start(to.as_mut_ptr()) }
+    }
+
+    fn append_to(&self, buffer: &mut Vec<u8>) {
+        buffer.reserve(self.len);
+        // SAFETY: there is room for so many bytes, which are written before they count.
+        unsafe {
+            self.copy_to_start(buffer.as_mut_ptr().add(buffer.len()));
+            buffer.set_len(buffer.len() + self.len);
+        }
+    }
+
+    /// # Safety
+    /// `self.len` bytes can be written at `to`, and overlap no memory of a Python object.
+    unsafe fn copy_to_start(&self, to: *mut u8) {
+        // SAFETY: by the caller's word, and what holds the bytes is borrowed. Any bytes are valid, so that torn ones are too.
+        unsafe { self.start.copy_to_nonoverlapping(to, self.len) }
     }
 }
 
 /// A contiguous buffer of an object, exported for as long as this lives.
 pub(super) struct View(Box<ffi::Py_buffer>);
 
-// SAFETY: only the address and the length are used without the interpreter's lock; it is released with it.
+// SAFETY: only the address and the length are used without the interpreter's lock; the buffer is released with it.
 unsafe impl Send for View {}
-// SAFETY: as above.
+// SAFETY: as above; `&View` changes nothing.
 unsafe impl Sync for View {}
 
 impl View {
@@ -161,13 +206,20 @@ impl View {
         Ok(view)
     }
 
-    pub(super) fn as_bytes(&self) -> &[u8] {
-        if self.0.len == 0 {
-            return &[];
-        }
-        // SAFETY: the exporter keeps `len` bytes there until the buffer is released. Python code may write to them meanwhile;
-        // as with every copy made of them without the interpreter's lock, what it writes arrives or not.
-        unsafe { std::slice::from_raw_parts(self.0.buf.cast(), self.0.len as usize) }
+    pub(super) fn len(&self) -> usize {
+        self.0.len as usize
+    }
+
+    /// Copies the bytes behind those of a buffer.
+    pub(super) fn append_to(&self, buffer: &mut Vec<u8>) {
+        self.piece().append_to(buffer);
+    }
+
+    fn piece(&self) -> Piece<'_> {
+        // The exporter keeps `len` bytes there until the buffer is released, which the borrow forbids. Without any it may
+        // have no address.
+        let start = if self.0.len == 0 { NonNull::dangling().as_ptr() } else { self.0.buf.cast() };
+        Piece { start, len: self.len(), owner: PhantomData }
     }
 }
 

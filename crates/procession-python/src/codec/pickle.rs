@@ -96,7 +96,7 @@ impl Sink {
             Err(_) => return Ok(true),
         };
         // In the pickle, what is read-only arrives so.
-        if view.as_bytes().len() < OUT_OF_BAND_FROM && !view.is_read_only_array(buffer.py()) {
+        if view.len() < OUT_OF_BAND_FROM && !view.is_read_only_array(buffer.py()) {
             return Ok(true);
         }
         self.written.lock().unwrap_or_else(PoisonError::into_inner).buffers.push(view);
@@ -210,7 +210,7 @@ pub(super) fn encode(object: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> PyResult<E
     header.extend_from_slice(&(pickle.len() as u64).to_le_bytes());
     for buffer in &buffers {
         let kind = if buffer.is_read_only_array(py) { IS_ARRAY } else { 0 };
-        header.extend_from_slice(&(buffer.as_bytes().len() as u64 | kind).to_le_bytes());
+        header.extend_from_slice(&(buffer.len() as u64 | kind).to_le_bytes());
     }
     let mut message = Parts::default();
     message.own(header);

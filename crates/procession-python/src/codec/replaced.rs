@@ -114,9 +114,9 @@ pub(super) fn encode(
     let pickle = calls::call_method(pickler, intern!(py, "dumps"), (object,))?;
     let view = View::of(&pickle)?;
     let head = head(pickler)?;
-    if head.len() + view.as_bytes().len() < INLINE_MAX {
+    if head.len() + view.len() < INLINE_MAX {
         out.extend_from_slice(&head);
-        out.extend_from_slice(view.as_bytes());
+        view.append_to(out);
         return Ok(Encoded::InBuffer);
     }
     let mut parts = Parts::default();

@@ -9,7 +9,7 @@ use super::shared::Shared;
 use super::supervisor::{Recruiter, Supervisor};
 use super::worker::{Initializer, Order, Work};
 use super::{Pool, PoolError};
-use crate::process::{StartError, StartMethod, assert_no_captures, cpu_count};
+use crate::process::{StartError, StartMethod, cpu_count};
 
 /// The most workers of a pool.
 pub const MAX_WORKERS: usize = 500;
@@ -43,12 +43,10 @@ impl Builder {
     ///
     /// When as many workers as the pool has, and at least three (ten, if all were killed by a signal), end one after another before one
     /// of them is through with it, and no other is there that was, the pool ends with an error that says why.
-    pub fn initializer<F, A>(mut self, function: F, arguments: A) -> Self
+    pub fn initializer<A>(mut self, function: fn(A), arguments: A) -> Self
     where
-        F: Fn(A) + Copy + Send + Sync + 'static,
         A: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
-        const { assert_no_captures::<F>() };
         self.initializer = Some(Initializer::new(function, arguments));
         self
     }

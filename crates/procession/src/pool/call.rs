@@ -1,6 +1,7 @@
 //! A call with options.
 
 use std::fmt;
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use super::progress::Progress;
 use super::result::{All, AsyncResult, One};
 use super::shared::Shared;
 use super::submit::Spec;
-use super::task::{name_of, place};
+use super::task::place;
 use super::{Pool, TaskError};
 
 /// Items of one task at most, so that its number of items is a 32-bit number.
@@ -41,10 +42,10 @@ const TASKS_AHEAD: usize = 8;
 /// # Ok::<(), procession::Error>(())
 /// ```
 #[must_use = "nothing is done before apply, map or another of these is called"]
-pub struct Call<'p, F> {
+pub struct Call<'p, A, R> {
     shared: &'p Arc<Shared>,
-    function: F,
-    name: Option<Arc<str>>,
+    function: fn(A) -> R,
+    label: Label,
     retries: u32,
     timeout: Option<Duration>,
     chunksize: Option<usize>,
@@ -54,12 +55,12 @@ pub struct Call<'p, F> {
 
 impl Pool {
     /// Options for calling `function`, a plain `fn` or a closure that captures nothing, in the workers.
-    pub fn task<F: Copy + 'static>(&self, function: F) -> Call<'_, F> {
-        const { crate::process::assert_no_captures::<F>() };
+    #[track_caller]
+    pub fn task<A, R>(&self, function: fn(A) -> R) -> Call<'_, A, R> {
         Call {
             shared: self.shared(),
             function,
-            name: None,
+            label: Label::Caller(Location::caller()),
             retries: 0,
             timeout: None,
             chunksize: None,
@@ -69,10 +70,10 @@ impl Pool {
     }
 }
 
-impl<F: Copy + 'static> Call<'_, F> {
-    /// Names the call in its errors, and in its progress; otherwise it has the function's name.
+impl<A, R> Call<'_, A, R> {
+    /// Names the call in its errors, and in its progress; otherwise it is known by its place in the source.
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
-        self.name = Some(name.into());
+        self.label = Label::Given(name.into());
         self
     }
 
@@ -116,9 +117,8 @@ impl<F: Copy + 'static> Call<'_, F> {
     ///
     /// # Errors
     /// [`TaskError`].
-    pub fn apply<A, R>(self, arguments: A) -> Result<R, TaskError>
+    pub fn apply(self, arguments: A) -> Result<R, TaskError>
     where
-        F: Fn(A) -> R,
         A: Serialize + DeserializeOwned + 'static,
         R: Serialize + DeserializeOwned + Send + 'static,
     {
@@ -133,9 +133,8 @@ impl<F: Copy + 'static> Call<'_, F> {
     ///
     /// # Errors
     /// [`TaskError`]: the arguments cannot be handed over, or the pool takes no tasks.
-    pub fn apply_async<A, R>(self, arguments: A) -> Result<AsyncResult<R>, TaskError>
+    pub fn apply_async(self, arguments: A) -> Result<AsyncResult<R>, TaskError>
     where
-        F: Fn(A) -> R,
         A: Serialize + DeserializeOwned + 'static,
         R: Serialize + DeserializeOwned + Send + 'static,
     {
@@ -149,9 +148,8 @@ impl<F: Copy + 'static> Call<'_, F> {
     ///
     /// # Errors
     /// That of the first item, in their order, that has no result. All others have been done as well by then.
-    pub fn map<A, R>(self, items: impl IntoIterator<Item = A>) -> Result<Vec<R>, TaskError>
+    pub fn map(self, items: impl IntoIterator<Item = A>) -> Result<Vec<R>, TaskError>
     where
-        F: Fn(A) -> R,
         A: Serialize + DeserializeOwned + 'static,
         R: Serialize + DeserializeOwned + Send + 'static,
     {
@@ -173,12 +171,8 @@ impl<F: Copy + 'static> Call<'_, F> {
     ///
     /// # Errors
     /// [`TaskError`]: the pool takes no tasks. What is wrong with an item is the result's error.
-    pub fn map_async<A, R>(
-        mut self,
-        items: impl IntoIterator<Item = A>,
-    ) -> Result<AsyncResult<Vec<R>>, TaskError>
+    pub fn map_async(mut self, items: impl IntoIterator<Item = A>) -> Result<AsyncResult<Vec<R>>, TaskError>
     where
-        F: Fn(A) -> R,
         A: Serialize + DeserializeOwned + 'static,
         R: Serialize + DeserializeOwned + Send + 'static,
     {
@@ -192,9 +186,8 @@ impl<F: Copy + 'static> Call<'_, F> {
     ///
     /// # Errors
     /// [`TaskError`]: the pool takes no tasks. What is wrong with an item is an item of the iterator.
-    pub fn imap<A, R, I>(self, items: I) -> Result<Imap<I::IntoIter, R>, TaskError>
+    pub fn imap<I>(self, items: I) -> Result<Imap<I::IntoIter, R>, TaskError>
     where
-        F: Fn(A) -> R,
         I: IntoIterator<Item = A>,
         A: Serialize + DeserializeOwned + 'static,
         R: Serialize + DeserializeOwned + Send + 'static,
@@ -206,9 +199,8 @@ impl<F: Copy + 'static> Call<'_, F> {
     ///
     /// # Errors
     /// As [`Call::imap`].
-    pub fn imap_unordered<A, R, I>(self, items: I) -> Result<Imap<I::IntoIter, R>, TaskError>
+    pub fn imap_unordered<I>(self, items: I) -> Result<Imap<I::IntoIter, R>, TaskError>
     where
-        F: Fn(A) -> R,
         I: IntoIterator<Item = A>,
         A: Serialize + DeserializeOwned + 'static,
         R: Serialize + DeserializeOwned + Send + 'static,
@@ -216,51 +208,44 @@ impl<F: Copy + 'static> Call<'_, F> {
         self.put_imap(items.into_iter(), Order::AsDone)
     }
 
-    fn spec<A, R>(&self, chunk: usize) -> Result<Spec, TaskError>
+    fn spec(&self, chunk: usize) -> Result<Spec, TaskError>
     where
-        F: Fn(A) -> R,
         A: DeserializeOwned + 'static,
         R: Serialize + 'static,
     {
-        let place = place::<F, A, R>(self.function).map_err(|error| TaskError::Function(Arc::new(error)))?;
+        let place = place(self.function).map_err(|error| TaskError::Function(Arc::new(error)))?;
         Ok(Spec { place, retries: self.retries, chunk: chunk.clamp(1, MOST_ITEMS) as u32 })
     }
 
-    fn label(&self) -> Label {
-        self.name.clone().map_or_else(|| Label::Function(name_of::<F>()), Label::Given)
-    }
-
-    fn enter<R>(&self, many: bool, order: Order) -> Result<Arc<Job<R>>, TaskError>
+    fn enter(&self, many: bool, order: Order) -> Result<Arc<Job<R>>, TaskError>
     where
         R: DeserializeOwned + Send + 'static,
     {
         let id = self.shared.next_job();
-        let job = Arc::new(Job::new(id, self.label(), many, order, self.timeout));
+        let job = Arc::new(Job::new(id, self.label.clone(), many, order, self.timeout));
         self.shared.enter(id, Arc::clone(&job) as Arc<dyn AnyJob>)?;
         Ok(job)
     }
 
-    fn put_call<A, R>(&self, arguments: &A) -> Result<Arc<Job<R>>, TaskError>
+    fn put_call(&self, arguments: &A) -> Result<Arc<Job<R>>, TaskError>
     where
-        F: Fn(A) -> R,
         A: Serialize + DeserializeOwned + 'static,
         R: Serialize + DeserializeOwned + Send + 'static,
     {
         self.shared.check_ours()?;
-        let spec = self.spec::<A, R>(1)?;
+        let spec = self.spec(1)?;
         let job = self.enter(false, Order::AsSubmitted)?;
         let held = Held::new(self.shared, job);
         self.shared.put_call(&held.job, &spec, arguments)?;
         Ok(held.let_go())
     }
 
-    fn put_map<A, R>(
+    fn put_map(
         self,
         items: impl IntoIterator<Item = A>,
         progress: &mut Option<Progress>,
     ) -> Result<Held<R>, TaskError>
     where
-        F: Fn(A) -> R,
         A: Serialize + DeserializeOwned + 'static,
         R: Serialize + DeserializeOwned + Send + 'static,
     {
@@ -279,7 +264,7 @@ impl<F: Copy + 'static> Call<'_, F> {
             };
         let mut items = items;
         let chunk = self.chunksize.unwrap_or_else(|| count.div_ceil(SHARES * self.shared.target()));
-        let spec = self.spec::<A, R>(chunk)?;
+        let spec = self.spec(chunk)?;
         // Counted before it is taken, so that a pool that takes it knows.
         let _filling = self.shared.filling();
         let job = self.enter(true, Order::AsSubmitted)?;
@@ -295,9 +280,8 @@ impl<F: Copy + 'static> Call<'_, F> {
         Ok(held)
     }
 
-    fn put_imap<A, R, I>(self, items: I, order: Order) -> Result<Imap<I, R>, TaskError>
+    fn put_imap<I>(self, items: I, order: Order) -> Result<Imap<I, R>, TaskError>
     where
-        F: Fn(A) -> R,
         I: Iterator<Item = A>,
         A: Serialize + DeserializeOwned + 'static,
         R: Serialize + DeserializeOwned + Send + 'static,
@@ -306,7 +290,7 @@ impl<F: Copy + 'static> Call<'_, F> {
         let chunk = self.chunksize.unwrap_or(1);
         let default = chunk.saturating_mul(self.shared.target()).saturating_mul(TASKS_AHEAD);
         let buffersize = self.buffersize.unwrap_or(default);
-        let spec = self.spec::<A, R>(chunk.min(buffersize))?;
+        let spec = self.spec(chunk.min(buffersize))?;
         let job = self.enter(true, order)?;
         let count = match items.size_hint() {
             (least, Some(most)) if least == most => least,
@@ -323,8 +307,7 @@ impl<F: Copy + 'static> Call<'_, F> {
         }
         #[cfg(feature = "progress")]
         {
-            let name = self.name.as_deref().unwrap_or(name_of::<F>());
-            Some(Progress::new(name, Some(count as u64).filter(|count| *count != 0)))
+            Some(Progress::new(&self.label.to_string(), Some(count as u64).filter(|count| *count != 0)))
         }
         #[cfg(not(feature = "progress"))]
         {
@@ -334,10 +317,10 @@ impl<F: Copy + 'static> Call<'_, F> {
     }
 }
 
-impl<F> fmt::Debug for Call<'_, F> {
+impl<A, R> fmt::Debug for Call<'_, A, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call")
-            .field("name", &self.name)
+            .field("label", &self.label)
             .field("retries", &self.retries)
             .field("timeout", &self.timeout)
             .field("chunksize", &self.chunksize)

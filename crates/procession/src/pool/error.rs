@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use procession_core::shm::CreateError;
 
 use crate::process::{ExitStatus, StartError};
 
-/// Which task an error is about: `square`, `item 17 of square`, or `items 16 to 31 of square` for a chunk.
+/// Which task an error is about: `the call at src/main.rs:7:10`, `item 17 of` it, or `items 16 to 31 of` it for a chunk.
+/// [`Call::name`](super::Call::name) gives it another name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskName {
     label: Label,
@@ -20,15 +22,16 @@ pub struct TaskName {
 /// What a call is known by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Label {
-    Function(&'static str),
+    /// Where it was made.
+    Caller(&'static Location<'static>),
     Given(Arc<str>),
 }
 
-impl Label {
-    fn as_str(&self) -> &str {
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Label::Function(name) => name,
-            Label::Given(name) => name,
+            Label::Caller(location) => write!(f, "the call at {location}"),
+            Label::Given(name) => f.write_str(name),
         }
     }
 }
@@ -38,9 +41,20 @@ impl TaskName {
         TaskName { label, items }
     }
 
-    /// The name that the call was given ([`Call::name`](super::Call::name)); otherwise its function's.
-    pub fn function(&self) -> &str {
-        self.label.as_str()
+    /// The name that the call was given ([`Call::name`](super::Call::name)).
+    pub fn name(&self) -> Option<&str> {
+        match &self.label {
+            Label::Caller(_) => None,
+            Label::Given(name) => Some(name),
+        }
+    }
+
+    /// Where the program made the call, unless it has a name.
+    pub fn location(&self) -> Option<&'static Location<'static>> {
+        match self.label {
+            Label::Caller(location) => Some(location),
+            Label::Given(_) => None,
+        }
     }
 
     /// Which items of a map, by their places from 0; `None` for a single call.
@@ -51,9 +65,9 @@ impl TaskName {
 
 impl fmt::Display for TaskName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.function();
+        let name = &self.label;
         match self.items {
-            None => f.write_str(name),
+            None => write!(f, "{name}"),
             Some((first, last)) if first == last => write!(f, "item {first} of {name}"),
             Some((first, last)) => write!(f, "items {first} to {last} of {name}"),
         }

@@ -435,7 +435,7 @@ mod tests {
     use super::*;
 
     fn job(many: bool, order: Order) -> Job<u32> {
-        Job::new(1, Label::Function("square"), many, order, None)
+        Job::new(1, Label::Given("square".into()), many, order, None)
     }
 
     fn ending(bytes: &[u8]) -> Ending<'static> {

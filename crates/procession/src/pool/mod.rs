@@ -81,9 +81,9 @@ impl Pool {
     ///
     /// # Errors
     /// [`TaskError`].
-    pub fn apply<F, A, R>(&self, function: F, arguments: A) -> Result<R, TaskError>
+    #[track_caller]
+    pub fn apply<A, R>(&self, function: fn(A) -> R, arguments: A) -> Result<R, TaskError>
     where
-        F: Fn(A) -> R + Copy + 'static,
         A: Serialize + DeserializeOwned + 'static,
         R: Serialize + DeserializeOwned + Send + 'static,
     {
@@ -94,9 +94,9 @@ impl Pool {
     ///
     /// # Errors
     /// [`TaskError`]: the arguments cannot be handed over, or the pool takes no tasks.
-    pub fn apply_async<F, A, R>(&self, function: F, arguments: A) -> Result<AsyncResult<R>, TaskError>
+    #[track_caller]
+    pub fn apply_async<A, R>(&self, function: fn(A) -> R, arguments: A) -> Result<AsyncResult<R>, TaskError>
     where
-        F: Fn(A) -> R + Copy + 'static,
         A: Serialize + DeserializeOwned + 'static,
         R: Serialize + DeserializeOwned + Send + 'static,
     {
@@ -107,9 +107,13 @@ impl Pool {
     ///
     /// # Errors
     /// That of the first item, in their order, that has no result. All others have been done as well by then.
-    pub fn map<F, A, R>(&self, function: F, items: impl IntoIterator<Item = A>) -> Result<Vec<R>, TaskError>
+    #[track_caller]
+    pub fn map<A, R>(
+        &self,
+        function: fn(A) -> R,
+        items: impl IntoIterator<Item = A>,
+    ) -> Result<Vec<R>, TaskError>
     where
-        F: Fn(A) -> R + Copy + 'static,
         A: Serialize + DeserializeOwned + 'static,
         R: Serialize + DeserializeOwned + Send + 'static,
     {
@@ -120,13 +124,13 @@ impl Pool {
     ///
     /// # Errors
     /// [`TaskError`]: the pool takes no tasks. What is wrong with an item is the result's error.
-    pub fn map_async<F, A, R>(
+    #[track_caller]
+    pub fn map_async<A, R>(
         &self,
-        function: F,
+        function: fn(A) -> R,
         items: impl IntoIterator<Item = A>,
     ) -> Result<AsyncResult<Vec<R>>, TaskError>
     where
-        F: Fn(A) -> R + Copy + 'static,
         A: Serialize + DeserializeOwned + 'static,
         R: Serialize + DeserializeOwned + Send + 'static,
     {
@@ -138,9 +142,9 @@ impl Pool {
     ///
     /// # Errors
     /// [`TaskError`]: the pool takes no tasks. What is wrong with an item is an item of the iterator.
-    pub fn imap<F, A, R, I>(&self, function: F, items: I) -> Result<Imap<I::IntoIter, R>, TaskError>
+    #[track_caller]
+    pub fn imap<A, R, I>(&self, function: fn(A) -> R, items: I) -> Result<Imap<I::IntoIter, R>, TaskError>
     where
-        F: Fn(A) -> R + Copy + 'static,
         I: IntoIterator<Item = A>,
         A: Serialize + DeserializeOwned + 'static,
         R: Serialize + DeserializeOwned + Send + 'static,
@@ -152,9 +156,13 @@ impl Pool {
     ///
     /// # Errors
     /// As [`Pool::imap`].
-    pub fn imap_unordered<F, A, R, I>(&self, function: F, items: I) -> Result<Imap<I::IntoIter, R>, TaskError>
+    #[track_caller]
+    pub fn imap_unordered<A, R, I>(
+        &self,
+        function: fn(A) -> R,
+        items: I,
+    ) -> Result<Imap<I::IntoIter, R>, TaskError>
     where
-        F: Fn(A) -> R + Copy + 'static,
         I: IntoIterator<Item = A>,
         A: Serialize + DeserializeOwned + 'static,
         R: Serialize + DeserializeOwned + Send + 'static,

@@ -4,8 +4,6 @@
 //! call) and the arguments. After the [`Report`] comes a byte that says whether there are handles among the results. Of a single call
 //! the result follows, or the [`Failure`]; of items either for each, after a byte that says which.
 
-use std::any::type_name;
-
 use procession_core::pool::{Outcome, Report, Task};
 use procession_core::shm::transfer::{self, Opened};
 use serde::de::DeserializeOwned;
@@ -60,7 +58,7 @@ impl Failure {
 }
 
 /// [`run`] for some types.
-type Entry = fn(Option<*const ()>, u64, &mut Call<'_>) -> Outcome;
+type Entry = fn(*const (), u64, &mut Call<'_>) -> Outcome;
 
 /// What a worker gives to [`run`], and what it gets.
 struct Call<'a> {
@@ -76,28 +74,20 @@ struct Call<'a> {
 /// The place of a function that takes an `A`.
 ///
 /// # Errors
-/// It captures something, or is not in the program.
-pub(super) fn place<F, A, R>(function: F) -> Result<TaskRef, StartError>
+/// It is not in the program.
+pub(super) fn place<A, R>(function: fn(A) -> R) -> Result<TaskRef, StartError>
 where
-    F: Fn(A) -> R + Copy + 'static,
     A: DeserializeOwned + 'static,
     R: Serialize + 'static,
 {
-    let entry: Entry = run::<F, A, R>;
+    let entry: Entry = run::<A, R>;
     TaskRef::called_by(function, entry as *const ())
-}
-
-/// A function's name for people: its path, without what the compiler adds.
-pub(super) fn name_of<F>() -> &'static str {
-    let name = type_name::<F>();
-    // A pointer's type is all that is known of it: `fn(u64) -> u64`.
-    name.strip_suffix("::{{closure}}").unwrap_or(name)
 }
 
 /// Finds functions for a worker, which mostly does the same again and again.
 #[derive(Default)]
 pub(super) struct Caller {
-    last: Option<([u8; TaskRef::LEN], Entry, Option<*const ()>, u64)>,
+    last: Option<([u8; TaskRef::LEN], Entry, *const (), u64)>,
 }
 
 impl Caller {
@@ -116,33 +106,32 @@ impl Caller {
         let Some((items, arguments)) = rest.split_first_chunk::<4>() else {
             return refused(out, "the task is damaged");
         };
-        let (entry, pointer, types) = match self.last {
-            Some((last, entry, pointer, types)) if last == *place => (entry, pointer, types),
+        let (entry, function, types) = match self.last {
+            Some((last, entry, function, types)) if last == *place => (entry, function, types),
             _ => match TaskRef::from_bytes(place).find() {
                 Ok(found) => {
                     // SAFETY: `place` has recorded the offset of a `run`, and the program is the same build.
                     let entry: Entry = unsafe { std::mem::transmute(found.entry) };
-                    self.last = Some((*place, entry, found.pointer, found.types));
-                    (entry, found.pointer, found.types)
+                    self.last = Some((*place, entry, found.function, found.types));
+                    (entry, found.function, found.types)
                 }
                 Err(problem) => return refused(out, problem),
             },
         };
         let mut call = Call { items: u32::from_le_bytes(*items), arguments, out, opened: Vec::new() };
-        let outcome = entry(pointer, types, &mut call);
+        let outcome = entry(function, types, &mut call);
         (outcome, call.opened)
     }
 }
 
-/// Calls the function of type `F` in a worker, once or for each item.
-fn run<F, A, R>(pointer: Option<*const ()>, types: u64, call: &mut Call<'_>) -> Outcome
+/// Calls the function in a worker, once or for each item.
+fn run<A, R>(place: *const (), types: u64, call: &mut Call<'_>) -> Outcome
 where
-    F: Fn(A) -> R + Copy + 'static,
     A: DeserializeOwned + 'static,
     R: Serialize + 'static,
 {
-    // SAFETY: called by `Caller::call` with what it found, where this is the entry.
-    let Some(function) = (unsafe { function::<F, A, R>(pointer, types) }) else {
+    // SAFETY: called by `Caller::call` with what it found.
+    let Some(function) = (unsafe { function::<A, R>(place, types) }) else {
         Failure::Arguments("the function at this place of the program has other types".into())
             .write(call.out);
         return Outcome::Raised;
@@ -177,9 +166,8 @@ where
 }
 
 /// Calls the function with the next arguments and appends its result. Else why not, and whether the next arguments can be read.
-fn call_once<F, A, R>(function: F, call: &mut Call<'_>) -> Result<(), (Failure, bool)>
+fn call_once<A, R>(function: fn(A) -> R, call: &mut Call<'_>) -> Result<(), (Failure, bool)>
 where
-    F: Fn(A) -> R,
     A: DeserializeOwned,
     R: Serialize,
 {

@@ -76,22 +76,21 @@ pub(super) trait Initial: Send + Sync {
     fn prepare(&self) -> Result<Prepared, String>;
 }
 
-struct Function<F, A> {
+struct Function<A> {
     place: TaskRef,
-    function: F,
+    function: fn(A),
     arguments: A,
 }
 
 impl Initializer {
     /// # Errors
     /// It is no function for another process.
-    pub(super) fn new<F, A>(function: F, arguments: A) -> Result<Self, StartError>
+    pub(super) fn new<A>(function: fn(A), arguments: A) -> Result<Self, StartError>
     where
-        F: Fn(A) + Copy + Send + Sync + 'static,
         A: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
-        let entry: Entry = prepare::<F, A>;
-        let place = TaskRef::called_by::<F, A, ()>(function, entry as *const ())?;
+        let entry: Entry = prepare::<A>;
+        let place = TaskRef::called_by(function, entry as *const ())?;
         Ok(Initializer::Given(Arc::new(Function { place, function, arguments })))
     }
 
@@ -115,9 +114,8 @@ fn describe(panic: Panic) -> String {
     format!("the initializer panicked{at}: {}", panic.message)
 }
 
-impl<F, A> Initial for Function<F, A>
+impl<A> Initial for Function<A>
 where
-    F: Fn(A) + Copy + Send + Sync + 'static,
     A: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     fn order(&self) -> Result<(TaskRef, Vec<u8>), String> {
@@ -137,16 +135,15 @@ where
 }
 
 /// [`prepare`] for some types.
-type Entry = fn(Option<*const ()>, u64, &[u8]) -> Result<Prepared, String>;
+type Entry = fn(*const (), u64, &[u8]) -> Result<Prepared, String>;
 
-/// Reads the arguments of the function of type `F`.
-fn prepare<F, A>(pointer: Option<*const ()>, types: u64, arguments: &[u8]) -> Result<Prepared, String>
+/// Reads the arguments of the function.
+fn prepare<A>(place: *const (), types: u64, arguments: &[u8]) -> Result<Prepared, String>
 where
-    F: Fn(A) + Copy + Send + Sync + 'static,
     A: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    // SAFETY: called with what was found, where this is the entry.
-    let function = unsafe { function::<F, A, ()>(pointer, types) };
+    // SAFETY: called with what was found.
+    let function = unsafe { function::<A, ()>(place, types) };
     let function = function.ok_or("the initializer at this place of the program has other types")?;
     let arguments: A = with_reason(|| postcard::from_bytes(arguments))?;
     Ok(Box::new(move || function(arguments)))
@@ -169,7 +166,7 @@ impl<'de> Deserialize<'de> for Initializer {
         let found = place.find().map_err(de::Error::custom)?;
         // SAFETY: `Initializer::new` has recorded the offset of a `prepare`, and the program is the same build.
         let entry: Entry = unsafe { std::mem::transmute(found.entry) };
-        let prepared = entry(found.pointer, found.types, &arguments).map_err(de::Error::custom)?;
+        let prepared = entry(found.function, found.types, &arguments).map_err(de::Error::custom)?;
         Ok(Initializer::Ready(Arc::new(Mutex::new(Some(prepared)))))
     }
 }
@@ -266,11 +263,13 @@ impl Worker {
         Ok(())
     }
 
-    fn perform(&mut self, assignment: Assignment) -> Result<(), String> {
+    fn perform(&mut self, mut assignment: Assignment) -> Result<(), String> {
         let id = assignment.task.id;
         // What lies in shared memory a faulty process may change while it is read.
         self.input.clear();
         self.input.extend_from_slice(assignment.payload());
+        // The function may fork.
+        assignment.delivery.release_bytes();
         self.output.clear();
         self.output.resize(REPORT_HEAD, 0);
         let handles = Tally::begin();

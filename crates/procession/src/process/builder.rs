@@ -70,14 +70,13 @@ trait Function<R> {
     fn call(self: Box<Self>) -> R;
 }
 
-struct Call<F, A> {
-    function: F,
+struct Call<A, R> {
+    function: fn(A) -> R,
     arguments: A,
 }
 
-impl<F, A, R> Function<R> for Call<F, A>
+impl<A, R> Function<R> for Call<A, R>
 where
-    F: Fn(A) -> R + Copy + 'static,
     A: Serialize + DeserializeOwned + 'static,
     R: Serialize + 'static,
 {
@@ -96,9 +95,8 @@ where
 }
 
 impl<'a, R: Serialize + DeserializeOwned + 'static> Builder<'a, R> {
-    pub(super) fn function<F, A>(function: F, arguments: A) -> Self
+    pub(super) fn function<A>(function: fn(A) -> R, arguments: A) -> Self
     where
-        F: Fn(A) -> R + Copy + 'static,
         A: Serialize + DeserializeOwned + 'static,
     {
         Builder::new(Task::Function(Box::new(Call { function, arguments })))
@@ -148,10 +146,13 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Builder<'a, R> {
         self
     }
 
-    /// Forks although this process has other threads. The forked process has none of them: what one had locked, the
-    /// memory allocator's own locks apart, stays locked for ever, and a function that needs it hangs. Meant for
-    /// functions that are known not to. No effect with the other start methods.
-    pub fn allow_threads(mut self) -> Self {
+    /// Forks although this process has other threads or guards over shared memory. The forked process has none of the threads:
+    /// what one had locked, the memory allocator's own locks apart, stays locked for ever, and a function that needs it hangs.
+    /// No effect with the other start methods.
+    ///
+    /// # Safety
+    /// As [`fork_allowing_threads`](super::fork_allowing_threads), if the process is forked.
+    pub unsafe fn allow_threads(mut self) -> Self {
         self.allow_threads = true;
         self
     }
@@ -193,12 +194,19 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Builder<'a, R> {
             (Task::Closure(_), None) => StartMethod::Fork,
             (_, chosen) => chosen.unwrap_or(default),
         };
+        let fork = || match self.allow_threads {
+            // SAFETY: by the word of the caller of `allow_threads`.
+            true => unsafe { start::fork_unchecked() },
+            false => start::fork(),
+        };
         let running = match (self.task, method) {
             (Task::Function(function), StartMethod::Fork) => {
-                start::fork_and_run(&settings, self.allow_threads, || Report::returned(&function.call()))?
+                let forked = fork()?;
+                start::run_forked(forked, &settings, || Report::returned(&function.call()))?
             }
             (Task::Closure(closure), StartMethod::Fork) => {
-                start::fork_and_run(&settings, self.allow_threads, || Report::returned(&closure()))?
+                let forked = fork()?;
+                start::run_forked(forked, &settings, || Report::returned(&closure()))?
             }
             (Task::Closure(_), _) => return Err(StartError::NeedsFork),
             (Task::Function(function), _) => {
@@ -237,12 +245,10 @@ impl<R> fmt::Debug for Builder<'_, R> {
 ///
 /// # Errors
 /// As [`Process::spawn`].
-pub fn detach<F, A, R>(function: F, arguments: A) -> Result<u32, StartError>
+pub fn detach<A, R>(function: fn(A) -> R, arguments: A) -> Result<u32, StartError>
 where
-    F: Fn(A) -> R + Copy + 'static,
     A: Serialize + DeserializeOwned + 'static,
     R: Serialize + DeserializeOwned + 'static,
 {
-    const { super::entry::assert_no_captures::<F>() };
     Ok(Builder::function(function, arguments).detached(true).start()?.pid())
 }

@@ -162,7 +162,8 @@ fn message(payload: &(dyn Any + Send)) -> String {
 /// Goes on in a copy whose parent is no longer the starter, and reports that.
 fn detach(channel: &Channel) {
     let result = process::open_self().and_then(|me| {
-        Ok(match process::fork()? {
+        // SAFETY: a new process, which has one thread and no guard.
+        Ok(match unsafe { process::fork() }? {
             ForkSide::Parent { .. } => process::exit_now(0),
             ForkSide::Child => {
                 process::wait_ended(&me, Deadline::Never).and_then(|_| process::open_self())?

@@ -28,21 +28,21 @@ pub(crate) struct TaskRef {
     program: u64,
     /// The offset of the code that calls it, made for the function's types.
     entry: u64,
-    /// The function's own offset if it is a pointer, which its type does not determine.
-    pointer: Option<u64>,
+    /// The function's own offset.
+    function: u64,
     /// A hash of the types' names.
     types: u64,
 }
 
 /// [`run`] for some types.
-type Entry = fn(Option<*const ()>, u64, &[u8], Vec<OwnedFd>) -> Report;
+type Entry = fn(*const (), u64, &[u8], Vec<OwnedFd>) -> Report;
 
-/// What [`TaskRef::find`] found: the code that calls the function, and the function's own if it is a pointer.
+/// What [`TaskRef::find`] found.
 pub(crate) struct Found {
     /// The code that calls the function.
     pub(crate) entry: *const (),
-    /// The function, if its type does not determine it.
-    pub(crate) pointer: Option<*const ()>,
+    /// The function.
+    pub(crate) function: *const (),
     /// For [`function`].
     pub(crate) types: u64,
 }
@@ -54,14 +54,13 @@ impl TaskRef {
     /// Where the function is, for a new process that runs it.
     ///
     /// # Errors
-    /// It captures a value, or is not part of the executable.
-    pub(crate) fn new<F, A, R>(function: F) -> Result<TaskRef, StartError>
+    /// It is not part of the executable.
+    pub(crate) fn new<A, R>(function: fn(A) -> R) -> Result<TaskRef, StartError>
     where
-        F: Fn(A) -> R + Copy + 'static,
         A: DeserializeOwned + 'static,
         R: Serialize + 'static,
     {
-        let entry: Entry = run::<F, A, R>;
+        let entry: Entry = run::<A, R>;
         Self::called_by(function, entry as *const ())
     }
 
@@ -69,13 +68,11 @@ impl TaskRef {
     ///
     /// # Errors
     /// As [`TaskRef::new`].
-    pub(crate) fn called_by<F, A, R>(function: F, entry: *const ()) -> Result<TaskRef, StartError>
+    pub(crate) fn called_by<A, R>(function: fn(A) -> R, entry: *const ()) -> Result<TaskRef, StartError>
     where
-        F: Fn(A) -> R + Copy + 'static,
         A: 'static,
         R: 'static,
     {
-        let name = std::any::type_name::<F>();
         let image = {
             // A fork holds it too: its child must not find another thread in the middle of asking.
             let _state = state::lock();
@@ -84,22 +81,16 @@ impl TaskRef {
         let image = image.map_err(StartError::system("reading the program's own layout"))?;
         // Naming it makes the linker keep it.
         let startup: Initializer = *std::hint::black_box(&STARTUP);
-        let offset = |address| image.offset_of(address).ok_or(StartError::NotInProgram { function: name });
-        offset(startup as *const ())?;
-        let pointer = if size_of::<F>() == 0 {
-            None
-        } else if TypeId::of::<F>() == TypeId::of::<fn(A) -> R>() {
-            // SAFETY: F is this very type.
-            let pointer: fn(A) -> R = unsafe { std::mem::transmute_copy(&function) };
-            Some(offset(pointer as *const ())?)
-        } else {
-            return Err(StartError::Captures { function: name });
+        let offset = |address| {
+            let problem = StartError::NotInProgram { function: std::any::type_name::<fn(A) -> R>() };
+            image.offset_of(address).ok_or(problem)
         };
+        offset(startup as *const ())?;
         Ok(TaskRef {
             program: image.fingerprint(),
             entry: offset(entry)?,
-            pointer,
-            types: type_hash::<F, A, R>(),
+            function: offset(function as *const ())?,
+            types: type_hash::<A, R>(),
         })
     }
 
@@ -110,17 +101,16 @@ impl TaskRef {
     pub(crate) fn find(&self) -> Result<Found, &'static str> {
         let found = Image::current().ok().filter(|image| image.fingerprint() == self.program);
         let image = found.ok_or("it runs another build of the program than the process that started it")?;
-        let pointer = self.pointer.map(|offset| image.address_of(offset));
-        let (Some(entry), None | Some(Some(_))) = (image.address_of(self.entry), pointer) else {
-            return Err("its function is not in the program");
-        };
-        Ok(Found { entry, pointer: pointer.flatten(), types: self.types })
+        match (image.address_of(self.entry), image.address_of(self.function)) {
+            (Some(entry), Some(function)) => Ok(Found { entry, function, types: self.types }),
+            _ => Err("its function is not in the program"),
+        }
     }
 
     /// As bytes, for [`TaskRef::from_bytes`].
     pub(crate) fn to_bytes(self) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
-        let words = [self.program, self.entry, self.pointer.unwrap_or(u64::MAX), self.types];
+        let words = [self.program, self.entry, self.function, self.types];
         for (bytes, word) in bytes.chunks_exact_mut(8).zip(words) {
             bytes.copy_from_slice(&word.to_le_bytes());
         }
@@ -133,9 +123,8 @@ impl TaskRef {
         for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
             *word = u64::from_le_bytes(*bytes);
         }
-        let [program, entry, pointer, types] = words;
-        // No function is at the end of the address space.
-        TaskRef { program, entry, pointer: Some(pointer).filter(|pointer| *pointer != u64::MAX), types }
+        let [program, entry, function, types] = words;
+        TaskRef { program, entry, function, types }
     }
 
     /// Runs the function.
@@ -146,45 +135,28 @@ impl TaskRef {
         };
         // SAFETY: the same build has `run` for the same types at this offset of its code, as `new` saw it.
         let entry: Entry = unsafe { std::mem::transmute(found.entry) };
-        entry(found.pointer, found.types, arguments, descriptors)
+        entry(found.function, found.types, arguments, descriptors)
     }
 }
 
-/// The function of type `F` that [`TaskRef::called_by`] was given in another process of this program; `None` when it was
-/// given another one.
+/// The function that [`TaskRef::called_by`] was given in another process of this program; `None` when it was given one of
+/// other types.
 ///
 /// # Safety
-/// `pointer` and `types` are those of one [`Found`], whose entry is code for these very types.
-pub(crate) unsafe fn function<F, A, R>(pointer: Option<*const ()>, types: u64) -> Option<F>
-where
-    F: Fn(A) -> R + Copy + 'static,
-    A: 'static,
-    R: 'static,
-{
-    if types != type_hash::<F, A, R>() {
-        return None;
-    }
-    match pointer {
-        Some(pointer) if TypeId::of::<F>() == TypeId::of::<fn(A) -> R>() => {
-            // SAFETY: F is `fn(A) -> R`, and the address is code of the same build, recorded from such a pointer.
-            Some(unsafe { std::mem::transmute_copy(&pointer) })
-        }
-        // SAFETY: without a pointer F has size 0 and is Copy: a copy of the value that `called_by` was given, made of
-        // no bytes. The types' hash says that this is the same F.
-        None if size_of::<F>() == 0 => Some(unsafe { std::ptr::NonNull::<F>::dangling().read() }),
-        _ => None,
-    }
+/// `function` and `types` are those of one [`Found`].
+pub(crate) unsafe fn function<A: 'static, R: 'static>(function: *const (), types: u64) -> Option<fn(A) -> R> {
+    // SAFETY: the address is code of the same build, recorded from a function whose types have this hash.
+    (types == type_hash::<A, R>()).then(|| unsafe { std::mem::transmute::<*const (), fn(A) -> R>(function) })
 }
 
-/// Runs the function of type `F` in the new process.
-fn run<F, A, R>(pointer: Option<*const ()>, types: u64, arguments: &[u8], descriptors: Vec<OwnedFd>) -> Report
+/// Runs the function in the new process.
+fn run<A, R>(place: *const (), types: u64, arguments: &[u8], descriptors: Vec<OwnedFd>) -> Report
 where
-    F: Fn(A) -> R + Copy + 'static,
     A: DeserializeOwned + 'static,
     R: Serialize + 'static,
 {
-    // SAFETY: called by `TaskRef::run` with what it found, where this is the entry.
-    let Some(function) = (unsafe { function::<F, A, R>(pointer, types) }) else {
+    // SAFETY: called by `TaskRef::run` with what it found.
+    let Some(function) = (unsafe { function::<A, R>(place, types) }) else {
         return Report::Begin("the function at this place of the program has other types".into());
     };
     match transfer::deliver(descriptors, || with_reason(|| postcard::from_bytes(arguments))) {
@@ -193,20 +165,10 @@ where
     }
 }
 
-/// Refuses, when the program is compiled, what cannot be a function without captures.
-pub(crate) const fn assert_no_captures<F>() {
-    assert!(
-        size_of::<F>() == 0 || size_of::<F>() == size_of::<fn()>(),
-        "a function for another process must not capture values: hand them over as arguments, or use Process::fork"
-    );
-}
-
-fn type_hash<F: 'static, A, R>() -> u64 {
+fn type_hash<A, R>() -> u64 {
     let mut hash = Fingerprint::new();
-    hash.add(std::any::type_name::<F>().as_bytes());
-    hash.add(b"(");
     hash.add(std::any::type_name::<A>().as_bytes());
-    hash.add(b")->");
+    hash.add(b"->");
     hash.add(std::any::type_name::<R>().as_bytes());
     hash.0
 }

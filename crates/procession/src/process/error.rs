@@ -25,18 +25,20 @@ pub enum StartError {
         /// How many threads there are.
         threads: usize,
     },
+    /// The program has guards over shared memory, which the forked process would share: locked values and arrays, messages
+    /// and reservations in a queue's memory. See [`fork`](super::fork).
+    #[error(
+        "cannot fork: this process has {guards} guards over shared memory (locked values, messages in place, \
+         reservations), whose memory the new process would share; drop them first, or use the start method \
+         spawn or forkserver"
+    )]
+    Guards {
+        /// How many.
+        guards: usize,
+    },
     /// An argument could not be serialised.
     #[error("cannot start a process: an argument cannot be serialised: {0}")]
     Arguments(String),
-    /// The function holds a value of its own, which cannot be handed to a process that starts afresh.
-    #[error(
-        "cannot start a process: the function {function} captures values; hand them over as arguments, or use \
-         Process::fork"
-    )]
-    Captures {
-        /// The function's type.
-        function: &'static str,
-    },
     /// The function is not part of the program's executable, so that the new process could not find it.
     #[error(
         "cannot start a process: the function {function} is in a shared library, not in the program itself; \

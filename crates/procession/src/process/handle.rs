@@ -53,33 +53,38 @@ impl Process {
     /// Starts a process that runs `function(arguments)`, by the program's default start method
     /// ([`set_default_start_method`](super::set_default_start_method)), which is spawn unless changed.
     ///
-    /// The function is a plain `fn` or a closure that captures nothing (a capturing one is refused by the compiler
-    /// or, if what it captures is as large as a pointer, with [`StartError::Captures`]). Several arguments
-    /// go as a tuple. Handles of this library among the arguments and in the result stay handles of
-    /// the same object.
+    /// The function is a plain `fn` or a closure that captures nothing. Several arguments go as a tuple. Handles of this
+    /// library among the arguments and in the result stay handles of the same object.
+    ///
+    /// A closure that captures is no `fn`, and does not compile, even where what it captures has no bytes: a value may
+    /// prove something about the process that made it.
+    ///
+    /// ```compile_fail,E0308
+    /// #[derive(Clone, Copy)]
+    /// struct Initialized(());
+    ///
+    /// let proof = Initialized(());
+    /// let child = procession::Process::spawn(move |()| drop(proof), ());
+    /// ```
     ///
     /// Returns when the process exists; its function may not have begun.
     ///
     /// # Errors
     /// [`StartError`]; nothing is left behind then.
-    pub fn spawn<F, A, R>(function: F, arguments: A) -> Result<Process<R>, StartError>
+    pub fn spawn<A, R>(function: fn(A) -> R, arguments: A) -> Result<Process<R>, StartError>
     where
-        F: Fn(A) -> R + Copy + 'static,
         A: Serialize + DeserializeOwned + 'static,
         R: Serialize + DeserializeOwned + 'static,
     {
-        const { super::entry::assert_no_captures::<F>() };
         Process::builder(function, arguments).start()
     }
 
     /// Settings for a process that will run `function(arguments)`, see [`Process::spawn`].
-    pub fn builder<F, A, R>(function: F, arguments: A) -> Builder<'static, R>
+    pub fn builder<A, R>(function: fn(A) -> R, arguments: A) -> Builder<'static, R>
     where
-        F: Fn(A) -> R + Copy + 'static,
         A: Serialize + DeserializeOwned + 'static,
         R: Serialize + DeserializeOwned + 'static,
     {
-        const { super::entry::assert_no_captures::<F>() };
         Builder::function(function, arguments)
     }
 
@@ -87,8 +92,8 @@ impl Process {
     /// everything this one has in memory, so its changes never show here. Only the result is serialised.
     ///
     /// # Errors
-    /// [`StartError::Threads`] when this process has other threads ([`Builder::allow_threads`] allows it); otherwise
-    /// what the system refused.
+    /// [`StartError::Threads`] when this process has other threads, [`StartError::Guards`] when it has guards over shared
+    /// memory, as for [`fork`](super::fork) ([`Builder::allow_threads`] allows both); otherwise what the system refused.
     pub fn fork<'a, F, R>(function: F) -> Result<Process<R>, StartError>
     where
         F: FnOnce() -> R + 'a,

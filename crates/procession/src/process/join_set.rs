@@ -76,9 +76,8 @@ impl<R: Serialize + DeserializeOwned + 'static> JoinSet<R> {
     ///
     /// # Errors
     /// As [`Process::spawn`]; the others run on.
-    pub fn spawn<F, A>(&mut self, function: F, arguments: A) -> Result<&Process<R>, StartError>
+    pub fn spawn<A>(&mut self, function: fn(A) -> R, arguments: A) -> Result<&Process<R>, StartError>
     where
-        F: Fn(A) -> R + Copy + 'static,
         A: Serialize + DeserializeOwned + 'static,
     {
         self.start(Process::builder(function, arguments))

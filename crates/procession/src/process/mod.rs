@@ -30,7 +30,7 @@ pub(crate) mod wire;
 use std::time::Duration;
 
 pub(crate) use child::{Panic, caught};
-pub(crate) use entry::{TaskRef, assert_no_captures, function};
+pub(crate) use entry::{TaskRef, function};
 pub(crate) use state::{pools, register_pool};
 
 pub use builder::{Builder, StartMethod, default_start_method, detach, set_default_start_method};

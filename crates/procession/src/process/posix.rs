@@ -28,26 +28,41 @@ pub enum Fork {
 /// with [`exit`](super::exit), which leaves alone what the parent registered for its own exit.
 /// Standard output is flushed first, so that what the parent printed does not appear twice.
 ///
+/// Shared memory is not copied. What has a part of it for itself (a locked [`Value`](crate::Value) or
+/// [`Array`](crate::Array), a [`Message`](crate::queue::Message), a [`Reservation`](crate::queue::Reservation)) must be
+/// dropped before.
+///
 /// # Errors
-/// [`StartError::Threads`] when this process has other threads, [`StartError::System`] when the system refused.
+/// [`StartError::Threads`] when this process has other threads, [`StartError::Guards`] when it has guards over shared
+/// memory, [`StartError::System`] when the system refused.
 pub fn fork() -> Result<Fork, StartError> {
-    fork_by(false)
+    start::fork().map(Fork::from)
 }
 
-/// As [`fork`], also when this process has other threads. See
-/// [`Builder::allow_threads`](super::Builder::allow_threads) for what that means.
+/// As [`fork`], also when this process has other threads or guards over shared memory.
+///
+/// The new process has none of the other threads: what one had locked, the memory allocator's own locks apart, stays
+/// locked for ever, and a function that needs it hangs.
+///
+/// # Safety
+/// - What the new process calls is sound in a copy of a process with threads. POSIX allows async-signal-safe functions
+///   alone; glibc and musl allow the memory allocator too.
+/// - The new process uses no reference that a guard over shared memory gave out before. The guard itself panics there.
 ///
 /// # Errors
 /// What the system refused.
-pub fn fork_allowing_threads() -> Result<Fork, StartError> {
-    fork_by(true)
+pub unsafe fn fork_allowing_threads() -> Result<Fork, StartError> {
+    // SAFETY: by the caller's word.
+    unsafe { start::fork_unchecked() }.map(Fork::from)
 }
 
-fn fork_by(allow_threads: bool) -> Result<Fork, StartError> {
-    Ok(match start::fork(allow_threads)? {
-        Forked::Parent { pid, pidfd, .. } => Fork::Parent(Child { pid, pidfd }),
-        Forked::Child { .. } => Fork::Child,
-    })
+impl From<Forked> for Fork {
+    fn from(forked: Forked) -> Self {
+        match forked {
+            Forked::Parent { pid, pidfd, .. } => Fork::Parent(Child { pid, pidfd }),
+            Forked::Child { .. } => Fork::Child,
+        }
+    }
 }
 
 /// A process made by [`fork`], as its parent sees it. Dropping it does nothing to the process. Its descriptor is a

@@ -191,7 +191,8 @@ impl Serving {
     }
 
     fn answer(mut self, channel: Channel) -> io::Result<Serving> {
-        match process::fork() {
+        // SAFETY: the fork server has one thread and no guard.
+        match unsafe { process::fork() } {
             Ok(ForkSide::Child) => {
                 let (interrupt_was_ignored, client) = (self.interrupt_was_ignored, self.client);
                 drop(self);

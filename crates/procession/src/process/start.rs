@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use procession_core::os::control::Channel;
 use procession_core::os::process::{self, Children, ForkSide};
+use procession_core::os::process_owned::guards;
 use procession_core::os::{privilege, spawn};
 use rustix::process::Signal;
 
@@ -138,12 +139,18 @@ pub(super) enum Forked {
     },
 }
 
-/// Copies the process, unless it has other threads and `allow_threads` is false. The copy goes on when its parent holds
-/// its pidfd.
-pub(super) fn fork(allow_threads: bool) -> Result<Forked, StartError> {
-    if !allow_threads {
-        check_threads()?;
-    }
+/// Copies the process, which must have no other threads and no guards. The copy goes on when its parent holds its pidfd.
+pub(super) fn fork() -> Result<Forked, StartError> {
+    check_alone()?;
+    // SAFETY: there are no guards, and no threads but this library's own, whose guards nothing else refers to.
+    unsafe { fork_unchecked() }
+}
+
+/// [`fork`] whatever threads and guards there are.
+///
+/// # Safety
+/// As [`process::fork`].
+pub(super) unsafe fn fork_unchecked() -> Result<Forked, StartError> {
     let inheritance = manager::before_fork();
     // Held across the fork, so that the copy finds none of them locked by a thread it does not have, and nothing
     // in the buffer that both would write.
@@ -156,7 +163,8 @@ pub(super) fn fork(allow_threads: bool) -> Result<Forked, StartError> {
 
     let (channel, theirs) = Channel::pair().map_err(StartError::system("making its connection"))?;
     let parent = state.as_parent();
-    match process::fork().map_err(StartError::system("forking"))? {
+    // SAFETY: by the caller's word.
+    match unsafe { process::fork() }.map_err(StartError::system("forking"))? {
         ForkSide::Parent { child } => {
             drop(theirs);
             match process::open(child).and_then(|pidfd| channel.send(GO, &[], None).map(|()| pidfd)) {
@@ -187,13 +195,13 @@ pub(super) fn fork(allow_threads: bool) -> Result<Forked, StartError> {
 
 const GO: &[u8] = b"go";
 
-/// Forks a process that runs `function`.
-pub(super) fn fork_and_run(
+/// Goes on in the parent; in the child runs `function` and ends.
+pub(super) fn run_forked(
+    forked: Forked,
     settings: &Settings,
-    allow_threads: bool,
     function: impl FnOnce() -> Report,
 ) -> Result<Arc<Running>, StartError> {
-    match fork(allow_threads)? {
+    match forked {
         Forked::Parent { pid, pidfd, channel } => {
             Fresh { pid, pidfd, channel, origin: Origin::Child }.begun(settings)
         }
@@ -206,18 +214,25 @@ pub(super) fn fork_and_run(
     }
 }
 
-fn check_threads() -> Result<(), StartError> {
-    /// A thread that has been joined is counted until the kernel is through with it.
+/// Whether a copy of this process would be sound: it lacks all threads but the caller's, and shares the memory of all guards.
+fn check_alone() -> Result<(), StartError> {
+    /// A thread that has been joined is counted until the kernel is through with it, and the library's own threads have
+    /// messages for a moment.
     const PATIENCE: Duration = Duration::from_millis(200);
     let own = state::lock().own_threads();
     let since = Instant::now();
     loop {
         let threads = process::thread_count().map_err(StartError::system("counting threads"))?;
-        if threads <= 1 + own {
-            return Ok(());
-        }
+        let guards = guards();
+        let problem = match (threads <= 1 + own, guards) {
+            (true, 0) => return Ok(()),
+            // No other thread could drop them.
+            (true, _) if own == 0 => return Err(StartError::Guards { guards }),
+            (true, _) => StartError::Guards { guards },
+            (false, _) => StartError::Threads { threads },
+        };
         if since.elapsed() > PATIENCE {
-            return Err(StartError::Threads { threads });
+            return Err(problem);
         }
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -260,9 +260,11 @@ impl<T: DeserializeOwned> JoinableQueue<T> {
     }
 
     fn get_until(&self, deadline: Deadline) -> Result<Delivery<T>, GetError> {
-        let delivery = self.core.get_delivery(deadline)?;
+        let mut delivery = self.core.get_delivery(deadline)?;
         let (decoded, handles) = with_buffer(|buffer| {
             buffer.extend_from_slice(&delivery);
+            // Whoever has a task may fork.
+            delivery.release_bytes();
             transfer::to_be_read_again(|| decode(buffer))
         });
         match decoded {

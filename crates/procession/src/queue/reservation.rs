@@ -50,12 +50,16 @@ impl Reservation {
 impl Deref for Reservation {
     type Target = [u8];
 
+    #[inline]
+    #[track_caller]
     fn deref(&self) -> &[u8] {
         &self.0
     }
 }
 
 impl DerefMut for Reservation {
+    #[inline]
+    #[track_caller]
     fn deref_mut(&mut self) -> &mut [u8] {
         &mut self.0
     }

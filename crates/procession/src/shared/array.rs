@@ -8,7 +8,7 @@ use bytemuck::Pod;
 use procession_core::objects::Block;
 use procession_core::os::clock::Deadline;
 
-use super::locked::ArrayGuard;
+use super::locked::{ArrayGuard, Locked};
 use super::{Layout, open_block};
 use crate::handle::{one_handle, travels};
 use crate::sync::{CreateError, LockError};
@@ -87,7 +87,8 @@ impl<T: Pod> Array<T> {
     /// When there is no such element, as a slice does.
     pub fn get(&self, index: usize) -> Result<T, LockError<T>> {
         self.check(index);
-        self.lock().map(|guard| guard[index]).map_err(|error| error.map(|guard| guard[index]))
+        let read = |lock: Locked<'_>| lock.read(index);
+        Locked::take(&self.block, Deadline::Never).map(read).map_err(|error| error.map(read))
     }
 
     /// Replaces element number `index`.
@@ -99,9 +100,8 @@ impl<T: Pod> Array<T> {
     /// When there is no such element, as a slice does.
     pub fn set(&self, index: usize, value: T) -> Result<(), LockError<()>> {
         self.check(index);
-        self.lock()
-            .map(|mut guard| guard[index] = value)
-            .map_err(|error| error.map(|mut guard| guard[index] = value))
+        let write = |lock: Locked<'_>| lock.write(index, &value);
+        Locked::take(&self.block, Deadline::Never).map(write).map_err(|error| error.map(write))
     }
 
     /// All elements as they are at one instant.

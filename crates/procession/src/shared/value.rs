@@ -8,7 +8,7 @@ use bytemuck::Pod;
 use procession_core::objects::Block;
 use procession_core::os::clock::Deadline;
 
-use super::locked::ValueGuard;
+use super::locked::{Locked, ValueGuard};
 use super::{Layout, open_block};
 use crate::handle::{one_handle, travels};
 use crate::sync::{CreateError, LockError};
@@ -59,7 +59,8 @@ impl<T: Pod> Value<T> {
     /// # Errors
     /// [`LockError::OwnerDied`] with the value, which may be half-written; [`LockError::WouldDeadlock`].
     pub fn get(&self) -> Result<T, LockError<T>> {
-        self.lock().map(|guard| *guard).map_err(|error| error.map(|guard| *guard))
+        let read = |lock: Locked<'_>| lock.read(0);
+        Locked::take(&self.block, Deadline::Never).map(read).map_err(|error| error.map(read))
     }
 
     /// Replaces the value.
@@ -67,7 +68,8 @@ impl<T: Pod> Value<T> {
     /// # Errors
     /// [`LockError::OwnerDied`]: the value is replaced all the same, and whole; [`LockError::WouldDeadlock`].
     pub fn set(&self, value: T) -> Result<(), LockError<()>> {
-        self.lock().map(|mut guard| *guard = value).map_err(|error| error.map(|mut guard| *guard = value))
+        let write = |lock: Locked<'_>| lock.write(0, &value);
+        Locked::take(&self.block, Deadline::Never).map(write).map_err(|error| error.map(write))
     }
 
     /// Changes the value under the lock; what `change` returned.

@@ -5,6 +5,10 @@
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use procession::process::{self, Builder, Fork, StartError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 /// Ends the whole test program, with the test's name, when it is still there after two minutes.
 pub(crate) struct Watchdog(#[allow(dead_code, reason = "dropping it is what counts")] Sender<()>);
 
@@ -18,6 +22,25 @@ pub(crate) fn watchdog(test: &'static str) -> Watchdog {
         }
     });
     Watchdog(alive)
+}
+
+/// For children that are forked by a test, beside the threads of the others.
+pub(crate) trait AmongThreads {
+    fn among_threads(self) -> Self;
+}
+
+impl<R: Serialize + DeserializeOwned + 'static> AmongThreads for Builder<'_, R> {
+    fn among_threads(self) -> Self {
+        // SAFETY: children of tests use this library, the memory allocator and what Rust's own locks guard, and no guard of
+        // their parents.
+        unsafe { self.allow_threads() }
+    }
+}
+
+/// As [`AmongThreads`], by hand.
+pub(crate) fn fork_among_threads() -> Result<Fork, StartError> {
+    // SAFETY: as above.
+    unsafe { process::fork_allowing_threads() }
 }
 
 /// Waits until it is true; fails after a minute.
