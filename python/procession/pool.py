@@ -95,6 +95,8 @@ class Pool(_stdlib.Pool):
     """
 
     _wrap_exception = True
+    # For __del__, should __init__ raise, or not begin for an argument that it does not have.
+    _state = _stdlib.INIT
     # Whether a call that raises SystemExit raises just that, and its worker goes on.
     _reports_exits = False
 
@@ -120,8 +122,6 @@ class Pool(_stdlib.Pool):
         max_memory_per_child=None,
         daemon=True,
     ):
-        # For __del__, should anything here raise.
-        self._state = _stdlib.INIT
         if processes is None:
             processes = getattr(os, "process_cpu_count", os.cpu_count)() or 1
         if processes < 1:

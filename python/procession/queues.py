@@ -162,9 +162,12 @@ class _Base(_procession.BaseQueue):
         deadline = None if timeout is None else time.monotonic() + timeout
         objects = []
         failed = None
-        while len(objects) < most:
+        while most is None or len(objects) < most:
             try:
                 objects.append(self.get(*_arguments(block and not objects, deadline)))
+                if most is None:
+                    # What is there now: a peer may go on adding to it.
+                    most = 1 + self.qsize()
             except (Empty, ShutDown):
                 if not objects and failed is None:
                     raise

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 import queue as stdlib_queue
+import sys
 import threading
 import time
 from queue import Empty, Full
@@ -460,6 +461,41 @@ def test_many():
         queue.get_many(5, timeout=0.01)
     with pytest.raises((TypeError, OverflowError)):
         queue.get_many(-1)
+
+
+@pytest.mark.parametrize("make", [Queue, SimpleQueue, JoinableQueue, lambda: JoinableQueue(redeliver=True)])
+def test_many_without_a_number_are_all_that_are_there(make):
+    queue = make()
+    with pytest.raises(Empty):
+        queue.get_many(block=False)
+    queue.put_many(range(1000))
+    assert queue.get_many() == list(range(1000))
+    with pytest.raises(Empty):
+        queue.get_many(timeout=0.01)
+    waiting = threading.Thread(target=queue.put, args=(1,))
+    waiting.start()
+    assert queue.get_many() == [1]
+    waiting.join()
+    queue.put_many(range(3))
+    assert queue.get_many(None, timeout=1) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("make", [Queue, SimpleQueue, JoinableQueue])
+def test_block_that_is_none_is_as_cpythons(make):
+    queue, full = make(), Queue(1)
+    full.put(1)
+    refused = TypeError if sys.version_info < (3, 12) else None
+    for get in (queue.get, queue.get_many):
+        with pytest.raises(refused or Empty):
+            get(block=None)
+    with pytest.raises(refused or Empty):
+        queue.get(None)
+    with pytest.raises(refused or Full):
+        full.put(2, None)
+    with pytest.raises(refused or Full):
+        full.put_many([2], None)
+    with pytest.raises(Empty):
+        queue.get("", 100)
 
 
 def test_many_say_how_many_were_put():

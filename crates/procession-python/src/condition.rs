@@ -59,6 +59,8 @@ impl AnyLock {
         } else if let Ok(lock) = lock.cast::<Lock>() {
             Ok(AnyLock::Lock(lock.clone().unbind()))
         } else {
+            // As CPython's class, for what is no lock at all.
+            lock.getattr("acquire")?;
             let name = lock.get_type().fully_qualified_name()?;
             let text =
                 format!("a condition's lock is a Lock or RLock of procession.synchronize, not a {name}");
@@ -212,8 +214,8 @@ impl Condition {
     ) -> PyResult<()> {
         let _ = ctx;
         let lock = match lock {
-            Some(lock) => AnyLock::of(lock)?,
-            None => AnyLock::RLock(RLock::create(py, robust)?),
+            Some(lock) if lock.is_truthy()? => AnyLock::of(lock)?,
+            _ => AnyLock::RLock(RLock::create(py, robust)?),
         };
         self.made.set(Shared::over(py, lock, None)?)
     }

@@ -212,17 +212,21 @@ fn get_deliveries<'py>(
     py: Python<'py>,
     opened: &Opened,
     objects: Bound<'py, PyList>,
-    most: usize,
+    mut most: usize,
     mut deadline: Deadline,
 ) -> PyResult<Bound<'py, PyList>> {
-    for _ in 0..most {
+    while objects.len() < most {
         match deliveries::get(py, opened, deadline)? {
             Delivered::Object(object) => objects.append(object)?,
             Delivered::Unreadable(error) => return ended(objects, Some(error)),
             Delivered::Nothing(error) if objects.is_empty() => return Err(error),
             Delivered::Nothing(_) => break,
         }
-        deadline = Deadline::Now;
+        if objects.len() == 1 {
+            // What is there now: a peer may go on adding to it.
+            most = most.min(1 + usize::try_from(opened.core.len()).unwrap_or(usize::MAX - 1));
+            deadline = Deadline::Now;
+        }
     }
     Ok(objects)
 }

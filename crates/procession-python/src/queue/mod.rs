@@ -17,6 +17,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 use self::deliveries::Deliveries;
 pub(crate) use self::errors::shut_down_class;
+use crate::arguments::Block;
 use crate::blocking::{block as wait, brief, deadline};
 use crate::calls;
 use crate::codec::Codec;
@@ -126,12 +127,6 @@ fn too_many(maxsize: &Bound<'_, PyAny>) -> PyErr {
     PyOverflowError::new_err(format!("maxsize of {maxsize} is above the most, {MAX_MESSAGES}"))
 }
 
-/// `block=True` as programs write it: anything with a truth value.
-#[inline]
-fn truth(value: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
-    value.map_or(Ok(true), |value| value.is_truthy())
-}
-
 #[pymethods]
 impl Queue {
     #[new]
@@ -225,14 +220,14 @@ impl Queue {
     ///
     /// When this returns, exactly one get will have the object, whatever becomes of this process. What cannot be pickled
     /// raises here, and nothing is queued.
-    #[pyo3(signature = (obj, block = None, timeout = None), text_signature = "($self, obj, block=True, timeout=None)")]
+    #[pyo3(signature = (obj, block = Block(true), timeout = None), text_signature = "($self, obj, block=True, timeout=None)")]
     fn put(
         this: &Bound<'_, Self>,
         obj: &Bound<'_, PyAny>,
-        block: Option<&Bound<'_, PyAny>>,
+        block: Block,
         timeout: Option<f64>,
     ) -> PyResult<()> {
-        put::put(this, obj, deadline(truth(block)?, timeout)?)
+        put::put(this, obj, deadline(block.0, timeout)?)
     }
 
     /// Put obj into the queue if there is room now. The same as put(obj, block=False).
@@ -250,13 +245,9 @@ impl Queue {
     ///
     /// An object that cannot be unpickled raises here and is gone; the next get has the next one. What a process has got is gone
     /// with it when it dies, unless the queue is a JoinableQueue with redelivery.
-    #[pyo3(signature = (block = None, timeout = None), text_signature = "($self, block=True, timeout=None)")]
-    fn get<'py>(
-        this: &Bound<'py, Self>,
-        block: Option<&Bound<'py, PyAny>>,
-        timeout: Option<f64>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        get::get(this, deadline(truth(block)?, timeout)?)
+    #[pyo3(signature = (block = Block(true), timeout = None), text_signature = "($self, block=True, timeout=None)")]
+    fn get<'py>(this: &Bound<'py, Self>, block: Block, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        get::get(this, deadline(block.0, timeout)?)
     }
 
     /// Remove and return an object if there is one now. The same as get(block=False).
@@ -273,34 +264,35 @@ impl Queue {
     /// Waits for room as put does; timeout is for all of them. Objects of other processes may come in between. What the iterable,
     /// pickling or the queue raises (queue.Full, say) is raised with the number of objects that are in the queue by
     /// then as its attribute put_count.
-    #[pyo3(signature = (iterable, block = None, timeout = None), text_signature = "($self, iterable, block=True, timeout=None)")]
+    #[pyo3(signature = (iterable, block = Block(true), timeout = None), text_signature = "($self, iterable, block=True, timeout=None)")]
     fn put_many(
         this: &Bound<'_, Self>,
         iterable: &Bound<'_, PyAny>,
-        block: Option<&Bound<'_, PyAny>>,
+        block: Block,
         timeout: Option<f64>,
     ) -> PyResult<usize> {
         if Queue::replaced_put(this)?.is_some() {
-            return this.call_method1("_put_each", (iterable, truth(block)?, timeout))?.extract();
+            return this.call_method1("_put_each", (iterable, block.0, timeout))?.extract();
         }
-        many::put_many(this, iterable, deadline(truth(block)?, timeout)?)
+        many::put_many(this, iterable, deadline(block.0, timeout)?)
     }
 
-    /// Remove and return a list of the objects that are there, at most max_n of them. Waits for the first as get does.
+    /// Remove and return a list of the objects that are there, at most max_n of them: all, if that is None. Waits for the
+    /// first as get does, and for no other.
     ///
     /// If objects among them cannot be unpickled, the first one's exception is raised, with a list of the others as its
     /// attribute objects.
-    #[pyo3(signature = (max_n, block = None, timeout = None), text_signature = "($self, max_n, block=True, timeout=None)")]
+    #[pyo3(signature = (max_n = None, block = Block(true), timeout = None), text_signature = "($self, max_n=None, block=True, timeout=None)")]
     fn get_many<'py>(
         this: &Bound<'py, Self>,
-        max_n: usize,
-        block: Option<&Bound<'py, PyAny>>,
+        max_n: Option<usize>,
+        block: Block,
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyList>> {
         if Queue::replaced_get(this)?.is_some() {
-            return Ok(this.call_method1("_get_each", (max_n, truth(block)?, timeout))?.cast_into()?);
+            return Ok(this.call_method1("_get_each", (max_n, block.0, timeout))?.cast_into()?);
         }
-        many::get_many(this, max_n, deadline(truth(block)?, timeout)?)
+        many::get_many(this, max_n.unwrap_or(usize::MAX), deadline(block.0, timeout)?)
     }
 
     /// An iterator that gets objects until the queue has been shut down and is empty.
