@@ -82,6 +82,18 @@ pub fn count() -> u64 {
     FORKS.load(Ordering::Relaxed)
 }
 
+/// Runs `fork`, which forks without the C library's knowledge, between the handlers that this library has for that.
+///
+/// # Errors
+/// Out of memory.
+pub(super) fn around<R>(fork: impl FnOnce() -> R) -> io::Result<R> {
+    watch()?;
+    before();
+    let result = fork();
+    after();
+    Ok(result)
+}
+
 extern "C" fn before() {
     if NESTED.replace(NESTED.get() + 1) > 0 {
         return;

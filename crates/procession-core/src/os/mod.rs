@@ -24,6 +24,7 @@ pub mod privilege;
 pub mod process;
 pub mod process_owned;
 pub mod procfs;
+pub mod sibling;
 pub mod socket;
 pub mod spawn;
 pub mod thread;

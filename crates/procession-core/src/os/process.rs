@@ -392,19 +392,35 @@ pub fn unblock_signals() {
     }
 }
 
-/// Runs `run` with all signals blocked in this thread, so that a thread it starts never takes one.
-pub fn with_signals_blocked<R>(run: impl FnOnce() -> R) -> R {
+/// What signals a thread had blocked; see [`block_signals`].
+pub struct SignalMask(libc::sigset_t);
+
+/// Blocks all signals in this thread, and returns what was blocked before.
+#[must_use = "signals stay blocked unless the mask is restored"]
+pub fn block_signals() -> SignalMask {
     // SAFETY: both sets are local and initialised by the calls; a mask of this thread only is changed.
-    let before = unsafe {
+    unsafe {
         let mut all: libc::sigset_t = std::mem::zeroed();
         let mut before: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&mut all);
         libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
-        before
-    };
+        SignalMask(before)
+    }
+}
+
+impl SignalMask {
+    /// Blocks in this thread just what was blocked before.
+    pub fn restore(self) {
+        // SAFETY: it is the mask that a call has returned.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, std::ptr::null_mut()) };
+    }
+}
+
+/// Runs `run` with all signals blocked in this thread, so that a thread it starts never takes one.
+pub fn with_signals_blocked<R>(run: impl FnOnce() -> R) -> R {
+    let before = block_signals();
     let result = run();
-    // SAFETY: `before` is the mask that the call above returned.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut()) };
+    before.restore();
     result
 }
 
