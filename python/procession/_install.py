@@ -83,6 +83,7 @@ def _watch_picklers():
 
 def _patch_process():
     """Give CPython's own process classes what those of this package have."""
+    from . import context
     from .process import BaseProcess, _begin, _note_starter
 
     theirs = multiprocessing.process.BaseProcess
@@ -104,6 +105,9 @@ def _patch_process():
     theirs.start, theirs._bootstrap = start, _bootstrap
     if not hasattr(theirs, "interrupt"):
         theirs.interrupt = BaseProcess.interrupt
+    for name in ("ForkProcess", "SpawnProcess", "ForkServerProcess"):
+        concrete = getattr(multiprocessing.context, name)
+        concrete._Popen = staticmethod(getattr(context, name)._Popen)
 
 
 def _patch_registries(manager, ours, pool):

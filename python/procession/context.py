@@ -172,9 +172,21 @@ class Process(process.BaseProcess, _stdlib.Process):
 class ForkProcess(process.BaseProcess, _stdlib.ForkProcess):
     """A process that is a copy of its parent."""
 
+    @staticmethod
+    def _Popen(process_obj):
+        from ._popen import Popen
+
+        return Popen(process_obj)
+
 
 class SpawnProcess(process.BaseProcess, _stdlib.SpawnProcess):
     """A process with an interpreter of its own."""
+
+    @staticmethod
+    def _Popen(process_obj):
+        from ._popen_exec import SpawnPopen
+
+        return SpawnPopen(process_obj)
 
 
 class ForkServerProcess(process.BaseProcess, _stdlib.ForkServerProcess):
@@ -182,8 +194,10 @@ class ForkServerProcess(process.BaseProcess, _stdlib.ForkServerProcess):
 
     @staticmethod
     def _Popen(process_obj):
+        from ._popen_exec import ForkServerPopen
+
         process._preload("procession._preload")
-        return _stdlib.ForkServerProcess._Popen(process_obj)
+        return ForkServerPopen(process_obj)
 
 
 class ForkContext(BaseContext, _stdlib.ForkContext):

@@ -8,6 +8,7 @@ mod barrier;
 mod block;
 mod blocking;
 mod calls;
+mod child;
 mod codec;
 mod condition;
 mod errors;
@@ -35,6 +36,7 @@ use pyo3::types::PyType;
 fn _procession(module: &Bound<'_, PyModule>) -> PyResult<()> {
     errors::register(module)?;
     parent::register(module)?;
+    child::register(module)?;
     transit::register(module)?;
     module.add_class::<lock::Lock>()?;
     queue::register(module)?;

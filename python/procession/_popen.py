@@ -1,0 +1,151 @@
+"""Starting processes and waiting for them: CPython's ways, over pidfds.
+
+The process is watched by a pidfd, which is also its sentinel. So any number of threads may wait for
+it, and its end is noticed even when its exit status went to another caller of ``wait``, or to
+nobody because SIGCHLD is ignored. The kernel remembers the status from Linux 6.15 on; else the exit
+code is 255 then, as with `asyncio`.
+"""
+
+import atexit
+import contextlib
+import os
+import select
+import signal
+from multiprocessing import popen_fork, util
+
+UNKNOWN = 255
+
+# Whether CPython's own children run what is registered with `atexit`.
+_RUNS_ATEXIT = "atexit" in popen_fork.Popen._launch.__code__.co_names
+_LONGEST_WAIT = (2**31 - 1) / 1000
+# Says to a forked child that this process can watch it.
+_GO = b"\0"
+
+
+class Descriptor:
+    """A descriptor that is open while something holds this object."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __del__(self, _close=os.close):
+        _close(self.number)
+
+
+class Watched:
+    """A process that is watched by a pidfd: a base before one of CPython's `Popen`."""
+
+    _pidfd = None
+
+    def watch(self, pidfd):
+        """Have a descriptor for the process; without one, it has ended and is collected."""
+        self._owner = os.getpid()
+        if pidfd is not None:
+            self._pidfd = Descriptor(pidfd)
+            self.sentinel = pidfd
+
+    def poll(self, flag=os.WNOHANG):
+        """Return the exit code, or None if the process still runs. Wait for it without the flag."""
+        return self.wait(0 if flag == os.WNOHANG else None)
+
+    def wait(self, timeout=None):
+        """Return the exit code, or None if the process still runs after `timeout` seconds."""
+        # A forked child has copies of what its parent waits for.
+        if self.returncode is None and self._owner == os.getpid():
+            # Held while this waits: another thread may close it.
+            pidfd = self._pidfd
+            if (pidfd is None or is_readable(pidfd.number, timeout)) and not self._collect(pidfd):
+                self.returncode = UNKNOWN
+        return self.returncode
+
+    def close(self):
+        """Close the descriptors."""
+        super().close()
+        self._pidfd = None
+
+    def _collect(self, pidfd):
+        """Store the exit code of the process, which has ended; False if it is unknown."""
+        from ._procession import _collect_child
+
+        return pidfd is not None and _collect_child(self, self.pid, pidfd.number)
+
+    def _send_signal(self, sig):
+        pidfd = self._pidfd
+        if self.returncode is None and pidfd is not None:
+            try:
+                signal.pidfd_send_signal(pidfd.number, sig)
+            except ProcessLookupError:
+                pass
+            except OSError:
+                if self.wait(timeout=0.1) is None:
+                    raise
+
+
+class Popen(Watched, popen_fork.Popen):
+    """A forked process."""
+
+    def _launch(self, process_obj):
+        parent = Descriptor(os.pidfd_open(os.getpid()))
+        go, tell = map(Descriptor, os.pipe())
+        self.pid = os.fork()
+        if self.pid == 0:
+            may_go = False
+            try:
+                del tell
+                may_go = _may_go(go.number, parent.number)
+                del go
+            finally:
+                if not may_go:
+                    os._exit(1)
+            run_child(process_obj._bootstrap, parent.number)
+        try:
+            # It cannot have ended, so the number is still its own.
+            self.watch(os.pidfd_open(self.pid))
+            os.write(tell.number, _GO)
+        except BaseException:
+            # It ends, since it was not told to go on.
+            del tell
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self.pid, 0)
+            raise
+
+
+def run_child(bootstrap, parent):
+    """Do what CPython does in a forked child, and exit.
+
+    `parent` is a pidfd for the process that forked it.
+    """
+    code = 1
+    try:
+        if _RUNS_ATEXIT:
+            atexit._clear()
+            atexit.register(util._exit_function)
+        code = bootstrap(parent_sentinel=parent)
+    finally:
+        if _RUNS_ATEXIT:
+            atexit._run_exitfuncs()
+        os._exit(code)
+
+
+def pidfd_open(pid):
+    """Return a pidfd for a process just started, or None if it has ended and is collected."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+
+
+def is_readable(fd, timeout):
+    """Wait until a descriptor is readable, for `timeout` seconds at most; return whether it is."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(None if timeout is None else min(max(timeout, 0), _LONGEST_WAIT) * 1000))
+
+
+def _may_go(go, parent):
+    poll = select.poll()
+    # Another process that was forked meanwhile may have a copy of the pipe's other end.
+    poll.register(go, select.POLLIN)
+    poll.register(parent, select.POLLIN)
+    poll.poll()
+    return is_readable(go, 0) and os.read(go, 1) == _GO

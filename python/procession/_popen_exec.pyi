@@ -1,0 +1,6 @@
+from multiprocessing import popen_forkserver, popen_spawn_posix
+
+from ._popen import Watched
+
+class SpawnPopen(Watched, popen_spawn_posix.Popen): ...
+class ForkServerPopen(Watched, popen_forkserver.Popen): ...
