@@ -4,8 +4,10 @@ import signal
 import threading
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing import popen_fork, util
 
 from . import _worker
+from ._popen import Popen
 from .process import _starter
 
 
@@ -15,25 +17,59 @@ class Start:
     def __init__(self, ctx, process, arguments, daemon):
         self._ctx = ctx
         self._process = process
-        self._arguments = arguments
+        # One tuple for all: a template need not be sent what it has.
+        self._args = (*arguments, _starter())
         self._daemon = daemon
+        self._is_forked = False
+        # What forks later workers, if they are forked.
+        self.template = None
         # What servers and workers are to have that are started for the pool, whichever thread starts them.
         self._mask = _mask()
 
     def make(self):
         """Return a worker that is yet to be started."""
-        worker = self._process(self._ctx, target=_worker.main, args=(*self._arguments, _starter()))
+        worker = self._process(self._ctx, target=_worker.main, args=self._args)
         worker.name = worker.name.replace("Process", "PoolWorker")
         worker.daemon = self._daemon
+        self._prototype = type(worker), dict(vars(worker))
         return worker
 
     def start(self, worker):
         """Start what `make` has returned, within `signals_blocked`."""
-        worker._bootstrap = partial(_worker.bootstrap, self._mask, worker)
+        if self.template is not None and not self.template.is_useless and self._start_from_template(worker):
+            return
+        worker._bootstrap = partial(_worker.bootstrap, self._mask, _starter(), worker)
         try:
             worker.start()
         finally:
             del worker._bootstrap
+        self._is_forked = type(getattr(worker, "_popen", None)) in (Popen, popen_fork.Popen)
+
+    def _start_from_template(self, worker):
+        """Start a worker from any thread; False if that cannot be done."""
+        from ._template import TemplateError, WorkerPopen
+
+        worker._Popen = partial(WorkerPopen, self.template)
+        try:
+            worker.start()
+        except TemplateError as error:
+            util.debug(f"a pool's thread forks a worker itself: {error}")
+            return False
+        finally:
+            del worker._Popen
+        return True
+
+    def open_template(self):
+        """Fork the template of later workers, if workers are forked.
+
+        Within `signals_blocked`, in a thread of the program, once a worker was started.
+        """
+        from ._procession import _can_fork_siblings
+
+        if self._is_forked and _can_fork_siblings():
+            from ._template import Template
+
+            self.template = Template(*self._prototype, _starter(), self._mask)
 
     @contextmanager
     def signals_blocked(self):

@@ -59,6 +59,14 @@ class Supervisor:
         self._since = {}
         self._closed = False
         self._rounds = 0
+        # The template whose end this thread notices; whether that was killed, and since when there
+        # has been no worker either.
+        self._template = None
+        self.lacks_template = False
+        self._renewing = threading.Lock()
+        self._bare_since = None
+        # Whether the thread takes care of the template no more.
+        self._is_over = False
         # A pool that is not to go before its workers have ended.
         self.held = None
         # How many workers there were to be when they were last told, and whom somebody wants to be killed.
@@ -89,6 +97,7 @@ class Supervisor:
                 # Known before it is started: whatever raises from then on, a signal handler too.
                 processes.append(self._start.make())
                 self._start.start(processes[-1])
+            self._start.open_template()
             while processes:
                 self._watch(processes[0])
                 self.workers.append(processes[0])
@@ -114,6 +123,23 @@ class Supervisor:
         """Have so many workers from now on. Some that are too many end after the task that they have."""
         self.processes = processes
         self.wake()
+
+    def renew_template(self):
+        """Fork another template in the place of one that was killed, in a thread of the program."""
+        if threading.current_thread() in (self._thread, self._callbacks.thread) or self._closed:
+            return
+        # A signal handler may come here while this thread holds it.
+        if self._renewing.acquire(blocking=False):
+            try:
+                if self.lacks_template:
+                    with self._start.signals_blocked():
+                        self._start.open_template()
+                    self.lacks_template = False
+                    self.wake()
+                    if self._is_over:
+                        self._forget_template()
+            finally:
+                self._renewing.release()
 
     def expect_callbacks(self):
         """Have the thread that runs callbacks. RuntimeError if it cannot be started."""
@@ -252,6 +278,7 @@ class Supervisor:
         while self._to_kill:
             self._kill_if_running(*self._to_kill.popleft())
         self._check_timeouts()
+        self._watch_template()
         self._maintain()
 
     def _go_on(self):
@@ -272,12 +299,15 @@ class Supervisor:
         if reports is not None:
             self._poll.register(reports, select.POLLIN)
         try:
-            is_woken = bool(self._poll.poll(None if timeout is None else max(timeout * 1000, 0)))
+            ready = self._poll.poll(None if timeout is None else max(timeout * 1000, 0))
         finally:
             if reports is not None:
                 self._poll.unregister(reports)
         self.work.hush()
-        return is_woken or is_blind
+        if self._template is not None and any(fd == self._template.pidfd for fd, _ in ready):
+            self._forget_template()
+            self.lacks_template = True
+        return bool(ready) or is_blind
 
     def _tick(self):
         ticks = [] if self.work.rest() else [_UNTIL_COLLECTED]
@@ -303,6 +333,27 @@ class Supervisor:
             # Its end is handled behind all that it has reported, whoever collects that.
             self.work.collect_always()
             self.work.ended(process.pid)
+
+    def _watch_template(self):
+        template = self._start.template
+        if template is None or self.lacks_template:
+            return
+        if template.is_useless:
+            self._forget_template()
+        elif template is not self._template:
+            self._poll.register(template.pidfd, select.POLLIN)
+            self._template = template
+            self._bare_since = None
+            self._next_start = 0
+
+    def _forget_template(self):
+        """End the template, if it has not ended."""
+        template, self._start.template = self._start.template, None
+        if template is not None:
+            if template is self._template:
+                self._poll.unregister(template.pidfd)
+            template.end()
+        self._template = None
 
     def _forget(self, process):
         self.workers.remove(process)
@@ -389,12 +440,19 @@ class Supervisor:
     def _maintain(self):
         if self.state == CLOSE and not self._closed and not self.work.jobs:
             self._closed = True
+            if self._template is not None:
+                # Its end is waited for after the workers'.
+                self._poll.unregister(self._template.pidfd)
+                self._template.kill()
+                self._template = None
             self.work.close()
         if self._closed or self.state not in (RUN, CLOSE) or time.monotonic() < self._next_start:
             return
         try:
             self._tell_size()
-            if self._is_short():
+            if self._is_short() and self.lacks_template:
+                self._do_without_template()
+            elif self._is_short():
                 with self._start.signals_blocked():
                     self._populate()
         except Exception as error:
@@ -404,6 +462,17 @@ class Supervisor:
                 return
             self._failed_starts += 1
             self._check_starts(error)
+
+    def _do_without_template(self):
+        """Wait for a call, which forks another template. Break the pool if no worker is left and none comes."""
+        now = time.monotonic()
+        self._next_start = now + _UNTIL_STARTED_AGAIN
+        if self.workers:
+            self._bare_since = None
+        elif self._bare_since is None:
+            self._bare_since = now
+        elif now - self._bare_since >= _UNTIL_STARTED_AGAIN:
+            self._break(None)
 
     def _is_short(self):
         return len(self.workers) < self.processes
@@ -438,6 +507,8 @@ class Supervisor:
                 if event[0] == "complete":
                     self._handle(*event)
             self._callbacks.end()
+            self._is_over = True
+            self._forget_template()
             self.work.unhang()
             util.debug("a pool's supervisor ends")
 
@@ -447,6 +518,10 @@ class Supervisor:
         if count >= max(3, self.processes):
             error = PoolBroken(
                 f"{count} workers, one after another, ended before they were ready for tasks; see the initializer"
+            )
+        elif self.lacks_template:
+            error = PoolBroken(
+                "the process that forks the pool's workers was killed, and no worker is left; make another pool"
             )
         else:
             error = PoolBroken("the pool's supervisor has failed")

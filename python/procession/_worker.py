@@ -7,12 +7,17 @@ from multiprocessing.pool import ExceptionWithTraceback, MaybeEncodingError
 from ._pickler import original as ForkingPickler
 from .process import _end_with_starter
 
+# What `main` needs to end with the pool's process, as known by the thread that started this worker.
+_starter = None
 
-def bootstrap(mask, process, *args, **kwargs):
+
+def bootstrap(mask, starter, process, *args, **kwargs):
     """Do what a process does once it has begun, with these signals blocked.
 
     Without a word about a Ctrl-C that comes before `main` is ready for it.
     """
+    global _starter
+    _starter = starter
     try:
         # Of a forkserver Ctrl-C has not been blocked before.
         signal.pthread_sigmask(signal.SIG_SETMASK, mask | {signal.SIGINT})
@@ -23,12 +28,13 @@ def bootstrap(mask, process, *args, **kwargs):
 
 def main(work, initializer, initargs, most_tasks, most_memory, reports_exits, starter):
     """Do the tasks of `work` until there are no more, or this worker has done its share."""
+    global _starter
     # Ctrl-C in a terminal interrupts all processes there. It is the pool's process that decides what it means; here it
     # ends the task that runs.
     signal.signal(signal.SIGINT, partial(_interrupt, work))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    if starter is not None:
-        _end_with_starter(starter)
+    starter, _starter = _starter or starter, None
+    _end_with_starter(starter)
     if initializer is not None:
         try:
             initializer(*initargs)

@@ -4,7 +4,9 @@ from typing import Any
 
 from ._procession import WorkQueue
 
-def bootstrap(mask: set[int], process: BaseProcess, *args: Any, **kwargs: Any) -> int: ...
+def bootstrap(
+    mask: set[int], starter: tuple[int, int, bool], process: BaseProcess, *args: Any, **kwargs: Any
+) -> int: ...
 def main(
     work: WorkQueue,
     initializer: Callable[..., object] | None,
@@ -12,5 +14,5 @@ def main(
     most_tasks: int | None,
     most_memory: int | None,
     reports_exits: bool,
-    starter: tuple[int, int, bool] | None,
+    starter: tuple[int, int, bool],
 ) -> None: ...

@@ -195,6 +195,8 @@ class Pool(_stdlib.Pool):
             raise self._supervisor.broken()
         if self._state != RUN:
             raise ValueError("Pool not running")
+        if self._supervisor.lacks_template:
+            self._supervisor.renew_template()
 
     def apply(self, func, args=(), kwds={}, *, retries=None, timeout=None):
         """Call ``func(*args, **kwds)`` in a worker and return what it returns.
@@ -352,6 +354,8 @@ class Pool(_stdlib.Pool):
         if self._state not in (CLOSE, TERMINATE):
             raise ValueError("In unknown state")
         self._work.lift_bounds()
+        if self._supervisor.lacks_template:
+            self._supervisor.renew_template()
         self._supervisor.join()
 
     def describe(self):

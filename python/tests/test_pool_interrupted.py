@@ -201,7 +201,7 @@ def test_a_pool_for_which_there_are_too_few_descriptors_leaves_no_pidfd():
 def make_with_few_descriptors():
     FORK.Pool(1).terminate()
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(descriptors()) + 40, most))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(descriptors()) + 20, most))
     for _ in range(3):
         with pytest.raises(OSError):
             FORK.Pool(16)
