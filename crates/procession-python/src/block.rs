@@ -37,7 +37,7 @@ impl Block {
     fn __init__(&self, size: usize, element: usize) -> PyResult<()> {
         // A type without fields has a size of 0.
         let element = element.max(1);
-        let core = objects::Block::new(element, size / element, false, false).map_err(errors::create)?;
+        let core = objects::Block::new(element, size / element).map_err(errors::create)?;
         self.0.set(core)
     }
 
@@ -47,7 +47,7 @@ impl Block {
 
     fn __setstate__(&self, state: (Bound<'_, PyBytes>,)) -> PyResult<()> {
         let handle = handle::parse(state.0.as_bytes())?;
-        self.0.set(objects::Block::open(handle, false).map_err(errors::open)?)
+        self.0.set(objects::Block::open(handle).map_err(errors::open)?)
     }
 
     /// The size in bytes.

@@ -54,12 +54,27 @@ impl Block {
     /// The alignment of the data in bytes.
     pub const ALIGN: usize = SLOT_ALIGN;
 
-    /// A block of `len` elements of `element` bytes, with a recursive lock beside it if `locked`. With `robust` false a dead
-    /// owner keeps that lock for ever.
+    /// A block of `len` elements of `element` bytes.
     ///
     /// # Errors
     /// More than can be addressed or reserved; out of descriptors or of mappings.
-    pub fn new(element: usize, len: usize, locked: bool, robust: bool) -> Result<Self, CreateError> {
+    pub fn new(element: usize, len: usize) -> Result<Self, CreateError> {
+        Self::make(element, len, false, false)
+    }
+
+    /// [`Block::new`] with a recursive lock beside it. With `robust` false a dead owner keeps that lock for ever.
+    ///
+    /// # Safety
+    /// Somebody may have a slice of the data for as long as it holds the lock ([`Block::bytes_mut`]). So this process uses
+    /// the data only in a thread that holds the lock and has no such slice, and releases only what it acquired.
+    ///
+    /// # Errors
+    /// As [`Block::new`].
+    pub unsafe fn with_lock(element: usize, len: usize, robust: bool) -> Result<Self, CreateError> {
+        Self::make(element, len, true, robust)
+    }
+
+    fn make(element: usize, len: usize, locked: bool, robust: bool) -> Result<Self, CreateError> {
         let too_large = || CreateError::Invalid {
             object: "an array",
             problem: format!("{len} elements of {element} bytes are more than this machine can address"),
@@ -75,11 +90,26 @@ impl Block {
         Ok(Block(Arc::new(Inner { slot, spinner: Spinner::new(), element, len, locked, robust })))
     }
 
-    /// Opens the block that a handle refers to, which has a lock if `locked`.
+    /// Opens the block without a lock that a handle refers to.
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open(handle: Handle, locked: bool) -> Result<Self, OpenError> {
+    pub fn open(handle: Handle) -> Result<Self, OpenError> {
+        Self::open_kind(handle, false)
+    }
+
+    /// Opens the block with a lock that a handle refers to.
+    ///
+    /// # Safety
+    /// As [`Block::with_lock`].
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub unsafe fn open_with_lock(handle: Handle) -> Result<Self, OpenError> {
+        Self::open_kind(handle, true)
+    }
+
+    fn open_kind(handle: Handle, locked: bool) -> Result<Self, OpenError> {
         let slot = Slot::open::<BlockWords>(handle, kind(locked))?;
         let words = slot.words::<BlockWords>();
         let element = words.element.load(Ordering::Relaxed) as usize;
@@ -139,8 +169,8 @@ impl Block {
     /// The data as a slice.
     ///
     /// # Safety
-    /// While the slice is used, the calling thread holds the lock, every other process keeps to the lock, and nobody in this
-    /// process uses another such slice, [`Block::read`], [`Block::write`] or [`Block::data`].
+    /// While the slice is used, the calling thread holds the lock, every other process keeps to the lock, and this thread
+    /// uses no other such slice, [`Block::read`], [`Block::write`] or [`Block::data`].
     #[allow(clippy::mut_from_ref, reason = "the lock makes it exclusive")]
     #[inline]
     pub unsafe fn bytes_mut(&self) -> &mut [u8] {

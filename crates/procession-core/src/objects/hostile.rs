@@ -39,8 +39,9 @@ impl Any {
             }
             6 => Any::Event(Event::new().unwrap()),
             7 => Any::Barrier(Barrier::new(3).unwrap()),
-            8 => Any::Block(Block::new(8, 20, true, true).unwrap()),
-            _ => Any::Block(Block::new(3, 1000, false, true).unwrap()),
+            // SAFETY: there are no slices of it.
+            8 => Any::Block(unsafe { Block::with_lock(8, 20, true) }.unwrap()),
+            _ => Any::Block(Block::new(3, 1000).unwrap()),
         }
     }
 
@@ -66,7 +67,11 @@ impl Any {
             Any::Condition(condition) => Any::Condition(Condition::open(handle, condition.lock().clone())?),
             Any::Event(_) => Any::Event(Event::open(handle)?),
             Any::Barrier(_) => Any::Barrier(Barrier::open(handle)?),
-            Any::Block(block) => Any::Block(Block::open(handle, block.element() == 8)?),
+            Any::Block(block) if block.element() == 8 => {
+                // SAFETY: there are no slices of it.
+                Any::Block(unsafe { Block::open_with_lock(handle) }?)
+            }
+            Any::Block(_) => Any::Block(Block::open(handle)?),
         })
     }
 

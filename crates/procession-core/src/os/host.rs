@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 
+use super::process_owned::OwnedByProcess;
+
 /// The runtime of a host language, as the core needs to know it.
 pub trait Host: Sync {
     /// Calls `sleep`, which blocks the thread for a quarter of a second at most and tells whether a signal ended it, with
@@ -102,8 +104,10 @@ pub(super) fn around(mut sleep: impl FnMut() -> bool + Send) {
             // While the host runs other code in this thread, that code's operations are not this one's.
             HOSTED.set(ALONE);
             let restore = Restore(hosted);
+            // A child forked by that code would go on in the middle of the operation.
+            let here = OwnedByProcess::new();
             let ended = host.around(&mut sleep);
-            drop(restore);
+            drop((restore, here));
             HOSTED.set(Hosted {
                 interrupted: hosted.interrupted || ended && hosted.ends,
                 called: hosted.called || ended && !hosted.ends,

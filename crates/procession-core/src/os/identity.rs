@@ -45,6 +45,22 @@ impl Identity {
         if known != 0 { Identity(known) } else { Self::find_out() }
     }
 
+    /// Whether it is the calling process.
+    #[inline]
+    pub fn is_current(self) -> bool {
+        // SAFETY: null, or the page, which is never unmapped.
+        match unsafe { PAGE.load(Ordering::Acquire).as_ref() } {
+            Some(page) if page.me.load(Ordering::Relaxed) == self.0 => true,
+            // The page of a forked child is empty at first.
+            _ => self.is_found_out(),
+        }
+    }
+
+    #[cold]
+    fn is_found_out(self) -> bool {
+        self == Self::current()
+    }
+
     #[cold]
     fn find_out() -> Self {
         let me = &fork_cleared_page().me;

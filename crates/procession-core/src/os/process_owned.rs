@@ -6,9 +6,10 @@
 //!
 //! - A guard carries an [`OwnedByProcess`] and checks it on each access. A copy in a forked child panics.
 //! - A reference that a guard gave out before the fork checks nothing. So guards are counted, and a fork that safe
-//!   code can ask for is refused while [`guards`] is not 0.
+//!   code can ask for is refused while [`guards`] is not 0, or there are other threads.
 
 use std::cell::Cell;
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::identity::{self, Identity};
@@ -44,7 +45,7 @@ impl OwnedByProcess {
     /// Whether the calling process made it.
     #[inline]
     pub fn is_mine(&self) -> bool {
-        self.owner == Identity::current()
+        self.owner.is_current()
     }
 
     /// # Panics
@@ -52,20 +53,7 @@ impl OwnedByProcess {
     #[inline]
     #[track_caller]
     pub fn check(&self) {
-        if !self.is_mine() {
-            self.refuse();
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    #[track_caller]
-    fn refuse(&self) -> ! {
-        panic!(
-            "a guard or message in shared memory belongs to {:?} and was used in a process forked from it; \
-             take one in the process that uses it",
-            self.owner
-        );
+        check(self.owner);
     }
 
     /// Stops counting it: it gives out no references from now on.
@@ -86,12 +74,103 @@ impl Drop for OwnedByProcess {
     }
 }
 
-/// How many guards over shared memory the calling process has, in all threads. 0 in a forked child at first.
+#[inline]
+#[track_caller]
+fn check(owner: Identity) {
+    if !owner.is_current() {
+        refuse(owner);
+    }
+}
+
+#[cold]
+#[inline(never)]
+#[track_caller]
+fn refuse(owner: Identity) -> ! {
+    panic!(
+        "a guard or message in shared memory belongs to {owner:?} and was used in a process forked from it; \
+         take one in the process that uses it"
+    );
+}
+
+/// An [`OwnedByProcess`] that stays in its thread. Its count costs no exchange.
+#[derive(Debug)]
+pub struct OwnedByThread {
+    owner: Identity,
+    of_this_thread: PhantomData<*const ()>,
+}
+
+/// What a thread has of them.
+struct OfThread {
+    /// Whose `count` it is. A forked child's is its parent's at first.
+    owner: Cell<Option<Identity>>,
+    count: Cell<u32>,
+}
+
+thread_local! {
+    static OF_THREAD: OfThread = const { OfThread { owner: Cell::new(None), count: Cell::new(0) } };
+}
+
+impl OfThread {
+    #[inline]
+    fn count(&self, me: Identity) -> u32 {
+        if self.owner.get() == Some(me) { self.count.get() } else { 0 }
+    }
+}
+
+impl Drop for OfThread {
+    /// Leaked ones outlive their thread, and so do references of theirs.
+    fn drop(&mut self) {
+        let left = self.count(Identity::current());
+        if left != 0 {
+            identity::stripes()[0].0.fetch_add(left, Ordering::Relaxed);
+        }
+    }
+}
+
+impl OwnedByThread {
+    /// Something of the calling process and thread.
+    #[inline]
+    #[allow(clippy::new_without_default, reason = "it has a side effect")]
+    pub fn new() -> Self {
+        let owner = Identity::current();
+        let counted = OF_THREAD.try_with(|thread| {
+            thread.count.set(thread.count(owner) + 1);
+            thread.owner.set(Some(owner));
+        });
+        if counted.is_err() {
+            // In a thread that ends, whose count is a stripe's by now.
+            identity::stripes()[0].0.fetch_add(1, Ordering::Relaxed);
+        }
+        OwnedByThread { owner, of_this_thread: PhantomData }
+    }
+
+    /// # Panics
+    /// In a process that did not make it.
+    #[inline]
+    #[track_caller]
+    pub fn check(&self) {
+        check(self.owner);
+    }
+}
+
+impl Drop for OwnedByThread {
+    #[inline]
+    fn drop(&mut self) {
+        if self.owner.is_current()
+            && OF_THREAD.try_with(|thread| thread.count.set(thread.count.get().wrapping_sub(1))).is_err()
+        {
+            identity::stripes()[0].0.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// How many guards over shared memory the calling process has, but for what other threads have of [`OwnedByThread`]. 0 in a
+/// forked child at first.
 pub fn guards() -> usize {
+    let here = OF_THREAD.try_with(|thread| thread.count(Identity::current())).unwrap_or(0);
     // A wrapped sum is exact: each stripe wraps at 2^32, and there are fewer guards.
-    let sum = identity::stripes()
-        .iter()
-        .fold(0u32, |sum, stripe| sum.wrapping_add(stripe.0.load(Ordering::Relaxed)));
+    let loads = identity::stripes().iter().map(|stripe| stripe.0.load(Ordering::Relaxed));
+    let sum = loads.fold(here, u32::wrapping_add);
     sum as usize
 }
 
@@ -124,5 +203,17 @@ mod tests {
         all[0].uncount();
         assert_eq!(usize::from(all[0].stripe), STRIPES);
         all[1].check();
+    }
+
+    #[test]
+    fn a_thread_leaves_what_it_leaked() {
+        let counts = std::thread::spawn(|| {
+            let before = OF_THREAD.with(|thread| thread.count(Identity::current()));
+            std::mem::forget(OwnedByThread::new());
+            drop(OwnedByThread::new());
+            (before, OF_THREAD.with(|thread| thread.count(Identity::current())))
+        });
+        assert_eq!(counts.join().unwrap(), (0, 1));
+        assert!(identity::stripes()[0].0.load(Ordering::Relaxed) >= 1);
     }
 }

@@ -38,7 +38,7 @@ pub(super) struct Board(Block);
 
 impl Board {
     pub(super) fn new() -> Result<Self, CreateError> {
-        Ok(Board(Block::new(size_of::<AtomicU64>(), WORDS, false, false)?))
+        Ok(Board(Block::new(size_of::<AtomicU64>(), WORDS)?))
     }
 
     pub(super) fn send(&self) -> io::Result<Handle> {
@@ -46,7 +46,7 @@ impl Board {
     }
 
     pub(super) fn open(handle: Handle) -> Result<Self, OpenError> {
-        let block = Block::open(handle, false)?;
+        let block = Block::open(handle)?;
         if block.element() != size_of::<AtomicU64>() || block.len() != WORDS {
             return Err(OpenError::Damaged("a block of another size"));
         }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::{Damaged, Delivery, GetError, Message, Queue, Shared, wait_until};
 use crate::os::clock::{self, Deadline};
 use crate::os::identity::Identity;
+use crate::os::process_owned::OwnedByProcess;
 use crate::ring::{GetSession, RingError, Side, Take, Taken};
 use crate::sync::{SLICE, atomic::Ordering};
 
@@ -98,6 +99,8 @@ impl Queue {
         if ring.somebody_died_with_a_lock() || ring.somebody_died_with_a_delivery()? {
             ring.sweep()?;
         }
+        // A child forked by `wanted` would go on with its parent's locks.
+        let _here = OwnedByProcess::new();
         let mut session = ring.get_session()?;
         let Some(taken) = session.next_left(&mut wanted)? else { return Ok(None) };
         session.publish();

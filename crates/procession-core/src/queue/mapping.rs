@@ -85,7 +85,7 @@ impl MessageMapping {
     #[track_caller]
     fn check(&self) {
         assert!(
-            self.owner == Identity::current() || self.is_private(),
+            self.owner.is_current() || self.is_private(),
             "a mapped message belongs to {:?} and was used in a process forked from it; call make_private before the fork",
             self.owner
         );

@@ -6,6 +6,7 @@ use super::layout::{Account, BlockState};
 use super::watch::Side;
 use super::{Damaged, Ring, RingError};
 use crate::os::identity::Identity;
+use crate::os::process_owned::OwnedByProcess;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 impl Ring {
@@ -217,6 +218,8 @@ impl Ring {
         mut read: impl FnMut(Identity, &[u8]) -> Option<T>,
         then: impl FnOnce(Vec<T>) -> R,
     ) -> Result<R, RingError> {
+        // A child forked by the caller's closures would go on with its parent's lock.
+        let _here = OwnedByProcess::new();
         // Under this lock no delivery is acknowledged, so that its bytes stay what they are.
         let _guard = self.lock_memory()?;
         let mut deliveries = Vec::new();

@@ -9,7 +9,7 @@ use procession_core::objects::Block;
 use procession_core::os::clock::Deadline;
 
 use super::locked::{ArrayGuard, Locked};
-use super::{Layout, open_block};
+use super::{Layout, open_locked};
 use crate::handle::{one_handle, travels};
 use crate::sync::{CreateError, LockError};
 
@@ -54,7 +54,8 @@ impl<T: Pod> Array<T> {
     /// # Errors
     /// More than this machine can give now; out of descriptors or of mappings.
     pub fn with_robust(len: usize, robust: bool) -> Result<Self, CreateError> {
-        let block = Block::new(Layout::<T>::SIZE, len, true, robust)?;
+        // SAFETY: the data is used through `Locked` and `Held` alone, but in `from_slice`, where nothing else knows it.
+        let block = unsafe { Block::with_lock(Layout::<T>::SIZE, len, robust) }?;
         Ok(Array { block, elements: PhantomData })
     }
 
@@ -155,7 +156,7 @@ impl<T: Pod> Array<T> {
     }
 
     one_handle!(|handle| {
-        let block = open_block::<T>(handle, true)?;
+        let block = open_locked::<T>(handle)?;
         Ok(Array { block, elements: PhantomData })
     });
 

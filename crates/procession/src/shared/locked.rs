@@ -7,7 +7,7 @@ use bytemuck::Pod;
 use procession_core::objects::Block;
 use procession_core::os::clock::Deadline;
 use procession_core::os::identity::Identity;
-use procession_core::os::process_owned::OwnedByProcess;
+use procession_core::os::process_owned::OwnedByThread;
 
 use crate::sync::LockError;
 use crate::sync::error::guarded;
@@ -55,12 +55,13 @@ impl Drop for Locked<'_> {
 #[derive(Debug)]
 pub(super) struct Held<'a> {
     lock: Locked<'a>,
-    owner: OwnedByProcess,
+    owner: OwnedByThread,
 }
 
 impl<'a> Held<'a> {
+    #[inline]
     fn new(lock: Locked<'a>) -> Self {
-        Held { lock, owner: OwnedByProcess::new() }
+        Held { lock, owner: OwnedByThread::new() }
     }
 
     /// # Panics
@@ -97,10 +98,12 @@ macro_rules! guard {
         }
 
         impl<'a, T: Pod> $name<'a, T> {
+            #[inline]
             fn new(held: Held<'a>) -> Self {
                 $name { held, elements: PhantomData }
             }
 
+            #[inline]
             pub(super) fn take(block: &'a Block, deadline: Deadline) -> Result<Self, LockError<Self>> {
                 let guard = |lock| Self::new(Held::new(lock));
                 Locked::take(block, deadline).map(guard).map_err(|error| error.map(guard))

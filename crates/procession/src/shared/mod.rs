@@ -33,9 +33,14 @@ impl<T: Pod> Layout<T> {
     };
 }
 
-/// Opens a block and checks that its elements have the size of `T`.
-fn open_block<T: Pod>(handle: Handle, locked: bool) -> Result<Block, OpenError> {
-    let block = Block::open(handle, locked)?;
+/// Opens a block with a lock and checks that its elements have the size of `T`.
+fn open_locked<T: Pod>(handle: Handle) -> Result<Block, OpenError> {
+    // SAFETY: for `Value` and `Array`, which use the data through `Locked` and `Held` alone.
+    sized::<T>(unsafe { Block::open_with_lock(handle) }?)
+}
+
+/// Checks that the block's elements have the size of `T`.
+fn sized<T: Pod>(block: Block) -> Result<Block, OpenError> {
     if block.element() != Layout::<T>::SIZE {
         return Err(OpenError::Malformed("its elements have another size"));
     }

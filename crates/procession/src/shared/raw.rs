@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use bytemuck::Pod;
 use procession_core::objects::Block;
 
-use super::{Layout, open_block};
+use super::{Layout, sized};
 use crate::handle::{one_handle, travels};
 use crate::sync::CreateError;
 
@@ -27,7 +27,7 @@ impl<T: Pod> RawValue<T> {
     /// # Errors
     /// Out of memory, of descriptors or of mappings.
     pub fn new(value: T) -> Result<Self, CreateError> {
-        let raw = RawValue { block: Block::new(Layout::<T>::SIZE, 1, false, false)?, value: PhantomData };
+        let raw = RawValue { block: Block::new(Layout::<T>::SIZE, 1)?, value: PhantomData };
         raw.set(value);
         Ok(raw)
     }
@@ -50,7 +50,7 @@ impl<T: Pod> RawValue<T> {
     }
 
     one_handle!(|handle| {
-        let block = open_block::<T>(handle, false)?;
+        let block = sized::<T>(Block::open(handle)?)?;
         if block.len() != 1 {
             return Err(procession_core::shm::OpenError::Malformed("an array, not a value"));
         }
@@ -80,7 +80,7 @@ impl<T: Pod> RawArray<T> {
     /// # Errors
     /// More than this machine can give now; out of descriptors or of mappings.
     pub fn new(len: usize) -> Result<Self, CreateError> {
-        Ok(RawArray { block: Block::new(Layout::<T>::SIZE, len, false, false)?, elements: PhantomData })
+        Ok(RawArray { block: Block::new(Layout::<T>::SIZE, len)?, elements: PhantomData })
     }
 
     /// An array of these elements.
@@ -160,7 +160,7 @@ impl<T: Pod> RawArray<T> {
     }
 
     one_handle!(|handle| {
-        let block = open_block::<T>(handle, false)?;
+        let block = sized::<T>(Block::open(handle)?)?;
         Ok(RawArray { block, elements: PhantomData })
     });
 

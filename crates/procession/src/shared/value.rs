@@ -9,7 +9,7 @@ use procession_core::objects::Block;
 use procession_core::os::clock::Deadline;
 
 use super::locked::{Locked, ValueGuard};
-use super::{Layout, open_block};
+use super::{Layout, open_locked};
 use crate::handle::{one_handle, travels};
 use crate::sync::{CreateError, LockError};
 
@@ -49,7 +49,8 @@ impl<T: Pod> Value<T> {
     /// # Errors
     /// Out of memory, of descriptors or of mappings.
     pub fn with_robust(value: T, robust: bool) -> Result<Self, CreateError> {
-        let block = Block::new(Layout::<T>::SIZE, 1, true, robust)?;
+        // SAFETY: the data is used through `Locked` and `Held` alone, but for the first value, which nothing else knows.
+        let block = unsafe { Block::with_lock(Layout::<T>::SIZE, 1, robust) }?;
         block.write(0, bytemuck::bytes_of(&value));
         Ok(Value { block, value: PhantomData })
     }
@@ -115,7 +116,7 @@ impl<T: Pod> Value<T> {
     }
 
     one_handle!(|handle| {
-        let block = open_block::<T>(handle, true)?;
+        let block = open_locked::<T>(handle)?;
         if block.len() != 1 {
             return Err(procession_core::shm::OpenError::Malformed("an array, not a value"));
         }

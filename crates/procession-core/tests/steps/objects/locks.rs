@@ -124,7 +124,8 @@ pub(super) fn situations(run: &mut Run) {
     });
     run.each_death(Situation {
         name: "value: changed under its lock",
-        prepare: || with(Block::new(8, 2, true, true).expect("a value")),
+        // SAFETY: there are no slices of it.
+        prepare: || with(unsafe { Block::with_lock(8, 2, true) }.expect("a value")),
         victim: |with| {
             with.mended(with.object.acquire(soon()));
             with.object.write(0, &1u64.to_ne_bytes());

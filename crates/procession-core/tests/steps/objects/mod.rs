@@ -125,7 +125,9 @@ fn objects_are_made(run: &mut Run) {
         prepare: || (),
         victim: |()| {
             drop((RLock::new(true), Condition::new(ConditionLock::Own, true), Event::new(), Barrier::new(3)));
-            drop((Semaphore::robust(3), Block::new(8, 3, true, true), Block::new(1 << 20, 1, false, false)));
+            // SAFETY: there are no slices of it.
+            let locked = unsafe { Block::with_lock(8, 3, true) };
+            drop((Semaphore::robust(3), locked, Block::new(1 << 20, 1)));
             for _ in 0..2 {
                 let lock = Lock::new(true).expect("a lock");
                 let handle = lock.send().expect("a handle");
