@@ -17,13 +17,16 @@ fn is_known_to_the_c_library() -> bool {
 #[test]
 fn a_sibling_is_a_child_of_the_callers_parent() {
     let me = process::getpid();
-    let ForkSide::Parent { child: template } = process::fork().unwrap() else {
-        let code = match sibling::fork() {
+    // SAFETY: there are no guards, and the child calls only what is sound in a copy of one thread.
+    let ForkSide::Parent { child: template } = unsafe { process::fork() }.unwrap() else {
+        // SAFETY: there are no guards.
+        let code = match unsafe { sibling::fork() } {
             Ok(Side::Sibling) => {
                 let right = process::getppid() == me && is_known_to_the_c_library();
                 // It can have threads and children of its own.
                 let thread = std::thread::spawn(is_known_to_the_c_library).join();
-                match process::fork() {
+                // SAFETY: there are no guards, and no other thread.
+                match unsafe { process::fork() } {
                     Ok(ForkSide::Child) => process::exit_now(i32::from(!is_known_to_the_c_library())),
                     Ok(ForkSide::Parent { child }) => {
                         let ended = process::wait_id(Children::Pid(child), true, false);

@@ -95,8 +95,9 @@ fn can_fork_siblings() -> bool {
 #[pyfunction(name = "_fork_template")]
 fn fork_template(_py: Python<'_>, requests: i32, parent: i32) -> PyResult<u32> {
     let (requests, parent) = (borrowed(requests)?, borrowed(parent)?);
-    // SAFETY: this thread holds the interpreter's lock, and calls what is to be called on either
-    // side of a fork.
+    // SAFETY: this thread holds the interpreter's lock and calls what the interpreter asks for on
+    // either side of a fork, so this is `os.fork`: a program may call that at any time, and the
+    // classes of this module expect it.
     let forked = unsafe {
         ffi::PyOS_BeforeFork();
         let mask = process::block_signals();
@@ -130,8 +131,9 @@ fn await_request(requests: BorrowedFd<'_>, parent: BorrowedFd<'_>) {
 /// pidfd for it; in the new process 0 and -1. This process must have one thread.
 #[pyfunction(name = "_fork_sibling")]
 fn fork_sibling(_py: Python<'_>) -> PyResult<(u32, i32)> {
-    // SAFETY: this thread holds the interpreter's lock, and calls what is to be called on either
-    // side of a fork.
+    // SAFETY: this thread holds the interpreter's lock and calls what the interpreter asks for on
+    // either side of a fork, so this is `os.fork`: a program may call that at any time, and the
+    // classes of this module expect it.
     let forked = unsafe {
         ffi::PyOS_BeforeFork();
         let forked = sibling::fork();

@@ -80,9 +80,13 @@ pub fn is_supported() -> bool {
 
 /// Copies the calling process, which has one thread.
 ///
+/// # Safety
+/// The new process uses no reference into shared memory that a guard gave out before, as with
+/// [`process::fork`].
+///
 /// # Errors `Unsupported`: the caller has several threads, or the C library or the kernel lacks
 /// what this needs. `EAGAIN` over the limit of processes, `ENOMEM`, out of descriptors.
-pub fn fork() -> io::Result<Side> {
+pub unsafe fn fork() -> io::Result<Side> {
     if process::thread_count()? != 1 {
         return Err(io::Error::new(io::ErrorKind::Unsupported, "the process has several threads"));
     }
