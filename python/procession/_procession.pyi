@@ -15,6 +15,7 @@ _LockLike: TypeAlias = Lock | RLock
 _Robust: TypeAlias = bool | Literal["raise"]
 
 __all__ = [
+    "BaseManagedQueue",
     "BaseQueue",
     "Barrier",
     "Block",
@@ -94,6 +95,10 @@ class BaseQueue(Generic[_T]):
     def shutdown(self, immediate: bool = False) -> None: ...
     def memory_used(self) -> int: ...
     def describe(self) -> str: ...
+
+class BaseManagedQueue(BaseQueue[_T]):
+    def put(self, item: _T, block: bool = True, timeout: float | None = None) -> None: ...
+    def put_nowait(self, item: _T) -> None: ...
 
 @disjoint_base
 class Lock:

@@ -51,11 +51,6 @@ DIFFERENT = {
     "queues.SimpleQueue.put",
     "SimpleQueue().get",
     "SimpleQueue().put",
-    # What is put is `obj` in every queue here; in `queue.Queue`, which CPython's manager has, `item`.
-    "Manager().Queue().put",
-    "Manager().Queue().put_nowait",
-    "Manager().JoinableQueue().put",
-    "Manager().JoinableQueue().put_nowait",
 }
 
 SPECIAL_METHODS = ["__init__", "__enter__", "__exit__", "__len__", "__getitem__", "__setitem__", "__call__"]

@@ -10,8 +10,6 @@ from multiprocessing import managers as _stdlib
 
 from ._errors import ManagerDied
 from ._kept import (
-    _KEPT,
-    ManagedArray,
     ManagedBarrier,
     ManagedBoundedSemaphore,
     ManagedCondition,
@@ -20,9 +18,8 @@ from ._kept import (
     ManagedQueue,
     ManagedRLock,
     ManagedSemaphore,
-    ManagedValue,
 )
-from ._manager import BaseManager, SharedMemoryManager, SyncManager
+from ._manager import _KEPT, BaseManager, SharedMemoryManager, SyncManager
 from ._proxy import AutoProxy, BaseProxy, MakeProxyType, RebuildProxy
 from ._server import Server, SharedMemoryServer
 from ._token import Token
@@ -41,6 +38,7 @@ from ._types import (
     SetProxy,
     ValueProxy,
 )
+from ._values import ManagedArray, ManagedValue
 
 __all__ = ["BaseManager", "BaseProxy", "ManagerDied", "SharedMemoryManager", "SyncManager", "Token"]
 

@@ -1,45 +1,92 @@
 """The objects of a manager that are in shared memory: its process makes and keeps them.
 
-Who asks for one uses the object itself: no process stands between those who share it.
+Each is an object in shared memory and a proxy at once. Its methods use the memory: no process stands between the
+processes that share it.
 """
 
-from array import array
+import threading
+from copyreg import __newobj__
 from functools import wraps
 from multiprocessing import managers as _stdlib
+from queue import Queue
 
 from .. import _procession, queues, synchronize
+from . import _session, _table
+from ._proxy import BaseProxy
+from ._token import Token
+from ._types import AcquirerProxy, BarrierProxy, ConditionProxy, EventProxy
 
 
-class _Kept:
-    """An object that a manager's process keeps.
+class Kept:
+    """A base before the class of an object in shared memory and that of its proxy: a manager's process keeps the object.
 
-    What its pickles name is always that process, which lives as long as the object is to be had, and not the
-    process that pickles it, which may end before it is unpickled.
+    A pickle of it names that process, which keeps the object, and not the process that pickles it, which may end
+    before it is unpickled.
     """
 
+    # What the manager's process pickled; None in that process.
     _kept = None
+    # None of an object that is a part of another one.
+    _token = None
+    # In the process that asked for it: as long as it is there, the manager is.
+    _manager = None
+    _serializer = "pickle"
 
-    def __setstate__(self, state):
-        super().__setstate__(state)
-        self._kept = state
+    def __reduce__(self):
+        return __newobj__, (type(self),), self.__getstate__()
 
     def __getstate__(self):
-        # The manager's process has made it, not received it.
-        return super().__getstate__() if self._kept is None else self._kept
+        token = self._token
+        identity = None if token is None else (token.typeid, token.address, token.id)
+        return identity, super().__getstate__() if self._kept is None else self._kept
+
+    def __setstate__(self, state):
+        identity, self._kept = state
+        if identity is not None:
+            self._identify(Token(*identity))
+        super().__setstate__(self._kept)
+
+    def _backing(self):
+        """What the manager's process has for what does not fit in shared memory; None if all does."""
+        return None
+
+    def _identify(self, token):
+        over = _session.context.session
+        if over is not None and over.nonce is not None and token.id.startswith(over.nonce):
+            # The process that put it there may know the manager by another address.
+            token.address = over.address
+        self._token = token
+        self._id = token.id
+
+    @property
+    def _authkey(self):
+        return _table.key_of(self._token.address)
+
+    def _callmethod(self, methodname, args=(), kwds={}):
+        """Call a method that a proxy of such an object has, in this process."""
+        if methodname == "__repr__":
+            return str(self)
+        if methodname not in self._exposed_:
+            raise _stdlib.RemoteError(
+                f"AttributeError: method {methodname!r} of {self!r} is not in exposed={self._exposed_!r}\n"
+            )
+        return getattr(self, methodname)(*args, **kwds)
+
+    def __deepcopy__(self, memo):
+        # What CPython's proxy copies is the object itself, and a lock or queue has no copy.
+        return self
 
     def __repr__(self):
-        return _repr(self)
+        """What CPython's proxy of such an object has."""
+        if self._token is None:
+            return super().__repr__()
+        typeid = self._token.typeid
+        proxy = _stdlib.SyncManager._registry[typeid][-1]
+        name = f"AutoProxy[{typeid}]" if proxy is _stdlib.AutoProxy else proxy.__name__
+        return f"<{name} object, typeid {typeid!r} at {id(self):#x}>"
 
     def __str__(self):
         return super().__repr__()
-
-
-def _repr(kept):
-    """What CPython's proxy of such an object has."""
-    typeid = next(typeid for typeid, cls in _KEPT.items() if isinstance(kept, cls))
-    proxy = _stdlib.SyncManager._registry[typeid][-1]
-    name = f"AutoProxy[{typeid}]" if proxy is _stdlib.AutoProxy else proxy.__name__
-    return f"<{name} object, typeid {typeid!r} at {id(kept):#x}>"
 
 
 def _acquire(self, blocking=True, timeout=None):
@@ -47,36 +94,51 @@ def _acquire(self, blocking=True, timeout=None):
 
     It waits if `blocking`, `timeout` seconds at most if that is not None or -1.
     """
-    return self._acquire_shared(blocking, None if timeout == -1 else timeout)
+    if timeout is not None:
+        # For its errors, which differ from version to version.
+        threading.Lock().acquire(blocking, timeout)
+        if timeout == -1:
+            timeout = None
+    return self._acquire_shared(blocking, timeout)
 
 
-def _with_error_of_threading(method, error):
-    """The method with RuntimeError in the place of `error`."""
+def _acquire_permit(self, blocking=True, timeout=None):
+    """Acquire it, as the classes of `threading` do. Return whether it was acquired.
+
+    It waits if `blocking`, `timeout` seconds at most if that is not None.
+    """
+    if not blocking and timeout is not None:
+        raise ValueError("can't specify timeout for non-blocking acquire")
+    return self._acquire_shared(blocking, timeout)
+
+
+def _raising(method, error, reason, becomes=RuntimeError):
+    """The method, with the exception of `threading` in place of `error`."""
 
     @wraps(method)
     def call(self, *args, **kwargs):
         try:
             return method(self, *args, **kwargs)
-        except error as reason:
-            raise RuntimeError(str(reason)) from None
+        except error:
+            raise becomes(reason) from None
 
     return call
 
 
-class ManagedLock(_Kept, synchronize.Lock):
+class ManagedLock(Kept, synchronize.Lock, AcquirerProxy):
     """A manager's lock. Any process and thread may release it."""
 
     _acquire_shared = synchronize.Lock.acquire
     acquire = _acquire
-    release = _with_error_of_threading(synchronize.Lock.release, ValueError)
+    release = _raising(synchronize.Lock.release, ValueError, "release unlocked lock")
 
 
-class ManagedRLock(_Kept, synchronize.RLock):
+class ManagedRLock(Kept, synchronize.RLock, AcquirerProxy):
     """A manager's lock that its owner, a thread of a process, may take again."""
 
     _acquire_shared = synchronize.RLock.acquire
     acquire = _acquire
-    release = _with_error_of_threading(synchronize.RLock.release, AssertionError)
+    release = _raising(synchronize.RLock.release, AssertionError, "cannot release un-acquired lock")
 
 
 class _Permits:
@@ -86,171 +148,54 @@ class _Permits:
         super().__init__(value)
 
 
-class ManagedSemaphore(_Kept, _Permits, synchronize.Semaphore):
+class ManagedSemaphore(Kept, _Permits, synchronize.Semaphore, AcquirerProxy):
     """A manager's semaphore."""
 
     _acquire_shared = synchronize.Semaphore.acquire
-    acquire = _acquire
+    acquire = _acquire_permit
 
 
-class ManagedBoundedSemaphore(_Kept, _Permits, synchronize.BoundedSemaphore):
+class ManagedBoundedSemaphore(Kept, _Permits, synchronize.BoundedSemaphore, AcquirerProxy):
     """A manager's semaphore that never has more permits than it started with."""
 
     _acquire_shared = synchronize.BoundedSemaphore.acquire
-    acquire = _acquire
+    acquire = _acquire_permit
+    release = _raising(
+        synchronize.BoundedSemaphore.release, ValueError, "Semaphore released too many times", ValueError
+    )
 
 
-class ManagedCondition(_Kept, synchronize.Condition):
+class ManagedCondition(Kept, synchronize.Condition, ConditionProxy):
     """A manager's condition variable over one of its locks."""
 
     _acquire_shared = synchronize.Condition.acquire
     acquire = _acquire
-    release = _with_error_of_threading(synchronize.Condition.release, (AssertionError, ValueError))
-    wait = _with_error_of_threading(synchronize.Condition.wait, AssertionError)
-    notify = _with_error_of_threading(synchronize.Condition.notify, AssertionError)
-    notify_all = _with_error_of_threading(synchronize.Condition.notify_all, AssertionError)
+    release = _raising(
+        synchronize.Condition.release, (AssertionError, ValueError), "cannot release un-acquired lock"
+    )
+    wait = _raising(synchronize.Condition.wait, AssertionError, "cannot wait on un-acquired lock")
+    notify = _raising(synchronize.Condition.notify, AssertionError, "cannot notify on un-acquired lock")
+    # Through `wait`, whose exceptions these are; the predicate may raise any.
+    wait_for = _stdlib.ConditionProxy.wait_for
+    notify_all = _raising(
+        synchronize.Condition.notify_all, AssertionError, "cannot notify on un-acquired lock"
+    )
 
     def __init__(self, lock=None):
         # Its own lock has to be kept as it is itself.
         super().__init__(ManagedRLock() if lock is None else lock)
 
 
-class ManagedEvent(_Kept, synchronize.Event):
+class ManagedEvent(Kept, synchronize.Event, EventProxy):
     """A manager's event."""
 
 
-class ManagedBarrier(_Kept, synchronize.Barrier):
+class ManagedBarrier(Kept, synchronize.Barrier, BarrierProxy):
     """A manager's barrier. Its action is called in one of the processes that wait."""
 
 
-class ManagedQueue(_Kept, queues.JoinableQueue):
+class ManagedQueue(Kept, _procession.BaseManagedQueue, queues.JoinableQueue, BaseProxy):
     """A manager's queue, with the methods of `queue.Queue`."""
 
-
-class _Memory:
-    """Numbers in a block of memory that a manager's process keeps."""
-
-    def __init__(self, typecode, format, size):
-        block = _procession.Block(size * array(format).itemsize)
-        self._attach(typecode, format, block, None)
-
-    def _attach(self, typecode, format, block, kept):
-        self._typecode = typecode
-        self._format = format
-        self._block = block
-        self._kept = kept
-        self._cells = block.create_memoryview().cast(format)
-
-    def __getstate__(self):
-        return self._typecode, self._format, self._kept or self._block.__getstate__()
-
-    def __setstate__(self, state):
-        typecode, format, kept = state
-        block = _procession.Block.__new__(_procession.Block)
-        block.__setstate__(kept)
-        self._attach(typecode, format, block, kept)
-
-    def __repr__(self):
-        return _repr(self)
-
-
-class ManagedValue(_Memory):
-    """A manager's number.
-
-    Integers have 64 bits whatever the typecode is; floating-point numbers are doubles. What cannot be one
-    raises TypeError or ValueError, and nothing changes.
-    """
-
-    _FORMATS = {**dict.fromkeys("bBhHiIlq", "q"), **dict.fromkeys("LQ", "Q"), **dict.fromkeys("fd", "d")}
-
-    def __init__(self, typecode, value, lock=True):
-        super().__init__(typecode, self._FORMATS[typecode], 1)
-        self.set(value)
-
-    @classmethod
-    def can_hold(cls, typecode, value):
-        """Whether the value is such a number."""
-        format = cls._FORMATS.get(typecode) if isinstance(typecode, str) else None
-        if format is None or type(value) not in (int, float):
-            return False
-        try:
-            return array(format, (value,))[0] == value
-        except (OverflowError, TypeError):
-            return False
-
-    def get(self):
-        """Return the number."""
-        return self._cells[0]
-
-    def set(self, value):
-        """Set the number."""
-        self._cells[0] = value
-
-    value = property(get, set)
-
-    def __str__(self):
-        return f"Value({self._typecode!r}, {self.value!r})"
-
-
-class ManagedArray(_Memory):
-    """A manager's array of numbers, as `array.array`, but for its length, which stays."""
-
-    _TYPECODES = frozenset("bBhHiIlLqQfd")
-
-    def __init__(self, typecode, sequence, lock=True):
-        data = array(typecode, sequence)
-        super().__init__(typecode, typecode, len(data))
-        self._lock = ManagedLock()
-        self._cells[:] = memoryview(data)
-
-    @classmethod
-    def can_hold(cls, typecode, sequence):
-        """Whether the typecode is that of numbers."""
-        return isinstance(typecode, str) and typecode in cls._TYPECODES
-
-    def __getstate__(self):
-        return super().__getstate__(), self._lock
-
-    def __setstate__(self, state):
-        memory, self._lock = state
-        super().__setstate__(memory)
-
-    def __len__(self):
-        return len(self._cells)
-
-    def __getitem__(self, index):
-        if not isinstance(index, slice):
-            return self._cells[index]
-        with self._lock:
-            return array(self._typecode, self._cells[index].tobytes())
-
-    def __setitem__(self, index, value):
-        if not isinstance(index, slice):
-            # Through an array for its conversions and errors.
-            self._cells[index] = array(self._typecode, (value,))[0]
-            return
-        if not isinstance(value, array) or value.typecode != self._typecode:
-            raise TypeError(f"a slice is set to an array of typecode {self._typecode!r} only, not {value!r}")
-        cells = self._cells[index]
-        if len(cells) != len(value):
-            raise ValueError(f"a manager's array keeps its length: {len(value)} elements for {len(cells)}")
-        with self._lock:
-            cells[:] = memoryview(value)
-
-    def __str__(self):
-        return str(self[:])
-
-
-_KEPT = {
-    "Queue": ManagedQueue,
-    "JoinableQueue": ManagedQueue,
-    "Lock": ManagedLock,
-    "RLock": ManagedRLock,
-    "Semaphore": ManagedSemaphore,
-    "BoundedSemaphore": ManagedBoundedSemaphore,
-    "Condition": ManagedCondition,
-    "Event": ManagedEvent,
-    "Barrier": ManagedBarrier,
-    "Value": ManagedValue,
-    "Array": ManagedArray,
-}
+    _exposed_ = tuple(_stdlib.public_methods(Queue()))
+    _isauto = True

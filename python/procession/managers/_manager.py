@@ -14,10 +14,21 @@ from ..context import _default_context
 from ..process import _end_with_starter, _starter
 from . import _connection, _table, _types
 from ._errors import ManagerDied, Raised
-from ._kept import _KEPT, ManagedArray, ManagedValue
+from ._kept import (
+    ManagedBarrier,
+    ManagedBoundedSemaphore,
+    ManagedCondition,
+    ManagedEvent,
+    ManagedLock,
+    ManagedQueue,
+    ManagedRLock,
+    ManagedSemaphore,
+)
+from ._objects import Entry
 from ._proxy import AutoProxy, class_of_ours
 from ._server import Server, SharedMemoryServer
 from ._token import Token, token_with
+from ._values import ManagedArray, ManagedValue
 
 _THEIRS = _stdlib.BaseManager
 # How often a manager's process that starts is looked at.
@@ -240,6 +251,21 @@ def _initialize(starter, initializer, initargs):
         initializer(*initargs)
 
 
+_KEPT = {
+    "Queue": ManagedQueue,
+    "JoinableQueue": ManagedQueue,
+    "Lock": ManagedLock,
+    "RLock": ManagedRLock,
+    "Semaphore": ManagedSemaphore,
+    "BoundedSemaphore": ManagedBoundedSemaphore,
+    "Condition": ManagedCondition,
+    "Event": ManagedEvent,
+    "Barrier": ManagedBarrier,
+    "Value": ManagedValue,
+    "Array": ManagedArray,
+}
+
+
 class _KeepingServer(Server):
     """A manager's server that makes and keeps objects in shared memory too."""
 
@@ -248,12 +274,26 @@ class _KeepingServer(Server):
     def __init__(self, *args):
         super().__init__(*args)
         self._kept = []
+        # What of values and arrays does not fit in shared memory.
+        self._backing = {}
 
     def keep(self, connection, typeid, /, *args, **kwds):
-        """Make an object and keep it; who asked gets it by its handle."""
+        """Make an object and keep it; the caller gets it by its handle."""
         kept = _KEPT[typeid](*args, **kwds)
-        self._kept.append(kept)
+        with self.mutex:
+            self._idents += 1
+            ident = f"{self.nonce}{self._idents:x}"
+            kept._identify(Token(typeid, self.address, ident))
+            self._kept.append(kept)
+            backing = kept._backing()
+            if backing is not None:
+                entry = Entry(ident, typeid, backing, frozenset(kept._exposed_), None, None)
+                self._entries[ident] = self._backing[ident] = entry
         return kept
+
+    def number_of_objects(self, c):
+        """Return how many objects there are but for those in shared memory."""
+        return super().number_of_objects(c) - len(self._backing)
 
 
 class SyncManager(BaseManager, _stdlib.SyncManager):
@@ -269,7 +309,10 @@ class SyncManager(BaseManager, _stdlib.SyncManager):
         if self._serializer != "pickle":
             # Nothing but a proxy gets through XML.
             return self._make(typeid, self._registry[typeid][-1], args, kwds)
-        return self._ask("keep", typeid, *args, **kwds)
+        kept = self._ask("keep", typeid, *args, **kwds)
+        kept._manager = self
+        kept._token.address = self._address
+        return kept
 
     def Queue(self, maxsize=0):
         """Return a queue with the methods of `queue.Queue`; `maxsize` above 0 is a bound."""
@@ -310,15 +353,16 @@ class SyncManager(BaseManager, _stdlib.SyncManager):
     def Value(self, typecode, value, lock=True):
         """Return an object with an attribute `value`.
 
-        It is in shared memory if it is a number of a numeric typecode.
+        It holds any object that can be pickled, whatever the typecode is. If `value` is None, a truth value, a
+        number, or a text or bytes of up to some 120 bytes, it is in shared memory while it is such a value.
         """
-        if ManagedValue.can_hold(typecode, value):
+        if ManagedValue.can_hold(value):
             return self._keep("Value", typecode, value)
         return self._make("Value", _types.ValueProxy, (typecode, value, lock), {})
 
     def Array(self, typecode, sequence, lock=True):
         """Return an array. It is in shared memory if the typecode is that of numbers."""
-        if ManagedArray.can_hold(typecode, sequence):
+        if ManagedArray.can_hold(typecode):
             return self._keep("Array", typecode, array(typecode, sequence))
         return self._make("Array", _types.ArrayProxy, (typecode, sequence, lock), {})
 
@@ -356,8 +400,13 @@ class SharedMemoryManager(BaseManager, _stdlib.SharedMemoryManager):
 
     get_server = BaseManager.get_server
 
+    def _check_started(self):
+        if self._state.value != State.STARTED:
+            raise ValueError("the manager is not running: call its start() first, or its connect()")
+
     def SharedMemory(self, size):
         """Return a new block of shared memory of that many bytes, which the manager removes when it ends."""
+        self._check_started()
         block = shared_memory.SharedMemory(create=True, size=size)
         try:
             self._ask("track_segment", block.name)
@@ -369,6 +418,7 @@ class SharedMemoryManager(BaseManager, _stdlib.SharedMemoryManager):
 
     def ShareableList(self, sequence):
         """Return a new `ShareableList` of the sequence's items, which the manager removes when it ends."""
+        self._check_started()
         items = shared_memory.ShareableList(sequence)
         try:
             self._ask("track_segment", items.shm.name)

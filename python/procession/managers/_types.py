@@ -1,5 +1,6 @@
 """The classes of proxies: CPython's, with the methods that its later versions have too."""
 
+from collections.abc import MutableMapping, MutableSequence, MutableSet
 from multiprocessing import managers as _stdlib
 from types import GenericAlias
 
@@ -96,6 +97,10 @@ class SetProxy(_with(_theirs, *_SET)):
     __isub__ = _in_place("__isub__")
     __ixor__ = _in_place("__ixor__")
 
+
+MutableMapping.register(DictProxy)
+MutableSequence.register(BaseListProxy)
+MutableSet.register(SetProxy)
 
 # By the names of CPython's.
 PROXIES = {

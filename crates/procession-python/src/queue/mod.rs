@@ -3,6 +3,7 @@
 mod deliveries;
 pub(crate) mod errors;
 mod get;
+mod managed;
 pub(crate) mod many;
 pub(crate) mod put;
 
@@ -45,11 +46,16 @@ struct Opened {
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Queue>()?;
+    module.add_class::<managed::ManagedQueue>()?;
     module.add_function(wrap_pyfunction!(crate::codec::make_private, module)?)?;
     crate::codec::register(module)
 }
 
 impl Queue {
+    fn nothing() -> Self {
+        Queue { opened: OnceLock::new(), closed: AtomicBool::new(false), hooks: Hooks::none() }
+    }
+
     /// # Errors
     /// `RuntimeError` before `__init__`.
     #[inline]
@@ -73,14 +79,22 @@ impl Queue {
     #[inline]
     fn replaced_put<'py>(this: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
         static PUT: Own = Own::new("put");
-        this.get().hooks.replaced(this, &PUT)
+        static MANAGED: Own = Own::new("put");
+        match this.cast::<managed::ManagedQueue>() {
+            Ok(managed) => this.get().hooks.replaced(managed, &MANAGED),
+            Err(_) => this.get().hooks.replaced(this, &PUT),
+        }
     }
 
     /// The method `get`, as `replaced_put`.
     #[inline]
     fn replaced_get<'py>(this: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
         static GET: Own = Own::new("get");
-        this.get().hooks.replaced(this, &GET)
+        static MANAGED: Own = Own::new("get");
+        match this.cast::<managed::ManagedQueue>() {
+            Ok(managed) => this.get().hooks.replaced(managed, &MANAGED),
+            Err(_) => this.get().hooks.replaced(this, &GET),
+        }
     }
 
     fn set(&self, core: core::Queue, codec: Codec, redeliver: bool) -> PyResult<()> {
@@ -132,7 +146,7 @@ impl Queue {
     #[new]
     #[pyo3(signature = (*_arguments, **_options))]
     fn new(_arguments: &Bound<'_, PyTuple>, _options: Option<&Bound<'_, PyDict>>) -> Self {
-        Queue { opened: OnceLock::new(), closed: AtomicBool::new(false), hooks: Hooks::none() }
+        Queue::nothing()
     }
 
     /// Makes the queue.
