@@ -11,7 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::{AmongThreads, watchdog};
+use common::{AmongThreads, eventually, process_state, watchdog};
 use procession::process::StartError;
 use procession::sync::CreateError;
 use procession::{Event, Lock, Pipe, Process, Queue, SharedMemory, StartMethod, Value};
@@ -296,6 +296,40 @@ fn a_fork_server_does_not_work_for_another_user() {
     };
     let users = Process::spawn(users, ()).unwrap().join().unwrap();
     assert_eq!(users, ([0, 0], [NOBODY, NOBODY]));
+}
+
+fn wait_for_ever() {
+    loop {
+        std::thread::park();
+    }
+}
+
+#[test]
+fn daemons_that_give_up_root_end_with_a_parent_that_is_killed() {
+    if !is_root("daemons_that_give_up_root_end_with_a_parent_that_is_killed") {
+        return;
+    }
+    let _watchdog = watchdog("daemons_that_give_up_root_end_with_a_parent_that_is_killed");
+    let started = Queue::<u32>::unbounded().unwrap();
+    let run = |started: Queue<u32>| {
+        let wait = |started: Queue<u32>| {
+            become_nobody();
+            started.put(&std::process::id()).unwrap();
+            wait_for_ever();
+        };
+        let _daemons = StartMethod::ALL.map(|method| {
+            let daemon = Process::builder(wait, started.clone()).daemon(true).start_method(method);
+            daemon.allow_threads().start().unwrap()
+        });
+        wait_for_ever();
+    };
+    let parent = Process::spawn(run, started.clone()).unwrap();
+    let daemons: Vec<u32> = StartMethod::ALL.iter().map(|_| started.get().unwrap()).collect();
+    parent.kill().unwrap();
+    assert!(parent.join().is_err());
+    for daemon in daemons {
+        eventually("the daemon is gone", || process_state(daemon).is_none_or(|(state, _)| state == 'Z'));
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::futex;
 use super::identity::Identity;
+use super::privilege;
 use super::process::kill_self;
 use super::thread::spawn_without_signals;
 use super::word;
@@ -17,17 +18,18 @@ use super::word;
 /// From now on the kernel kills this process when its parent ends. At once if it has ended already.
 ///
 /// For a process that the first thread of its parent has started: the kernel takes the end of the thread that did for the
-/// parent's. It also ends the program that this process may execute, and is forgotten when the process changes its user.
+/// parent's. It also ends the program that this process may execute. It forgets its promise when the process changes its
+/// user or group: one that could do that has a thread besides, as of [`watch`].
 ///
 /// # Errors
-/// What the kernel reported; nothing has changed then.
+/// What the kernel reported, or as of [`watch`].
 pub fn end_with_parent(parent: Identity) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     // The kernel tells only of what happens from here on.
     if !parent.is_alive() {
         kill_self();
     }
-    Ok(())
+    if privilege::may_change_user() { watch(parent) } else { Ok(()) }
 }
 
 /// Starts a thread that kills this process when the other one ends. At once if it has ended already. A forked child does

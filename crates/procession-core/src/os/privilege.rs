@@ -2,7 +2,7 @@
 
 use rustix::fs::{StatVfsMountFlags, getxattr, stat, statvfs};
 use rustix::process::{getegid, geteuid, getgid, getuid};
-use rustix::thread::no_new_privs;
+use rustix::thread::{CapabilitySet, capabilities, no_new_privs};
 
 const PROGRAM: &str = "/proc/self/exe";
 
@@ -11,6 +11,21 @@ const PROGRAM: &str = "/proc/self/exe";
 pub fn is_secure() -> bool {
     // SAFETY: it only looks a number up.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
+/// Whether this process can change its user or group. True where it is unknown.
+pub fn may_change_user() -> bool {
+    let (mut users, mut groups) = ([0; 3], [0; 3]);
+    let [[real, effective, saved], [real_group, effective_group, saved_group]] = [&mut users, &mut groups];
+    // SAFETY: each pointer is to an id that the call writes.
+    let known = unsafe {
+        libc::getresuid(real, effective, saved) == 0
+            && libc::getresgid(real_group, effective_group, saved_group) == 0
+    };
+    let is_one = |ids: [u32; 3]| ids[0] == ids[1] && ids[1] == ids[2];
+    let capable = capabilities(None)
+        .map_or(true, |sets| sets.permitted.intersects(CapabilitySet::SETUID | CapabilitySet::SETGID));
+    !known || !is_one(users) || !is_one(groups) || capable
 }
 
 /// Why a program that this process executes once more would be [secure](is_secure), if it would.
