@@ -75,9 +75,17 @@ impl Identity {
     /// The process that has this pid now. One that has ended, but has not been collected, still has it.
     ///
     /// # Errors
-    /// `NotFound` when there is none, or out of descriptors.
+    /// `NotFound` when there is none.
     pub fn of_pid(pid: Pid) -> io::Result<Self> {
-        let pidfd = open_leader(pid)?;
+        let pidfd = match open_leader(pid) {
+            Ok(pidfd) => pidfd,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
+            // Out of descriptors, say.
+            Err(_) if is_leader(pid) => {
+                return Ok(Identity::new(pid, Instance::without_descriptor(pid).unwrap_or(Instance::ANY)));
+            }
+            Err(_) => return Err(io::ErrorKind::NotFound.into()),
+        };
         match Instance::of(&pidfd, pid) {
             Ok(instance) => Ok(Identity::new(pid, instance)),
             Err(_) if is_readable(&pidfd) => Err(io::ErrorKind::NotFound.into()),

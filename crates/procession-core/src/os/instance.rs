@@ -55,15 +55,18 @@ impl Instance {
     /// The calling process. [`Instance::ANY`] where neither a pidfd nor `/proc` can be had.
     pub(super) fn own() -> Self {
         let pid = rustix::process::getpid();
-        let inode = match pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(pidfd) => inode(&pidfd),
+        let own = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => inode(&pidfd).ok().flatten().map(Self::by_inode),
             // A forked child of a process that has used up its descriptors, say.
-            Err(_) => apart::pidfd_inode(pid).map(|(system, inode)| (system == PIDFS_MAGIC).then_some(inode)),
+            Err(_) => Self::without_descriptor(pid),
         };
-        if let Ok(Some(inode)) = inode {
-            return Self::by_inode(inode);
-        }
-        start_of_self().map_or(Self::ANY, Self::by_start)
+        own.unwrap_or_else(|| start_of_self().map_or(Self::ANY, Self::by_start))
+    }
+
+    /// The process that has this pid now, for one that has no descriptor left. `None` where it cannot be known.
+    pub(super) fn without_descriptor(pid: Pid) -> Option<Self> {
+        let (system, inode) = apart::pidfd_inode(pid).ok()?;
+        (system == PIDFS_MAGIC).then(|| Self::by_inode(inode))
     }
 
     /// The process of the pidfd.
@@ -197,6 +200,7 @@ pub(super) mod tests {
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
         let (system, found) = apart::pidfd_inode(pid).unwrap();
         assert_eq!(system, fstatfs(&pidfd).unwrap().f_type as u64);
+        assert!(Instance::without_descriptor(pid).is_none_or(|found| found == Instance::own()));
         assert_eq!(found, fstat(&pidfd).unwrap().st_ino);
     }
 }

@@ -25,7 +25,7 @@ use rustix::fs::{Mode, OFlags, open, readlinkat_raw};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use rustix::net::{
     RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, accept_with, recvmsg,
-    sendmsg, sockopt,
+    sendmsg,
 };
 
 use super::handed_out;
@@ -347,7 +347,8 @@ fn pause_or_serve(plan: &mut [Kept], listener: RawFd, pause: Duration) {
 
 /// Answers one who presents a number, as the sender's mailbox would.
 fn serve(plan: &mut [Kept], receiver: &OwnedFd) {
-    if !sockopt::socket_peercred(receiver).is_ok_and(|peer| peer.uid.as_raw() == socket::effective_user()) {
+    // Not rustix's form: it cannot express the pid 0 of another namespace.
+    if !socket::peer_credentials(receiver).is_ok_and(|peer| peer.uid == socket::effective_user()) {
         return;
     }
     let mut number = [0; 16];

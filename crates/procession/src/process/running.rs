@@ -170,7 +170,7 @@ impl Running {
                 return status;
             }
             let teller = match &self.origin {
-                Origin::Worker { server } => !process::wait_ended(server, Deadline::Now).unwrap_or(true),
+                Origin::Worker { server } => !process::wait_ended(server, Deadline::Now).unwrap_or(false),
                 Origin::Child | Origin::Detached => false,
             };
             if !teller && let Some(status) = process::zombie_status(self.pid, &self.pidfd) {

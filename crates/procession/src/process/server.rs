@@ -63,7 +63,7 @@ pub(super) fn fork_worker() -> Result<Fresh, StartError> {
         let server = match current.take() {
             Some(server)
                 if server.user == user()
-                    && !process::wait_ended(&server.pidfd, Deadline::Now).unwrap_or(true) =>
+                    && !process::wait_ended(&server.pidfd, Deadline::Now).unwrap_or(false) =>
             {
                 server
             }
