@@ -1,4 +1,5 @@
-//! Programs with privileges, and on hardened systems: setuid, capabilities, another loader, no `/proc`, no `/dev/shm`.
+//! Programs with privileges, and on hardened systems: setuid, capabilities, another loader, no
+//! `/proc`, no `/dev/shm`.
 //!
 //! Tests that need root, or namespaces, say that they are skipped where they cannot run.
 
@@ -137,7 +138,8 @@ fn the_connection_of_another_process_gives_no_orders() {
     let copy = copy_of_the_library();
     let (mine, theirs, marker) = connection(&copy);
     rustix::io::write(&mine, &[0; 16]).unwrap();
-    // A shell is its parent. It does not run `main` either: it may have been meant for a program that has been killed.
+    // A shell is its parent. It does not run `main` either: it may have been meant for a program
+    // that has been killed.
     let program = Command::new("sh")
         .args(["-c", "\"$@\"; code=$?; exit $code", "sh"])
         .arg(std::env::current_exe().unwrap())
@@ -264,7 +266,8 @@ fn a_program_that_would_gain_privileges_says_so() {
     let output = output_of(&mut run(&setuid, "gives_up_root_and_cannot_start_processes"));
     assert!(output.contains("reason: its file is setuid"), "{output}");
     let capable = Copy::new(0o755);
-    // Version 2 with the effective bit, and CAP_NET_BIND_SERVICE, number 10, among the permitted ones.
+    // Version 2 with the effective bit, and CAP_NET_BIND_SERVICE, number 10, among the permitted
+    // ones.
     let words: [u32; 5] = [0x0200_0001, 1 << 10, 0, 0, 0];
     let value: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     let flags = rustix::fs::XattrFlags::empty();
@@ -319,7 +322,7 @@ fn daemons_that_give_up_root_end_with_a_parent_that_is_killed() {
         };
         let _daemons = StartMethod::ALL.map(|method| {
             let daemon = Process::builder(wait, started.clone()).daemon(true).start_method(method);
-            daemon.allow_threads().start().unwrap()
+            daemon.among_threads().start().unwrap()
         });
         wait_for_ever();
     };

@@ -35,7 +35,8 @@ pub struct Message {
     pub body: Vec<u8>,
     /// The descriptors, in the order in which they were sent.
     pub descriptors: Vec<OwnedFd>,
-    /// The process that sent it, and its user then, as the kernel has it. At the second end of a pair only.
+    /// The process that sent it, and its user then, as the kernel has it. At the second end of a
+    /// pair only.
     pub sender: Option<Credentials>,
 }
 
@@ -64,8 +65,9 @@ pub enum FromParent {
 pub struct Channel(OwnedFd);
 
 impl Channel {
-    /// Two connected ends, closed on exec. What the second receives says who sent it. Neither has the number of a standard stream, even where those are closed:
-    /// what a program prints must not go there.
+    /// Two connected ends, closed on exec. What the second receives says who sent it. Neither has
+    /// the number of a standard stream, even where those are closed: what a program prints must not
+    /// go there.
     ///
     /// # Errors
     /// Out of descriptors.
@@ -76,7 +78,8 @@ impl Channel {
         Ok((Channel(above_standard(one)?), Channel(above_standard(other)?)))
     }
 
-    /// Names the end for [`Channel::from_parent`] in a process that inherits it under the same number.
+    /// Names the end for [`Channel::from_parent`] in a process that inherits it under the same
+    /// number.
     ///
     /// # Errors
     /// None that is known.
@@ -84,10 +87,12 @@ impl Channel {
         Ok(Ticket { number: self.0.as_raw_fd(), inode: fstat(&self.0)?.st_ino })
     }
 
-    /// The end that the parent of this process made and left open for it; from now on closed on exec.
+    /// The end that the parent of this process made and left open for it; from now on closed on
+    /// exec.
     ///
     /// # Safety
-    /// Nothing else in this process owns a descriptor of the ticket's number if that is the socket of its inode.
+    /// Nothing else in this process owns a descriptor of the ticket's number if that is the socket
+    /// of its inode.
     pub unsafe fn from_parent(ticket: Ticket) -> FromParent {
         if ticket.number < 0 {
             return FromParent::Foreign;

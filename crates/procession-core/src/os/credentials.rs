@@ -16,15 +16,17 @@ pub struct Credentials {
     pub uid: u32,
 }
 
-/// The process that called `connect`, `listen` or `socketpair` for the other end of a local socket, as the kernel has it.
+/// The process that called `connect`, `listen` or `socketpair` for the other end of a local socket,
+/// as the kernel has it.
 ///
 /// # Errors
 /// What the kernel reported.
 pub fn peer_credentials(socket: impl AsFd) -> io::Result<Credentials> {
     let mut found = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut len = size_of::<libc::ucred>() as libc::socklen_t;
-    // SAFETY: `found` and `len` outlive the call; the kernel writes at most `len` bytes of a `ucred`, which
-    // any bytes are a valid value of. (rustix's form cannot express the pid 0 of a foreign namespace.)
+    // SAFETY: `found` and `len` outlive the call; the kernel writes at most `len` bytes of a
+    // `ucred`, which any bytes are a valid value of. (rustix's form cannot express the pid 0 of a
+    // foreign namespace.)
     let result = unsafe {
         libc::getsockopt(
             socket.as_fd().as_raw_fd(),
@@ -45,11 +47,12 @@ pub fn effective_user() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// Room for the control messages of a packet: descriptors, up to the kernel's `SCM_MAX_FD`, and credentials.
+/// Room for the control messages of a packet: descriptors, up to the kernel's `SCM_MAX_FD`, and
+/// credentials.
 const CONTROL_WORDS: usize = 160;
 
-/// Receives a packet without waiting, appends the descriptors that came with it, closed on exec, and says who sent it. The
-/// kernel tells that where the receiving socket has `SO_PASSCRED` set.
+/// Receives a packet without waiting, appends the descriptors that came with it, closed on exec,
+/// and says who sent it. The kernel tells that where the receiving socket has `SO_PASSCRED` set.
 ///
 /// # Errors
 /// `WouldBlock` when there is none yet; else what the kernel reported.
@@ -81,9 +84,10 @@ pub fn receive_from(
         }
     };
     let mut sender = None;
-    // SAFETY: the kernel has written whole control messages into the buffer, which is aligned for their heads, and says how
-    // long they are; the macros stay inside. Each descriptor in them is new and this process's.
-    // (rustix's form of the credentials cannot express the pid 0 of another namespace.)
+    // SAFETY: the kernel has written whole control messages into the buffer, which is aligned for
+    // their heads, and says how long they are; the macros stay inside. Each descriptor in them is
+    // new and this process's. (rustix's form of the credentials cannot express the pid 0 of another
+    // namespace.)
     unsafe {
         let mut head = libc::CMSG_FIRSTHDR(&raw const message);
         while let Some(about) = head.as_ref() {

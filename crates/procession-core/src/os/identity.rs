@@ -1,4 +1,5 @@
-//! Who a process is: its pid together with what tells it from others that have the same pid at other times.
+//! Who a process is: its pid together with what tells it from others that have the same pid at
+//! other times.
 
 use std::fmt;
 use std::io;
@@ -17,11 +18,12 @@ use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid
 /// Bits of a pid: the kernel's `PID_MAX_LIMIT` is 2^22.
 const PID_BITS: u32 = 22;
 
-/// A process, told apart from every other that ever has the same pid. Fits in 60 bits, so that a control
-/// word can hold it together with up to four bits of state and change both in one store.
+/// A process, told apart from every other that ever has the same pid. Fits in 60 bits, so that a
+/// control word can hold it together with up to four bits of state and change both in one store.
 ///
-/// What cannot be known counts for life: a process taken for dead would lose its locks and messages to others while
-/// it runs. On a kernel before Linux 6.9 a process that `/proc` hides is told apart by its pid alone.
+/// What cannot be known counts for life: a process taken for dead would lose its locks and messages
+/// to others while it runs. On a kernel before Linux 6.9 a process that `/proc` hides is told apart
+/// by its pid alone.
 ///
 /// Valid within one pid namespace; [`crate::shm::Header`] refuses objects of another one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -72,7 +74,8 @@ impl Identity {
         }
     }
 
-    /// The process that has this pid now. One that has ended, but has not been collected, still has it.
+    /// The process that has this pid now. One that has ended, but has not been collected, still has
+    /// it.
     ///
     /// # Errors
     /// `NotFound` when there is none.
@@ -129,8 +132,8 @@ impl Identity {
             // Asked after the descriptor is held: what it refers to can no longer change its pid.
             Ok(pidfd) => self.instance().may_be(&pidfd, self.pid()) && !is_readable(&pidfd),
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            // Out of descriptors, say. A living process taken for dead would cost its lock or message; a dead one taken
-            // for living costs another look a slice later.
+            // Out of descriptors, say. A living process taken for dead would cost its lock or
+            // message; a dead one taken for living costs another look a slice later.
             Err(_) => self.instance() != Instance::NONE && self.seems_alive(),
         }
     }
@@ -138,7 +141,8 @@ impl Identity {
     /// A pidfd for exactly this process.
     ///
     /// # Errors
-    /// `NotFound` when the process is gone (its pid may belong to another by now), or out of descriptors.
+    /// `NotFound` when the process is gone (its pid may belong to another by now), or out of
+    /// descriptors.
     pub fn open(self) -> io::Result<OwnedFd> {
         let pidfd = open_leader(self.pid())?;
         if self.instance().may_be(&pidfd, self.pid()) {
@@ -181,10 +185,12 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// The number that tells this process's pid namespace from others. A process stays in the one that it began in.
+/// The number that tells this process's pid namespace from others. A process stays in the one that
+/// it began in.
 ///
 /// # Errors
-/// `/proc/self/ns/pid` cannot be looked at, and the kernel is older than Linux 6.11, which needs no `/proc` for it.
+/// `/proc/self/ns/pid` cannot be looked at, and the kernel is older than Linux 6.11, which needs no
+/// `/proc` for it.
 pub fn pid_namespace() -> io::Result<u64> {
     let known = &fork_cleared_page().pid_namespace;
     match known.load(Ordering::Relaxed) {
@@ -222,7 +228,8 @@ fn pid_namespace_without_proc() -> io::Result<u64> {
 fn open_leader(pid: Pid) -> io::Result<OwnedFd> {
     pidfd_open(pid, PidfdFlags::empty()).map_err(|error| match error {
         Errno::SRCH => io::ErrorKind::NotFound.into(),
-        // What kernels say of a thread, each in its own way; a filter of system calls may say the same of anything.
+        // What kernels say of a thread, each in its own way; a filter of system calls may say the
+        // same of anything.
         Errno::INVAL | Errno::NOENT if !is_leader(pid) => io::ErrorKind::NotFound.into(),
         error => error.into(),
     })

@@ -50,7 +50,8 @@ impl Image {
         let headers = unsafe { std::slice::from_raw_parts(start as *const ProgramHeader, count) };
         let bias = bias(start, headers)?;
         let has_loader = headers.iter().any(|header| header.p_type == libc::PT_INTERP);
-        // SAFETY: as above. The kernel says where it has loaded the loader, unless that was the program it executed.
+        // SAFETY: as above. The kernel says where it has loaded the loader, unless that was the
+        // program it executed.
         let started_by_loader = has_loader && unsafe { libc::getauxval(libc::AT_BASE) } == 0;
         let mut fingerprint = Fingerprint::new();
         let mut code = Vec::new();
@@ -77,7 +78,8 @@ impl Image {
         self.fingerprint
     }
 
-    /// Whether the program is an argument of its loader: the kernel executed `/lib64/ld-linux-x86-64.so.2 PROGRAM`, say.
+    /// Whether the program is an argument of its loader: the kernel executed
+    /// `/lib64/ld-linux-x86-64.so.2 PROGRAM`, say.
     pub fn started_by_loader(&self) -> bool {
         self.started_by_loader
     }
@@ -131,19 +133,21 @@ impl Image {
     }
 }
 
-/// What was added to every address of the file whose program headers lie at `start`; `None` where that is unknown.
+/// What was added to every address of the file whose program headers lie at `start`; `None` where
+/// that is unknown.
 fn bias(start: usize, headers: &[ProgramHeader]) -> Option<usize> {
     if let Some(own) = headers.iter().find(|header| header.p_type == libc::PT_PHDR) {
         return Some(start.wrapping_sub(own.p_vaddr as usize));
     }
-    // Linkers write no PT_PHDR into some static executables. The file begins with its own header, which the program headers
-    // follow; the segment that begins with the file has both.
+    // Linkers write no PT_PHDR into some static executables. The file begins with its own header,
+    // which the program headers follow; the segment that begins with the file has both.
     let first = headers.iter().find(|header| header.p_type == libc::PT_LOAD && header.p_offset == 0)?;
     let file_header = start.checked_sub(size_of::<libc::Elf64_Ehdr>())?;
     if file_header % super::memory::page_size() != 0 {
         return None;
     }
-    // SAFETY: in the page that `start` lies in, which is mapped and readable; any bytes are a header.
+    // SAFETY: in the page that `start` lies in, which is mapped and readable; any bytes are a
+    // header.
     let header = unsafe { &*(file_header as *const libc::Elf64_Ehdr) };
     let is_one = header.e_ident.starts_with(b"\x7fELF") && header.e_phoff as usize == start - file_header;
     is_one.then(|| file_header.wrapping_sub(first.p_vaddr as usize))

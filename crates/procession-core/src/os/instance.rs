@@ -12,9 +12,10 @@ use super::{apart, procfs};
 
 /// One process among those of the same pid, as a number of [`Instance::BITS`] bits.
 ///
-/// It is the inode of the process's pidfd, which Linux 6.9 and newer never use twice. Where the kernel is older, or
-/// the process may not make pidfds, it is the time at which the process started. The highest bit says which: a process
-/// that knows only the other number cannot tell, and takes the two for the same process.
+/// It is the inode of the process's pidfd, which Linux 6.9 and newer never use twice. Where the
+/// kernel is older, or the process may not make pidfds, it is the time at which the process
+/// started. The highest bit says which: a process that knows only the other number cannot tell, and
+/// takes the two for the same process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Instance(u64);
 
@@ -63,7 +64,8 @@ impl Instance {
         own.unwrap_or_else(|| start_of_self().map_or(Self::ANY, Self::by_start))
     }
 
-    /// The process that has this pid now, for one that has no descriptor left. `None` where it cannot be known.
+    /// The process that has this pid now, for one that has no descriptor left. `None` where it
+    /// cannot be known.
     pub(super) fn without_descriptor(pid: Pid) -> Option<Self> {
         let (system, inode) = apart::pidfd_inode(pid).ok()?;
         (system == PIDFS_MAGIC).then(|| Self::by_inode(inode))
@@ -80,7 +82,8 @@ impl Instance {
         }
     }
 
-    /// Whether the process of the pidfd, whose pid is `pid`, may be this one. False only when it is known to be another.
+    /// Whether the process of the pidfd, whose pid is `pid`, may be this one. False only when it is
+    /// known to be another.
     pub(super) fn may_be(self, pidfd: impl AsFd, pid: Pid) -> bool {
         match self {
             Instance::NONE => false,
@@ -88,7 +91,8 @@ impl Instance {
             Instance(number) if number & Self::INODE != 0 => {
                 inode(pidfd).ok().flatten().is_none_or(|inode| Self::by_inode(inode) == self)
             }
-            // Where the offset of the clock is no multiple of a tick, a time may be rounded either way.
+            // Where the offset of the clock is no multiple of a tick, a time may be rounded either
+            // way.
             Instance(number) => start_of(pid).map_or(true, |start| {
                 let difference = Self::by_start(start).0.abs_diff(number);
                 difference <= u64::from(clock_offset().is_ok_and(|offset| offset % TICK != 0))
@@ -115,7 +119,8 @@ fn inode(pidfd: impl AsFd) -> io::Result<Option<u64>> {
 /// Nanoseconds of a clock tick of `/proc`: `USER_HZ` is 100 on all that this library supports.
 const TICK: i128 = 10_000_000;
 
-/// When the process started, in clock ticks since the machine started, whatever time namespace this process is in.
+/// When the process started, in clock ticks since the machine started, whatever time namespace this
+/// process is in.
 fn start_of(pid: Pid) -> io::Result<u64> {
     let path = format!("/proc/{}/stat", pid.as_raw_nonzero());
     if !procfs::has_our_pids() {
@@ -146,15 +151,18 @@ fn start_in(stat: &str) -> io::Result<u64> {
     let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     let field = after_name.split_ascii_whitespace().nth(19).and_then(|field| field.parse::<u64>().ok());
     let shown = i128::from(field.ok_or_else(unreadable)?) * TICK;
-    // A process that started before the namespace's clock began shows a negative time as a huge one.
+    // A process that started before the namespace's clock began shows a negative time as a huge
+    // one.
     let shown = Some(shown).filter(|shown| *shown < i128::from(i64::MAX)).ok_or_else(unreadable)?;
     u64::try_from((shown - clock_offset()?).div_euclid(TICK)).map_err(|_| unreadable())
 }
 
-/// What the time namespace of this process adds to the time since the machine started, in nanoseconds.
+/// What the time namespace of this process adds to the time since the machine started, in
+/// nanoseconds.
 fn clock_offset() -> io::Result<i128> {
     let Ok(own) = rustix::fs::stat("/proc/self/ns/time") else {
-        // Before Linux 5.6 there are no such namespaces. Where /proc cannot be read, neither can the time.
+        // Before Linux 5.6 there are no such namespaces. Where /proc cannot be read, neither can
+        // the time.
         return Ok(0);
     };
     let shown = rustix::fs::stat("/proc/self/ns/time_for_children")?;

@@ -1,6 +1,8 @@
-//! Tests: who lives, where `/proc` hides processes, counts time otherwise, shows those of others, or is missing.
+//! Tests: who lives, where `/proc` hides processes, counts time otherwise, shows those of others,
+//! or is missing.
 //!
-//! Each test runs itself again in namespaces of its own. That takes root; elsewhere they say that they are skipped.
+//! Each test runs itself again in namespaces of its own. That takes root; elsewhere they say that
+//! they are skipped.
 
 use std::process::{Child, Command, Stdio};
 
@@ -13,7 +15,8 @@ use super::{process, procfs};
 /// The variable that tells a test that it has been run again, and for which processes.
 const PEERS: &str = "PROCESSION_PEERS";
 
-/// The processes that the test was run again for; `None` in the first run, which has run it again by then.
+/// The processes that the test was run again for; `None` in the first run, which has run it again
+/// by then.
 fn peers(
     name: &str,
     unshare: &[&str],

@@ -17,9 +17,10 @@ use super::word;
 
 /// From now on the kernel kills this process when its parent ends. At once if it has ended already.
 ///
-/// For a process that the first thread of its parent has started: the kernel takes the end of the thread that did for the
-/// parent's. It also ends the program that this process may execute. It forgets its promise when the process changes its
-/// user or group: one that could do that has a thread besides, as of [`watch`].
+/// For a process that the first thread of its parent has started: the kernel takes the end of the
+/// thread that did for the parent's. It also ends the program that this process may execute. It
+/// forgets its promise when the process changes its user or group: one that could do that has a
+/// thread besides, as of [`watch`].
 ///
 /// # Errors
 /// What the kernel reported, or as of [`watch`].

@@ -33,7 +33,8 @@ pub fn link(fd: impl AsFd, name: &CStr) -> io::Result<()> {
     }
 }
 
-/// The step that failed with this error when a file was to be made, with what is wrong with `/dev/shm` if it is that.
+/// The step that failed with this error when a file was to be made, with what is wrong with
+/// `/dev/shm` if it is that.
 pub fn making(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {

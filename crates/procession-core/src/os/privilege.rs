@@ -1,4 +1,5 @@
-//! Programs that have more privileges than the user who runs them: setuid, setgid, or with file capabilities.
+//! Programs that have more privileges than the user who runs them: setuid, setgid, or with file
+//! capabilities.
 
 use rustix::fs::{StatVfsMountFlags, getxattr, stat, statvfs};
 use rustix::process::{getegid, geteuid, getgid, getuid};
@@ -6,8 +7,8 @@ use rustix::thread::{CapabilitySet, capabilities, no_new_privs};
 
 const PROGRAM: &str = "/proc/self/exe";
 
-/// Whether this program was started with privileges that its caller does not have. Then nothing that the caller chose may
-/// decide what it does: no variable, and no descriptor.
+/// Whether this program was started with privileges that its caller does not have. Then nothing
+/// that the caller chose may decide what it does: no variable, and no descriptor.
 pub fn is_secure() -> bool {
     // SAFETY: it only looks a number up.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }

@@ -256,6 +256,9 @@ pub fn collected_status(pidfd: impl AsFd) -> io::Result<Option<ExitStatus>> {
 /// The status of the pidfd's process while it is a zombie that somebody else has yet to collect. `None` when it is
 /// not, or when it belongs to another user, to whom the kernel shows 0.
 pub fn zombie_status(pid: u32, pidfd: impl AsFd) -> Option<ExitStatus> {
+    if !procfs::has_our_pids() {
+        return None;
+    }
     let owner = rustix::fs::stat(format!("/proc/{pid}")).ok()?;
     let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     if (owner.st_uid, owner.st_gid) != me {

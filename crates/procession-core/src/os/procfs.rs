@@ -27,16 +27,19 @@ pub fn has_our_pids() -> bool {
     own_number().is_ok_and(|number| number == super::process::getpid())
 }
 
-/// Whether `/proc` shows the process that has this pid: it may be hidden, as other users' are with `hidepid`.
+/// Whether `/proc` shows the process that has this pid: it may be hidden, as other users' are with
+/// `hidepid`.
 pub fn shows(pid: Pid) -> bool {
     has_our_pids() && lstat(format!("/proc/{}", pid.as_raw_nonzero())).is_ok()
 }
 
-/// A duplicate of a descriptor of a process that `/proc` does not show; where it does, a descriptor can be opened there
-/// by more processes. Where Yama restricts debugging, this is for the process's ancestors and for root.
+/// A duplicate of a descriptor of a process that `/proc` does not show; where it does, a descriptor
+/// can be opened there by more processes. Where Yama restricts debugging, this is for the process's
+/// ancestors and for root.
 ///
 /// # Errors
-/// `NotFound` when the process, or its descriptor, is gone; `PermissionDenied` otherwise, with the reason.
+/// `NotFound` when the process, or its descriptor, is gone; `PermissionDenied` otherwise, with the
+/// reason.
 pub fn duplicate(process: Identity, number: u32) -> io::Result<OwnedFd> {
     let pidfd = process.open()?;
     let number = i32::try_from(number).map_err(|_| io::ErrorKind::NotFound)?;

@@ -13,12 +13,14 @@ use super::procfs;
 /// Starts the program of the calling process again with one argument, its own name; returns the new
 /// process's pid. A program that its loader was told to start is started so again.
 ///
-/// The new process has this one's environment and the variable `marker` with the value; it inherits `fd` under the same
-/// number; standard input reads as empty; SIGINT alone is blocked, until it is known what that is to do; SIGCHLD has its default
-/// action, and every other signal that this process ignores stays ignored.
+/// The new process has this one's environment and the variable `marker` with the value; it inherits
+/// `fd` under the same number; standard input reads as empty; SIGINT alone is blocked, until it is
+/// known what that is to do; SIGCHLD has its default action, and every other signal that this
+/// process ignores stays ignored.
 ///
 /// # Errors
-/// Out of processes, memory or descriptors, or the program cannot be executed. No process is left then.
+/// Out of processes, memory or descriptors, or the program cannot be executed. No process is left
+/// then.
 pub fn same_program(marker: &str, value: &str, fd: BorrowedFd<'_>) -> io::Result<u32> {
     let number = fd.as_raw_fd();
     let arguments = arguments()?;
@@ -57,7 +59,8 @@ pub fn same_program(marker: &str, value: &str, fd: BorrowedFd<'_>) -> io::Result
 
 const PROGRAM: &CStr = c"/proc/self/exe";
 
-/// The program's own name, and before it what its loader was told if that is what the kernel executes.
+/// The program's own name, and before it what its loader was told if that is what the kernel
+/// executes.
 fn arguments() -> io::Result<Vec<CString>> {
     let own = || std::env::args_os();
     let image = Image::current()?;
@@ -89,7 +92,8 @@ fn arguments() -> io::Result<Vec<CString>> {
 fn path_of_code(address: usize) -> Option<Vec<u8>> {
     let maps = std::fs::read("/proc/self/maps").ok()?;
     let path = maps.split(|byte| *byte == b'\n').find_map(|line| {
-        // Range, permissions, offset, device, inode, path; the path begins after blanks and may hold some.
+        // Range, permissions, offset, device, inode, path; the path begins after blanks and may
+        // hold some.
         let start = line.iter().position(|byte| *byte == b'/')?;
         let range = std::str::from_utf8(line.split(|byte| *byte == b' ').next()?).ok()?;
         let (from, to) = range.split_once('-')?;

@@ -264,7 +264,8 @@ fn enter(path: &PathBuf, create: OFlags) -> Result<OwnedFd, Refusal> {
     }
 }
 
-/// Whether the file is another user's. Not where it cannot be looked at: the directory may be what is wrong.
+/// Whether the file is another user's. Not where it cannot be looked at: the directory may be what
+/// is wrong.
 fn is_of_another_user(path: &PathBuf) -> bool {
     lstat(path).is_ok_and(|about| about.st_uid != rustix::process::geteuid().as_raw())
 }

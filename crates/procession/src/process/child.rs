@@ -50,7 +50,8 @@ pub(super) fn obey(channel: Channel, starter: Credentials) -> ! {
     let message = loop {
         match channel.receive(None) {
             Ok(Some(message)) if message.sender == Some(starter) => break message,
-            // Another process has a copy of the starter's end: one that it forked, and that may have become another user.
+            // Another process has a copy of the starter's end: one that it forked, and that may
+            // have become another user.
             Ok(Some(_)) => {}
             // The starter is gone, or changed its mind: nobody is left to hear of it.
             Ok(None) => process::exit_now(FAILURE_CODE),

@@ -175,9 +175,9 @@ fn type_hash<A, R>() -> u64 {
 
 type Initializer = procession_core::os::image::Initializer;
 
-/// Called by the loader before `main`. A process that this library started never gets to `main`. It does what its parent
-/// says: the variable and the descriptor are believed only where the kernel says that the parent, as the same user, made the
-/// connection.
+/// Called by the loader before `main`. A process that this library started never gets to `main`. It
+/// does what its parent says: the variable and the descriptor are believed only where the kernel
+/// says that the parent, as the same user, made the connection.
 // SAFETY: an entry of this section is a function that the loader calls with these arguments.
 #[unsafe(link_section = ".init_array")]
 #[used]

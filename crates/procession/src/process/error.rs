@@ -54,8 +54,8 @@ pub enum StartError {
     /// Settings that contradict each other.
     #[error("cannot start a process: {0}")]
     Invalid(&'static str),
-    /// Executing this program gives it privileges that its caller does not have. A program that gains them takes no orders:
-    /// whoever may execute it could choose what it does.
+    /// Executing this program gives it privileges that its caller does not have. A program that
+    /// gains them takes no orders: whoever may execute it could choose what it does.
     #[error(
         "cannot start a process: executing this program once more would give it privileges, and then it takes no \
          orders from its caller: {reason}; use the start method fork"

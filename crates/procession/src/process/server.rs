@@ -28,7 +28,8 @@ pub(super) struct Server {
     pidfd: Arc<OwnedFd>,
     /// A forked child must not talk to its parent's server.
     owner: u32,
-    /// Whose processes the server forks. A program that has become another user needs another server.
+    /// Whose processes the server forks. A program that has become another user needs another
+    /// server.
     user: User,
 }
 
