@@ -547,3 +547,36 @@ def test_a_read_only_array_that_a_class_hands_out_as_a_buffer_is_one(queue):
     fixed.flags.writeable = False
     (got,) = sent(queue, Buffers(fixed)).buffers
     assert len(got) == 100_000 and got[1] == 1 and bytes(got) == fixed.tobytes() and memoryview(got).readonly
+
+
+@pytest.mark.parametrize("codec", [None, "bytes"])
+@pytest.mark.parametrize("size", [100, 1 << 20])
+def test_a_buffer_may_be_written_to_while_it_is_put(codec, size):
+    queue = Queue(codec=codec)
+    buffer = bytearray(size)
+    value = buffer if codec else pickle.PickleBuffer(buffer)
+    ended = threading.Event()
+
+    def write():
+        fills = (b"\0" * size, b"\xff" * size)
+        while not ended.is_set():
+            for fill in fills:
+                buffer[:] = fill
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        for _ in range(50):
+            queue.put(value)
+            arrived = bytes(queue.get())
+            assert len(arrived) == size
+            assert set(arrived) <= {0, 255}
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_buffers_without_bytes_are_put():
+    queue = Queue(codec="bytes")
+    for empty in (b"", bytearray(), memoryview(b""), array.array("i")):
+        assert sent(queue, empty) == b""
