@@ -26,7 +26,6 @@ from multiprocessing import context, popen_fork, util
 from . import _pickler, _worker
 from ._popen import Descriptor, Watched, is_readable, run_child
 from ._procession import _fork_sibling, _fork_template
-from .process import _end_with_starter
 
 # A request's number, and what came of it: a pid, or an errno made negative.
 _ANSWER = struct.Struct("qq")
@@ -69,7 +68,7 @@ class Template:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # What is not written yet is not to be written twice.
         util._flush_std_streams()
-        self._pid = _fork_template(theirs.fileno(), parent.number)
+        self._pid = _fork_template(theirs.fileno(), parent.number, starter[2])
         if self._pid == 0:
             try:
                 self._socket.close()
@@ -178,8 +177,6 @@ class Template:
         # Nothing of the pool's process is collected, and its finalizers run, here.
         collects = gc.isenabled()
         gc.disable()
-        if starter[2]:
-            _end_with_starter(starter)
         poll = select.poll()
         poll.register(requests, select.POLLIN)
         poll.register(parent.number, select.POLLIN)

@@ -183,6 +183,8 @@ def test_later_workers_are_children_of_this_process_and_inherit_what_the_first_d
         inherited = "what came later"
         seen = [pool.apply(relatives) for _ in range(3)]
         workers = {pool.apply(pid) for _ in range(3)}
+        # None of them was forked by the pool's thread.
+        assert template(pool)
     assert {(ppid, parent, alive, state) for ppid, parent, alive, _, state in seen} == {
         (os.getpid(), os.getpid(), True, "what was there")
     }

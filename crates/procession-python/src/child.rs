@@ -11,6 +11,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use rustix::process::{Signal, set_parent_process_death_signal};
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(collect_child, module)?)?;
@@ -89,11 +90,12 @@ fn can_fork_siblings() -> bool {
     sibling::is_supported()
 }
 
-/// Forks as `os.fork`, but the new process first waits for `requests` to become readable. Until
-/// then it runs no Python code and touches next to no memory, which would be copied. It exits when
-/// the process of `parent`, a pidfd, has ended. All signals are blocked in it.
+/// Forks as `os.fork`, but the new process first waits for `requests` to become readable. Until then
+/// it runs no Python code and touches next to no memory, which would be copied. It exits when the
+/// process of `parent`, a pidfd, has ended. With `by_kernel`, for a caller that is its process's first
+/// thread, the kernel kills it then. All signals are blocked in it.
 #[pyfunction(name = "_fork_template")]
-fn fork_template(_py: Python<'_>, requests: i32, parent: i32) -> PyResult<u32> {
+fn fork_template(_py: Python<'_>, requests: i32, parent: i32, by_kernel: bool) -> PyResult<u32> {
     let (requests, parent) = (borrowed(requests)?, borrowed(parent)?);
     // SAFETY: this thread holds the interpreter's lock and calls what the interpreter asks for on
     // either side of a fork, so this is `os.fork`: a program may call that at any time, and the
@@ -103,7 +105,7 @@ fn fork_template(_py: Python<'_>, requests: i32, parent: i32) -> PyResult<u32> {
         let mask = process::block_signals();
         let forked = process::fork();
         if let Ok(ForkSide::Child) = forked {
-            await_request(requests, parent);
+            await_request(requests, parent, by_kernel);
             ffi::PyOS_AfterFork_Child();
         } else {
             mask.restore();
@@ -118,7 +120,11 @@ fn fork_template(_py: Python<'_>, requests: i32, parent: i32) -> PyResult<u32> {
 }
 
 /// Returns when there is a request, and exits when there will be none.
-fn await_request(requests: BorrowedFd<'_>, parent: BorrowedFd<'_>) {
+fn await_request(requests: BorrowedFd<'_>, parent: BorrowedFd<'_>, by_kernel: bool) {
+    if by_kernel {
+        // For a template that is stopped when its parent is killed; the others notice that below.
+        let _ = set_parent_process_death_signal(Some(Signal::KILL));
+    }
     let watch = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
     let mut watched = [watch(parent), watch(requests)];
     while let Err(Errno::INTR) = poll(&mut watched, None) {}
