@@ -15,7 +15,8 @@ use crate::sync::{Lookout, Robust, RobustGuard, SLICE, WaitQueue};
 
 /// The words of a barrier; two places for each party lie behind them, see [`Barrier::places`].
 ///
-/// All but `waiters` and `leaving` change only with `mutex` held. Who takes it after a death inside finds any mixture of old
+/// All but `waiters` and `leaving` change only with `mutex` held, but for what a party stores that leaves while
+/// its holder does not go on ([`Barrier::leave_as_if_dead`]). Who takes it after a death inside finds any mixture of old
 /// and new, and breaks the barrier, which is right from every state.
 #[repr(C)]
 #[derive(Debug)]
@@ -50,6 +51,8 @@ const BROKEN_PHASE: u32 = 2;
 const WAITING: u64 = 1 << Identity::BITS;
 const RELEASED: u64 = 2 << Identity::BITS;
 const BROKEN: u64 = 3 << Identity::BITS;
+/// A party that left while it could not have the mutex.
+const DEAD_PARTY: u64 = WAITING | Identity::NOBODY.to_bits();
 const STATE: u64 = 15 << Identity::BITS;
 
 /// A barrier as Python's `multiprocessing.Barrier`.
@@ -66,7 +69,8 @@ pub struct Barrier {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BarrierError {
-    /// The barrier is broken, or was broken or reset during the wait.
+    /// The barrier is broken, or was broken or reset during the wait. Or the deadline has passed while a process that is stopped
+    /// inside the barrier kept this one from arriving; then the others go on waiting.
     #[error(
         "the barrier is broken: a party died, timed out or failed, or it was aborted or reset during the wait; reset it to use it again"
     )]
@@ -220,7 +224,8 @@ impl Barrier {
         let mut prepared = None;
         loop {
             {
-                let _held = self.lock();
+                // Without having arrived, if a stopped process holds it up: the others go on waiting.
+                let Some(_held) = self.lock_until(deadline) else { return Err(BarrierError::Broken) };
                 let phase = words.phase.load(Ordering::Relaxed);
                 // Any other number is damage, which only a reset mends.
                 if phase != FILLING && phase != ACTING {
@@ -255,7 +260,9 @@ impl Barrier {
             // An earlier round's parties have not all left, or its action runs.
             if let Some(ticket) = prepared {
                 if !words.leaving.sleep(ticket, deadline) {
-                    self.abort();
+                    if let Some(_held) = self.lock_until(Deadline::Now) {
+                        self.break_all();
+                    }
                     return Err(BarrierError::Broken);
                 }
                 if interrupted() {
@@ -280,8 +287,11 @@ impl Barrier {
         };
         let words: &BarrierWords = &self.object;
         let look = || {
-            if words.lookout.take_turn() && (self.was_left_half_changed() || self.somebody_died()) {
-                self.abort();
+            if words.lookout.take_turn()
+                && (self.was_left_half_changed() || self.somebody_died())
+                && let Some(_held) = self.lock_until(Deadline::Now)
+            {
+                self.break_all();
                 return verdict();
             }
             if interrupted() { Some(self.leave(place, me)) } else { None }
@@ -290,11 +300,14 @@ impl Barrier {
             Some(result) => result,
             None => {
                 // The deadline. Whether it or the last party came first is decided under the mutex.
-                let _held = self.lock();
-                verdict().unwrap_or_else(|| {
-                    self.break_all();
-                    Err(BarrierError::Broken)
-                })
+                match self.lock_until(Deadline::Now) {
+                    Some(_held) => verdict().unwrap_or_else(|| {
+                        self.break_all();
+                        Err(BarrierError::Broken)
+                    }),
+                    None if self.leave_as_if_dead(place, me) => return Err(BarrierError::Broken),
+                    None => verdict().unwrap_or(Err(BarrierError::Broken)),
+                }
             }
         };
         if result != Err(BarrierError::Interrupted) {
@@ -306,7 +319,10 @@ impl Barrier {
 
     /// Takes back the arrival of a party that is interrupted.
     fn leave(&self, place: &AtomicU64, me: u64) -> Result<(), BarrierError> {
-        let _held = self.lock();
+        let held = self.lock_until(Deadline::Now);
+        if held.is_none() && self.leave_as_if_dead(place, me) {
+            return Err(BarrierError::Interrupted);
+        }
         match place.load(Ordering::Relaxed) {
             word if word == me | WAITING => {
                 let arrived = &self.object.arrived;
@@ -317,6 +333,15 @@ impl Barrier {
             word if word == me | RELEASED => Ok(()),
             _ => Err(BarrierError::Broken),
         }
+    }
+
+    /// Leaves without the mutex, which a process holds that does not go on: in this party's place stands one
+    /// that has died, so that the others find the barrier broken at their next look. The last to arrive looks
+    /// as well, for the round seems to have lasted. False if the verdict was faster.
+    #[cold]
+    fn leave_as_if_dead(&self, place: &AtomicU64, me: u64) -> bool {
+        self.object.since.store(0, Ordering::Relaxed);
+        place.compare_exchange(me | WAITING, DEAD_PARTY, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     /// One word a place: 0 when free, else the identity of a party and its verdict. Claimed and given its verdict
@@ -373,7 +398,16 @@ impl Barrier {
     }
 
     fn lock(&self) -> RobustGuard<'_> {
-        let held = self.object.mutex.lock(|holder| self.object.slot.may_be_used_by(holder));
+        self.taken(self.object.mutex.lock(|holder| self.object.slot.may_be_used_by(holder)))
+    }
+
+    /// `None` when a process that does not go on holds the mutex, also after the deadline.
+    fn lock_until(&self, deadline: Deadline) -> Option<RobustGuard<'_>> {
+        let may_hold = |holder: Identity| self.object.slot.may_be_used_by(holder);
+        self.object.mutex.lock_until(deadline, may_hold).map(|held| self.taken(held))
+    }
+
+    fn taken<'a>(&self, held: RobustGuard<'a>) -> RobustGuard<'a> {
         if held.recovered() {
             self.break_all();
         }

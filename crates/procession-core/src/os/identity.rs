@@ -113,7 +113,7 @@ impl Identity {
     }
 
     /// The identity as a number below 2^[`Identity::BITS`], never 0.
-    pub fn to_bits(self) -> u64 {
+    pub const fn to_bits(self) -> u64 {
         self.0
     }
 
@@ -150,6 +150,14 @@ impl Identity {
         } else {
             Err(io::ErrorKind::NotFound.into())
         }
+    }
+
+    /// Whether the process is known to be stopped: by a signal, or by a debugger. False where it cannot
+    /// be known, and for one whose cgroup is frozen.
+    pub fn is_stopped(self) -> bool {
+        self != Identity::current()
+            && std::fs::read_to_string(format!("/proc/{}/stat", self.pid().as_raw_nonzero()))
+                .is_ok_and(|stat| matches!(state(&stat), Some("T" | "t")))
     }
 
     /// Whether the process has the file mapped. One that runs another program by now (exec) has not. True where it
@@ -247,6 +255,11 @@ fn is_readable(pidfd: &OwnedFd) -> bool {
     let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     matches!(poll(&mut fds, Some(&now)), Ok(n) if n > 0)
+}
+
+/// Field 3 of `/proc/PID/stat`.
+fn state(stat: &str) -> Option<&str> {
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().next()
 }
 
 /// What is found out once in each process, a forked child too; 0 before.

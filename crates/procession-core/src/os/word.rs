@@ -11,7 +11,7 @@ pub use std::sync::atomic::{Ordering, fence};
 pub use std::sync::atomic::{AtomicU32, AtomicU64};
 
 #[cfg(feature = "steps")]
-pub use self::stepped::{AtomicU32, AtomicU64, count_steps, die_at_step, record_sites, site};
+pub use self::stepped::{AtomicU32, AtomicU64, count_steps, die_at_step, record_sites, site, stop_at_step};
 
 /// A step that is no store to a word: part of a copy to shared memory, or a system call.
 #[cfg(not(feature = "steps"))]
@@ -31,6 +31,8 @@ mod stepped {
     /// The step at which this process ends; 0 when steps are not counted, and the highest number when they only are.
     static LAST: Plain = Plain::new(0);
     static PASSED: Plain = Plain::new(0);
+    /// Whether the process stops at that step instead.
+    static STOPS: Plain = Plain::new(0);
     static SITES: AtomicPtr<Sites> = AtomicPtr::new(std::ptr::null_mut());
 
     /// A place for what is noted, in memory that outlives the process.
@@ -45,6 +47,12 @@ mod stepped {
     pub fn die_at_step(last: u64) {
         PASSED.store(0, Ordering::Relaxed);
         LAST.store(last, Ordering::Relaxed);
+    }
+
+    /// As [`die_at_step`], but the process stops itself, and goes on from there after a SIGCONT.
+    pub fn stop_at_step(step: u64) {
+        STOPS.store(1, Ordering::Relaxed);
+        die_at_step(step);
     }
 
     /// How many steps there were since [`die_at_step`], which ends with this.
@@ -75,6 +83,10 @@ mod stepped {
         }
         note(Location::caller());
         if PASSED.fetch_add(1, Ordering::Relaxed) + 1 == last {
+            if STOPS.swap(0, Ordering::Relaxed) != 0 {
+                let _ = kill_process(getpid(), Signal::STOP);
+                return;
+            }
             let _ = kill_process(getpid(), Signal::KILL);
             unreachable!("SIGKILL ends a process");
         }

@@ -7,14 +7,19 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use super::atomic::{AtomicU64, Ordering};
-use super::wait::{SLICE, WaitQueue};
-use crate::os::clock::Deadline;
+use super::wait::{SLICE, Slept, WaitQueue};
+use crate::os::clock::{Deadline, Instant};
 use crate::os::cpu;
 use crate::os::host;
 use crate::os::identity::Identity;
 
 /// A critical section takes well under a microsecond. After so long the holder is looked at.
 const SUSPICION: Duration = Duration::from_millis(5);
+
+/// How long past its deadline a waiter still waits for a holder that is not known to be stopped and
+/// does not release the lock: it may have lost its core to others. Less than a second, which is what
+/// an operation may take beyond its time.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// A lock between processes: 0, or the [`Identity`] of the holder.
 ///
@@ -52,8 +57,23 @@ impl Robust {
     pub fn lock(&self, may_hold: impl Fn(Identity) -> bool) -> RobustGuard<'_> {
         match self.try_lock() {
             Some(guard) => guard,
-            None => host::to_the_end(|| self.lock_slow(may_hold)),
+            None => self.lock_without_limit(may_hold),
         }
+    }
+
+    /// [`Robust::lock`] that gives up after `deadline`, or when the [host] ends the operation. `None`
+    /// then: nothing has changed.
+    ///
+    /// A lock that is merely busy is waited for beyond the deadline: until its holder is seen to be
+    /// stopped, or has not released it for half a second. So an operation that may not wait fails only
+    /// because of a process that does not go on, not because of one that is inside at the same time.
+    #[inline(always)]
+    pub fn lock_until(
+        &self,
+        deadline: Deadline,
+        may_hold: impl Fn(Identity) -> bool,
+    ) -> Option<RobustGuard<'_>> {
+        self.try_lock().or_else(|| self.lock_slow(deadline, &may_hold))
     }
 
     /// Takes the lock if it is free.
@@ -68,30 +88,74 @@ impl Robust {
         self.word.compare_exchange(from, me, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
+    /// [`Robust::lock_until`] with a deadline that has passed, whatever the [host] says: for what cannot
+    /// be called again.
+    #[inline(always)]
+    pub fn lock_briefly(&self, may_hold: impl Fn(Identity) -> bool) -> Option<RobustGuard<'_>> {
+        self.try_lock().or_else(|| host::to_the_end(|| self.lock_slow(Deadline::Now, &may_hold)))
+    }
+
     #[cold]
-    fn lock_slow(&self, may_hold: impl Fn(Identity) -> bool) -> RobustGuard<'_> {
+    fn lock_without_limit(&self, may_hold: impl Fn(Identity) -> bool) -> RobustGuard<'_> {
+        loop {
+            // Not even the host ends this, so that the loop runs once.
+            if let Some(guard) = host::to_the_end(|| self.lock_slow(Deadline::Never, &may_hold)) {
+                return guard;
+            }
+        }
+    }
+
+    #[cold]
+    fn lock_slow(&self, deadline: Deadline, may_hold: &impl Fn(Identity) -> bool) -> Option<RobustGuard<'_>> {
         let take_free = || self.word.load(Ordering::Relaxed) == 0 && self.take(0);
         let spins = if cpu::count() > 1 { 256 } else { 0 };
         for _ in 0..spins {
             std::hint::spin_loop();
             if take_free() {
-                return self.guard(false);
+                return Some(self.guard(false));
             }
         }
-        let mut suspicious = Deadline::after(SUSPICION);
+        let mut pause = SUSPICION;
+        let mut look_at = Deadline::after(pause);
+        // Since when no release was seen, and whose the lock was then.
+        let (mut last_change, mut last_holder) = (Instant::now(), self.word.load(Ordering::Relaxed));
         loop {
             let ticket = self.waiting.prepare();
             if WaitQueue::settle(take_free) {
-                return self.guard(false);
+                return Some(self.guard(false));
             }
-            if self.waiting.sleep(ticket, suspicious) && !suspicious.passed() {
+            let slept = self.waiting.sleep_for(SLICE, ticket, look_at);
+            // Before it gives up, too: a wake that was meant for this waiter is not lost then. If another
+            // process has the lock again, its release wakes the next one.
+            if take_free() {
+                return Some(self.guard(false));
+            }
+            if host::is_interrupted() {
+                return None;
+            }
+            let holder = self.word.load(Ordering::Relaxed);
+            if holder != last_holder || self.waiting.was_woken_since(ticket) {
+                (last_change, last_holder) = (Instant::now(), holder);
+            }
+            if slept == Slept::Woken && !look_at.passed() {
                 continue;
             }
-            suspicious = Deadline::after(SLICE);
-            let holder = self.word.load(Ordering::Relaxed);
-            if is_dead(holder, &may_hold) && self.take(holder) {
-                return self.guard(true);
+            if is_dead(holder, may_hold) && self.take(holder) {
+                return Some(self.guard(true));
             }
+            if deadline.passed() {
+                let unchanged = last_change.elapsed();
+                if unchanged >= GRACE || unchanged >= SUSPICION && is_stopped(holder) {
+                    return None;
+                }
+                pause = (2 * pause).min(SLICE);
+            } else {
+                pause = SLICE;
+            }
+            look_at = match deadline {
+                Deadline::At(at) if !deadline.passed() => Deadline::At(at.min(Instant::now() + pause)),
+                _ => Deadline::after(pause),
+            };
         }
     }
 
@@ -123,7 +187,20 @@ fn is_dead(holder: u64, may_hold: impl Fn(Identity) -> bool) -> bool {
     holder != 0 && !Identity::from_bits(holder).is_some_and(may_hold)
 }
 
+/// Whether the holder is known to be stopped: it releases nothing before another process lets it go on.
+fn is_stopped(holder: u64) -> bool {
+    Identity::from_bits(holder).is_some_and(Identity::is_stopped)
+}
+
 impl RobustGuard<'_> {
+    /// Leaves the lock as a dead holder does: the next one restores what it guards. For a holder that
+    /// has recovered the lock and cannot do that.
+    pub fn leave_to_recover(self) {
+        self.lock.word.store(Identity::NOBODY.to_bits(), Ordering::Release);
+        self.lock.waiting.wake(1);
+        std::mem::forget(self);
+    }
+
     /// Whether the last holder died with the lock, so that what it guards must be derived again from what was
     /// published, before anything else.
     #[inline]
@@ -179,6 +256,58 @@ mod tests {
         assert!(guard.recovered());
         drop(guard);
         assert!(!lock.lock(Identity::is_alive).recovered());
+    }
+
+    #[test]
+    fn a_deadline_ends_a_wait_for_a_stopped_holder_only() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().expect("sleep");
+        let pid = rustix::process::Pid::from_child(&child);
+        let id = Identity::of_pid(pid).expect("its identity");
+        let signal = |signal| rustix::process::kill_process(pid, signal).expect("a signal");
+        let lock = Robust { word: AtomicU64::new(id.to_bits()), ..Robust::new() };
+        let begun = Instant::now();
+        assert!(lock.lock_until(Deadline::Now, Identity::is_alive).is_none());
+        assert!(begun.elapsed() >= GRACE, "a holder that runs is waited for");
+        signal(rustix::process::Signal::STOP);
+        while !id.is_stopped() {
+            std::thread::yield_now();
+        }
+        assert!(lock.lock_until(Deadline::Now, Identity::is_alive).is_none());
+        let until = Deadline::after(Duration::from_millis(20));
+        assert!(lock.lock_until(until, Identity::is_alive).is_none());
+        assert!(until.passed());
+        assert_eq!(lock.state().0, id.to_bits(), "nothing is taken from it");
+        signal(rustix::process::Signal::CONT);
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+        assert!(lock.lock_until(Deadline::Now, Identity::is_alive).expect("the dead one's").recovered());
+    }
+
+    /// Threads that take the lock all the time keep none out that does not want to wait.
+    #[test]
+    fn a_busy_lock_is_waited_for_whatever_the_deadline() {
+        let lock = Robust::new();
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        drop(lock.lock(Identity::is_alive));
+                    }
+                });
+            }
+            let all = (0..2000).all(|_| lock.lock_until(Deadline::Now, Identity::is_alive).is_some());
+            stop.store(true, Ordering::Relaxed);
+            assert!(all);
+        });
+    }
+
+    #[test]
+    fn what_is_left_to_recover_is_recovered() {
+        let lock = Robust::new();
+        lock.lock(Identity::is_alive).leave_to_recover();
+        let guard = lock.lock_until(Deadline::Now, Identity::is_alive).expect("a dead one's");
+        assert!(guard.recovered());
     }
 
     #[test]

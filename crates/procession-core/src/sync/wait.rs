@@ -94,6 +94,11 @@ impl WaitQueue {
         }
     }
 
+    /// Whether there was a wake since `ticket` was taken.
+    pub fn was_woken_since(&self, ticket: Ticket) -> bool {
+        self.epoch.load(Ordering::Relaxed) != ticket.0
+    }
+
     /// Wakes up to `count` sleepers after a change that may concern them.
     #[inline]
     pub fn wake(&self, count: u32) {
