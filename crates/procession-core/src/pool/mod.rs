@@ -18,7 +18,7 @@ pub use self::message::{Outcome, Report, Task, TaskId, who_lost};
 use crate::objects::Handle;
 use crate::os::clock::Deadline;
 use crate::os::identity::Identity;
-use crate::queue::{Damaged, Delivery, GetError, HANDLE_LEN, PutError, Queue, QueueOptions, RingError};
+use crate::queue::{Delivery, GetError, HANDLE_LEN, PutError, Queue, QueueOptions, RingError};
 use crate::shm::{CreateError, OpenError};
 
 /// Reports take more bytes than this where a dead worker may have left a large one.
@@ -263,7 +263,7 @@ impl WorkQueue {
     pub fn lost(&self) -> Result<Vec<Lost>, GetError> {
         if self.reports.memory_in_use() > MUCH {
             // Some of it may be of reports that dead workers had begun. Nobody else may look for that soon.
-            self.reports.trim().map_err(RingError::from)?;
+            self.reports.trim()?;
         }
         let mut lost = Vec::new();
         let hopeless = |task: &[u8], attempts| {
@@ -271,7 +271,7 @@ impl WorkQueue {
                 task.id.job != 0 && (attempts > task.retries || self.board.is_cancelled(task.id.job))
             })
         };
-        while let Some(delivery) = self.tasks.get_left(hopeless)? {
+        while let Some(delivery) = self.tasks.get_left(Deadline::Never, hopeless)? {
             lost.push(Lost { id: Task::read(&delivery)?.id, worker: delivery.left_by() });
             delivery.done()?;
         }
@@ -290,7 +290,7 @@ impl WorkQueue {
     /// one afterwards finds on the board what `then` has written there, as does who acknowledges.
     fn while_running<R>(&self, then: impl FnOnce(Vec<(Identity, TaskId)>) -> R) -> Result<R, RingError> {
         let read = |worker, task: &[u8]| Some((worker, Task::read(task).ok()?.id));
-        self.tasks.with_deliveries(read, then)
+        self.tasks.with_deliveries(Deadline::Never, read, then)
     }
 
     /// If a worker has a task of a job in its hands, or the one of that index, forbids it to take another one. The worker may be killed
@@ -383,8 +383,8 @@ impl WorkQueue {
     /// Lets the workers end when all tasks are done.
     ///
     /// # Errors
-    /// [`Damaged`].
-    pub fn close(&self) -> Result<(), Damaged> {
+    /// As [`Queue::shutdown`].
+    pub fn close(&self) -> Result<(), RingError> {
         self.tasks.shutdown(false)
     }
 
@@ -397,8 +397,8 @@ impl WorkQueue {
     /// Discards all tasks that have not begun, and lets the workers end.
     ///
     /// # Errors
-    /// [`Damaged`].
-    pub fn terminate(&self) -> Result<(), Damaged> {
+    /// As [`Queue::shutdown`].
+    pub fn terminate(&self) -> Result<(), RingError> {
         self.tasks.shutdown(true)
     }
 }

@@ -60,6 +60,7 @@ impl Delivery {
         let shared = &self.block.shared;
         shared.ring.acknowledge(self.block.number)?;
         shared.ring.control().waiting.all_done.wake(u32::MAX);
+        shared.ring.bytes_were_freed()?;
         Ok(shared.tell_of_the_end()?)
     }
 
@@ -171,6 +172,7 @@ impl LentDelivery {
             }
         }
         shared.ring.control().waiting.all_done.wake(u32::MAX);
+        shared.ring.bytes_were_freed()?;
         Ok(shared.tell_of_the_end()?)
     }
 }

@@ -158,6 +158,7 @@ fn blocks(ring: &Ring, f: &mut Formatter<'_>) -> fmt::Result {
             BlockState::Held => "deliveries not acknowledged",
             BlockState::HeldCopy => "small deliveries not acknowledged",
             BlockState::Returned => "deliveries to be handed out again",
+            BlockState::Unused => "left to the next sweep",
             BlockState::Owed => "deliveries taken for good, not declared done",
             BlockState::Segment => "segments of the ring",
         };
@@ -253,8 +254,8 @@ mod tests {
         let ring = &queue.shared.ring;
         let control = ring.control();
         {
-            let _get = ring.get_session().unwrap();
-            let _put = ring.put_session().unwrap();
+            let _get = ring.get_session(Deadline::Now).unwrap();
+            let _put = ring.put_session(Deadline::Now).unwrap();
             let me = format!("put lock: held by pid {}, which lives", std::process::id());
             assert!(queue.describe().to_string().contains(&me));
         }

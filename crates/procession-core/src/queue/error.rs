@@ -6,7 +6,8 @@ use crate::ring::{Damaged, RingError};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PutError {
-    /// The queue held as many messages as it may until the deadline.
+    /// The queue held as many messages, or bytes, as it may until the deadline; or a process that is stopped
+    /// inside the queue kept this one from putting until then.
     #[error("the queue is full")]
     Full,
     /// The queue has been shut down.
@@ -14,14 +15,15 @@ pub enum PutError {
     ShutDown,
     /// There is no memory for the message, or the shared memory is damaged.
     #[error(transparent)]
-    Memory(#[from] RingError),
+    Memory(RingError),
 }
 
 /// No message was taken.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GetError {
-    /// There was no message until the deadline.
+    /// There was no message until the deadline; or a process that is stopped inside the queue kept this one
+    /// from taking one until then.
     #[error("the queue is empty")]
     Empty,
     /// The queue has been shut down, and nothing is left in it.
@@ -29,7 +31,7 @@ pub enum GetError {
     ShutDown,
     /// There is no memory to take a delivery, or the shared memory is damaged.
     #[error(transparent)]
-    Memory(#[from] RingError),
+    Memory(RingError),
 }
 
 /// A task was not declared done.
@@ -73,6 +75,24 @@ pub enum JoinError {
     /// The shared memory is damaged.
     #[error(transparent)]
     Damaged(#[from] Damaged),
+}
+
+impl From<RingError> for PutError {
+    fn from(error: RingError) -> Self {
+        match error {
+            RingError::Busy => PutError::Full,
+            error => PutError::Memory(error),
+        }
+    }
+}
+
+impl From<RingError> for GetError {
+    fn from(error: RingError) -> Self {
+        match error {
+            RingError::Busy => GetError::Empty,
+            error => GetError::Memory(error),
+        }
+    }
 }
 
 impl From<Damaged> for PutError {

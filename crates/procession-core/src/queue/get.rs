@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Damaged, Delivery, GetError, Message, Queue, Shared, wait_until};
+use super::{Damaged, Delivery, GetError, Message, Queue, Shared, unless_busy, wait_until};
 use crate::os::clock::{self, Deadline};
 use crate::os::identity::Identity;
 use crate::os::process_owned::OwnedByProcess;
@@ -85,23 +85,28 @@ impl Queue {
         Ok(Delivery::in_block(Arc::clone(&self.shared), block, left_by)?)
     }
 
-    /// Takes, without waiting, a delivery that an earlier consumer left, which died or dropped it, and that is `wanted`. That is
-    /// told the message's first bytes, up to [`super::BEGINNING`], and how often it was left; it is called with a lock held.
+    /// Takes, without waiting for one, a delivery that an earlier consumer left, which died or dropped it, and that is `wanted`. That is
+    /// told the message's first bytes, up to [`super::BEGINNING`], and how often it was left; it is called with a lock held, for
+    /// which this waits until `deadline`.
     ///
     /// # Errors
-    /// As [`Queue::get`], but that nothing to be taken is `None`.
+    /// As [`Queue::get`], but that nothing to be taken is `None`, and [`GetError::Empty`] says that it is not known.
     ///
     /// # Panics
     /// On a queue that was not made joinable.
-    pub fn get_left(&self, mut wanted: impl FnMut(&[u8], u32) -> bool) -> Result<Option<Delivery>, GetError> {
+    pub fn get_left(
+        &self,
+        deadline: Deadline,
+        mut wanted: impl FnMut(&[u8], u32) -> bool,
+    ) -> Result<Option<Delivery>, GetError> {
         assert!(self.is_joinable(), "deliveries need a joinable queue");
         let ring = &self.shared.ring;
         if ring.somebody_died_with_a_lock() || ring.somebody_died_with_a_delivery()? {
-            ring.sweep()?;
+            ring.sweep(deadline)?;
         }
         // A child forked by `wanted` would go on with its parent's locks.
         let _here = OwnedByProcess::new();
-        let mut session = ring.get_session()?;
+        let mut session = ring.get_session(deadline)?;
         let Some(taken) = session.next_left(&mut wanted)? else { return Ok(None) };
         session.publish();
         drop(session);
@@ -109,17 +114,18 @@ impl Queue {
     }
 
     /// Calls `read` with the holder, dead or alive, and the first bytes (up to [`super::BEGINNING`]) of every delivery that was taken and
-    /// is not acknowledged, and then `then` with what it has made of them. Both are called with a lock held: until `then` returns no
-    /// process takes or acknowledges a delivery.
+    /// is not acknowledged, and then `then` with what it has made of them. Both are called with a lock held, for which this waits until
+    /// `deadline`: until `then` returns no process takes a delivery, nor acknowledges one, unless this one is stopped.
     ///
     /// # Errors
-    /// [`RingError`]: out of mappings, or damaged.
+    /// [`RingError`]: out of mappings, damaged, or the lock could not be had.
     pub fn with_deliveries<T, R>(
         &self,
+        deadline: Deadline,
         read: impl FnMut(Identity, &[u8]) -> Option<T>,
         then: impl FnOnce(Vec<T>) -> R,
     ) -> Result<R, RingError> {
-        self.shared.ring.with_deliveries(read, then)
+        self.shared.ring.with_deliveries(deadline, read, then)
     }
 
     /// Takes up to `max` messages that are there, waiting for the first until `deadline`; takes the lock and
@@ -144,20 +150,25 @@ impl Queue {
 
     fn get_batch(&self, max: usize, batch: &mut impl Collect, deadline: Deadline) -> Result<(), GetError> {
         let mut last = false;
-        while max != 0 && self.try_get_batch(max, batch)? == 0 {
+        while max != 0 && self.try_get_batch(max, batch, deadline)? == 0 {
             last = self.shared.wait_once_more(deadline, last)?;
         }
         Ok(())
     }
 
     /// How many there were.
-    fn try_get_batch(&self, max: usize, batch: &mut impl Collect) -> Result<usize, GetError> {
+    fn try_get_batch(
+        &self,
+        max: usize,
+        batch: &mut impl Collect,
+        deadline: Deadline,
+    ) -> Result<usize, GetError> {
         self.shared.mend()?;
         let ring = &self.shared.ring;
         if ring.shutdown_state() == 2 {
             return Err(GetError::ShutDown);
         }
-        let mut session = ring.get_session()?;
+        let mut session = ring.get_session(deadline)?;
         // What is there now; a peer that goes on adding to it shall not keep this process here for ever.
         let there = (session.backlog()? as usize).saturating_add(ring.returned() as usize);
         let mut count = 0;
@@ -187,9 +198,7 @@ impl Queue {
         } else {
             drop(session);
         }
-        if ring.settings().max_messages != 0 {
-            ring.control().waiting.not_full.wake_settled(u32::try_from(count).unwrap_or(u32::MAX));
-        }
+        self.shared.wake_producers(u32::try_from(count).unwrap_or(u32::MAX));
         Ok(count)
     }
 }
@@ -310,7 +319,7 @@ impl Shared {
     #[inline]
     fn get(&self, take: Take, out: &mut Vec<u8>, deadline: Deadline) -> Result<Taken, GetError> {
         self.mend()?;
-        match self.try_get(take, out)? {
+        match self.try_get(take, out, deadline)? {
             Some(taken) => Ok(taken),
             None => self.wait_and_get(take, out, deadline),
         }
@@ -323,7 +332,7 @@ impl Shared {
         loop {
             last = self.wait_once_more(deadline, last)?;
             self.mend()?;
-            if let Some(taken) = self.try_get(take, out)? {
+            if let Some(taken) = self.try_get(take, out, deadline)? {
                 return Ok(taken);
             }
         }
@@ -342,12 +351,12 @@ impl Shared {
     }
 
     #[inline(always)]
-    fn try_get(&self, take: Take, out: &mut Vec<u8>) -> Result<Option<Taken>, GetError> {
+    fn try_get(&self, take: Take, out: &mut Vec<u8>, deadline: Deadline) -> Result<Option<Taken>, GetError> {
         let ring = &self.ring;
         if ring.shutdown_state() == 2 {
             return Err(GetError::ShutDown);
         }
-        let mut session = ring.get_session()?;
+        let mut session = ring.get_session(deadline)?;
         let Some(taken) = session.next(take, out)? else { return Ok(None) };
         session.publish();
         if session.may_shrink() {
@@ -355,10 +364,19 @@ impl Shared {
         } else {
             drop(session);
         }
-        if ring.settings().max_messages != 0 {
-            ring.control().waiting.not_full.wake_settled(1);
-        }
+        self.wake_producers(1);
         Ok(Some(taken))
+    }
+
+    /// Wakes producers that wait for the room of so many messages.
+    #[inline(always)]
+    fn wake_producers(&self, count: u32) {
+        let settings = self.ring.settings();
+        if settings.max_messages != 0 || settings.waits_for_bytes {
+            // Where they wait for bytes, each may need another amount.
+            let count = if settings.waits_for_bytes { u32::MAX } else { count };
+            self.ring.control().waiting.not_full.wake_settled(count);
+        }
     }
 
     /// Waits until a get may succeed. [`GetError::Empty`] after the deadline, [`GetError::ShutDown`] when nothing
@@ -398,7 +416,7 @@ impl Shared {
         let there = u64::from(ring.plausible_backlog(ring.head())?.0) + u64::from(ring.returned());
         for _ in 0..there {
             scratch.clear();
-            let mut session = match ring.get_session() {
+            let mut session = match ring.get_session(Deadline::Now) {
                 Ok(session) => session,
                 Err(RingError::Damaged(damaged)) => return Err(damaged),
                 Err(error) => return left_to_others(&error),
@@ -437,25 +455,25 @@ impl Shared {
         // A wake that found nothing is no idleness: what is given back then would be asked for again at once.
         let much = idle && memory.used.load(Ordering::Relaxed) > KEPT_WHEN_IDLE;
         if self.ring.somebody_died_with_a_lock() || self.ring.somebody_died_with_a_delivery()? || much {
-            self.ring.sweep()?;
+            self.sweep_briefly()?;
         }
         if much {
             self.shrink()?;
         }
         if idle && memory.cached.load(Ordering::Relaxed) > KEPT_WHEN_IDLE {
-            self.ring.trim()?;
+            unless_busy(self.ring.trim(Deadline::Now))?;
         }
         Ok(true)
     }
 
     /// Gives a large ring back that was drained by a process which died, or was not alone, just then.
     pub(super) fn shrink(&self) -> Result<(), Damaged> {
-        match self.ring.get_session() {
+        match self.ring.get_session(Deadline::Now) {
             Ok(session) => give_memory_back(session),
             Err(RingError::Damaged(damaged)) => return Err(damaged),
             Err(error) => keeps_its_memory(&error),
         }
-        Ok(())
+        self.ring.bytes_were_freed()
     }
 }
 
@@ -487,7 +505,7 @@ mod tests {
         for _ in 0..100_000 {
             queue.put(&[1; 100], Deadline::Now).unwrap();
         }
-        let mut session = queue.shared.ring.get_session().unwrap();
+        let mut session = queue.shared.ring.get_session(Deadline::Never).unwrap();
         while session.next(Take::Plain, &mut Vec::new()).unwrap().is_some() {}
         session.publish();
         drop(session);

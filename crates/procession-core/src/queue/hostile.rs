@@ -100,11 +100,11 @@ fn fields(file: &File, index: u8) -> Vec<(&'static str, u64, usize)> {
     }
     control!(
         settings.max_messages: 4, settings.joinable: 4, settings.max_bytes: 8, settings.shutdown: 4,
-        settings.sweep_wanted: 4, put.lock: 8, put.segment: 8, put.in_use_from: 4, put.known_gets: 4,
+        settings.sweep_wanted: 4, settings.waits_for_bytes: 4, put.lock: 8, put.segment: 8, put.in_use_from: 4, put.known_gets: 4,
         put.reserved: 8, put.armed: 8, put.tail: 8, get.lock: 8, get.segment: 8, get.known_tail: 8, get.armed: 8, get.head: 8,
         memory.lock: 8, memory.end: 8, memory.descriptors: 4, memory.used: 8, memory.cached: 8,
         memory.held: 8, memory.returned: 8, memory.owed: 8, memory.last_look: 8,
-        waiting.not_empty: 8, waiting.not_full: 8, waiting.all_done: 8,
+        waiting.not_empty: 8, waiting.not_full: 8, waiting.all_done: 8, waiting.bytes_free: 8,
     );
     let index = u64::from(index);
     let array =
@@ -298,8 +298,8 @@ fn act(queue: &Queue, messages: &mut Vec<Message>, deliveries: &mut Vec<Delivery
         0 | 1 => drop(queue.put(&vec![size; len], soon)),
         2 => drop(queue.put(&vec![size; 20_000 + len * 300], soon)),
         3 => drop(queue.put_many((0..100).map(|i| &b"0123456789"[..i % 10]), soon)),
-        4 => drop(queue.reserve(len * 1000)),
-        5 => drop(queue.reserve(20_000 + len).map(|mut space| {
+        4 => drop(queue.reserve_until(len * 1000, soon)),
+        5 => drop(queue.reserve_until(20_000 + len, soon).map(|mut space| {
             space.fill(size);
             space.commit(soon)
         })),

@@ -1,6 +1,6 @@
 //! Tasks that are to be done.
 
-use super::{JoinError, Queue, TaskDoneError, wait_until};
+use super::{JoinError, Queue, TaskDoneError, unless_busy, wait_until};
 use crate::os::clock::Deadline;
 use crate::sync::Spinner;
 
@@ -37,7 +37,7 @@ impl Queue {
         let shared = &self.shared;
         let done = || u32::from(shared.ring.unfinished() <= 0);
         let all_done = &shared.ring.control().waiting.all_done;
-        let losses = || match shared.ring.collect_losses()? {
+        let losses = || match unless_busy(shared.ring.collect_losses(Deadline::Now))?.flatten() {
             Some((count, pids)) => Err(JoinError::DeliveryLost { count, pids }),
             None => Ok(()),
         };

@@ -58,7 +58,8 @@ impl OwnedBlock {
     /// Gives the block back to the queue. A forked child's copy of this value has none.
     pub(super) fn free(&self) {
         if self.is_mine() && self.lent.as_ref().is_none_or(|lent| lent.give_back()) {
-            report(self.shared.ring.free(self.number));
+            let ring = &self.shared.ring;
+            report(ring.free(self.number).and_then(|()| ring.bytes_were_freed()));
         }
     }
 
@@ -101,11 +102,11 @@ enum Reserved {
 }
 
 impl Reservation {
-    pub(super) fn new(shared: Arc<Shared>, len: usize) -> Result<Self, RingError> {
+    pub(super) fn new(shared: Arc<Shared>, len: usize, deadline: Deadline) -> Result<Self, RingError> {
         if len <= INLINE_MAX {
             return Ok(Reservation(Reserved::Copied(shared, vec![0; len])));
         }
-        let number = shared.ring.allocate(len as u64)?;
+        let number = shared.ring.allocate(len as u64, deadline)?;
         shared.ring.descriptor(number)?.len.store(len as u64, Ordering::Relaxed);
         Ok(Reservation(Reserved::Block(OwnedBlock::of_length(shared, number, len)?)))
     }

@@ -13,6 +13,7 @@ mod put;
 mod watch;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64 as LocalAtomicU64, Ordering::Relaxed};
 
 use rustix::fd::{AsFd, BorrowedFd};
 
@@ -23,7 +24,7 @@ pub use self::mapping::MessageMapping;
 pub use self::message::{Message, Reservation};
 pub use crate::ring::{BEGINNING, Damaged, INLINE_MAX, MAX_MESSAGES, RingError, WatchError};
 
-use crate::os::clock::Deadline;
+use crate::os::clock::{self, Deadline};
 use crate::os::{fork, memory};
 use crate::ring::{Ring, Settings};
 use crate::shm::handed_out::{self, Travels};
@@ -33,7 +34,7 @@ use crate::shm::transfer::{self, Transit};
 use crate::shm::{CreateError, Header, Kind, ObjectId, OpenError, windows};
 use crate::sync::atomic::Ordering;
 use crate::sync::wait::Slept;
-use crate::sync::{Slices, Spinner, WaitQueue};
+use crate::sync::{SLICE, Slices, Spinner, WaitQueue};
 
 /// What a new queue is to be like.
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,7 +46,7 @@ pub struct QueueOptions {
 }
 
 impl QueueOptions {
-    /// A queue without a bound on its messages, of up to half of this machine's (or cgroup's) memory.
+    /// A queue without a bound on its messages or bytes but half of this machine's (or cgroup's) memory.
     pub fn new() -> Self {
         Self::default()
     }
@@ -56,7 +57,8 @@ impl QueueOptions {
         self
     }
 
-    /// The most bytes of memory that messages may take, rounded up to what memory comes in. Further puts fail.
+    /// The most bytes of memory that messages may take, rounded up to what memory comes in. Further puts wait for room. Without
+    /// this bound they fail, at half of this machine's memory.
     pub fn max_bytes(mut self, max: u64) -> Self {
         self.max_bytes = Some(max);
         self
@@ -89,7 +91,13 @@ impl QueueOptions {
             let least = windows::FIRST;
             return Err(invalid(format!("max_bytes of {max_bytes} is below the least, {least} bytes")));
         }
-        Ok(Settings { max_messages, max_bytes, joinable: self.joinable, shape: self.shape })
+        Ok(Settings {
+            max_messages,
+            max_bytes,
+            waits_for_bytes: self.max_bytes.is_some(),
+            joinable: self.joinable,
+            shape: self.shape,
+        })
     }
 }
 
@@ -107,6 +115,8 @@ struct Shared {
     name: Option<Name>,
     put_spinner: Spinner,
     get_spinner: Spinner,
+    /// When this process may sweep again, in ms of the monotonic clock: a stopped process kept it from that.
+    no_sweep_before: LocalAtomicU64,
 }
 
 static OPEN: Registry<Shared> = Registry::new();
@@ -250,6 +260,11 @@ impl Queue {
         Some(self.shared.ring.settings().max_messages).filter(|max| *max != 0)
     }
 
+    /// Whether puts wait for room in bytes: the queue was made with a bound on them.
+    pub fn waits_for_bytes(&self) -> bool {
+        self.shared.ring.settings().waits_for_bytes
+    }
+
     /// The bound on bytes.
     pub fn max_bytes(&self) -> u64 {
         self.shared.ring.settings().max_bytes
@@ -278,10 +293,10 @@ impl Queue {
     ///
     /// # Errors
     /// [`Damaged`].
-    pub fn trim(&self) -> Result<(), Damaged> {
-        self.shared.ring.sweep()?;
+    pub fn trim(&self) -> Result<(), RingError> {
+        self.shared.ring.sweep(Deadline::Never)?;
         self.shared.shrink()?;
-        self.shared.ring.trim()
+        self.shared.ring.trim(Deadline::Never)
     }
 
     /// Ends the queue for all processes: further puts fail, gets take what is there and then fail; a delivery that another process
@@ -293,11 +308,11 @@ impl Queue {
     ///
     /// # Errors
     /// [`Damaged`].
-    pub fn shutdown(&self, immediate: bool) -> Result<(), Damaged> {
+    pub fn shutdown(&self, immediate: bool) -> Result<(), RingError> {
         let ring = &self.shared.ring;
         let control = ring.control();
         {
-            let _locks = ring.lock_both_and_signal()?;
+            let _locks = ring.lock_both_and_signal(Deadline::Never)?;
             let state = if immediate { 2 } else { 1 };
             if control.settings.shutdown.load(Ordering::Relaxed) < state {
                 control.settings.shutdown.store(state, Ordering::Release);
@@ -308,6 +323,7 @@ impl Queue {
         }
         control.waiting.not_empty.wake(u32::MAX);
         control.waiting.not_full.wake(u32::MAX);
+        control.waiting.bytes_free.wake(u32::MAX);
         control.waiting.all_done.wake(u32::MAX);
         Ok(())
     }
@@ -353,14 +369,23 @@ impl Drop for Shared {
 
 impl Shared {
     fn new(ring: Ring, name: Option<Name>) -> Self {
-        Shared { ring, name, put_spinner: Spinner::new(), get_spinner: Spinner::new() }
+        Shared {
+            ring,
+            name,
+            put_spinner: Spinner::new(),
+            get_spinner: Spinner::new(),
+            no_sweep_before: LocalAtomicU64::new(0),
+        }
     }
 
     /// Wakes the consumers of a queue that has been shut down: this may have been the last delivery that they could inherit.
     fn tell_of_the_end(&self) -> Result<(), Damaged> {
         if self.ring.shutdown_state() != 0 {
             self.ring.control().waiting.not_empty.wake(u32::MAX);
-            drop(self.ring.lock_both_and_signal()?);
+            if unless_busy(self.ring.lock_both_and_signal(Deadline::Now))?.is_none() {
+                // Whoever waits by a descriptor is told by the sweep.
+                self.ring.want_sweep();
+            }
         }
         Ok(())
     }
@@ -371,8 +396,43 @@ impl Shared {
         if self.ring.control().settings.sweep_wanted.load(Ordering::Relaxed) == 0 {
             Ok(())
         } else {
-            self.ring.sweep_if_wanted()
+            self.mend_slow()
         }
+    }
+
+    #[cold]
+    fn mend_slow(&self) -> Result<(), Damaged> {
+        if self.may_sweep() && unless_busy(self.ring.sweep_if_wanted(Deadline::Now))?.is_none() {
+            self.put_off_sweeps();
+        }
+        Ok(())
+    }
+
+    /// A sweep, unless a process that does not go on holds one of the locks: then the next process that finds
+    /// them free sweeps.
+    fn sweep_briefly(&self) -> Result<(), Damaged> {
+        if self.may_sweep() && unless_busy(self.ring.sweep(Deadline::Now))?.is_none() {
+            self.put_off_sweeps();
+        }
+        Ok(())
+    }
+
+    fn may_sweep(&self) -> bool {
+        clock::now_ms() >= self.no_sweep_before.load(Relaxed)
+    }
+
+    /// While another process is stopped inside, each attempt takes some milliseconds.
+    fn put_off_sweeps(&self) {
+        self.no_sweep_before.store(clock::now_ms() + SLICE.as_millis() as u64, Relaxed);
+    }
+}
+
+/// What was done, `None` if a process that does not go on keeps this one from it.
+fn unless_busy<T>(done: Result<T, RingError>) -> Result<Option<T>, Damaged> {
+    match done {
+        Ok(done) => Ok(Some(done)),
+        Err(RingError::Damaged(damaged)) => Err(damaged),
+        Err(_) => Ok(None),
     }
 }
 

@@ -3,16 +3,31 @@
 use std::sync::Arc;
 
 use super::{Damaged, PutError, Queue, Reservation, Shared, wait_until};
-use crate::os::clock::Deadline;
+use crate::os::clock::{self, Deadline};
 use crate::os::cpu;
-use crate::ring::{Content, INLINE_MAX, Pushed, RingError, Side};
+use crate::ring::{Content, INLINE_MAX, Pushed, RingError, Side, Usage};
+use crate::sync::SLICE;
 
 /// Messages that [`Queue::put_many`] takes from its iterator at a time.
 const GROUP: usize = 64;
 
+/// Why a wait for bytes ends early.
+enum Hopeless {
+    /// Nothing is in use any more that could be given back.
+    Limit,
+    Damaged(Damaged),
+}
+
+impl From<Damaged> for Hopeless {
+    fn from(damaged: Damaged) -> Self {
+        Hopeless::Damaged(damaged)
+    }
+}
+
 impl Queue {
-    /// Puts a message, waiting for room until `deadline`. Only a queue with a bound on its messages ever waits;
-    /// without one a put fails at `max_bytes`.
+    /// Puts a message, waiting for room until `deadline`. Only a queue that was made with a bound on its messages or bytes
+    /// ever waits; without one a put fails when messages take as much memory as they may. So does at once, with any
+    /// bound, the put of a message that has no room in an empty queue.
     ///
     /// When this returns `Ok`, exactly one get will have the message, whatever becomes of this process. A process
     /// killed before has either put it or not, never a part.
@@ -23,7 +38,7 @@ impl Queue {
     pub fn put(&self, message: &[u8], deadline: Deadline) -> Result<(), PutError> {
         self.shared.mend()?;
         if message.len() > INLINE_MAX {
-            let mut reservation = self.reserve(message.len())?;
+            let mut reservation = self.reserve_until(message.len(), deadline)?;
             reservation.copy_from_slice(message);
             return reservation.commit(deadline);
         }
@@ -33,18 +48,36 @@ impl Queue {
     /// Space for a message of `len` bytes, to be written where it will lie and then put by
     /// [`Reservation::commit`]. Dropped or lost with its process, it was never there.
     ///
-    /// A message of up to [`INLINE_MAX`] bytes is written to memory of this process first, and copied on commit.
+    /// A message of up to [`INLINE_MAX`] bytes is written to memory of this process first, and copied on commit. For a larger
+    /// one this waits for room in bytes, if the queue was made with a bound on them.
     ///
     /// # Errors
-    /// [`PutError::Memory`].
+    /// As [`Queue::put`].
     pub fn reserve(&self, len: usize) -> Result<Reservation, PutError> {
-        self.shared.mend()?;
-        match Reservation::new(Arc::clone(&self.shared), len) {
-            Err(RingError::Limit { .. }) => {
-                self.shared.ring.sweep()?;
-                Ok(Reservation::new(Arc::clone(&self.shared), len)?)
+        self.reserve_until(len, Deadline::Never)
+    }
+
+    /// [`Queue::reserve`] that waits until `deadline`.
+    ///
+    /// # Errors
+    /// As [`Queue::put`].
+    pub fn reserve_until(&self, len: usize, deadline: Deadline) -> Result<Reservation, PutError> {
+        let shared = &self.shared;
+        shared.mend()?;
+        let (mut swept, mut last) = (false, false);
+        loop {
+            let before = shared.ring.usage();
+            match Reservation::new(Arc::clone(shared), len, deadline) {
+                // Perhaps dead processes have the memory.
+                Err(RingError::Limit { .. }) if !swept => {
+                    swept = true;
+                    shared.sweep_briefly()?;
+                }
+                Err(limit @ RingError::Limit { .. }) => {
+                    last = shared.wait_for_bytes(before, limit, false, deadline, last)?;
+                }
+                other => return Ok(other?),
             }
-            other => Ok(other?),
         }
     }
 
@@ -73,7 +106,7 @@ impl Queue {
             }
             let mut rest = &group[..filled];
             while !rest.is_empty() {
-                let count = self.shared.put_batch(rest).map_err(|(n, error)| (put + n, error))?;
+                let count = self.shared.put_batch(rest, deadline).map_err(|(n, error)| (put + n, error))?;
                 put += count;
                 rest = &rest[count..];
                 // The next one is large, or there is no room.
@@ -93,7 +126,7 @@ impl Queue {
 impl Shared {
     #[inline]
     pub(super) fn put(&self, content: Content<'_>, deadline: Deadline) -> Result<(), PutError> {
-        match self.try_put(content, true) {
+        match self.try_put(content, true, deadline) {
             Ok(Pushed::Yes) => Ok(()),
             otherwise => self.put_after(otherwise, content, deadline),
         }
@@ -112,6 +145,7 @@ impl Shared {
         let mut patience = PATIENCE;
         let mut swept = false;
         let mut last = false;
+        let mut before = self.ring.usage();
         loop {
             match attempt {
                 Ok(Pushed::Yes) => return Ok(()),
@@ -126,17 +160,21 @@ impl Shared {
                 // Perhaps dead processes have the memory.
                 Err(PutError::Memory(RingError::Limit { .. })) if !swept => {
                     swept = true;
-                    self.ring.sweep()?;
+                    self.sweep_briefly()?;
+                }
+                Err(PutError::Memory(limit @ RingError::Limit { .. })) => {
+                    last = self.wait_for_bytes(before, limit, true, deadline, last)?;
                 }
                 Err(error) => return Err(error),
             }
-            attempt = self.try_put(content, patience != 0);
+            before = self.ring.usage();
+            attempt = self.try_put(content, patience != 0, deadline);
         }
     }
 
     #[inline(always)]
-    fn try_put(&self, content: Content<'_>, patient: bool) -> Result<Pushed, PutError> {
-        let mut session = self.ring.put_session()?;
+    fn try_put(&self, content: Content<'_>, patient: bool, deadline: Deadline) -> Result<Pushed, PutError> {
+        let mut session = self.ring.put_session(deadline)?;
         if self.ring.shutdown_state() != 0 {
             return Err(PutError::ShutDown);
         }
@@ -152,9 +190,9 @@ impl Shared {
     }
 
     /// Puts what there is room for at once, up to the first large message; how many.
-    fn put_batch(&self, messages: &[&[u8]]) -> Result<usize, (usize, PutError)> {
+    fn put_batch(&self, messages: &[&[u8]], deadline: Deadline) -> Result<usize, (usize, PutError)> {
         let mut put = 0;
-        let mut session = self.ring.put_session().map_err(|error| (0, error.into()))?;
+        let mut session = self.ring.put_session(deadline).map_err(|error| (0, error.into()))?;
         if self.ring.shutdown_state() != 0 {
             return Err((0, PutError::ShutDown));
         }
@@ -194,6 +232,53 @@ impl Shared {
             Ok(())
         } else {
             Err(PutError::Full)
+        }
+    }
+
+    /// Waits until bytes may have been given back, for a message that did not fit into what was in use `before`; `in_ring`, if
+    /// it is to lie in the ring, where each message that is taken leaves room. Whether the next attempt is the last, as
+    /// the deadline has passed.
+    ///
+    /// # Errors
+    /// `limit` where puts do not wait for bytes, or none will be given back that help; [`PutError::Full`] when this attempt
+    /// was the `last`.
+    #[cold]
+    fn wait_for_bytes(
+        &self,
+        before: Usage,
+        limit: RingError,
+        in_ring: bool,
+        deadline: Deadline,
+        last: bool,
+    ) -> Result<bool, PutError> {
+        let ring = &self.ring;
+        let RingError::Limit { needed, max_bytes, .. } = limit else { return Err(limit.into()) };
+        if !ring.settings().waits_for_bytes || !ring.may_fit(needed, max_bytes)? {
+            return Err(limit.into());
+        }
+        ring.note_shortage(before);
+        ring.refresh_if_dull(Side::Room)?;
+        if last {
+            return Err(PutError::Full);
+        }
+        let ready = || u32::from(ring.has_more_room(before, in_ring)) | ring.shutdown_state();
+        let waiting = &ring.control().waiting;
+        let queue = if in_ring { &waiting.not_full } else { &waiting.bytes_free };
+        let look = |idle: bool| {
+            self.mend()?;
+            // One at a time looks whether dead processes have some, or died when nothing was left to wait for.
+            if idle && ring.is_time_to_look(clock::now_ms(), SLICE.as_millis() as u64) {
+                self.sweep_briefly()?;
+            }
+            if ring.may_fit(needed, max_bytes)? { Ok(()) } else { Err(Hopeless::Limit) }
+        };
+        match wait_until(queue, &self.put_spinner, deadline, ready, look) {
+            Ok(true) if ring.shutdown_state() != 0 => Err(PutError::ShutDown),
+            Ok(true) => Ok(deadline.passed()),
+            Ok(false) => Err(PutError::Full),
+            // Once more, for it may have come with what was hopeless.
+            Err(Hopeless::Limit) => Ok(false),
+            Err(Hopeless::Damaged(damaged)) => Err(damaged.into()),
         }
     }
 

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use super::layout::{Account, BlockState};
 use super::watch::Side;
 use super::{Damaged, Ring, RingError};
+use crate::os::clock::Deadline;
 use crate::os::identity::Identity;
 use crate::os::process_owned::OwnedByProcess;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -92,7 +93,12 @@ impl Ring {
     /// Declares one task done that was taken for good. False when no task is unfinished.
     pub(crate) fn task_done(&self) -> Result<bool, Damaged> {
         let me = Identity::current();
-        let guard = self.lock_memory()?;
+        let guard = match self.lock_memory_briefly()? {
+            Some(guard) => guard,
+            // Its holder does not go on. What this process owes by its account needs no lock.
+            None if self.declare_own_done(me) => return Ok(true),
+            None => self.lock_memory_at_last()?,
+        };
         if self.unfinished() <= 0 {
             return Ok(false);
         }
@@ -117,14 +123,30 @@ impl Ring {
         }
         // Or a task that nobody has taken yet.
         let account = accounts.get(index.or(mine).unwrap_or(0)).ok_or(Damaged("not a queue of tasks"))?;
-        account.done.store(account.done.load(Relaxed).wrapping_add(1), Release);
+        account.done.fetch_add(1, Release);
         Ok(true)
+    }
+
+    /// Declares a task done that this process took for good, if its account says that it owes one.
+    #[cold]
+    fn declare_own_done(&self, me: Identity) -> bool {
+        let is_mine = |account: &&Account| account.owner.load(Relaxed) == me.to_bits();
+        let Some(account) = self.accounts().iter().find(is_mine) else { return false };
+        let owing = |done: u64| {
+            let taken = (account.taken.load(Acquire) >> 32) as u32;
+            (taken.wrapping_sub(done as u32) as i32 > 0).then(|| done.wrapping_add(1))
+        };
+        account.done.fetch_update(Release, Relaxed, owing).is_ok()
     }
 
     /// Acknowledges a delivery that this process holds.
     pub(crate) fn acknowledge(&self, block: u32) -> Result<(), Damaged> {
-        let class = self.descriptor(block)?.class.load(Relaxed);
-        let guard = self.lock_memory()?;
+        let descriptor = self.descriptor(block)?;
+        let class = descriptor.class.load(Relaxed);
+        let Some(guard) = self.lock_memory_briefly()? else {
+            self.leave_to_sweep(descriptor, BlockState::Unused);
+            return Ok(());
+        };
         self.settle(&guard, block)?;
         if !self.keeps_too_much() {
             return Ok(());
@@ -138,9 +160,13 @@ impl Ring {
     /// Acknowledges a delivery that this process holds, and leaves it the block.
     pub(crate) fn keep(&self, block: u32) -> Result<(), Damaged> {
         let memory = &self.control().memory;
-        let _guard = self.lock_memory()?;
+        let descriptor = self.descriptor(block)?;
+        let Some(_guard) = self.lock_memory_briefly()? else {
+            self.leave_to_sweep(descriptor, BlockState::Taken);
+            return Ok(());
+        };
         // A death before the next store leaves a sum of one too many, and this lock, whose next holder counts again.
-        self.descriptor(block)?.set_state(BlockState::Taken, Some(Identity::current()));
+        descriptor.set_state(BlockState::Taken, Some(Identity::current()));
         memory.held.store(memory.held.load(Relaxed).saturating_sub(1), Release);
         Ok(())
     }
@@ -148,8 +174,12 @@ impl Ring {
     /// Makes a delivery that this process holds one that was taken for good, to be declared done by [`Ring::task_done`].
     pub(crate) fn owe(&self, block: u32) -> Result<(), Damaged> {
         let memory = &self.control().memory;
-        let _guard = self.lock_memory()?;
-        self.descriptor(block)?.set_state(BlockState::Owed, Some(Identity::current()));
+        let descriptor = self.descriptor(block)?;
+        let Some(_guard) = self.lock_memory_briefly()? else {
+            self.leave_to_sweep(descriptor, BlockState::Owed);
+            return Ok(());
+        };
+        descriptor.set_state(BlockState::Owed, Some(Identity::current()));
         memory.owed.store(memory.owed.load(Relaxed).wrapping_add(1), Relaxed);
         Ok(())
     }
@@ -157,16 +187,28 @@ impl Ring {
     /// Hands a delivery that this process holds back, for another consumer.
     pub(crate) fn give_back(&self, block: u32) -> Result<(), Damaged> {
         let memory = &self.control().memory;
+        let descriptor = self.descriptor(block)?;
         // Those who wait for it by a descriptor do not look again by themselves, so they are told before it is there.
-        let _put = self.lock_put()?;
-        self.signal(Side::Messages);
-        let guard = self.lock_memory()?;
+        let put = self.lock_put_briefly()?;
+        if put.is_some() {
+            self.signal(Side::Messages);
+        }
+        let guard = if put.is_some() { self.lock_memory_briefly()? } else { None };
         if self.shutdown_state() == 2 {
             // Nobody would get it.
-            return self.settle(&guard, block);
+            return match guard {
+                Some(guard) => self.settle(&guard, block),
+                None => {
+                    self.leave_to_sweep(descriptor, BlockState::Unused);
+                    Ok(())
+                }
+            };
         }
-        let descriptor = self.descriptor(block)?;
         descriptor.attempts.store(descriptor.attempts.load(Relaxed).saturating_add(1), Relaxed);
+        let Some(guard) = guard else {
+            self.leave_to_sweep(descriptor, BlockState::Returned);
+            return Ok(());
+        };
         // The sum first: it brings consumers here, who find this lock's holder dead if it dies before the next store. A
         // returned delivery that is not counted, nobody would look for.
         memory.returned.store(memory.returned.load(Relaxed).wrapping_add(1), Release);
@@ -215,13 +257,15 @@ impl Ring {
     /// it has made of them, before another is taken or acknowledged.
     pub(crate) fn with_deliveries<T, R>(
         &self,
+        deadline: Deadline,
         mut read: impl FnMut(Identity, &[u8]) -> Option<T>,
         then: impl FnOnce(Vec<T>) -> R,
     ) -> Result<R, RingError> {
         // A child forked by the caller's closures would go on with its parent's lock.
         let _here = OwnedByProcess::new();
-        // Under this lock no delivery is acknowledged, so that its bytes stay what they are.
-        let _guard = self.lock_memory()?;
+        // Under this lock no delivery is taken, and the bytes of none become another's: one that is acknowledged
+        // without the lock, as this process does not go on, is freed by a sweep only.
+        let _guard = self.lock_memory(deadline)?;
         let mut deliveries = Vec::new();
         for block in self.blocks()? {
             let descriptor = self.descriptor(block)?;
@@ -261,9 +305,12 @@ impl Ring {
 
     /// If all unfinished tasks were taken for good by processes that died: how many, and the pids. Forgets them, so
     /// that the queue goes on.
-    pub(crate) fn collect_losses(&self) -> Result<Option<(u64, Vec<i32>)>, Damaged> {
-        let get = self.lock_get()?;
-        let guard = self.lock_memory()?;
+    ///
+    /// # Errors
+    /// [`RingError::Busy`], by `deadline`.
+    pub(crate) fn collect_losses(&self, deadline: Deadline) -> Result<Option<(u64, Vec<i32>)>, RingError> {
+        let get = self.lock_get(deadline)?;
+        let guard = self.lock_memory(deadline)?;
         let memory = &self.control().memory;
         let unfinished = self.unfinished();
         let mut lost = 0;
@@ -306,7 +353,7 @@ impl Ring {
         for (account, debt) in debts {
             let forgotten = debt.min(left.max(0));
             left -= forgotten;
-            account.done.store(account.done.load(Relaxed).wrapping_add(forgotten as u64), Release);
+            account.done.fetch_add(forgotten as u64, Release);
             account.lost.store(0, Relaxed);
         }
         drop((guard, get));

@@ -10,6 +10,7 @@ use super::layout::{
 };
 use super::segment::half_where_steps_count;
 use super::{Damaged, Ring, RingError, table_of};
+use crate::os::clock::Deadline;
 use crate::os::identity::Identity;
 use crate::os::memory;
 use crate::shm::windows;
@@ -26,19 +27,30 @@ const LARGEST: u64 = 1 << (CLASSES - 1);
 const STEP: u64 = 16 << 10;
 
 impl Ring {
+    /// How many bytes a queue has in use at least.
+    pub(super) fn least_bytes(&self) -> u64 {
+        self.fixed_bytes() + STEP
+    }
+
     /// A block for `len` bytes, all of them with memory, in the state `Writing` of this process.
-    pub(crate) fn allocate(&self, len: u64) -> Result<u32, RingError> {
-        self.allocate_reserved(len, len, self.limit_of_puts())
+    pub(crate) fn allocate(&self, len: u64, deadline: Deadline) -> Result<u32, RingError> {
+        self.allocate_reserved(len, len, self.limit_of_puts(), deadline)
     }
 
     /// [`Ring::allocate`] for a consumer, which must not be kept from emptying a queue that producers have filled.
-    pub(super) fn allocate_to_take(&self, len: u64) -> Result<u32, RingError> {
-        self.allocate_reserved(len, len, self.settings.max_bytes)
+    pub(super) fn allocate_to_take(&self, len: u64, deadline: Deadline) -> Result<u32, RingError> {
+        self.allocate_reserved(len, len, self.settings.max_bytes, deadline)
     }
 
     /// A new segment that begins at `base`, its first bytes with memory. The caller makes it a segment.
-    pub(super) fn new_segment(&self, bytes: u64, base: u32) -> Result<Segment, RingError> {
-        let block = self.allocate_reserved(bytes, STEP, self.limit_of_puts())?;
+    pub(super) fn new_segment(
+        &self,
+        bytes: u64,
+        base: u32,
+        max_bytes: u64,
+        deadline: Deadline,
+    ) -> Result<Segment, RingError> {
+        let block = self.allocate_reserved(bytes, STEP, max_bytes, deadline)?;
         self.descriptor(block)?.successor.store(0, Relaxed);
         Ok(Segment { block, base })
     }
@@ -49,20 +61,26 @@ impl Ring {
         if self.settings.joinable { max_bytes - max_bytes / 8 } else { max_bytes }
     }
 
-    fn allocate_reserved(&self, len: u64, reserve: u64, max_bytes: u64) -> Result<u32, RingError> {
+    fn allocate_reserved(
+        &self,
+        len: u64,
+        reserve: u64,
+        max_bytes: u64,
+        deadline: Deadline,
+    ) -> Result<u32, RingError> {
         if len > max_bytes.min(LARGEST) {
             let used = self.control().memory.used.load(Relaxed);
             return Err(RingError::Limit { used, needed: len, max_bytes });
         }
         let class = len.max(1).next_power_of_two().ilog2().max(SMALLEST_CLASS);
         let block = {
-            let guard = self.lock_memory()?;
+            let guard = self.lock_memory(deadline)?;
             match self.pop_free(&guard, class)? {
                 Some(block) => block,
                 None => self.carve(&guard, class)?,
             }
         };
-        match self.reserve_block(block, reserve, max_bytes) {
+        match self.reserve_block(block, reserve, max_bytes, deadline) {
             Ok(()) => Ok(block),
             Err(error) => {
                 self.free(block)?;
@@ -73,7 +91,13 @@ impl Ring {
 
     /// Sets memory aside for a block's first `len` bytes, as far as `max_bytes` for the whole queue allow. The caller has the
     /// block.
-    pub(super) fn reserve_block(&self, block: u32, len: u64, max_bytes: u64) -> Result<(), RingError> {
+    pub(super) fn reserve_block(
+        &self,
+        block: u32,
+        len: u64,
+        max_bytes: u64,
+        deadline: Deadline,
+    ) -> Result<(), RingError> {
         let descriptor = self.descriptor(block)?;
         self.map_block(descriptor, len)?;
         let start = self.block_offset(descriptor, len)?;
@@ -87,7 +111,7 @@ impl Ring {
         let used = &self.control().memory.used;
         let charged = descriptor.charged.load(Relaxed);
         {
-            let guard = self.lock_memory()?;
+            let guard = self.lock_memory(deadline)?;
             let needed = want.saturating_sub(charged);
             if used.load(Relaxed).saturating_add(needed) > max_bytes {
                 self.trim_locked(&guard)?;
@@ -102,8 +126,10 @@ impl Ring {
         // Outside the lock: the kernel zeroes the pages, which takes time.
         if let Err(error) = memory::reserve(self.fd(), at, want - have) {
             let undone = memory::release(self.fd(), at, want - have);
-            let guard = self.lock_memory()?;
-            self.charge_block(&guard, descriptor, charged);
+            // Else it stays charged until the block is freed or swept.
+            if let Some(guard) = self.lock_memory_briefly()? {
+                self.charge_block(&guard, descriptor, charged);
+            }
             return Err(RingError::System(undone.err().unwrap_or(error)));
         }
         descriptor.reserved.store(want, Relaxed);
@@ -162,9 +188,24 @@ impl Ring {
     pub(crate) fn free(&self, block: u32) -> Result<(), Damaged> {
         let descriptor = self.descriptor(block)?;
         self.release_what_is_not_kept(descriptor)?;
-        let guard = self.lock_memory()?;
-        self.free_locked(&guard, block, descriptor);
+        match self.lock_memory_briefly()? {
+            Some(guard) => self.free_locked(&guard, block, descriptor),
+            None => self.leave_to_sweep(descriptor, BlockState::Unused),
+        }
         Ok(())
+    }
+
+    /// Gives a block that the caller has into another state without the memory lock, whose holder does not
+    /// go on. A sweep derives the sums again, and frees a block that is [`BlockState::Unused`].
+    pub(super) fn leave_to_sweep(&self, descriptor: &Descriptor, state: BlockState) {
+        let owner = match state {
+            BlockState::Taken | BlockState::Owed => Some(Identity::current()),
+            _ => None,
+        };
+        // Before, should this process die in between; after, for a sweep that has passed this block by now.
+        self.want_sweep();
+        descriptor.set_state(state, owner);
+        self.want_sweep();
     }
 
     /// Whether free blocks keep more than they may.
@@ -282,9 +323,9 @@ impl Ring {
     }
 
     /// Gives the memory of free blocks back.
-    pub(crate) fn trim(&self) -> Result<(), Damaged> {
-        let guard = self.lock_memory()?;
-        self.trim_locked(&guard)
+    pub(crate) fn trim(&self, deadline: Deadline) -> Result<(), RingError> {
+        let guard = self.lock_memory(deadline)?;
+        Ok(self.trim_locked(&guard)?)
     }
 
     fn trim_locked(&self, guard: &RobustGuard<'_>) -> Result<(), Damaged> {
@@ -331,6 +372,7 @@ impl Ring {
                 BlockState::Returned => returned += 1,
                 BlockState::Owed => owed += 1,
                 BlockState::Writing | BlockState::Queued | BlockState::Taken | BlockState::Segment => {}
+                BlockState::Unused => {}
             }
         }
         memory.used.store(used, Relaxed);
@@ -367,12 +409,12 @@ mod tests {
     fn what_the_dead_reserved_and_did_not_note_is_given_back() {
         let ring = ring(1 << 30);
         let (used, pages) = (ring.control().memory.used.load(Relaxed), memory::allocated(ring.fd()).unwrap());
-        let block = ring.allocate(1 << 20).unwrap();
+        let block = ring.allocate(1 << 20, Deadline::Never).unwrap();
         let descriptor = ring.descriptor(block).unwrap();
         // As if killed between getting the memory and noting it.
         descriptor.reserved.store(0, Relaxed);
         descriptor.set_state(BlockState::Writing, Some(dead()));
-        ring.sweep().unwrap();
+        ring.sweep(Deadline::Never).unwrap();
         assert_eq!(
             (ring.control().memory.used.load(Relaxed), memory::allocated(ring.fd()).unwrap()),
             (used, pages)
@@ -383,42 +425,45 @@ mod tests {
     fn a_sweep_counts_what_is_on_its_way() {
         let ring = ring(1 << 30);
         let used = ring.control().memory.used.load(Relaxed);
-        let block = ring.allocate(1 << 20).unwrap();
+        let block = ring.allocate(1 << 20, Deadline::Never).unwrap();
         let descriptor = ring.descriptor(block).unwrap();
         // Paid for, not there yet; and the other way round when it is given back.
         descriptor.reserved.store(0, Relaxed);
-        ring.sweep().unwrap();
+        ring.sweep(Deadline::Never).unwrap();
         descriptor.reserved.store(1 << 20, Relaxed);
         assert_eq!(ring.control().memory.used.load(Relaxed), used + (1 << 20));
         ring.free(block).unwrap();
-        ring.trim().unwrap();
+        ring.trim(Deadline::Never).unwrap();
         assert_eq!(ring.control().memory.used.load(Relaxed), used);
     }
 
     #[test]
     fn what_the_living_hold_is_not_taken_for_unpublished() {
         let ring = ring(1 << 30);
-        let block = ring.allocate(100).unwrap();
+        let block = ring.allocate(100, Deadline::Never).unwrap();
         let descriptor = ring.descriptor(block).unwrap();
         // So many messages later its number is that of a message which waits.
         descriptor.seq.store(0, Relaxed);
         descriptor.set_state(BlockState::Taken, Some(Identity::current()));
-        let mut session = ring.put_session().unwrap();
+        let mut session = ring.put_session(Deadline::Never).unwrap();
         session.push(crate::ring::Content::Inline(b"x"), false).unwrap();
         session.publish();
         drop(session);
-        ring.sweep().unwrap();
+        ring.sweep(Deadline::Never).unwrap();
         assert_eq!(descriptor.state(), Some((BlockState::Taken, Some(Identity::current()))));
     }
 
     #[test]
     fn a_small_block_keeps_to_itself() {
         let ring = ring(1 << 20);
-        let block = ring.allocate(1).unwrap();
+        let block = ring.allocate(1, Deadline::Never).unwrap();
         let descriptor = ring.descriptor(block).unwrap();
         assert!(descriptor.offset.load(Relaxed) >= ACCOUNTS_AT);
         assert!(descriptor.reserved.load(Relaxed) <= 1 << descriptor.class.load(Relaxed));
-        assert!(matches!(ring.reserve_block(block, 1 << 20, 1 << 20), Err(RingError::Damaged(_))));
+        assert!(matches!(
+            ring.reserve_block(block, 1 << 20, 1 << 20, Deadline::Never),
+            Err(RingError::Damaged(_))
+        ));
     }
 
     #[test]
@@ -428,21 +473,21 @@ mod tests {
         for word in [&memory.used, &memory.cached, &memory.held, &memory.returned, &memory.owed] {
             word.store(u64::MAX, Relaxed);
         }
-        let mut session = queue.get_session().unwrap();
+        let mut session = queue.get_session(Deadline::Never).unwrap();
         assert_eq!(session.next(crate::ring::Take::Plain, &mut Vec::new()).unwrap(), None);
         drop(session);
         assert!(!queue.has_message());
         let _ = (queue.len(), queue.unfinished(), queue.task_done());
-        let _ = queue.allocate(100);
-        queue.sweep().unwrap();
-        let block = queue.allocate(100).unwrap();
+        let _ = queue.allocate(100, Deadline::Never);
+        queue.sweep(Deadline::Never).unwrap();
+        let block = queue.allocate(100, Deadline::Never).unwrap();
         queue.free(block).unwrap();
     }
 
     #[test]
     fn a_record_longer_than_any_is_refused() {
         let queue = ring(1 << 30);
-        let mut session = queue.put_session().unwrap();
+        let mut session = queue.put_session(Deadline::Never).unwrap();
         for _ in 0..40 {
             session.push(crate::ring::Content::Inline(&[1; 1000]), false).unwrap();
         }
@@ -450,7 +495,7 @@ mod tests {
         drop(session);
         let first = queue.find_segment(&queue.get_segment, 0).unwrap();
         first.write_record(0, crate::ring::layout::Record::Inline(30_000), 0);
-        let mut session = queue.get_session().unwrap();
+        let mut session = queue.get_session(Deadline::Never).unwrap();
         let mut out = Vec::new();
         assert!(matches!(session.next(crate::ring::Take::Plain, &mut out), Err(RingError::Damaged(_))));
         assert!(out.is_empty());

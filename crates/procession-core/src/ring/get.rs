@@ -4,6 +4,7 @@ use super::layout::{BlockState, Cursor, Descriptor, INLINE_MAX, Record, Segment,
 use super::segment::SegmentMemory;
 use super::watch::Side;
 use super::{Damaged, Ring, RingError};
+use crate::os::clock::Deadline;
 use crate::os::identity::Identity;
 use crate::sync::RobustGuard;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -40,6 +41,8 @@ pub(crate) type Wanted<'a> = &'a mut dyn FnMut(&[u8], u32) -> bool;
 pub(crate) struct GetSession<'a> {
     ring: &'a Ring,
     _guard: RobustGuard<'a>,
+    /// Until when it may wait for the memory lock.
+    deadline: Deadline,
     segment: Segment,
     memory: SegmentMemory,
     /// The next message.
@@ -49,14 +52,15 @@ pub(crate) struct GetSession<'a> {
 
 impl Ring {
     #[inline(always)]
-    pub(crate) fn get_session(&self) -> Result<GetSession<'_>, RingError> {
-        let guard = self.lock_get()?;
+    pub(crate) fn get_session(&self, deadline: Deadline) -> Result<GetSession<'_>, RingError> {
+        let guard = self.lock_get(deadline)?;
         let get = &self.control().get;
         let segment = Segment::from_bits(get.segment.load(Relaxed));
         let memory = self.segment_memory(&self.get_segment, segment.block)?;
         Ok(GetSession {
             ring: self,
             _guard: guard,
+            deadline,
             segment,
             memory,
             head: Cursor::from_bits(get.head.load(Relaxed)),
@@ -126,7 +130,7 @@ impl GetSession<'_> {
             return Ok(());
         }
         // Only when no producer is at work: the next one to find the queue drained can do it as well.
-        let Some(mut put) = self.ring.try_put_session()? else { return Ok(()) };
+        let Some(mut put) = self.ring.try_put_session(Deadline::Now)? else { return Ok(()) };
         if self.head.count != self.ring.tail().count {
             return Ok(());
         }
@@ -219,16 +223,21 @@ impl GetSession<'_> {
         if !self.memory.read_message(offset, len, &mut copy) {
             return Err(Damaged("a message's length").into());
         }
-        let block = self.ring.allocate_to_take(len as u64)?;
+        let block = self.ring.allocate_to_take(len as u64, self.deadline)?;
         let descriptor = self.ring.descriptor(block)?;
         self.ring.fill(descriptor, &copy)?;
-        self.hold(descriptor, BlockState::HeldCopy)?;
-        Ok(block)
+        match self.hold(descriptor, BlockState::HeldCopy) {
+            Ok(()) => Ok(block),
+            Err(error) => {
+                self.ring.free(block)?;
+                Err(error)
+            }
+        }
     }
 
-    fn hold(&self, descriptor: &Descriptor, state: BlockState) -> Result<(), Damaged> {
+    fn hold(&self, descriptor: &Descriptor, state: BlockState) -> Result<(), RingError> {
         let memory = &self.ring.control().memory;
-        let _guard = self.ring.lock_memory()?;
+        let _guard = self.ring.lock_memory(self.deadline)?;
         descriptor.attempts.store(0, Relaxed);
         descriptor.seq.store(self.head.count, Relaxed);
         descriptor.set_state(state, Some(Identity::current()));
@@ -286,7 +295,7 @@ impl GetSession<'_> {
         mut wanted: Option<Wanted<'_>>,
     ) -> Result<Option<Taken>, RingError> {
         let memory = &self.ring.control().memory;
-        let _guard = self.ring.lock_memory()?;
+        let _guard = self.ring.lock_memory(self.deadline)?;
         let mut oldest: Option<(u32, u32, Option<Identity>)> = None;
         for block in self.ring.blocks()? {
             let descriptor = self.ring.descriptor(block)?;

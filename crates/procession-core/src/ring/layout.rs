@@ -108,7 +108,7 @@ pub(crate) struct Control {
 
 const _: () = assert!(size_of::<Control>() <= DESCRIPTORS_AT as usize);
 
-/// Written by the creator before the header is published, but for the last two.
+/// Written by the creator before the header is published, but for `shutdown` and `sweep_wanted`.
 #[repr(C, align(128))]
 pub(crate) struct Settings {
     /// The most messages at a time; 0 for no bound.
@@ -122,10 +122,14 @@ pub(crate) struct Settings {
     /// 0 open; 1 no more puts; 2 no more gets either. Only grows, under the put lock. Readers act on what
     /// they see; a process that dies right after the store leaves sleepers that find it within a slice.
     pub(crate) shutdown: AtomicU32,
-    /// Not 0 when a lock's holder died: somebody is to look for blocks that nobody has (`Ring::sweep`). Set by who
-    /// recovers a lock and, under the get lock, by who begins a sweep, before it changes anything; cleared under all three
-    /// locks at its end. So one whose sweeper died is begun again.
+    /// Not 0 when a sweep is wanted, which looks for blocks that nobody has (`Ring::sweep`). Counted on by
+    /// who recovers a lock, by who leaves a block to the sweep without a lock ([`BlockState::Unused`] and the
+    /// like), and under the get lock by who begins a sweep, before it changes anything. Cleared under all three
+    /// locks at its end, unless it was counted on meanwhile. So a sweep whose sweeper died is begun again, and so
+    /// is one that may have passed a block before that was left to it.
     pub(crate) sweep_wanted: AtomicU32,
+    /// 1 when puts wait for room in bytes as for room in messages. Written by the creator, as the first ones.
+    pub(crate) waits_for_bytes: AtomicU32,
 }
 
 /// What producers share. `tail` has a line of its own: consumers read it.
@@ -209,8 +213,10 @@ pub(crate) struct Memory {
 pub(crate) struct Waiting {
     /// Consumers, until there is a message.
     pub(crate) not_empty: WaitQueue,
-    /// Producers, until there is room.
+    /// Producers, until there is room in the ring, for a message that lies there or its block's number.
     pub(crate) not_full: WaitQueue,
+    /// Producers, until there is memory for the block of a message. Only where puts wait for bytes.
+    pub(crate) bytes_free: WaitQueue,
     /// Those who wait for all tasks to be done.
     pub(crate) all_done: WaitQueue,
 }
@@ -264,6 +270,10 @@ pub(crate) enum BlockState {
     /// As `Held`, but not to be handed out again: its consumer took the message for good and owes a `task_done`. The
     /// debt of a dead consumer stays until somebody waiting for all tasks was told.
     Owed = 8,
+    /// Nobody's: its last owner found the memory lock held by a process that did not go on, and left the block
+    /// to the next sweep. Stored without a lock by the owner, which asks for a sweep before and after: before, for
+    /// one that dies in between, and after, for a sweep that has passed the block by then.
+    Unused = 9,
     /// A segment of the ring, when the chain from `GetSide::segment` to `PutSide::segment` has it.
     Segment = 7,
 }
@@ -301,9 +311,9 @@ pub(crate) struct Descriptor {
 impl Descriptor {
     /// The state, and whom it concerns. `None` for bits that mean nothing.
     pub(crate) fn state(&self) -> Option<(BlockState, Option<Identity>)> {
-        use BlockState::{Free, Held, HeldCopy, Owed, Queued, Returned, Segment, Taken, Writing};
+        use BlockState::{Free, Held, HeldCopy, Owed, Queued, Returned, Segment, Taken, Unused, Writing};
         let bits = self.state.load(Ordering::Acquire);
-        let state = [Free, Writing, Queued, Taken, Held, HeldCopy, Returned, Segment, Owed]
+        let state = [Free, Writing, Queued, Taken, Held, HeldCopy, Returned, Segment, Owed, Unused]
             .into_iter()
             .find(|state| *state as u64 == bits >> Identity::BITS)?;
         Some((state, Identity::from_bits(bits & ((1 << Identity::BITS) - 1))))
@@ -327,7 +337,8 @@ pub(crate) struct Account {
     /// a head that has not come so far. Guarded by the get lock.
     pub(crate) taken: AtomicU64,
     /// How many it declared done; may be ahead of `taken`, since any process may declare any task done.
-    /// Guarded by the memory lock.
+    /// Counted on under the memory lock, or without it by the owner, up to `taken`, where the lock's holder
+    /// does not go on.
     pub(crate) done: AtomicU64,
     /// Of `taken` less `done`, the debt of dead earlier owners of this account. Stored under the get lock.
     pub(crate) lost: AtomicU64,

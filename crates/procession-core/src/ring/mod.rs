@@ -13,6 +13,7 @@ pub(crate) mod layout;
 mod put;
 mod recovery;
 mod segment;
+mod shortage;
 mod watch;
 
 use std::io;
@@ -27,6 +28,7 @@ pub(crate) use self::{
     apart::Apart,
     get::{GetSession, Take, Taken},
     put::{Content, Pushed},
+    shortage::Usage,
     watch::Side,
 };
 
@@ -36,7 +38,9 @@ use self::layout::{
     FIRST_TABLE, Segment, UNIT,
 };
 use self::segment::{SegmentCache, SegmentMemory};
+use self::shortage::Shortage;
 use self::watch::Watches;
+use crate::os::clock::Deadline;
 use crate::os::memory::{self, Mapping};
 use crate::shm::windows::{self, Windows};
 use crate::shm::{CreateError, Header, Kind, ObjectId, OpenError};
@@ -70,6 +74,12 @@ pub enum RingError {
     /// The queue counts unfinished tasks, and more living processes than it can tell apart take from it.
     #[error("more than {ACCOUNTS} processes take tasks from this queue")]
     TooManyConsumers,
+    /// A process that lives holds an internal lock of the queue and does not go on. The operation has done
+    /// nothing, and may be called again.
+    #[error(
+        "another process is inside the queue and does not go on; it may be stopped by a signal, a debugger or a frozen cgroup, and describe() says which process it is"
+    )]
+    Busy,
     /// A forked child has only a copy of its parent's reservation or delivery.
     #[error(
         "it belongs to the process that made or took it, of which this one is a forked child; use it there"
@@ -86,6 +96,8 @@ pub(crate) struct Settings {
     /// 0 for no bound.
     pub(crate) max_messages: u32,
     pub(crate) max_bytes: u64,
+    /// Whether puts wait for room in bytes; else a put fails that finds none.
+    pub(crate) waits_for_bytes: bool,
     pub(crate) joinable: bool,
     /// 0 when the creator did not say.
     pub(crate) shape: u64,
@@ -103,6 +115,7 @@ pub(crate) struct Ring {
     account: LocalAtomicU32,
     watches: Watches,
     spare: Spare,
+    shortage: Shortage,
 }
 
 // SAFETY: what the pointer leads to is shared between processes by design: atomics, and records that the locks in
@@ -140,18 +153,23 @@ impl Ring {
             account: LocalAtomicU32::new(0),
             watches: Watches::default(),
             spare: Spare::default(),
+            shortage: Shortage::default(),
         };
         let control = ring.control();
         control.settings.max_messages.store(settings.max_messages, Ordering::Relaxed);
         control.settings.joinable.store(settings.joinable.into(), Ordering::Relaxed);
         control.settings.max_bytes.store(settings.max_bytes, Ordering::Relaxed);
         control.settings.shape.store(settings.shape, Ordering::Relaxed);
+        control.settings.waits_for_bytes.store(settings.waits_for_bytes.into(), Ordering::Relaxed);
         control.memory.end.store(fixed, Ordering::Relaxed);
         control.memory.used.store(fixed, Ordering::Relaxed);
-        let first = ring.new_segment(FIRST_SEGMENT, 0).map_err(|error| match error {
-            RingError::System(cause) => failed("reserving memory")(cause),
-            other => CreateError::Invalid { object: "a queue", problem: other.to_string() },
-        })?;
+        let first =
+            ring.new_segment(FIRST_SEGMENT, 0, ring.limit_of_puts(), Deadline::Never).map_err(|error| {
+                match error {
+                    RingError::System(cause) => failed("reserving memory")(cause),
+                    other => CreateError::Invalid { object: "a queue", problem: other.to_string() },
+                }
+            })?;
         let damaged = |error: Damaged| CreateError::Invalid { object: "a queue", problem: error.to_string() };
         let descriptor = ring.descriptor(first.block).map_err(damaged)?;
         descriptor.set_state(BlockState::Segment, None);
@@ -183,12 +201,14 @@ impl Ring {
             account: LocalAtomicU32::new(0),
             watches: Watches::default(),
             spare: Spare::default(),
+            shortage: Shortage::default(),
         };
         let shared = ring.control();
         let id = shared.header.check(Kind::Queue)?;
         let settings = Settings {
             max_messages: shared.settings.max_messages.load(Ordering::Relaxed),
             max_bytes: shared.settings.max_bytes.load(Ordering::Relaxed),
+            waits_for_bytes: shared.settings.waits_for_bytes.load(Ordering::Relaxed) != 0,
             joinable: shared.settings.joinable.load(Ordering::Relaxed) != 0,
             shape: shared.settings.shape.load(Ordering::Relaxed),
         };

@@ -7,6 +7,7 @@ use super::layout::{
 use super::segment::SegmentMemory;
 use super::watch::Side;
 use super::{Damaged, Ring, RingError};
+use crate::os::clock::Deadline;
 use crate::sync::RobustGuard;
 use crate::sync::atomic::Ordering::{Relaxed, Release};
 
@@ -45,6 +46,8 @@ pub(crate) enum Pushed {
 pub(crate) struct PutSession<'a> {
     ring: &'a Ring,
     _guard: RobustGuard<'a>,
+    /// Until when it may wait for the memory lock.
+    deadline: Deadline,
     segment: Segment,
     memory: SegmentMemory,
     /// After the last message written.
@@ -53,21 +56,22 @@ pub(crate) struct PutSession<'a> {
 
 impl Ring {
     #[inline(always)]
-    pub(crate) fn put_session(&self) -> Result<PutSession<'_>, RingError> {
-        let guard = self.lock_put()?;
-        self.put_session_under(guard)
+    pub(crate) fn put_session(&self, deadline: Deadline) -> Result<PutSession<'_>, RingError> {
+        let guard = self.lock_put(deadline)?;
+        self.put_session_under(guard, deadline)
     }
 
     #[inline(always)]
     pub(super) fn put_session_under<'a>(
         &'a self,
         guard: RobustGuard<'a>,
+        deadline: Deadline,
     ) -> Result<PutSession<'a>, RingError> {
         let put = &self.control().put;
         let segment = Segment::from_bits(put.segment.load(Relaxed));
         let memory = self.segment_memory(&self.put_segment, segment.block)?;
         let tail = Cursor::from_bits(put.tail.load(Relaxed));
-        Ok(PutSession { ring: self, _guard: guard, segment, memory, tail })
+        Ok(PutSession { ring: self, _guard: guard, deadline, segment, memory, tail })
     }
 }
 
@@ -83,16 +87,21 @@ impl PutSession<'_> {
             Content::Inline(message) => units(message.len()),
             Content::Block(_) => units(size_of::<u64>()),
         };
+        // Who has the block has paid for it, and others may wait until it is put: its number is not kept out.
+        let limit = match content {
+            Content::Inline(_) => self.ring.limit_of_puts(),
+            Content::Block(_) => u64::MAX,
+        };
         let offset = match self.room(need) {
             Some(offset) => offset,
             None if patient && self.memory.units() >= STEADY_UNITS => return Ok(Pushed::Crowded),
             None => {
-                self.grow(need)?;
+                self.grow(need, limit)?;
                 // Once: a new segment has room.
                 self.room(need).ok_or(Damaged("the space in use"))?
             }
         };
-        self.reserve(offset + need)?;
+        self.reserve(offset + need, limit)?;
         self.memory.prefetch_to_write(offset + need + AHEAD);
         match content {
             Content::Inline(message) => self.memory.write_message(offset, message),
@@ -175,17 +184,17 @@ impl PutSession<'_> {
 
     /// Makes sure that the segment has memory up to the offset `end` and for one unit more, on the first lap.
     #[inline(always)]
-    fn reserve(&mut self, end: u32) -> Result<(), RingError> {
+    fn reserve(&mut self, end: u32, limit: u64) -> Result<(), RingError> {
         let end = (u64::from(end) + 1) * UNIT;
         let size = u64::from(self.memory.units()) * UNIT;
         if end.min(size) <= self.ring.control().put.reserved.load(Relaxed) {
             return Ok(());
         }
-        self.reserve_more(end, size)
+        self.reserve_more(end, size, limit)
     }
 
     #[cold]
-    fn reserve_more(&mut self, end: u64, size: u64) -> Result<(), RingError> {
+    fn reserve_more(&mut self, end: u64, size: u64, limit: u64) -> Result<(), RingError> {
         let put = &self.ring.control().put;
         // Segments fill from the front, so that little is ever asked for at a time: what is skipped at the end, and a record.
         let have = self.ring.descriptor(self.segment.block)?.reserved.load(Relaxed);
@@ -195,9 +204,13 @@ impl PutSession<'_> {
         let step = (size / 8).clamp(16 << 10, 1 << 20);
         let want = put.reserved.load(Relaxed).saturating_add(step).max(end).min(size);
         // Rather less than a step ahead when the limit is near.
-        let limit = self.ring.limit_of_puts();
-        if self.ring.reserve_block(self.segment.block, want, limit).is_err() {
-            self.ring.reserve_block(self.segment.block, end.min(size), limit)?;
+        let near = self.ring.limit_of_puts();
+        match self.ring.reserve_block(self.segment.block, want, near, self.deadline) {
+            Ok(()) => {}
+            Err(RingError::Busy) => return Err(RingError::Busy),
+            Err(_) => {
+                self.ring.reserve_block(self.segment.block, end.min(size), limit, self.deadline)?;
+            }
         }
         let reserved = self.ring.descriptor(self.segment.block)?.reserved.load(Relaxed);
         put.reserved.store(reserved, Relaxed);
@@ -207,7 +220,7 @@ impl PutSession<'_> {
     /// Goes on in a new segment of twice the size, or in one that just holds the record where there is no
     /// memory for that.
     #[cold]
-    fn grow(&mut self, need: u32) -> Result<(), RingError> {
+    fn grow(&mut self, need: u32, limit: u64) -> Result<(), RingError> {
         // What is written so far must not be cut off by a death: the next producer would start at the
         // published tail, which has to lie in the segment it finds.
         self.publish();
@@ -219,9 +232,10 @@ impl PutSession<'_> {
             let max_bytes = u64::from(MAX_UNITS) * UNIT;
             return Err(RingError::Limit { used, needed: u64::from(need) * UNIT + RECORD_HEADER, max_bytes });
         }
-        let segment = match self.ring.new_segment(size, self.tail.position) {
-            Err(RingError::Limit { .. }) if size > least => {
-                self.ring.new_segment(least, self.tail.position)?
+        let near = self.ring.limit_of_puts();
+        let segment = match self.ring.new_segment(size, self.tail.position, near, self.deadline) {
+            Err(RingError::Limit { .. }) if size > least || limit > near => {
+                self.ring.new_segment(least, self.tail.position, limit, self.deadline)?
             }
             other => other?,
         };
@@ -233,7 +247,8 @@ impl PutSession<'_> {
     /// the caller holds the get lock too, so it may move the consumers along.
     pub(crate) fn shrink(&mut self, largest: u64, size: u64) -> Result<(), RingError> {
         if u64::from(self.memory.units()) * UNIT > largest {
-            let segment = self.ring.new_segment(size, self.tail.position)?;
+            let segment =
+                self.ring.new_segment(size, self.tail.position, self.ring.limit_of_puts(), self.deadline)?;
             self.enter(segment)?;
         }
         Ok(())

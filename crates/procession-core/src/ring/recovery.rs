@@ -6,37 +6,77 @@ use super::layout::{BlockState, Segment};
 use super::put::PutSession;
 use super::watch::Side;
 use super::{Damaged, Ring, RingError};
+use crate::os::clock::Deadline;
 use crate::os::identity::Identity;
 use crate::sync::RobustGuard;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 
 impl Ring {
+    /// # Errors
+    /// [`RingError::Busy`], by `deadline`; see [`crate::sync::Robust::lock_until`].
     #[inline(always)]
-    pub(crate) fn lock_put(&self) -> Result<RobustGuard<'_>, Damaged> {
-        let guard = self.control().put.lock.lock(|holder| self.may_hold(holder));
+    pub(crate) fn lock_put(&self, deadline: Deadline) -> Result<RobustGuard<'_>, RingError> {
+        let lock = &self.control().put.lock;
+        let guard = lock.lock_until(deadline, |holder| self.may_hold(holder)).ok_or(RingError::Busy)?;
         if guard.recovered() {
             self.recover_put()?;
         }
         Ok(guard)
     }
 
+    /// # Errors
+    /// As [`Ring::lock_put`].
     #[inline(always)]
-    pub(super) fn lock_get(&self) -> Result<RobustGuard<'_>, Damaged> {
-        let guard = self.control().get.lock.lock(|holder| self.may_hold(holder));
-        if guard.recovered() {
-            self.recover_get()?;
+    pub(super) fn lock_get(&self, deadline: Deadline) -> Result<RobustGuard<'_>, RingError> {
+        let lock = &self.control().get.lock;
+        let guard = lock.lock_until(deadline, |holder| self.may_hold(holder)).ok_or(RingError::Busy)?;
+        if guard.recovered() { self.recover_get(guard, deadline) } else { Ok(guard) }
+    }
+
+    /// # Errors
+    /// As [`Ring::lock_put`].
+    #[inline]
+    pub(super) fn lock_memory(&self, deadline: Deadline) -> Result<RobustGuard<'_>, RingError> {
+        let lock = &self.control().memory.lock;
+        let guard = lock.lock_until(deadline, |holder| self.may_hold(holder)).ok_or(RingError::Busy)?;
+        Ok(self.recover_memory(guard)?)
+    }
+
+    /// The put lock, unless its holder does not go on.
+    pub(super) fn lock_put_briefly(&self) -> Result<Option<RobustGuard<'_>>, Damaged> {
+        let guard = self.control().put.lock.lock_briefly(|holder| self.may_hold(holder));
+        if guard.as_ref().is_some_and(RobustGuard::recovered) {
+            self.recover_put()?;
         }
         Ok(guard)
     }
 
+    /// The memory lock, unless its holder does not go on: for what has no deadline, and something else to do
+    /// then.
     #[inline]
-    pub(super) fn lock_memory(&self) -> Result<RobustGuard<'_>, Damaged> {
-        let guard = self.control().memory.lock.lock(|holder| self.may_hold(holder));
+    pub(super) fn lock_memory_briefly(&self) -> Result<Option<RobustGuard<'_>>, Damaged> {
+        let guard = self.control().memory.lock.lock_briefly(|holder| self.may_hold(holder));
+        guard.map(|guard| self.recover_memory(guard)).transpose()
+    }
+
+    /// The memory lock, however long its holder keeps it.
+    #[inline]
+    pub(super) fn lock_memory_at_last(&self) -> Result<RobustGuard<'_>, Damaged> {
+        self.recover_memory(self.control().memory.lock.lock(|holder| self.may_hold(holder)))
+    }
+
+    #[inline]
+    fn recover_memory<'a>(&self, guard: RobustGuard<'a>) -> Result<RobustGuard<'a>, Damaged> {
         if guard.recovered() {
-            self.control().settings.sweep_wanted.store(1, SeqCst);
+            self.want_sweep();
             self.rebuild(&guard)?;
         }
         Ok(guard)
+    }
+
+    /// Asks whoever uses the queue next for a sweep.
+    pub(crate) fn want_sweep(&self) {
+        self.control().settings.sweep_wanted.fetch_add(1, SeqCst);
     }
 
     /// Whether somebody died with one of the locks, so that a sweep mends what it was changing.
@@ -48,10 +88,10 @@ impl Ring {
     }
 
     /// The put lock if no producer has it.
-    pub(super) fn try_put_session(&self) -> Result<Option<PutSession<'_>>, RingError> {
+    pub(super) fn try_put_session(&self, deadline: Deadline) -> Result<Option<PutSession<'_>>, RingError> {
         match self.control().put.lock.try_lock() {
             None => Ok(None),
-            Some(guard) => Ok(Some(self.put_session_under(guard)?)),
+            Some(guard) => Ok(Some(self.put_session_under(guard, deadline)?)),
         }
     }
 
@@ -65,7 +105,7 @@ impl Ring {
     #[cold]
     fn recover_put(&self) -> Result<(), Damaged> {
         let control = self.control();
-        control.settings.sweep_wanted.store(1, SeqCst);
+        self.want_sweep();
         // It may have told some whose bits are still set: they would take themselves for armed, and poll in vain.
         self.signal(Side::Messages);
         let segment = Segment::from_bits(control.put.segment.load(Relaxed));
@@ -94,20 +134,31 @@ impl Ring {
 
     /// A consumer died. What it did not publish is still in the queue.
     #[cold]
-    fn recover_get(&self) -> Result<(), Damaged> {
+    fn recover_get<'a>(
+        &self,
+        guard: RobustGuard<'a>,
+        deadline: Deadline,
+    ) -> Result<RobustGuard<'a>, RingError> {
         let control = self.control();
-        control.settings.sweep_wanted.store(1, SeqCst);
+        self.want_sweep();
         // As for the put lock.
         self.signal(Side::Room);
         control.get.known_tail.store(self.head().to_bits(), Relaxed);
         self.undo_charges();
-        self.undo_takes()
+        match self.undo_takes(deadline) {
+            Ok(()) => Ok(guard),
+            Err(error) => {
+                // Nobody may move the head before that is done.
+                guard.leave_to_recover();
+                Err(error)
+            }
+        }
     }
 
     /// Takes blocks back that the dead had marked as theirs before they moved the head. Under the get lock, and before
     /// anybody else moves the head: later nothing would tell them from what was taken.
-    fn undo_takes(&self) -> Result<(), Damaged> {
-        let guard = self.lock_memory()?;
+    fn undo_takes(&self, deadline: Deadline) -> Result<(), RingError> {
+        let guard = self.lock_memory(deadline)?;
         let (head, tail) = (self.head(), self.tail());
         for block in self.blocks()? {
             let descriptor = self.descriptor(block)?;
@@ -123,34 +174,42 @@ impl Ring {
                 descriptor.set_state(back, None);
             }
         }
-        self.rebuild(&guard)
+        Ok(self.rebuild(&guard)?)
     }
 
     /// Frees blocks that only dead processes have, and hands out their deliveries again.
     ///
     /// Takes all three locks, so that no living process is half-way in anything that it looks at.
+    ///
+    /// # Errors
+    /// [`RingError::Busy`], by `deadline`: then it is done by the next process that can.
     #[cold]
-    pub(crate) fn sweep(&self) -> Result<(), Damaged> {
-        let get = self.lock_get()?;
-        self.sweep_under(get)
+    pub(crate) fn sweep(&self, deadline: Deadline) -> Result<(), RingError> {
+        let get = self.lock_get(deadline)?;
+        self.sweep_under(get, deadline)
     }
 
     /// [`Ring::sweep`], unless somebody else has done it by the time this process has the lock: many may find at once that one
     /// is wanted.
+    ///
+    /// # Errors
+    /// As [`Ring::sweep`].
     #[cold]
-    pub(crate) fn sweep_if_wanted(&self) -> Result<(), Damaged> {
-        let get = self.lock_get()?;
+    pub(crate) fn sweep_if_wanted(&self, deadline: Deadline) -> Result<(), RingError> {
+        let get = self.lock_get(deadline)?;
         match self.control().settings.sweep_wanted.load(SeqCst) {
             0 => Ok(()),
-            _ => self.sweep_under(get),
+            _ => self.sweep_under(get, deadline),
         }
     }
 
-    fn sweep_under(&self, get: RobustGuard<'_>) -> Result<(), Damaged> {
+    fn sweep_under(&self, get: RobustGuard<'_>, deadline: Deadline) -> Result<(), RingError> {
         // Should this process die over it, the next one is to begin again.
-        self.control().settings.sweep_wanted.store(1, SeqCst);
-        let put = self.lock_put()?;
-        let memory_guard = self.lock_memory()?;
+        self.want_sweep();
+        let put = self.lock_put(deadline)?;
+        let memory_guard = self.lock_memory(deadline)?;
+        let sweep_wanted = &self.control().settings.sweep_wanted;
+        let wanted = sweep_wanted.load(SeqCst);
         let memory = &self.control().memory;
         let (head, tail) = (self.head(), self.tail());
         let queued = |seq: u32| seq.wrapping_sub(head.count) < tail.messages_since(head);
@@ -162,6 +221,7 @@ impl Ring {
         let has_left = |owner: Option<Identity>| owner.is_some_and(|id| !self.may_hold(id));
         let blocks = self.blocks()?;
         let chain = self.segments_in_use()?;
+        let (mut done_late, mut freed) = (false, false);
         for block in blocks {
             let descriptor = self.descriptor(block)?;
             let (state, owner) = descriptor.state().ok_or(Damaged("a block's state"))?;
@@ -169,6 +229,10 @@ impl Ring {
             let unused = match state {
                 BlockState::Free | BlockState::Returned | BlockState::Owed => false,
                 BlockState::Writing => is_dead(owner),
+                BlockState::Unused => {
+                    done_late |= self.settings.joinable;
+                    true
+                }
                 BlockState::Queued => !queued(seq),
                 BlockState::Segment => !chain.contains(&block),
                 // What the living have is theirs, also when so many messages have passed that its number comes again.
@@ -190,23 +254,32 @@ impl Ring {
                 }
             };
             if unused {
+                freed = true;
                 self.release_block(descriptor)?;
                 descriptor.charged.store(descriptor.reserved.load(Relaxed), Relaxed);
                 descriptor.set_state(BlockState::Free, None);
             }
         }
         self.rebuild(&memory_guard)?;
-        if self.has_message() {
+        if self.has_message() || done_late && self.is_over() {
             self.signal(Side::Messages);
         }
         if !self.is_full() {
             self.signal(Side::Room);
         }
-        self.control().settings.sweep_wanted.store(0, SeqCst);
+        // Unless a block that this sweep has passed was left to one since.
+        let _ = sweep_wanted.compare_exchange(wanted, 0, SeqCst, Relaxed);
         let returned = memory.returned.load(Relaxed);
         drop((memory_guard, put, get));
-        if returned != 0 {
-            self.control().waiting.not_empty.wake(u32::MAX);
+        let waiting = &self.control().waiting;
+        if returned != 0 || done_late {
+            waiting.not_empty.wake(u32::MAX);
+        }
+        if done_late {
+            waiting.all_done.wake(u32::MAX);
+        }
+        if freed {
+            self.bytes_were_freed()?;
         }
         Ok(())
     }
@@ -267,13 +340,13 @@ mod tests {
     }
 
     fn put(ring: &Ring, message: &[u8]) {
-        let mut session = ring.put_session().unwrap();
+        let mut session = ring.put_session(Deadline::Never).unwrap();
         session.push(Content::Inline(message), false).unwrap();
         session.publish();
     }
 
     fn take(ring: &Ring) -> Option<u32> {
-        let mut session = ring.get_session().unwrap();
+        let mut session = ring.get_session(Deadline::Never).unwrap();
         let taken = session.next(Take::Delivery, &mut Vec::new()).unwrap()?;
         session.publish();
         let (Taken::Block(block) | Taken::Left(block, _)) = taken else { panic!("not in a block") };
@@ -281,7 +354,7 @@ mod tests {
     }
 
     fn take_for_good(ring: &Ring) {
-        let mut session = ring.get_session().unwrap();
+        let mut session = ring.get_session(Deadline::Never).unwrap();
         assert_eq!(session.next(Take::Plain, &mut Vec::new()).unwrap(), Some(Taken::Copied));
         session.publish();
     }
@@ -291,13 +364,13 @@ mod tests {
         let ring = ring_of_tasks();
         put(&ring, b"task");
         in_a_child_that_dies(|| {
-            let mut session = ring.get_session().unwrap();
+            let mut session = ring.get_session(Deadline::Never).unwrap();
             (session.next(Take::Delivery, &mut Vec::new()).unwrap(), session)
         });
         let block = take(&ring).expect("the task");
         assert_eq!(ring.descriptor(block).unwrap().attempts.load(Relaxed), 0);
         ring.acknowledge(block).unwrap();
-        ring.sweep().unwrap();
+        ring.sweep(Deadline::Never).unwrap();
         assert_eq!((ring.unfinished(), ring.len(), take(&ring)), (0, 0, None));
     }
 
@@ -308,7 +381,7 @@ mod tests {
         let pid = unsafe { libc::fork() };
         assert!(pid >= 0);
         if pid == 0 {
-            std::mem::forget(ring.put_session());
+            std::mem::forget(ring.put_session(Deadline::Never));
             // SAFETY: C strings, and a null after the last argument; ends the process should it fail.
             unsafe {
                 libc::execlp(
@@ -339,12 +412,12 @@ mod tests {
         let ring = ring_of_tasks();
         put(&ring, b"task");
         in_a_child_that_dies(|| {
-            let mut session = ring.get_session().unwrap();
+            let mut session = ring.get_session(Deadline::Never).unwrap();
             (session.next(Take::Plain, &mut Vec::new()).unwrap(), session)
         });
         take_for_good(&ring);
         assert!(ring.task_done().unwrap());
-        assert_eq!((ring.unfinished(), ring.collect_losses().unwrap()), (0, None));
+        assert_eq!((ring.unfinished(), ring.collect_losses(Deadline::Never).unwrap()), (0, None));
     }
 
     #[test]
@@ -356,8 +429,8 @@ mod tests {
         )
         .unwrap();
         in_a_child_that_dies(|| {
-            let block = ring.allocate(1 << 20).unwrap();
-            let mut session = ring.put_session().unwrap();
+            let block = ring.allocate(1 << 20, Deadline::Never).unwrap();
+            let mut session = ring.put_session(Deadline::Never).unwrap();
             session.push(Content::Block(block), false).unwrap();
             session
         });
@@ -373,7 +446,7 @@ mod tests {
     fn how_much_memory_a_segment_has_is_looked_up_after_a_death() {
         let ring = ring_of_tasks();
         in_a_child_that_dies(|| {
-            let session = ring.put_session().unwrap();
+            let session = ring.put_session(Deadline::Never).unwrap();
             ring.control().put.reserved.store(1 << 30, Relaxed);
             ring.control().put.in_use_from.store(u32::MAX, Relaxed);
             session
@@ -391,14 +464,14 @@ mod tests {
         put(&ring, b"task");
         in_a_child_that_dies(|| {
             take(&ring).unwrap();
-            let guard = ring.lock_memory().unwrap();
+            let guard = ring.lock_memory(Deadline::Never).unwrap();
             ring.control().memory.returned.store(1, Release);
             guard
         });
         assert!(ring.has_message());
         assert_eq!(take(&ring), None);
         assert_ne!(ring.control().settings.sweep_wanted.load(Relaxed), 0);
-        ring.sweep().unwrap();
+        ring.sweep(Deadline::Never).unwrap();
         assert!(take(&ring).is_some());
     }
 
@@ -408,12 +481,16 @@ mod tests {
         put(&ring, b"task");
         in_a_child_that_dies(|| take(&ring).unwrap());
         in_a_child_that_dies(|| {
-            ring.control().settings.sweep_wanted.store(1, Relaxed);
-            let guards = (ring.lock_get(), ring.lock_put(), ring.lock_memory());
+            ring.want_sweep();
+            let guards = (
+                ring.lock_get(Deadline::Never),
+                ring.lock_put(Deadline::Never),
+                ring.lock_memory(Deadline::Never),
+            );
             ring.descriptor(1).unwrap().set_state(BlockState::Returned, None);
             guards
         });
-        ring.sweep().unwrap();
+        ring.sweep(Deadline::Never).unwrap();
         assert_eq!(ring.control().settings.sweep_wanted.load(Relaxed), 0);
         assert!(take(&ring).is_some());
     }
@@ -421,13 +498,13 @@ mod tests {
     #[test]
     fn a_sweep_that_somebody_else_has_done_is_not_done_again() {
         let ring = ring_of_tasks();
-        let block = ring.allocate(100).unwrap();
+        let block = ring.allocate(100, Deadline::Never).unwrap();
         let descriptor = ring.descriptor(block).unwrap();
         descriptor.set_state(BlockState::Writing, Some(dead()));
-        ring.sweep_if_wanted().unwrap();
+        ring.sweep_if_wanted(Deadline::Never).unwrap();
         assert_eq!(descriptor.state(), Some((BlockState::Writing, Some(dead()))));
         ring.control().settings.sweep_wanted.store(1, Relaxed);
-        ring.sweep_if_wanted().unwrap();
+        ring.sweep_if_wanted(Deadline::Never).unwrap();
         assert_eq!(descriptor.state(), Some((BlockState::Free, None)));
     }
 

@@ -12,7 +12,8 @@ use std::sync::{Mutex, OnceLock, TryLockError};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::layout::{WATCHERS, WATCHERS_AT, Watcher, Watchers};
-use super::{Damaged, Ring};
+use super::{Damaged, Ring, RingError};
+use crate::os::clock::Deadline;
 use crate::os::identity::Identity;
 use crate::os::{fork, pipe};
 use crate::sync::RobustGuard;
@@ -37,9 +38,15 @@ pub enum WatchError {
     /// The system has none.
     #[error("the system has no pipe to wait for the queue with: {0}")]
     System(#[from] io::Error),
-    /// The shared memory is damaged.
+    /// The shared memory is damaged, or a process that does not go on holds an internal lock.
     #[error(transparent)]
-    Damaged(#[from] Damaged),
+    Queue(#[from] RingError),
+}
+
+impl From<Damaged> for WatchError {
+    fn from(damaged: Damaged) -> Self {
+        WatchError::Queue(damaged.into())
+    }
 }
 
 /// What this process knows of those who wait for either side.
@@ -117,10 +124,10 @@ impl Ring {
         }
     }
 
-    fn lock_side(&self, side: Side) -> Result<RobustGuard<'_>, Damaged> {
+    fn lock_side(&self, side: Side) -> Result<RobustGuard<'_>, RingError> {
         match side {
-            Side::Messages => self.lock_put(),
-            Side::Room => self.lock_get(),
+            Side::Messages => self.lock_put(Deadline::Now),
+            Side::Room => self.lock_get(Deadline::Now),
         }
     }
 
@@ -132,10 +139,18 @@ impl Ring {
         }
     }
 
+    /// Whether a process waits by a descriptor that is not readable yet.
+    pub(super) fn is_watched(&self, side: Side) -> bool {
+        self.armed(side).load(Ordering::Relaxed) != 0
+    }
+
     /// Both locks, with all told who wait for either side: of what is to be changed under the locks.
-    pub(crate) fn lock_both_and_signal(&self) -> Result<(RobustGuard<'_>, RobustGuard<'_>), Damaged> {
-        let get = self.lock_get()?;
-        let put = self.lock_put()?;
+    pub(crate) fn lock_both_and_signal(
+        &self,
+        deadline: Deadline,
+    ) -> Result<(RobustGuard<'_>, RobustGuard<'_>), RingError> {
+        let get = self.lock_get(deadline)?;
+        let put = self.lock_put(deadline)?;
         self.signal(Side::Messages);
         self.signal(Side::Room);
         Ok((put, get))
@@ -241,9 +256,9 @@ impl Ring {
         }
         match self.refresh(side) {
             Ok(_) => Ok(()),
-            Err(WatchError::Damaged(damaged)) => Err(damaged),
+            Err(WatchError::Queue(RingError::Damaged(damaged))) => Err(damaged),
             Err(error) => {
-                // It stays readable, so that nothing is missed; who asks for it again is told.
+                // It is not armed, so it stays readable, and nothing is missed; who asks for it again is told.
                 tracing::debug!(%error, "a descriptor is readable for nothing");
                 Ok(())
             }
@@ -266,7 +281,7 @@ impl Ring {
     fn is_ready(&self, side: Side) -> bool {
         match side {
             Side::Messages => self.has_message() || self.is_over(),
-            Side::Room => !self.is_full() || self.shutdown_state() != 0,
+            Side::Room => !self.is_full() && !self.is_short() || self.shutdown_state() != 0,
         }
     }
 

@@ -64,6 +64,18 @@ pub(crate) struct Situation<S> {
     pub(crate) survivor: fn(&S, bool),
 }
 
+/// As a [`Situation`], whose victim is stopped at each of its steps, and then goes on to its end.
+pub(crate) struct Stop<S> {
+    pub(crate) name: &'static str,
+    pub(crate) prepare: fn() -> S,
+    /// Runs in a forked process.
+    pub(crate) victim: fn(&S),
+    /// Runs while the victim is stopped, and must come to its end all the same.
+    pub(crate) meanwhile: fn(&S),
+    /// Runs when the victim has come to its end.
+    pub(crate) after: fn(&S),
+}
+
 /// So many of what is valid as zero, and may be shared.
 pub(crate) fn shared<T: Sync>(count: usize) -> &'static [T] {
     // SAFETY: a new shared mapping, zeroed, never unmapped; `T` is made of atomics, valid as zero.
@@ -120,6 +132,37 @@ impl Child {
         }
     }
 
+    pub(crate) fn pid(&self) -> u64 {
+        self.0 as u64
+    }
+
+    /// Waits until the process has stopped itself. False if it has ended instead, as it should.
+    pub(crate) fn stops(&self) -> bool {
+        let mut status = 0;
+        // SAFETY: plain wait for our child, which stays to be waited for if it has stopped.
+        assert_eq!(unsafe { libc::waitpid(self.0, &raw mut status, libc::WUNTRACED) }, self.0);
+        assert!(libc::WIFSTOPPED(status) || status == 0, "the victim ended with status {status:#x}");
+        libc::WIFSTOPPED(status)
+    }
+
+    /// Waits until the process is stopped, in one that is not its parent.
+    pub(crate) fn until_stopped(&self) {
+        while self.state() != Some('T') {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    /// Lets the process go on.
+    pub(crate) fn go_on(&self) {
+        // SAFETY: the child is not waited for yet, so that the pid is its own.
+        unsafe { libc::kill(self.0, libc::SIGCONT) };
+    }
+
+    fn state(&self) -> Option<char> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0)).ok()?;
+        stat.rsplit(") ").next().and_then(|rest| rest.chars().next())
+    }
+
     pub(crate) fn kill(self) {
         // SAFETY: the child is not waited for yet, so that the pid is its own.
         unsafe { libc::kill(self.0, libc::SIGKILL) };
@@ -143,13 +186,7 @@ impl Child {
 
     /// Waits until the process sleeps, or has ended.
     pub(crate) fn until_asleep(&self) {
-        let path = format!("/proc/{}/stat", self.0);
-        loop {
-            let stat = std::fs::read_to_string(&path).expect("a child that is not waited for");
-            let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
-            if matches!(state, Some('S' | 'Z' | 'X')) {
-                return;
-            }
+        while !matches!(self.state(), Some('S' | 'Z' | 'X')) {
             std::thread::sleep(Duration::from_micros(200));
         }
     }
@@ -171,7 +208,18 @@ impl Run {
 
     /// Goes through all deaths of a situation, in a process of its own, so that one that fails or hangs is told and left.
     pub(crate) fn each_death<S>(&mut self, situation: Situation<S>) {
-        if self.only.as_ref().is_some_and(|only| !situation.name.contains(only.as_str())) {
+        let all_pairs = self.all_pairs;
+        self.start(situation.name, |notes| Runner { notes, all_pairs }.run(&situation));
+    }
+
+    /// Goes through all stops of a victim, in a process of its own.
+    pub(crate) fn each_stop<S>(&mut self, stop: Stop<S>) {
+        let all_pairs = self.all_pairs;
+        self.start(stop.name, |notes| Runner { notes, all_pairs }.run_stops(&stop));
+    }
+
+    fn start(&mut self, name: &'static str, run: impl FnOnce(Notes)) {
+        if self.only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
             return;
         }
         self.wait_for_less_than(AT_ONCE);
@@ -187,9 +235,9 @@ impl Run {
         let started = Instant::now();
         let runner = fork(|| {
             word::record_sites(self.sites.iter().collect(), notes.latest);
-            Runner { notes, all_pairs: self.all_pairs }.run(&situation);
+            run(notes);
         });
-        self.at_work.push(AtWork { name: situation.name, runner, notes, started, last: (0, started) });
+        self.at_work.push(AtWork { name, runner, notes, started, last: (0, started) });
     }
 
     /// Tells of those that have ended, until so few are at work.
@@ -306,6 +354,31 @@ impl Runner {
                     steps_of_second = self.notes.steps.load(Ordering::Relaxed).max(1);
                 }
                 self.one_case(situation, step, Some(1 + step * 5 % steps_of_second));
+            }
+        }
+    }
+
+    fn run_stops<S>(&self, stop: &Stop<S>) {
+        for step in 1.. {
+            self.notes.first.store(step, Ordering::Relaxed);
+            self.notes.cases.fetch_add(1, Ordering::Relaxed);
+            let state = (stop.prepare)();
+            let victim = fork(|| {
+                word::stop_at_step(step);
+                (stop.victim)(&state);
+            });
+            let stopped = victim.stops();
+            if stopped {
+                // Its steps are come to as well.
+                word::die_at_step(u64::MAX);
+                (stop.meanwhile)(&state);
+                word::count_steps();
+                victim.go_on();
+                assert_eq!(victim.wait(), End::Done);
+            }
+            (stop.after)(&state);
+            if !stopped {
+                return;
             }
         }
     }

@@ -4,7 +4,7 @@
 //! A [`harness::Situation`] is run once for each step of its victim. Which steps there are is read off the sources, and
 //! those that no situation came to fail the test ([`sites`]).
 //!
-//! Beside that, [`wakes`]: nobody dies, and nobody looks again while it sleeps.
+//! Beside that, [`stops`]: a process is stopped at each step, and others go on. And [`wakes`]: nobody dies, and nobody looks again while it sleeps.
 //!
 //! Has a `main` of its own: its processes come from plain forks, which want a program without other threads.
 //!
@@ -16,6 +16,7 @@ mod objects;
 mod pool;
 mod queue;
 mod sites;
+mod stops;
 mod tasks;
 mod wakes;
 
@@ -27,6 +28,7 @@ fn main() {
     tasks::situations(&mut run);
     pool::situations(&mut run);
     objects::situations(&mut run);
+    stops::situations(&mut run);
     wakes::situations(&mut run);
     run.report();
     if run.is_whole() {

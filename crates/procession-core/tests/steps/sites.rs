@@ -31,6 +31,8 @@ const NO_CONTROL: &[(&str, &str)] = &[
     ("ring/segment.rs", "self"),
     ("ring/accounts.rs", "self . account"),
     ("ring/watch.rs", "own"),
+    ("ring/shortage.rs", "self . shortage"),
+    ("queue/mod.rs", "self . no_sweep_before"),
     ("sync/wait.rs", "self . budget"),
     ("sync/wait.rs", "self . delay"),
     ("sync/wait.rs", "self . pause"),

@@ -541,7 +541,7 @@ impl WorkQueue {
     /// Lets the workers end when all tasks are done.
     fn close(&self) -> PyResult<()> {
         self.ends.store(true, Ordering::Relaxed);
-        brief(|| self.core.close()).map_err(damaged)
+        brief(|| self.core.close()).map_err(errors::memory)
     }
 
     /// Declares that all workers have ended.
@@ -552,7 +552,7 @@ impl WorkQueue {
     /// Discards the tasks that have not begun, and lets the workers end.
     fn terminate(&self) -> PyResult<()> {
         self.ends.store(true, Ordering::Relaxed);
-        brief(|| self.core.terminate()).map_err(damaged)
+        brief(|| self.core.terminate()).map_err(errors::memory)
     }
 }
 

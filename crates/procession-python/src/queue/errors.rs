@@ -1,7 +1,7 @@
 //! What queues raise.
 
 use procession_core::queue::{GetError, JoinError, PutError, RingError, TaskDoneError, WatchError};
-use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyBlockingIOError, PyMemoryError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
@@ -81,6 +81,7 @@ pub(crate) fn memory(error: RingError) -> PyErr {
 pub(crate) fn watch(error: WatchError) -> PyErr {
     match error {
         WatchError::System(error) => crate::errors::send(error),
+        WatchError::Queue(RingError::Busy) => PyBlockingIOError::new_err(error.to_string()),
         _ => PyOSError::new_err(error.to_string()),
     }
 }

@@ -211,6 +211,12 @@ impl Queue {
         Ok(self.opened()?.core.is_joinable())
     }
 
+    /// Whether a put waits for room in bytes, which a death alone can make.
+    #[getter]
+    fn _waits_for_bytes(&self) -> PyResult<bool> {
+        Ok(self.opened()?.core.waits_for_bytes())
+    }
+
     /// Whether what this process gets is handed out again when it dies.
     #[getter]
     fn _redelivers(&self) -> PyResult<bool> {
@@ -229,8 +235,10 @@ impl Queue {
     /// Put obj into the queue.
     ///
     /// If block is true and timeout is None, waits until there is room; with a timeout, at most so many seconds, and then
-    /// raises queue.Full. If block is false, raises queue.Full at once when there is no room. Only a queue with a maxsize is
-    /// ever full; one without raises MemoryError when its messages would take more than max_bytes.
+    /// raises queue.Full. If block is false, raises queue.Full at once when there is no room. Only a queue with a maxsize or
+    /// max_bytes is ever full; one without raises MemoryError when its messages would take more than half of the machine's
+    /// memory. What has no room in an empty queue raises MemoryError at once. A process that is stopped inside the queue
+    /// counts as no room once the time is up.
     ///
     /// When this returns, exactly one get will have the object, whatever becomes of this process. What cannot be pickled
     /// raises here, and nothing is queued.
@@ -255,7 +263,8 @@ impl Queue {
     /// Remove and return an object from the queue.
     ///
     /// If block is true and timeout is None, waits until there is one; with a timeout, at most so many seconds, and then
-    /// raises queue.Empty. If block is false, raises queue.Empty at once when there is none.
+    /// raises queue.Empty. If block is false, raises queue.Empty at once when there is none. It also does that when the time
+    /// is up and a process that is stopped inside the queue keeps others from what is there.
     ///
     /// An object that cannot be unpickled raises here and is gone; the next get has the next one. What a process has got is gone
     /// with it when it dies, unless the queue is a JoinableQueue with redelivery.
@@ -343,7 +352,7 @@ impl Queue {
     #[pyo3(signature = (immediate = false))]
     fn shutdown(&self, immediate: bool) -> PyResult<()> {
         let opened = self.opened()?;
-        brief(|| opened.core.shutdown(immediate)).map_err(|error| errors::memory(error.into()))
+        brief(|| opened.core.shutdown(immediate)).map_err(errors::memory)
     }
 
     /// Return how many bytes of memory the queue takes now, in use or kept for later messages.

@@ -6,7 +6,7 @@ use procession_core::shm::tally::Tally;
 use pyo3::prelude::*;
 
 use super::{Queue, errors};
-use crate::blocking::{block as wait, brief};
+use crate::blocking::block as wait;
 use crate::codec::{Encoded, Parts, with_buffer};
 
 /// Copies of so many bytes are made without the interpreter's lock.
@@ -40,7 +40,7 @@ pub(crate) fn put_bytes(
     deadline: Deadline,
 ) -> PyResult<()> {
     if message.len() > INLINE_MAX {
-        let mut place = brief(|| core.reserve(message.len())).map_err(|error| errors::put(py, error))?;
+        let mut place = reserve(py, core, message.len(), deadline)?;
         if message.len() >= DETACH_FROM {
             py.detach(|| place.copy_from_slice(message));
         } else {
@@ -62,11 +62,20 @@ pub(crate) fn put_parts(
     parts: Parts,
     deadline: Deadline,
 ) -> PyResult<()> {
-    let mut place = brief(|| core.reserve(parts.len())).map_err(|error| errors::put(py, error))?;
+    let mut place = reserve(py, core, parts.len(), deadline)?;
     parts.copy_to(py, &mut place);
     // What the parts refer to is not needed any more, also if there is no room for long.
     drop(parts);
     commit(py, place, deadline)
+}
+
+/// Space for a message, once there is room for its bytes.
+fn reserve(py: Python<'_>, core: &core::Queue, len: usize, deadline: Deadline) -> PyResult<Reservation> {
+    let place = wait(py, deadline, |deadline| match core.reserve_until(len, deadline) {
+        Err(PutError::Full) => None,
+        place => Some(place),
+    });
+    place?.unwrap_or(Err(PutError::Full)).map_err(|error| errors::put(py, error))
 }
 
 /// Puts a message that is written.

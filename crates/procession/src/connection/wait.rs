@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use procession_core::os::clock::Deadline;
 use procession_core::os::socket;
+use procession_core::queue as core;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, BorrowedFd};
 
@@ -19,8 +20,9 @@ mod sealed {
     use rustix::fd::BorrowedFd;
 
     pub trait Sealed {
-        /// What to poll, which may be another one in a forked child.
-        fn descriptor(&self) -> io::Result<BorrowedFd<'_>>;
+        /// What to poll, which may be another one in a forked child. `None` while that cannot be said: then to be called
+        /// again soon.
+        fn descriptor(&self) -> io::Result<Option<BorrowedFd<'_>>>;
 
         /// Whether [`Sealed::descriptor`] is to be called again now and then.
         fn must_look_again(&self) -> bool {
@@ -35,30 +37,39 @@ pub trait Waitable: sealed::Sealed {}
 impl<T: sealed::Sealed + ?Sized> Waitable for T {}
 
 impl<T: AsFd + ?Sized> sealed::Sealed for T {
-    fn descriptor(&self) -> io::Result<BorrowedFd<'_>> {
-        Ok(self.as_fd())
+    fn descriptor(&self) -> io::Result<Option<BorrowedFd<'_>>> {
+        Ok(Some(self.as_fd()))
     }
 }
 
 impl<T> sealed::Sealed for Queue<T> {
-    fn descriptor(&self) -> io::Result<BorrowedFd<'_>> {
-        self.as_core().readable_fd().map_err(io::Error::other)
+    fn descriptor(&self) -> io::Result<Option<BorrowedFd<'_>>> {
+        of_queue(self.as_core())
     }
 }
 
 impl<T> sealed::Sealed for SimpleQueue<T> {
-    fn descriptor(&self) -> io::Result<BorrowedFd<'_>> {
-        self.as_core().readable_fd().map_err(io::Error::other)
+    fn descriptor(&self) -> io::Result<Option<BorrowedFd<'_>>> {
+        of_queue(self.as_core())
     }
 }
 
 impl<T> sealed::Sealed for JoinableQueue<T> {
-    fn descriptor(&self) -> io::Result<BorrowedFd<'_>> {
-        self.as_core().readable_fd().map_err(io::Error::other)
+    fn descriptor(&self) -> io::Result<Option<BorrowedFd<'_>>> {
+        of_queue(self.as_core())
     }
 
     fn must_look_again(&self) -> bool {
         true
+    }
+}
+
+fn of_queue(queue: &core::Queue) -> io::Result<Option<BorrowedFd<'_>>> {
+    match queue.readable_fd() {
+        Ok(fd) => Ok(Some(fd)),
+        // A process is stopped inside the queue.
+        Err(core::WatchError::Queue(core::RingError::Busy)) => Ok(None),
+        Err(error) => Err(io::Error::other(error)),
     }
 }
 
@@ -100,17 +111,22 @@ pub fn wait(objects: &[&dyn Waitable], timeout: Option<Duration>) -> io::Result<
     let sliced = objects.iter().any(|object| object.must_look_again());
     loop {
         let mut fds = Vec::with_capacity(objects.len());
-        for object in objects {
-            fds.push(PollFd::from_borrowed_fd(object.descriptor()?, PollFlags::IN));
+        let mut indices = Vec::with_capacity(objects.len());
+        for (index, object) in objects.iter().enumerate() {
+            if let Some(fd) = object.descriptor()? {
+                fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
+                indices.push(index);
+            }
         }
+        let sliced = sliced || indices.len() < objects.len();
         let until = match deadline.slice(SLICE) {
             Some(slice) if sliced => Deadline::after(slice),
             _ => deadline,
         };
         let ready = socket::poll(&mut fds, until)?;
         if ready != 0 || !sliced || deadline.passed() {
-            let indices = fds.iter().enumerate().filter(|(_, fd)| !fd.revents().is_empty());
-            return Ok(indices.map(|(index, _)| index).collect());
+            let ready = fds.iter().zip(indices).filter(|(fd, _)| !fd.revents().is_empty());
+            return Ok(ready.map(|(_, index)| index).collect());
         }
     }
 }

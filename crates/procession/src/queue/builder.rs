@@ -53,8 +53,9 @@ impl<Q: Kind> Builder<Q> {
         self
     }
 
-    /// The most bytes of memory that the queue may take, at least 256 KiB; a put above that fails. Half of the machine's
-    /// or cgroup's memory if not given.
+    /// The most bytes of memory that the queue may take, at least 256 KiB; a put waits for room. A message that has no
+    /// room in an empty queue is an error of its put. Without it there is no bound, and a put fails when messages take
+    /// half of the machine's or cgroup's memory.
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.options = self.options.max_bytes(bytes);
         self

@@ -9,7 +9,8 @@ use crate::codec::SerializeError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PutError {
-    /// The queue held as many messages as it may, at once or for the whole timeout.
+    /// The queue held as many messages, or bytes, as it may, at once or for the whole timeout. Or by then a process that is
+    /// stopped inside the queue kept this one from putting.
     #[error("the queue is full")]
     Full,
     /// The queue has been shut down.
@@ -40,7 +41,8 @@ pub struct PutManyError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GetError {
-    /// There was no message, at once or for the whole timeout.
+    /// There was no message, at once or for the whole timeout. Or by then a process that is stopped inside the queue kept this
+    /// one from taking one: there may be some then.
     #[error("the queue is empty")]
     Empty,
     /// The queue has been shut down, and nothing is left in it.

@@ -179,7 +179,7 @@ impl<T> JoinableQueue<T> {
     /// # Errors
     /// [`MemoryError`]: the queue's memory is damaged.
     pub fn trim(&self) -> Result<(), MemoryError> {
-        Ok(self.core.trim()?)
+        self.core.trim()
     }
 
     /// Ends the queue for all processes, as [`super::Queue::shutdown`]; tasks that `immediate` discards count as done.
@@ -187,7 +187,7 @@ impl<T> JoinableQueue<T> {
     /// # Errors
     /// [`MemoryError`]: the queue's memory is damaged.
     pub fn shutdown(&self, immediate: bool) -> Result<(), MemoryError> {
-        Ok(self.core.shutdown(immediate)?)
+        self.core.shutdown(immediate)
     }
 }
 

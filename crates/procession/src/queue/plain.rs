@@ -140,7 +140,7 @@ impl<T> Queue<T> {
     /// # Errors
     /// [`super::MemoryError`]: the queue's memory is damaged.
     pub fn trim(&self) -> Result<(), super::MemoryError> {
-        Ok(self.core.trim()?)
+        self.core.trim()
     }
 
     /// Ends the queue for all processes: puts fail from now on, gets take what is left and then fail. With
@@ -151,7 +151,7 @@ impl<T> Queue<T> {
     /// # Errors
     /// [`super::MemoryError`]: the queue's memory is damaged.
     pub fn shutdown(&self, immediate: bool) -> Result<(), super::MemoryError> {
-        Ok(self.core.shutdown(immediate)?)
+        self.core.shutdown(immediate)
     }
 
     /// Puts bytes, waiting for room as long as it takes. They are a message by themselves, of whatever type their getter
@@ -163,8 +163,9 @@ impl<T> Queue<T> {
         Ok(self.core.put(message, Deadline::Never)?)
     }
 
-    /// Space for a message of `len` bytes, to be written where it will lie and put by [`Reservation::commit`]. Does not
-    /// wait; `commit` waits for room. One of up to 16 KiB is written to memory of this process and copied by `commit`.
+    /// Space for a message of `len` bytes, to be written where it will lie and put by [`Reservation::commit`]. Waits for
+    /// room in bytes, if the queue has a bound on them; `commit` waits for room in messages. One of up to 16 KiB is written
+    /// to memory of this process and copied by `commit`.
     ///
     /// Dropped, or left by a process that is killed, it was never put and its memory is freed.
     ///
@@ -180,9 +181,25 @@ impl<T> Queue<T> {
     /// ```
     ///
     /// # Errors
-    /// [`PutError::Memory`].
+    /// [`PutError`], as [`Queue::put`].
     pub fn reserve(&self, len: usize) -> Result<Reservation, PutError> {
         Ok(Reservation::new(self.core.reserve(len)?))
+    }
+
+    /// [`Queue::reserve`] if there is room in bytes now.
+    ///
+    /// # Errors
+    /// As [`Queue::reserve`]; [`PutError::Full`] when there is none.
+    pub fn try_reserve(&self, len: usize) -> Result<Reservation, PutError> {
+        Ok(Reservation::new(self.core.reserve_until(len, Deadline::Now)?))
+    }
+
+    /// [`Queue::reserve`] that waits for room in bytes at most for `timeout`.
+    ///
+    /// # Errors
+    /// As [`Queue::reserve`]; [`PutError::Full`] after the timeout.
+    pub fn reserve_timeout(&self, len: usize, timeout: Duration) -> Result<Reservation, PutError> {
+        Ok(Reservation::new(self.core.reserve_until(len, Deadline::after(timeout))?))
     }
 
     /// Takes the next message as bytes, waiting for one as long as it takes. A large one is not copied: it stays where it

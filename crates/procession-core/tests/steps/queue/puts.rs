@@ -122,13 +122,63 @@ pub(super) fn situations(run: &mut Run) {
         },
         victim: |line| {
             put(&line.queue, 2, LARGE + 300_000);
-            match line.queue.put(&message(3, LARGE), soon()) {
-                Err(PutError::Memory(_)) => {}
+            match line.queue.put(&message(3, LARGE), Deadline::Now) {
+                Err(PutError::Full) => {}
                 other => panic!("{other:?}"),
             }
         },
         meanwhile: None,
         second: Some(repair),
         survivor: |line, died| left(line, died, &[&[2], &[]]),
+    });
+    run.each_death(Situation {
+        name: "put: waiting for bytes, another waits too",
+        prepare: || {
+            let line = line(QueueOptions::new().max_bytes(2 << 20));
+            put(&line.queue, 1, LARGE);
+            let other = fork(|| put(&line.queue, 3, LARGE));
+            other.until_asleep();
+            line.other.set(Some(other));
+            line
+        },
+        victim: |line| put(&line.queue, 2, LARGE),
+        meanwhile: Some(|line| {
+            let first = line.queue.get_message(soon()).expect("a message");
+            assert_eq!(id_of(&first), 1);
+            drop(first);
+        }),
+        second: None,
+        survivor: |line, died| {
+            let mut left = vec![id_of(&line.queue.get_message(soon()).expect("who has room puts"))];
+            if !(died && left == [3]) {
+                left.push(id_of(&line.queue.get_message(soon()).expect("the other has room next")));
+            }
+            assert_eq!(line.other.take().expect("it").wait(), End::Done);
+            left.extend(drain(&line.queue));
+            left.sort_unstable();
+            assert!(left == [2, 3] || died && left == [3], "{left:?}");
+            goes_on(&line.queue);
+        },
+    });
+    run.each_death(Situation {
+        name: "get: somebody waits for its bytes",
+        prepare: || {
+            let line = line(QueueOptions::new().max_bytes(2 << 20));
+            put(&line.queue, 1, LARGE);
+            let other = fork(|| put(&line.queue, 2, LARGE));
+            other.until_asleep();
+            line.other.set(Some(other));
+            line
+        },
+        victim: |line| drop(line.queue.get_message(soon()).expect("a message")),
+        meanwhile: None,
+        second: None,
+        survivor: |line, _| {
+            if id_of(&line.queue.get_message(soon()).expect("a message")) == 1 {
+                assert_eq!(id_of(&line.queue.get_message(soon()).expect("a message")), 2);
+            }
+            assert_eq!(line.other.take().expect("it").wait(), End::Done);
+            assert_eq!(drain(&line.queue), []);
+        },
     });
 }
