@@ -18,7 +18,12 @@ async def wait(fd, looks):
     import asyncio
 
     loop = asyncio.get_running_loop()
-    number = fd()
+    try:
+        number = fd()
+    except BlockingIOError:
+        # A process that is stopped inside the queue has its lock.
+        await asyncio.sleep(_LOOK)
+        return
     future = loop.create_future()
     key = loop, number
     futures = _waiting.get(key)

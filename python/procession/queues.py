@@ -210,7 +210,7 @@ class _Base(_procession.BaseQueue):
                 return self.put_nowait(obj)
             except Full:
                 pass
-            await _asyncio.wait(self._writable_fd, False)
+            await _asyncio.wait(self._writable_fd, self._waits_for_bytes)
 
     @property
     def _reader(self):
@@ -263,9 +263,9 @@ class Queue(_Base, _stdlib.Queue):
     An object is got by exactly one process. One that dies takes with it what it had got, and puts all or
     nothing of what it was putting; the others go on.
 
-    maxsize is the most objects at a time; put waits for room. 0 or less means no bound: then put never
-    waits, and raises MemoryError when what is queued would take more than max_bytes (half of the machine's
-    or cgroup's memory, if None). ctx is accepted as by multiprocessing; a queue needs nothing of it.
+    maxsize is the most objects at a time, and max_bytes the most bytes of memory that they may take; put
+    waits for room. A maxsize of 0 or less means no bound. Without a max_bytes, put raises MemoryError when
+    what is queued would take more than half of the machine's or cgroup's memory. ctx is accepted as by multiprocessing; a queue needs nothing of it.
 
     With a name, other processes of this user can have the queue by ``Queue.open(name)`` as long as one
     process uses it; FileExistsError is raised when the name is in use.

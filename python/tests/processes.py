@@ -87,7 +87,12 @@ def until(condition):
         time.sleep(0.005)
 
 
+def state(pid):
+    """The state of the process's main thread, a letter as `ps` has it."""
+    with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+        return file.read().rpartition(")")[2].split()[0]
+
+
 def sleeps(pid):
     """Whether the process's main thread sleeps, as it does when it is blocked."""
-    with open(f"/proc/{pid}/stat", encoding="ascii") as file:
-        return file.read().rpartition(")")[2].split()[0] == "S"
+    return state(pid) == "S"

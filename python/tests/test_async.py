@@ -251,3 +251,23 @@ def test_an_executor_over_these_queues(method, tmp_path):
     script = tmp_path / "executor.py"
     script.write_text(EXECUTOR)
     subprocess.run([sys.executable, script, method], check=True)
+
+
+def test_a_task_waits_for_room_in_bytes():
+    queue = Queue(max_bytes=4 << 20)
+    for _ in range(3):
+        queue.put(b"x" * (1 << 20))
+
+    async def main():
+        put = asyncio.create_task(queue.aput(b"y" * (2 << 20)))
+        ticks = 0
+        while ticks < 20:
+            await asyncio.sleep(0.005)
+            ticks += 1
+        assert not put.done()
+        for _ in range(3):
+            await queue.aget()
+        await put
+
+    asyncio.run(main())
+    assert queue.get() == b"y" * (2 << 20)

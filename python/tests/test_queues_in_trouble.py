@@ -1,5 +1,6 @@
 """Queues when processes are killed, interrupted or forked, and with threads."""
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -7,10 +8,10 @@ import pickle
 import signal
 import threading
 import time
-from queue import Empty
+from queue import Empty, Full
 
 import pytest
-from processes import ended, fork, start, until
+from processes import alarms, ended, fork, kill, start, state, until
 from procession.queues import DeliveryLost, JoinableQueue, Queue
 
 FORK = multiprocessing.get_context("fork")
@@ -270,3 +271,115 @@ def test_forks_while_threads_use_the_queue():
         for thread in threads:
             thread.join()
     assert queue.empty()
+
+
+def put_and_get(queue, ready):
+    ready.put(os.getpid())
+    while True:
+        with contextlib.suppress(Full):
+            queue.put(b"x" * 20_000, timeout=1)
+        queue.get()
+
+
+def test_a_timeout_is_kept_beside_a_process_that_is_stopped_inside(context):
+    queue, ready = Queue(3), Queue()
+    peers = [start(context, put_and_get, queue, ready) for _ in range(3)]
+    for _ in peers:
+        ready.get()
+    for turn in range(200):
+        stopped = peers[turn % len(peers)]
+        os.kill(stopped.pid, signal.SIGSTOP)
+        for operation in [
+            lambda: queue.put_nowait(b"message"),
+            lambda: queue.get(timeout=0.001),
+            lambda: queue.put_many([b"1", b"2"], timeout=0.001),
+            lambda: queue.get_many(2, block=False),
+        ]:
+            with contextlib.suppress(Empty, Full):
+                operation()
+        queue.qsize(), queue.full()
+        os.kill(stopped.pid, signal.SIGCONT)
+    for peer in peers:
+        kill(peer)
+
+
+def put_and_get_small(queue):
+    while True:
+        queue.put(b"x" * 10_000)
+        queue.get()
+
+
+def test_ctrl_c_ends_a_wait_for_a_process_that_is_stopped_inside():
+    tasks = Queue()
+    peer = start(FORK, put_and_get_small, tasks)
+
+    def has_a_lock():
+        return any(f"held by pid {peer.pid}" in line for line in tasks.describe().splitlines())
+
+    def stopped_inside():
+        os.kill(peer.pid, signal.SIGSTOP)
+        until(lambda: state(peer.pid) == "T")
+        if has_a_lock():
+            return True
+        os.kill(peer.pid, signal.SIGCONT)
+        return False
+
+    until(stopped_inside)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with alarms(interrupt), pytest.raises(KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        while True:
+            tasks.put(1)
+            tasks.get()
+    os.kill(peer.pid, signal.SIGCONT)
+    kill(peer)
+
+
+def get_slowly(queue, count):
+    for _ in range(count):
+        queue.get()
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("kind", [Queue, JoinableQueue])
+def test_a_put_waits_for_room_in_bytes(context, kind):
+    queue = kind(max_bytes=4 << 20)
+    consumer = start(context, get_slowly, queue, 60)
+    for _ in range(20):
+        queue.put(b"x" * (1 << 20))
+    assert queue.put_many([b"y" * 100_000] * 40) == 40
+    consumer.join()
+    assert queue.empty()
+
+
+class Large:
+    """Its bytes stay in the queue's memory when it has arrived."""
+
+    def __init__(self, size):
+        self.data = bytearray(size)
+
+    def __reduce_ex__(self, protocol):
+        return memoryview, (pickle.PickleBuffer(self.data),)
+
+
+def hold_it(queue, taken):
+    message = queue.get()
+    taken.put(len(message))
+    time.sleep(600)
+
+
+def test_the_bytes_of_a_dead_consumer_come_back(context):
+    queue, taken = Queue(max_bytes=4 << 20), Queue()
+    queue.put(Large(3 << 20))
+    holder = start(context, hold_it, queue, taken)
+    assert taken.get() == 3 << 20
+    with pytest.raises(Full):
+        queue.put(b"y" * (2 << 20), timeout=0.05)
+    killer = threading.Timer(0.1, holder.kill)
+    killer.start()
+    queue.put(b"y" * (2 << 20))
+    killer.join()
+    holder.join()
