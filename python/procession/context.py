@@ -140,6 +140,15 @@ class BaseContext(_stdlib.BaseContext):
 
         return Array(typecode_or_type, size_or_initializer, lock=lock, ctx=self.get_context())
 
+    def freeze_support(self):
+        """In a frozen program: if it was started to be a child of itself, be that, and exit.
+
+        Call it first in ``if __name__ == "__main__":``. In other programs it does nothing.
+        """
+        from ._frozen import freeze_support
+
+        freeze_support()
+
     def get_context(self, method=None):
         """Return the context of a start method; without one, this context itself."""
         if method is None:

@@ -33,7 +33,14 @@ class BaseProcess(_stdlib.BaseProcess):
 
 
 def _note_starter(process):
-    """Have a daemon that is about to start know what it ends with."""
+    """Have a daemon that is about to start know what it ends with.
+
+    Raises RuntimeError in a frozen program that would start itself without end.
+    """
+    if hasattr(sys, "frozen"):
+        from ._frozen import check_orders
+
+        check_orders()
     if process.daemon:
         process._daemon_of = _starter()
 
