@@ -6,6 +6,7 @@ import multiprocessing.managers
 import multiprocessing.pool
 import multiprocessing.process
 import multiprocessing.queues
+import multiprocessing.shared_memory
 import multiprocessing.sharedctypes
 import multiprocessing.spawn
 import multiprocessing.synchronize
@@ -60,6 +61,7 @@ def install():
     _adopt_pools(pool, ours["pool"].Pool)
     _watch_picklers()
     _patch_process()
+    _patch_shared_memory()
     _patch_registries(managers, ours, pool)
     _reach_children()
     _installed = True
@@ -108,6 +110,17 @@ def _patch_process():
     for name in ("ForkProcess", "SpawnProcess", "ForkServerProcess"):
         concrete = getattr(multiprocessing.context, name)
         concrete._Popen = staticmethod(getattr(context, name)._Popen)
+
+
+def _patch_shared_memory():
+    """Give CPython's own blocks of shared memory, and lists in them, the methods of this package's."""
+    from . import shared_memory
+
+    for name in shared_memory.__all__:
+        theirs, ours = (getattr(module, name) for module in (multiprocessing.shared_memory, shared_memory))
+        for attribute, member in vars(ours).items():
+            if callable(member):
+                setattr(theirs, attribute, member)
 
 
 def _patch_registries(manager, ours, pool):

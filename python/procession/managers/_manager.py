@@ -5,11 +5,11 @@ import signal
 import sys
 from array import array
 from contextlib import closing, contextmanager
-from multiprocessing import connection, managers as _stdlib, resource_tracker, shared_memory, util
+from multiprocessing import connection, managers as _stdlib, resource_tracker, util
 from multiprocessing.context import ProcessError
 from multiprocessing.managers import State, convert_to_error, dispatch
 
-from .. import pool
+from .. import pool, shared_memory
 from ..context import _default_context
 from ..process import _end_with_starter, _starter
 from . import _connection, _table, _types
