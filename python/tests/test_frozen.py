@@ -49,7 +49,7 @@ import multiprocessing.spawn
 called = multiprocessing.spawn.freeze_support
 
 def freeze_support():
-    print("hook", flush=True)
+    os.write(1, b"hook\\n")
     if sys.argv[-1].startswith("from multiprocessing."):
         exec(sys.argv[-1])
         sys.exit()

@@ -175,8 +175,6 @@ class ManagedCondition(Kept, synchronize.Condition, ConditionProxy):
     )
     wait = _raising(synchronize.Condition.wait, AssertionError, "cannot wait on un-acquired lock")
     notify = _raising(synchronize.Condition.notify, AssertionError, "cannot notify on un-acquired lock")
-    # Through `wait`, whose exceptions these are; the predicate may raise any.
-    wait_for = _stdlib.ConditionProxy.wait_for
     notify_all = _raising(
         synchronize.Condition.notify_all, AssertionError, "cannot notify on un-acquired lock"
     )
@@ -184,6 +182,11 @@ class ManagedCondition(Kept, synchronize.Condition, ConditionProxy):
     def __init__(self, lock=None):
         # Its own lock has to be kept as it is itself.
         super().__init__(ManagedRLock() if lock is None else lock)
+
+    def wait_for(self, predicate, timeout=None):
+        """Wait until `predicate()` is true, for `timeout` seconds at most. Return what it returned last."""
+        # By `wait`, whose exceptions these are. The predicate may raise any.
+        return _stdlib.ConditionProxy.wait_for(self, predicate, timeout)
 
 
 class ManagedEvent(Kept, synchronize.Event, EventProxy):
