@@ -9,6 +9,8 @@ import functools
 import itertools
 import types
 
+from ._private_names import Answer
+
 _THEIRS, _OURS = "multiprocessing.", "procession."
 _STORE = "STORE_ATTR"
 
@@ -79,7 +81,8 @@ def _provided(ours):
     called, named, fixed = set(), set(), set()
     for base in _classes(ours, _OURS):
         called.update(*(code.co_names for code in _codes(base)))
-        named.update(vars(base))
+        # What only looks like a part of CPython's is none to build upon.
+        named.update(name for name, member in vars(base).items() if not isinstance(member, Answer))
         fixed.update(name for name, member in vars(base).items() if hasattr(type(member), "__set__"))
     return types.SimpleNamespace(called=called, named=named | called, fixed=fixed)
 

@@ -11,7 +11,7 @@ from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import util
 
-from . import pool as _pool
+from . import _private_names, pool as _pool
 from ._failures import PoolBroken, PoolTerminated, WorkerDied
 
 __all__ = ["ProcessPoolExecutor"]
@@ -325,3 +325,4 @@ def _finish_all():
 
 # While threads can still be started: later, no iterable could be read and no worker replaced.
 threading._register_atexit(_finish_all)
+_private_names.add(ProcessPoolExecutor, _private_names.EXECUTOR)

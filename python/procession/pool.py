@@ -9,7 +9,7 @@ from multiprocessing import pool as _stdlib, util
 from multiprocessing.pool import ThreadPool
 from multiprocessing.queues import SimpleQueue as _SimpleQueue
 
-from . import _private_parts
+from . import _private_names, _private_parts
 from ._failures import PoolBroken, PoolTerminated, TaskTimeoutError, WorkerDied
 from ._procession import Job, ResultIterator, WorkQueue
 from ._progress import ShownIterator, shown
@@ -57,6 +57,17 @@ class IMapIterator(ResultIterator, _stdlib.IMapIterator):
     """
 
     __init__ = object.__init__
+    _ordered = True
+
+    def __new__(cls, job):
+        if isinstance(job, Pool):
+            # As public code makes CPython's.
+            job = Job(job._work, job, None, None, None, 0, 0, (cls._ordered, False, _AHEAD))
+        return super().__new__(cls, job)
+
+    def _hand_out(self, func, items):
+        pool = self._job._pool
+        pool._feed(self._job, func, items, 0, False, *pool._limits(None, None), True)
 
     def _cancel(self):
         pool = self._running_pool()
@@ -77,6 +88,8 @@ class IMapIterator(ResultIterator, _stdlib.IMapIterator):
 
 class IMapUnorderedIterator(IMapIterator, _stdlib.IMapUnorderedIterator):
     """The results of `Pool.imap_unordered`, as they come."""
+
+    _ordered = False
 
 
 class Pool(_stdlib.Pool):
@@ -520,6 +533,14 @@ def _begin_with_pipes(
 
 # Of a subclass that uses private parts of CPython's pool.
 Pool._front_members = {"__init__": _begin_with_pipes}
+
+
+for _cls, _names in (
+    (ApplyResult, _private_names.RESULT),
+    (MapResult, _private_names.MAP_RESULT),
+    (Pool, _private_names.POOL),
+):
+    _private_names.add(_cls, _names)
 
 
 def __getattr__(name):

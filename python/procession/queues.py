@@ -15,7 +15,7 @@ import types
 from multiprocessing import connection, queues as _stdlib
 from queue import Empty, Full
 
-from . import _asyncio, _pickler, _private_parts, _procession
+from . import _asyncio, _pickler, _private_names, _private_parts, _procession
 from ._procession import DeliveryLost, ShutDown
 
 __all__ = ["Queue", "SimpleQueue", "JoinableQueue", "Empty", "Full", "ShutDown", "DeliveryLost"]
@@ -388,3 +388,12 @@ class SimpleQueue(_Base, _stdlib.SimpleQueue):
 
 
 os.register_at_fork(before=_procession._make_private, after_in_child=_procession._make_private)
+
+_private_names.add(Queue, _private_names.QUEUE)
+_private_names.add(JoinableQueue, _private_names.JOINABLE_QUEUE)
+_private_names.add(
+    SimpleQueue,
+    _private_names.without(
+        "_rlock _wlock", "no lock is held between calls; use get(timeout=...) or _reader.poll()"
+    ),
+)

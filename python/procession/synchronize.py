@@ -9,7 +9,7 @@ Each class derives from CPython's of the same name, so that software that asks f
 
 from multiprocessing import synchronize as _stdlib
 
-from . import _procession
+from . import _private_names, _procession
 from ._procession import OwnerDied, OwnerDiedWarning, SemLock
 
 __all__ = [
@@ -71,3 +71,6 @@ class Barrier(_procession.Barrier, _stdlib.Barrier):
 
 for _cls in (Lock, RLock, Semaphore, BoundedSemaphore):
     _procession._quicken(_cls)
+
+_private_names.add(Event, _private_names.EVENT)
+_private_names.add(Barrier, _private_names.BARRIER)

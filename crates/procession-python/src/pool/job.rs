@@ -355,6 +355,16 @@ impl Job {
         drop(unwanted);
     }
 
+    /// How many tasks of a map are to come back.
+    #[getter]
+    fn _tasks_left(&self) -> u32 {
+        let state = self.lock();
+        match &state.results {
+            Results::List { tasks, .. } if state.phase == Phase::Open => tasks.saturating_sub(state.arrived),
+            _ => 0,
+        }
+    }
+
     /// How many results a task of a map has.
     #[getter]
     fn _chunk(&self) -> usize {

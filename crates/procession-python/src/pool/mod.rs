@@ -217,6 +217,17 @@ impl WorkQueue {
         self.lock().jobs.len()
     }
 
+    /// Those jobs.
+    fn open_jobs(&self, py: Python<'_>) -> Vec<Py<Job>> {
+        self.lock().jobs.values().map(|job| job.clone_ref(py)).collect()
+    }
+
+    /// How many tasks no worker has taken yet.
+    #[getter]
+    fn waiting(&self) -> u64 {
+        self.core.tasks().len()
+    }
+
     /// Bytes that tasks take, and reports.
     #[getter]
     fn memory(&self) -> (u64, u64) {

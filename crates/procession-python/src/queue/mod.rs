@@ -11,6 +11,7 @@ use std::os::fd::AsRawFd;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use procession_core::os::clock::Deadline;
 use procession_core::queue::{self as core, MAX_MESSAGES, QueueOptions};
 use pyo3::exceptions::{PyOverflowError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -402,14 +403,34 @@ impl Queue {
         brief(|| opened.core.task_done()).map_err(errors::task_done)
     }
 
-    /// Waits until all tasks are done.
-    fn _join(&self, py: Python<'_>) -> PyResult<()> {
+    /// The most messages, if there is a bound.
+    #[getter]
+    fn _bound(&self) -> PyResult<Option<u32>> {
+        Ok(self.opened()?.core.max_messages())
+    }
+
+    /// How many tasks are not done.
+    fn _unfinished(&self, py: Python<'_>) -> PyResult<u64> {
+        match brief(|| self.opened().map(|opened| opened.core.join(Deadline::Now)))? {
+            Ok(()) => Ok(0),
+            Err(core::JoinError::Timeout { unfinished }) => Ok(unfinished),
+            Err(error) => Err(errors::join(py, error)),
+        }
+    }
+
+    /// Waits until all tasks are done, for so many seconds at most; whether they are.
+    #[pyo3(signature = (timeout = None))]
+    fn _join(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let core = &self.opened()?.core;
-        let ended = wait(py, deadline(true, None)?, |deadline| match core.join(deadline) {
+        let ended = wait(py, deadline(true, timeout)?, |deadline| match core.join(deadline) {
             Err(core::JoinError::Timeout { .. }) => None,
             ended => Some(ended),
         })?;
-        ended.unwrap_or(Ok(())).map_err(|error| errors::join(py, error))
+        match ended {
+            None => Ok(false),
+            Some(Ok(())) => Ok(true),
+            Some(Err(error)) => Err(errors::join(py, error)),
+        }
     }
 }
 
