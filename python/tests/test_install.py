@@ -233,29 +233,35 @@ def test_modules_that_had_their_names_before(tmp_path):
     assert run(path) == ["procession.queues procession.synchronize", "procession.managers procession.pool"]
 
 
-def test_an_executor_and_a_thread_pool(tmp_path):
+@pytest.mark.parametrize("base", ["multiprocessing.queues", "procession.queues"])
+def test_an_executor_and_a_thread_pool(tmp_path, base):
+    """Of an executor whose queue derives from CPython's, as it was there before, and from ours."""
     text = """
-        import multiprocessing, multiprocessing.pool, sys
-        from concurrent.futures import ProcessPoolExecutor
+        import multiprocessing, multiprocessing.pool, os, sys
+        if sys.argv[1] == "multiprocessing.queues":
+            import concurrent.futures.process
         import procession
+        procession.install()
+        import concurrent.futures.process as futures
 
         class Stubborn:
             def __reduce__(self):
                 raise RuntimeError("no pickle")
 
         if __name__ == "__main__":
-            procession.install()
+            assert futures._SafeQueue.__mro__[1].__module__ == sys.argv[1]
             with multiprocessing.pool.ThreadPool(2) as pool:
                 print(pool.map(abs, [-1]))
             for method in multiprocessing.get_all_start_methods():
                 context = multiprocessing.get_context(method)
-                with ProcessPoolExecutor(2, mp_context=context) as executor:
+                with futures.ProcessPoolExecutor(2, mp_context=context) as executor:
                     print(list(executor.map(abs, range(-3, 0))))
                     error = executor.submit(abs, Stubborn()).exception()
                     print(type(error).__name__, error)
+                    print(type(executor.submit(os._exit, 1).exception()).__name__)
     """
-    lines = run(program(tmp_path, text))
-    assert lines == ["[1]"] + ["[3, 2, 1]", "RuntimeError no pickle"] * 3
+    lines = run(program(tmp_path, text), base)
+    assert lines == ["[1]"] + ["[3, 2, 1]", "RuntimeError no pickle", "BrokenProcessPool"] * 3
 
 
 USES = """
