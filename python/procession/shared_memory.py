@@ -152,7 +152,8 @@ def _stored(item, room=None):
         return room or _WORD, fmt, _NONE if item is None else _AS_IT_IS, item
     data, code = (item.encode(_ENCODING), _TEXT) if isinstance(item, str) else (item, _BYTES)
     if room is None:
-        room = _WORD * (len(data) // _WORD + 1)
+        # As CPython's, which counts the characters of a text, and more where it needs more.
+        room = _WORD * max(len(item) // _WORD + 1, -(-len(data) // _WORD))
     if len(data) > room:
         raise ValueError("bytes/str item exceeds available storage")
     if not data.endswith(b"\0"):
