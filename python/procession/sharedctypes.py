@@ -145,7 +145,10 @@ def synchronized(obj, lock=None, ctx=None):
         scls = class_cache[cls]
     except KeyError:
         names = [field[0] for base in cls.__mro__ for field in vars(base).get("_fields_", ())]
-        members = {name: make_property(name) for name in names}
+        make = make_property
+        if "acquire" in names or "release" in names:
+            make = _make_property_beside_methods
+        members = {name: make(name) for name in names}
         scls = class_cache[cls] = type("Synchronized" + cls.__name__, (SynchronizedBase,), members)
     return scls(obj, lock, ctx)
 
@@ -206,6 +209,20 @@ def make_property(name):
 
     doc = f"The object's ``{name}``, read and written with the lock held."
     return prop_cache.setdefault(name, property(get, set, doc=doc))
+
+
+def _make_property_beside_methods(name):
+    """`make_property` for a class with a field that hides `acquire` or `release`."""
+
+    def get(self):
+        with self:
+            return getattr(self._obj, name)
+
+    def set(self, value):
+        with self:
+            setattr(self._obj, name, value)
+
+    return property(get, set)
 
 
 prop_cache: dict[str, property] = {}

@@ -358,6 +358,18 @@ def test_start_methods(method):
     assert other.value is True
 
 
+class Clash(ctypes.Structure):
+    _fields_ = [("acquire", ctypes.c_int), ("release", ctypes.c_int), ("value", ctypes.c_int)]
+
+
+def test_fields_with_the_names_of_methods():
+    value = Value(Clash, 1, 2, 3)
+    assert (value.acquire, value.release, value.value) == (1, 2, 3)
+    with value:
+        value.acquire = value.release = 4
+    assert (value.get_obj().acquire, value.get_obj().release) == (4, 4)
+
+
 def change_nested(matrix, cube, rows, row, table, points):
     matrix[1][2] = 5
     cube[1][0][3] = 6
