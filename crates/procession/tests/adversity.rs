@@ -113,7 +113,8 @@ fn no_daemon_outlives_a_killed_program_wherever_it_waits() {
                         let waiter = (places.clone(), way, theirs.0, mine.1, started.clone());
                         ends.push((mine.0, theirs.1));
                         let daemon = Process::builder(wait_there, waiter).daemon(true).start_method(method);
-                        daemon.start().unwrap()
+                        // This process has a value locked, which is refused otherwise.
+                        daemon.among_threads().start().unwrap()
                     })
                     .collect();
                 daemons.iter().for_each(|daemon| daemon.join().unwrap());
