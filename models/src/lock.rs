@@ -12,7 +12,10 @@
 //! death of the last one if, and only if, that one died inside; with slices everybody gets in; without them nobody sleeps while the
 //! lock is free, but for a death.
 //!
-//! Left out: the user's lock made with `robust` false; deadlines; the lookout, which lets one waiter at a time look at the owner.
+//! The last process may have a deadline, of which nobody knows when it passes: it gives up after a sleep (`lock_until`). Then it has tried once
+//! more, so that a wake which was meant for it is not lost.
+//!
+//! Left out: the user's lock made with `robust` false; that a process with a deadline waits beyond it; the lookout, which lets one waiter at a time look at the owner.
 
 use crate::machine::{Memory, Protocol, Step, Words};
 use crate::wait::{Waiters, bit, look_and_wake, prepare, sleep};
@@ -30,6 +33,8 @@ pub enum Mutant {
     NotTold,
     /// A waiter does not look again between its arrival and its sleep.
     NoSecondLook,
+    /// Whose deadline has passed goes without another try.
+    GoesWithoutLook,
     /// Who releases looks for sleepers first.
     LookBeforeRelease,
     /// See [`crate::wait::Mutant::ResetsNotCounted`].
@@ -58,6 +63,8 @@ pub struct Locks {
     pub release_by_other: bool,
     /// Whether who sleeps looks again after a slice.
     pub slices: bool,
+    /// Whether the last process gives up at a deadline.
+    pub timed: bool,
     /// What is done wrong.
     pub mutant: Option<Mutant>,
 }
@@ -78,6 +85,13 @@ pub struct Lock {
 }
 
 const TAKING: u8 = 16;
+
+/// How a wait ended.
+enum Waited {
+    Taken,
+    Again,
+    GivenUp,
+}
 
 /// Where a process is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -143,27 +157,46 @@ impl Locks {
         m.step("becomes the owner", |w| w.owner = me)
     }
 
-    fn wait(&self, m: &mut Mem<'_>) -> Step<bool> {
+    /// Whether it has a deadline.
+    fn is_timed(&self, me: u8) -> bool {
+        self.timed && usize::from(me) == self.rounds.len()
+    }
+
+    fn wait(&self, m: &mut Mem<'_>) -> Step<Waited> {
         let settles = self.kind == Kind::Internal;
         let ticket = prepare(m, waiters, None)?;
         if settles {
             m.step_when("has settled", |w| w.buffered == 0, |_| ())?;
         }
         if !self.is(Mutant::NoSecondLook) && self.exchange(m, "tries again", 0)? {
-            return Ok(true);
+            return Ok(Waited::Taken);
         }
-        let slice = sleep(m, waiters, ticket, self.slices)?;
+        let timed = self.is_timed(m.me());
+        let slice = sleep(m, waiters, ticket, self.slices || timed)?;
+        if timed && self.is(Mutant::GoesWithoutLook) {
+            return self.give_up(m);
+        }
         if self.exchange(m, "tries after its sleep", 0)? {
-            return Ok(true);
+            return Ok(Waited::Taken);
+        }
+        if timed {
+            return self.give_up(m);
         }
         if !slice || self.is(Mutant::NoOwnerRecovery) {
-            return Ok(false);
+            return Ok(Waited::Again);
         }
         let owner = m.step("looks who the owner is", |w| w.owner)?;
         let any = self.is(Mutant::OwnerNotLookedAt);
         let dead =
             m.step("looks whether the owner lives", |w| owner != 0 && (any || !w.is_alive(owner & !TAKING)))?;
-        if dead { self.exchange(m, "takes it from the dead", owner) } else { Ok(false) }
+        let taken = dead && self.exchange(m, "takes it from the dead", owner)?;
+        Ok(if taken { Waited::Taken } else { Waited::Again })
+    }
+
+    fn give_up(&self, m: &mut Mem<'_>) -> Step<Waited> {
+        let me = m.me();
+        m.step("gives up", |w| w.waiters.woken &= !bit(me))?;
+        Ok(Waited::GivenUp)
     }
 
     fn release(&self, m: &mut Mem<'_>) -> Step<()> {
@@ -271,11 +304,12 @@ impl Protocol for Locks {
                 false => At::Waiting(rounds),
             },
             At::Waiting(rounds) => match self.wait(m)? {
-                true => {
+                Waited::Taken => {
                     self.taken(m)?;
                     At::Inside(rounds)
                 }
-                false => At::Waiting(rounds),
+                Waited::Again => At::Waiting(rounds),
+                Waited::GivenUp => At::Outside(rounds - 1),
             },
             At::Inside(_) if hands_over => {
                 m.step("leaves it to another to release it", |w| w.handed_over = true)?;

@@ -124,6 +124,10 @@ pub(crate) mod host {
         operation()
     }
 
+    pub(crate) fn is_interrupted() -> bool {
+        false
+    }
+
     pub(crate) fn take_call() -> bool {
         false
     }
@@ -171,6 +175,11 @@ pub(crate) mod identity {
                 }
                 !kernel.state.lock().expect("not poisoned").dead.contains(&self.0)
             })
+        }
+
+        /// None is.
+        pub(crate) fn is_stopped(self) -> bool {
+            false
         }
 
         /// The calling process is dead for the others from now on.

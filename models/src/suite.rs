@@ -184,7 +184,7 @@ fn waits() -> Vec<Entry> {
 }
 
 fn locked(kind: Kind, rounds: &[u8], slices: bool) -> Locks {
-    Locks { kind, rounds: rounds.to_vec(), release_by_other: false, slices, mutant: None }
+    Locks { kind, rounds: rounds.to_vec(), release_by_other: false, slices, timed: false, mutant: None }
 }
 
 fn by_other() -> Locks {
@@ -199,6 +199,9 @@ fn locks() -> Vec<Entry> {
         let bounds = format!("{name}, 2 processes, one twice, slices");
         entries.push(Entry::with_loops("lock", &bounds, true, 1, locked(kind, &[2, 1], true)));
     }
+    let timed = |rounds: &[u8]| Locks { timed: true, ..locked(Kind::Internal, rounds, false) };
+    let bounds = "Robust, 3 processes, one with a deadline, no slices";
+    entries.push(Entry::new("lock", bounds, true, 0, timed(&[1, 1, 1])));
     let by_other = by_other();
     entries.push(Entry::new(
         "lock",
@@ -334,6 +337,9 @@ pub fn mutants() -> Vec<(String, Explore)> {
     use lock::Mutant as L;
     let protocol = Locks { mutant: Some(L::ResetsNotCounted), ..by_other() };
     add("wait: ResetsNotCounted".to_owned(), Entry::new("lock", "", true, 0, protocol).explore);
+    let timed = Locks { timed: true, ..locked(Kind::Internal, &[1, 1, 1], false) };
+    let protocol = Locks { mutant: Some(L::GoesWithoutLook), ..timed };
+    add("lock: GoesWithoutLook".to_owned(), Entry::new("lock", "", true, 0, protocol).explore);
     for (mutant, slices) in [
         (L::NoOwnerRecovery, true),
         (L::OwnerNotLookedAt, true),

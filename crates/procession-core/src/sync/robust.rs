@@ -152,10 +152,7 @@ impl Robust {
             } else {
                 pause = SLICE;
             }
-            look_at = match deadline {
-                Deadline::At(at) if !deadline.passed() => Deadline::At(at.min(Instant::now() + pause)),
-                _ => Deadline::after(pause),
-            };
+            look_at = Deadline::after(deadline.slice(pause).unwrap_or(pause));
         }
     }
 
