@@ -329,8 +329,8 @@ fn pool() {
         "the first of endlessly many: [0, 1, 4]",
     ];
     assert_eq!(lines[..7], expected);
-    let failed = "a task failed: the worker of pool::exit_with, process #, died: exit code 7; \
-                  retries(n) begins a task again, n times at most";
+    let failed = "a task failed: the worker of the call at examples/classics/src/bin/pool.rs:#:#, process #, died: \
+                  exit code 7; retries(n) begins a task again, n times at most";
     scan_all(&[failed, "the pool goes on: 81"], &lines[7..]);
 }
 
