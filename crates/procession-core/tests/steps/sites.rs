@@ -32,6 +32,7 @@ const NO_CONTROL: &[(&str, &str)] = &[
     ("ring/accounts.rs", "self . account"),
     ("ring/watch.rs", "own"),
     ("ring/shortage.rs", "self . shortage"),
+    ("queue/mapping.rs", "self . is_private"),
     ("queue/mod.rs", "self . no_sweep_before"),
     ("sync/wait.rs", "self . budget"),
     ("sync/wait.rs", "self . delay"),
