@@ -44,7 +44,7 @@ from . import context
 
 __all__ = sorted(name for name in dir(context._default_context) if not name.startswith("_"))
 globals().update((name, getattr(context._default_context, name)) for name in __all__)
-__all__ += ["OwnerDied", "OwnerDiedWarning", "install"]
+__all__ += ["Abandoned", "OwnerDied", "OwnerDiedWarning", "install"]
 _LAZY = {
     "PoolBroken": "_failures",
     "PoolTerminated": "_failures",

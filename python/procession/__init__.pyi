@@ -23,10 +23,16 @@ from .process import (
 )
 
 # At runtime these are functions that make such queues. As classes they let a program say `Queue[int]`.
-from .queues import JoinableQueue as JoinableQueue, Queue as Queue, SimpleQueue as SimpleQueue
+from .queues import (
+    Abandoned as Abandoned,
+    JoinableQueue as JoinableQueue,
+    Queue as Queue,
+    SimpleQueue as SimpleQueue,
+)
 from .synchronize import OwnerDied as OwnerDied, OwnerDiedWarning as OwnerDiedWarning
 
 __all__ = [
+    "Abandoned",
     "Array",
     "AuthenticationError",
     "Barrier",

@@ -101,11 +101,11 @@ class BaseContext(_stdlib.BaseContext):
 
         return JoinableQueue(maxsize, ctx=self.get_context(), **options)
 
-    def SimpleQueue(self):
+    def SimpleQueue(self, **options):
         """Return a queue with `put`, `get`, `empty` and `close` only."""
         from .queues import SimpleQueue
 
-        return SimpleQueue(ctx=self.get_context())
+        return SimpleQueue(ctx=self.get_context(), **options)
 
     def Pool(self, processes=None, initializer=None, initargs=(), maxtasksperchild=None, **options):
         """Return a pool of worker processes.

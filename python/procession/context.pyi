@@ -53,6 +53,7 @@ class BaseContext(_stdlib.BaseContext):
         name: str | None = None,
         max_bytes: int | None = None,
         codec: queues._Codec = None,
+        abandonable: bool = False,
     ) -> queues.Queue[Any]: ...
     def JoinableQueue(
         self,
@@ -62,8 +63,9 @@ class BaseContext(_stdlib.BaseContext):
         max_bytes: int | None = None,
         codec: queues._Codec = None,
         redeliver: bool = False,
+        abandonable: bool = False,
     ) -> queues.JoinableQueue[Any]: ...
-    def SimpleQueue(self) -> queues.SimpleQueue[Any]: ...
+    def SimpleQueue(self, *, abandonable: bool = False) -> queues.SimpleQueue[Any]: ...
     def Pool(
         self,
         processes: int | None = None,

@@ -16,9 +16,9 @@ from multiprocessing import connection, queues as _stdlib
 from queue import Empty, Full
 
 from . import _asyncio, _pickler, _private_names, _private_parts, _procession
-from ._procession import DeliveryLost, ShutDown
+from ._procession import Abandoned, DeliveryLost, ShutDown
 
-__all__ = ["Queue", "SimpleQueue", "JoinableQueue", "Empty", "Full", "ShutDown", "DeliveryLost"]
+__all__ = ["Queue", "SimpleQueue", "JoinableQueue", "Empty", "Full", "ShutDown", "DeliveryLost", "Abandoned"]
 
 # Another one may be put here, as in CPython's module.
 _ForkingPickler = _pickler.original
@@ -168,7 +168,7 @@ class _Base(_procession.BaseQueue):
                 if most is None:
                     # What is there now: a peer may go on adding to it.
                     most = 1 + self.qsize()
-            except (Empty, ShutDown):
+            except (Empty, ShutDown, Abandoned):
                 if not objects and failed is None:
                     raise
                 break
@@ -183,7 +183,7 @@ class _Base(_procession.BaseQueue):
         while True:
             try:
                 obj = self.get()
-            except ShutDown:
+            except (ShutDown, Abandoned):
                 return
             yield obj
 
@@ -197,7 +197,9 @@ class _Base(_procession.BaseQueue):
                 return self.get_nowait()
             except Empty:
                 pass
-            await _asyncio.wait(self._readable_fd, self._notices_deaths)
+            await _asyncio.wait(self._readable_fd, self._notices_deaths or self._abandonable)
+            if self._abandonable and self.empty():
+                self._check_abandoned()
 
     async def aput(self, obj):
         """Put obj into the queue; other tasks run until there is room. No thread is used.
@@ -274,10 +276,15 @@ class Queue(_Base, _stdlib.Queue):
     bits, float, str, bytes, and lists (tuples arrive as lists) and dicts of them, as MessagePack. "bytes":
     any bytes-like object, as it is; get returns bytes. The latter two are for named queues that programs in
     other languages use, too; all sides of a queue have to agree.
+
+    abandonable says that get raises Abandoned, an EOFError, when it waits and nobody is left to put: the
+    queue is empty, and no other living process has it, nor is it on its way to one. Processes whose only
+    thread waits in get without a timeout do not count, so that each of several consumers is told. Nor do
+    other threads of the caller. A parent that neither puts nor gets closes the queue.
     """
 
-    def __init__(self, maxsize=0, *, ctx=None, name=None, max_bytes=None, codec=None):
-        self._create(maxsize, name, max_bytes, codec, False, False)
+    def __init__(self, maxsize=0, *, ctx=None, name=None, max_bytes=None, codec=None, abandonable=False):
+        self._create(maxsize, name, max_bytes, codec, False, False, abandonable)
 
     @classmethod
     def open(cls, name, *, codec=None):
@@ -332,8 +339,18 @@ class JoinableQueue(Queue, _stdlib.JoinableQueue):
     own process has: the oldest one that its thread got, else the oldest.
     """
 
-    def __init__(self, maxsize=0, *, ctx=None, name=None, max_bytes=None, codec=None, redeliver=False):
-        self._create(maxsize, name, max_bytes, codec, True, redeliver)
+    def __init__(
+        self,
+        maxsize=0,
+        *,
+        ctx=None,
+        name=None,
+        max_bytes=None,
+        codec=None,
+        redeliver=False,
+        abandonable=False,
+    ):
+        self._create(maxsize, name, max_bytes, codec, True, redeliver, abandonable)
 
     @classmethod
     def open(cls, name, *, codec=None, redeliver=False):
@@ -373,8 +390,8 @@ class SimpleQueue(_Base, _stdlib.SimpleQueue):
     (1, 2.5, 'three')
     """
 
-    def __init__(self, *, ctx=None):
-        self._create(0, None, None, None, False, False)
+    def __init__(self, *, ctx=None, abandonable=False):
+        self._create(0, None, None, None, False, False, abandonable)
 
     def close(self):
         """Use this queue no more in this process: put and get raise OSError from now on."""

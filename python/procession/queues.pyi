@@ -6,9 +6,14 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from typing_extensions import Self
 
-from ._procession import BaseQueue, DeliveryLost as DeliveryLost, ShutDown as ShutDown
+from ._procession import (
+    Abandoned as Abandoned,
+    BaseQueue,
+    DeliveryLost as DeliveryLost,
+    ShutDown as ShutDown,
+)
 
-__all__ = ["Queue", "SimpleQueue", "JoinableQueue", "Empty", "Full", "ShutDown", "DeliveryLost"]
+__all__ = ["Queue", "SimpleQueue", "JoinableQueue", "Empty", "Full", "ShutDown", "DeliveryLost", "Abandoned"]
 
 _T = TypeVar("_T")
 _Codec: TypeAlias = Literal["msgpack", "bytes"] | None
@@ -31,6 +36,7 @@ class Queue(_Base[_T], _stdlib.Queue[_T]):  # type: ignore[misc]
         name: str | None = None,
         max_bytes: int | None = None,
         codec: _Codec = None,
+        abandonable: bool = False,
     ) -> None: ...
     @classmethod
     def open(cls, name: str, *, codec: _Codec = None) -> Self: ...
@@ -48,6 +54,7 @@ class JoinableQueue(Queue[_T], _stdlib.JoinableQueue[_T]):  # type: ignore[misc]
         max_bytes: int | None = None,
         codec: _Codec = None,
         redeliver: bool = False,
+        abandonable: bool = False,
     ) -> None: ...
     @classmethod
     def open(cls, name: str, *, codec: _Codec = None, redeliver: bool = False) -> Self: ...
@@ -55,5 +62,5 @@ class JoinableQueue(Queue[_T], _stdlib.JoinableQueue[_T]):  # type: ignore[misc]
     def join(self) -> None: ...
 
 class SimpleQueue(_Base[_T], _stdlib.SimpleQueue[_T]):  # type: ignore[misc]
-    def __init__(self, *, ctx: BaseContext | None = None) -> None: ...
+    def __init__(self, *, ctx: BaseContext | None = None, abandonable: bool = False) -> None: ...
     def close(self) -> None: ...

@@ -23,12 +23,19 @@ create_exception!(
     exceptions::PyRuntimeError,
     "Tasks were taken by processes that died without declaring them done: count of them, by the processes in pids. They are forgotten now."
 );
+create_exception!(
+    procession,
+    Abandoned,
+    exceptions::PyEOFError,
+    "The queue is empty, and no other living process can put an object: of a queue that was made with abandonable=True."
+);
 create_exception!(procession, ShutDown, exceptions::PyException, "The queue has been shut down.");
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
     module.add("OwnerDied", py.get_type::<OwnerDied>())?;
     module.add("OwnerDiedWarning", py.get_type::<OwnerDiedWarning>())?;
+    module.add("Abandoned", py.get_type::<Abandoned>())?;
     module.add("DeliveryLost", py.get_type::<DeliveryLost>())?;
     module.add("ShutDown", crate::queue::shut_down_class(py)?)?;
     Ok(())

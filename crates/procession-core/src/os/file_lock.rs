@@ -37,13 +37,31 @@ pub fn unlock(file: impl AsFd, byte: u32) -> io::Result<()> {
     set(file, byte, libc::F_UNLCK).map(|_| ())
 }
 
-fn set(file: impl AsFd, byte: u32, kind: libc::c_int) -> io::Result<bool> {
+/// Whether an open file description other than this one has a lock on the byte.
+///
+/// # Errors
+/// What the system reported.
+pub fn is_locked_by_others(file: impl AsFd, byte: u32) -> io::Result<bool> {
+    let mut request = request(byte, libc::F_WRLCK);
+    // SAFETY: the descriptor is open, and the request outlives the call.
+    match unsafe { libc::fcntl(file.as_fd().as_raw_fd(), libc::F_OFD_GETLK, &raw mut request) } {
+        0 => Ok(request.l_type != libc::F_UNLCK as libc::c_short),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn request(byte: u32, kind: libc::c_int) -> libc::flock {
     // SAFETY: all-zero is a valid `flock` structure; it has only numbers.
     let mut request: libc::flock = unsafe { std::mem::zeroed() };
     request.l_type = kind as libc::c_short;
     request.l_whence = libc::SEEK_SET as libc::c_short;
     request.l_start = byte.into();
     request.l_len = 1;
+    request
+}
+
+fn set(file: impl AsFd, byte: u32, kind: libc::c_int) -> io::Result<bool> {
+    let request = request(byte, kind);
     loop {
         // SAFETY: the descriptor is open, and the request outlives the call.
         let result = unsafe { libc::fcntl(file.as_fd().as_raw_fd(), libc::F_OFD_SETLK, &raw const request) };

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-use super::{cpu, identity::Identity, memory};
+use super::{cpu, identity::Identity, memory, presence};
 
 static GATE: Mutex<()> = Mutex::new(());
 static FORKS: AtomicU64 = AtomicU64::new(0);
@@ -23,8 +23,8 @@ thread_local! {
     static NESTED: Cell<u32> = const { Cell::new(0) };
 }
 
-/// The gate's guard while a fork is under way.
-struct DuringFork(UnsafeCell<Option<MutexGuard<'static, ()>>>);
+/// What is held while a fork is under way: the gate's guard is dropped last.
+struct DuringFork(UnsafeCell<Option<(presence::Forking, MutexGuard<'static, ()>)>>);
 
 // SAFETY: only the thread that holds GATE, and forks with it, touches the cell; see `before` and `after`.
 unsafe impl Sync for DuringFork {}
@@ -55,7 +55,7 @@ fn register() -> io::Result<()> {
             continue;
         }
         // SAFETY: the functions may run at any time on a forking thread; they panic at nothing.
-        let code = unsafe { libc::pthread_atfork(Some(before), Some(after), Some(after)) };
+        let code = unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
         STATE.store(if code == 0 { WATCHED } else { UNWATCHED }, Ordering::Release);
         return if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code)) };
     }
@@ -88,9 +88,10 @@ pub fn count() -> u64 {
 /// Out of memory.
 pub(super) fn around<R>(fork: impl FnOnce() -> R) -> io::Result<R> {
     watch()?;
+    let parent = rustix::process::getpid();
     before();
     let result = fork();
-    after();
+    after(rustix::process::getpid() != parent);
     Ok(result)
 }
 
@@ -105,16 +106,27 @@ extern "C" fn before() {
     let guard = gate();
     FORKS.fetch_add(1, Ordering::Relaxed);
     // SAFETY: this thread holds the gate, so no other is between `before` and `after`.
-    unsafe { *DURING_FORK.0.get() = Some(guard) };
+    unsafe { *DURING_FORK.0.get() = Some((presence::before_fork(), guard)) };
 }
 
-/// In the parent and in the child, where the forking thread is the only one there is.
-extern "C" fn after() {
+extern "C" fn in_parent() {
+    after(false);
+}
+
+/// The forking thread is the only one there is.
+extern "C" fn in_child() {
+    after(true);
+}
+
+fn after(in_child: bool) {
     // 0: the handlers were registered after this fork had begun.
     let Some(nested) = NESTED.get().checked_sub(1) else { return };
     NESTED.set(nested);
     if nested == 0 {
         // SAFETY: this thread took the gate in the first `before` and still holds it.
-        drop(unsafe { (*DURING_FORK.0.get()).take() });
+        let held = unsafe { (*DURING_FORK.0.get()).take() };
+        if let Some((presences, _gate)) = held {
+            presences.end(in_child);
+        }
     }
 }

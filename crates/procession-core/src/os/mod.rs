@@ -20,6 +20,7 @@ mod namespaces;
 pub mod parent;
 pub mod pipe;
 pub mod posix_shm;
+pub mod presence;
 pub mod privilege;
 pub mod process;
 pub mod process_owned;

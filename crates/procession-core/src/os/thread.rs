@@ -22,3 +22,20 @@ pub fn spawn_without_signals(name: &str, body: impl FnOnce() + Send + 'static) -
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
     started.map(drop)
 }
+
+/// Whether the program has no thread but the calling one. Threads of this library, whose names begin with its own, do not count. False where
+/// that cannot be known.
+pub fn is_only_one() -> bool {
+    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return false };
+    let me = rustix::thread::gettid().as_raw_nonzero().to_string();
+    let first = rustix::process::getpid().as_raw_nonzero().to_string();
+    tasks.into_iter().all(|task| {
+        let Ok(task) = task else { return false };
+        let name = || std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        let is_own = |name: String| {
+            name.strip_prefix("procession")
+                .is_some_and(|rest| rest.starts_with('\n') || rest.starts_with('-'))
+        };
+        task.file_name() == *me || task.file_name() != *first && is_own(name())
+    })
+}

@@ -29,6 +29,9 @@ pub enum GetError {
     /// The queue has been shut down, and nothing is left in it.
     #[error("the queue has been shut down")]
     ShutDown,
+    /// Nothing is left in an abandonable queue, and no other living process can put: see [`QueueOptions::abandonable`](super::QueueOptions::abandonable).
+    #[error("the queue is empty, and no other living process has it")]
+    Abandoned,
     /// There is no memory to take a delivery, or the shared memory is damaged.
     #[error(transparent)]
     Memory(RingError),

@@ -8,8 +8,11 @@ use std::sync::Arc;
 use super::{Damaged, Delivery, GetError, Message, Queue, Shared, unless_busy, wait_until};
 use crate::os::clock::{self, Deadline};
 use crate::os::identity::Identity;
+use crate::os::presence::Presence;
 use crate::os::process_owned::OwnedByProcess;
-use crate::ring::{GetSession, RingError, Side, Take, Taken};
+use crate::os::thread;
+use crate::ring::{GetSession, ON_ITS_WAY, RingError, Side, Take, Taken};
+use crate::shm::Header;
 use crate::sync::{SLICE, atomic::Ordering};
 
 /// Memory for later large messages is given back by whoever has waited a slice in vain, above so many bytes.
@@ -163,6 +166,7 @@ impl Queue {
         batch: &mut impl Collect,
         deadline: Deadline,
     ) -> Result<usize, GetError> {
+        self.shared.attend();
         self.shared.mend()?;
         let ring = &self.shared.ring;
         if ring.shutdown_state() == 2 {
@@ -318,6 +322,7 @@ impl Collect for Batch {
 impl Shared {
     #[inline]
     fn get(&self, take: Take, out: &mut Vec<u8>, deadline: Deadline) -> Result<Taken, GetError> {
+        self.attend();
         self.mend()?;
         match self.try_get(take, out, deadline)? {
             Some(taken) => Ok(taken),
@@ -390,8 +395,16 @@ impl Shared {
             // Whoever only asks and never sleeps finds the dead here.
             self.look_around(true)?;
         }
-        let found =
-            wait_until(queue, &self.get_spinner, deadline, ready, |idle| self.look_around(idle).map(drop))?;
+        let waited = wait_until(queue, &self.get_spinner, deadline, ready, |idle| {
+            self.look_around(idle)?;
+            if idle && self.waits_in_vain(deadline)? { Err(GetError::Abandoned) } else { Ok(()) }
+        });
+        if matches!(waited, Err(GetError::Abandoned)) {
+            return Err(GetError::Abandoned);
+        }
+        // Before a message is taken, or the caller does something else.
+        self.attend();
+        let found = waited?;
         if ring.has_message() {
             Ok(())
         } else if ring.is_over() {
@@ -399,9 +412,48 @@ impl Shared {
         } else if found {
             // Another consumer was faster.
             if deadline.passed() { Err(GetError::Empty) } else { Ok(()) }
+        } else if deadline != Deadline::Now && deadline.passed() && self.learn_of_the_end()? {
+            Err(GetError::Abandoned)
         } else {
             Err(GetError::Empty)
         }
+    }
+
+    /// Whether nobody will put what this thread waits for, which has waited a while.
+    fn waits_in_vain(&self, deadline: Deadline) -> Result<bool, Damaged> {
+        let Some(presence) = &self.presence else { return Ok(false) };
+        // With a deadline it may put after it, and another thread may put at any time.
+        if deadline == Deadline::Never && !presence.is_away() && thread::is_only_one() {
+            presence.leave();
+        }
+        self.learn_of_the_end()
+    }
+
+    /// Whether nothing is in the queue and nobody is left to put. If so, others need not reckon with this process until it puts or
+    /// gets.
+    pub(super) fn learn_of_the_end(&self) -> Result<bool, Damaged> {
+        let Some(presence) = &self.presence else { return Ok(false) };
+        let is_abandoned = self.is_abandoned(presence)?;
+        if is_abandoned && !presence.is_away() {
+            presence.leave();
+        }
+        Ok(is_abandoned)
+    }
+
+    fn is_abandoned(&self, presence: &Presence) -> Result<bool, Damaged> {
+        let ring = &self.ring;
+        let tail = ring.tail();
+        let is_on_its_way = || presence.is_locked(ON_ITS_WAY) && !Header::all_opened(ring.fd());
+        // A process that takes a message, or opens a handle, has the lock before it does so. With nobody there at the
+        // second look, and no message put from before the first one until after it, there was none at that time either.
+        let is_alone = !presence.has_company()
+            && !ring.has_message()
+            && !is_on_its_way()
+            && !presence.has_company()
+            && ring.tail() == tail
+            && !ring.has_message();
+        // What another process has taken may come back when it dies.
+        Ok(is_alone && !ring.may_inherit_a_delivery()?)
     }
 
     /// Discards all that is queued, after an immediate shutdown.

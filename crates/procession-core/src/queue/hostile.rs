@@ -392,7 +392,7 @@ fn a_queue_that_was_spoilt_before_it_is_opened() {
             mutate(&taken.file, step);
         }
         let Ok(ring) = Ring::open(queue.shared.ring.fd().try_clone_to_owned().unwrap()) else { return };
-        let opened = Queue { shared: Arc::new(Shared::new(ring, None)) };
+        let opened = Queue { shared: Arc::new(Shared::new(ring, None).unwrap()) };
         let (mut messages, mut deliveries) = (Vec::new(), Vec::new());
         for step in actions {
             if let Step::Use { what, size } = step {

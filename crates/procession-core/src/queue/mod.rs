@@ -12,10 +12,11 @@ mod message;
 mod put;
 mod watch;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64 as LocalAtomicU64, Ordering::Relaxed};
+use std::io;
+use std::sync::atomic::{AtomicU64 as LocalAtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 
-use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 
 pub use self::delivery::{Delivery, LentDelivery};
 pub use self::error::{GetError, JoinError, PutError, TaskDoneError};
@@ -25,8 +26,9 @@ pub use self::message::{Message, Reservation};
 pub use crate::ring::{BEGINNING, Damaged, INLINE_MAX, MAX_MESSAGES, RingError, WatchError};
 
 use crate::os::clock::{self, Deadline};
+use crate::os::presence::{self, Presence};
 use crate::os::{fork, memory};
-use crate::ring::{Ring, Settings};
+use crate::ring::{ON_ITS_WAY, PRESENT, Ring, Settings};
 use crate::shm::handed_out::{self, Travels};
 use crate::shm::named::Name;
 use crate::shm::registry::Registry;
@@ -42,6 +44,7 @@ pub struct QueueOptions {
     max_messages: Option<usize>,
     max_bytes: Option<u64>,
     joinable: bool,
+    abandonable: bool,
     shape: u64,
 }
 
@@ -67,6 +70,18 @@ impl QueueOptions {
     /// Whether unfinished tasks are counted, for [`Queue::task_done`], [`Queue::join`] and deliveries.
     pub fn joinable(mut self, joinable: bool) -> Self {
         self.joinable = joinable;
+        self
+    }
+
+    /// Whether gets that wait fail with [`GetError::Abandoned`] when the queue is empty and nobody is left to put.
+    ///
+    /// That is the case when no other process has the queue, nor a handle that is on its way to it. A process whose only thread waits
+    /// for a message itself, without a deadline, does not count, nor does one that was told so and has not put or got
+    /// since; the library's own threads do not count. So of several consumers each is told. Other threads of the caller do not
+    /// keep it waiting. The kernel knows who has the queue, by a lock that it drops at a process's end: it is noticed within a
+    /// second, and costs a descriptor, but nothing for messages.
+    pub fn abandonable(mut self, abandonable: bool) -> Self {
+        self.abandonable = abandonable;
         self
     }
 
@@ -96,6 +111,7 @@ impl QueueOptions {
             max_bytes,
             waits_for_bytes: self.max_bytes.is_some(),
             joinable: self.joinable,
+            abandonable: self.abandonable,
             shape: self.shape,
         })
     }
@@ -113,6 +129,10 @@ struct Shared {
     ring: Ring,
     /// Dropped after the ring, and with it the lock that says this process uses the name.
     name: Option<Name>,
+    /// By which others know that this process has the queue, if it is abandonable.
+    presence: Option<Presence>,
+    /// How many of this process's handles are not used any more.
+    retired: AtomicUsize,
     put_spinner: Spinner,
     get_spinner: Spinner,
     /// When this process may sweep again, in ms of the monotonic clock: a stopped process kept it from that.
@@ -120,6 +140,12 @@ struct Shared {
 }
 
 static OPEN: Registry<Shared> = Registry::new();
+
+const PRESENT_AT: &str = "locking its file, as each process does that has an abandonable queue";
+
+fn present(error: io::Error) -> OpenError {
+    OpenError::system(PRESENT_AT)(error)
+}
 
 /// The bytes of a handle.
 pub const HANDLE_LEN: usize = 16 + Transit::LEN;
@@ -133,7 +159,7 @@ impl Queue {
         let settings = options.settings()?;
         let fd = memory::create(c"procession-queue", windows::FIRST)
             .map_err(CreateError::system(Kind::Queue, "creating a memfd"))?;
-        Ok(Self::over(Ring::create(fd, settings)?, None))
+        Self::over(Ring::create(fd, settings)?, None)
     }
 
     /// Makes a queue that unrelated processes of this user can open by name.
@@ -158,7 +184,7 @@ impl Queue {
             }
             error => Err(error),
         })?;
-        Ok(Self::over(ring, Some(name)))
+        Self::over(ring, Some(name))
     }
 
     /// Opens the queue of that name.
@@ -169,15 +195,16 @@ impl Queue {
         let (fd, name) = Name::open(name)?;
         let ring = Ring::open(fd)?;
         let id = ring.id();
-        let shared = OPEN.get_or_open(id, || Ok::<_, OpenError>(Arc::new(Shared::new(ring, Some(name)))))?;
+        let shared = OPEN.get_or_open(id, || Shared::new(ring, Some(name)).map_err(present).map(Arc::new))?;
         Ok(Queue { shared })
     }
 
-    fn over(ring: Ring, name: Option<Name>) -> Self {
-        let shared = Arc::new(Shared::new(ring, name));
+    fn over(ring: Ring, name: Option<Name>) -> Result<Self, CreateError> {
+        let shared = Shared::new(ring, name);
+        let shared = Arc::new(shared.map_err(CreateError::system(Kind::Queue, PRESENT_AT))?);
         let _gate = fork::gate();
         OPEN.insert(shared.ring.id(), &shared);
-        Queue { shared }
+        Ok(Queue { shared })
     }
 
     /// The bytes by which another process can open this queue: see [`transfer`].
@@ -210,7 +237,13 @@ impl Queue {
         let id = ObjectId::from_bytes(id.try_into().map_err(|_| OpenError::Malformed("length"))?);
         let transit = Transit::from_bytes(transit.try_into().map_err(|_| OpenError::Malformed("length"))?)?;
         let shared = OPEN.get_or_open(id, || {
-            let fd = transfer::receive_object(transit, id)?;
+            let received = transfer::receive_object(transit, id)?;
+            // It may hold the lock of a handle on its way: until this process has a lock of its own, and not by a mapping.
+            let (fd, _on_its_way) = if Ring::is_abandonable(received.as_fd()) {
+                (presence::open_again(received.as_fd()).map_err(present)?, Some(received))
+            } else {
+                (received, None)
+            };
             let name = Name::of(fd.as_fd()).map_err(OpenError::system("locking its name"))?;
             if name.is_none() && !memory::cannot_shrink(&fd) {
                 return Err(OpenError::NotAnObject("its memory could be taken away while it is used"));
@@ -224,8 +257,9 @@ impl Queue {
                     Transit::Attached(_) => OpenError::NotAttached,
                 });
             }
-            Ok(Arc::new(Shared::new(ring, name)))
+            Shared::new(ring, name).map_err(present).map(Arc::new)
         })?;
+        shared.attend();
         transfer::opened(transit, &shared);
         Ok(Queue { shared })
     }
@@ -273,6 +307,33 @@ impl Queue {
     /// Whether unfinished tasks are counted.
     pub fn is_joinable(&self) -> bool {
         self.shared.ring.settings().joinable
+    }
+
+    /// Whether gets fail when nobody is left to put.
+    pub fn is_abandonable(&self) -> bool {
+        self.shared.presence.is_some()
+    }
+
+    /// Says that this handle will not be used any more, which is kept open all the same. When no other handle of this process is used,
+    /// others need not wait for it to put.
+    pub fn retire(&self) -> Retired {
+        let retired = self.shared.retired.fetch_add(1, Relaxed) + 1;
+        if let Some(presence) = &self.shared.presence
+            && retired >= Arc::strong_count(&self.shared)
+        {
+            presence.leave();
+        }
+        Retired(Arc::downgrade(&self.shared))
+    }
+
+    /// Whether a get that waited now would fail with [`GetError::Abandoned`]. If so, this process counts as told.
+    ///
+    /// # Errors
+    /// [`Damaged`].
+    pub fn is_abandoned(&self) -> Result<bool, Damaged> {
+        self.shared.mend()?;
+        self.shared.look_around(true)?;
+        self.shared.learn_of_the_end()
     }
 
     /// How many bytes of memory the queue takes now, kept for later messages or in use.
@@ -329,6 +390,18 @@ impl Queue {
     }
 }
 
+/// A handle that is not used any more, from [`Queue::retire`]. Dropped before or after the handle.
+#[derive(Debug)]
+pub struct Retired(Weak<Shared>);
+
+impl Drop for Retired {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.retired.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
 impl std::fmt::Debug for Queue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Queue")
@@ -346,6 +419,14 @@ impl Travels for Shared {
 
     fn fd(&self) -> BorrowedFd<'_> {
         self.ring.fd()
+    }
+
+    fn to_attach(&self) -> io::Result<OwnedFd> {
+        self.to_send(PRESENT)
+    }
+
+    fn to_keep(&self) -> io::Result<OwnedFd> {
+        self.to_send(ON_ITS_WAY)
     }
 
     fn header(&self) -> &Header {
@@ -368,13 +449,35 @@ impl Drop for Shared {
 }
 
 impl Shared {
-    fn new(ring: Ring, name: Option<Name>) -> Self {
-        Shared {
+    fn new(ring: Ring, name: Option<Name>) -> io::Result<Self> {
+        let presence = ring.settings().abandonable.then(|| Presence::new(ring.fd(), PRESENT)).transpose()?;
+        let retired = AtomicUsize::new(0);
+        Ok(Shared {
             ring,
             name,
+            presence,
+            retired,
             put_spinner: Spinner::new(),
             get_spinner: Spinner::new(),
             no_sweep_before: LocalAtomicU64::new(0),
+        })
+    }
+
+    /// The descriptor for a handle: of an abandonable queue, one that tells others of the handle by a lock.
+    fn to_send(&self, byte: u32) -> io::Result<OwnedFd> {
+        match &self.presence {
+            Some(_) => presence::lock_again(self.ring.fd(), byte),
+            None => self.ring.fd().try_clone_to_owned(),
+        }
+    }
+
+    /// Says that this process is to be reckoned with, before it puts or takes.
+    #[inline]
+    fn attend(&self) {
+        if let Some(presence) = &self.presence
+            && presence.is_away()
+        {
+            presence.come_back();
         }
     }
 

@@ -126,6 +126,7 @@ impl Queue {
 impl Shared {
     #[inline]
     pub(super) fn put(&self, content: Content<'_>, deadline: Deadline) -> Result<(), PutError> {
+        self.attend();
         match self.try_put(content, true, deadline) {
             Ok(Pushed::Yes) => Ok(()),
             otherwise => self.put_after(otherwise, content, deadline),
@@ -191,6 +192,7 @@ impl Shared {
 
     /// Puts what there is room for at once, up to the first large message; how many.
     fn put_batch(&self, messages: &[&[u8]], deadline: Deadline) -> Result<usize, (usize, PutError)> {
+        self.attend();
         let mut put = 0;
         let mut session = self.ring.put_session(deadline).map_err(|error| (0, error.into()))?;
         if self.ring.shutdown_state() != 0 {

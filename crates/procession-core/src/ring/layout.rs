@@ -48,6 +48,11 @@ pub(crate) const WATCHERS_AT: u64 = 8192;
 pub(crate) const WATCHERS: usize = 64;
 /// Where the accounts lie, in a queue that has them.
 pub(crate) const ACCOUNTS_AT: u64 = 12288;
+/// The byte of an abandonable queue's file that each process which has the queue keeps a shared lock on, unless it waits for a
+/// message itself. The first two bytes of a named object's file are locked for its name.
+pub(crate) const PRESENT: u32 = 2;
+/// The byte that is locked for handles on their way to another process.
+pub(crate) const ON_ITS_WAY: u32 = 3;
 /// How many bytes of a delivery those are shown who only look, at most.
 pub const BEGINNING: u64 = 64;
 /// How many processes' unfinished tasks are told apart.
@@ -119,6 +124,8 @@ pub(crate) struct Settings {
     pub(crate) max_bytes: AtomicU64,
     /// What the creator's messages are like, for those who open the queue to compare; 0 when it did not say.
     pub(crate) shape: AtomicU64,
+    /// 1 when each process that has the queue says so by a lock on its file ([`PRESENT`]).
+    pub(crate) abandonable: AtomicU32,
     /// 0 open; 1 no more puts; 2 no more gets either. Only grows, under the put lock. Readers act on what
     /// they see; a process that dies right after the store leaves sleepers that find it within a slice.
     pub(crate) shutdown: AtomicU32,

@@ -23,6 +23,7 @@ use std::sync::atomic::AtomicU32 as LocalAtomicU32;
 use rustix::fd::{BorrowedFd, OwnedFd};
 
 pub use self::layout::{BEGINNING, INLINE_MAX, MAX_MESSAGES};
+pub(crate) use self::layout::{ON_ITS_WAY, PRESENT};
 pub use self::watch::WatchError;
 pub(crate) use self::{
     apart::Apart,
@@ -99,6 +100,7 @@ pub(crate) struct Settings {
     /// Whether puts wait for room in bytes; else a put fails that finds none.
     pub(crate) waits_for_bytes: bool,
     pub(crate) joinable: bool,
+    pub(crate) abandonable: bool,
     /// 0 when the creator did not say.
     pub(crate) shape: u64,
 }
@@ -158,6 +160,7 @@ impl Ring {
         let control = ring.control();
         control.settings.max_messages.store(settings.max_messages, Ordering::Relaxed);
         control.settings.joinable.store(settings.joinable.into(), Ordering::Relaxed);
+        control.settings.abandonable.store(settings.abandonable.into(), Ordering::Relaxed);
         control.settings.max_bytes.store(settings.max_bytes, Ordering::Relaxed);
         control.settings.shape.store(settings.shape, Ordering::Relaxed);
         control.settings.waits_for_bytes.store(settings.waits_for_bytes.into(), Ordering::Relaxed);
@@ -210,6 +213,7 @@ impl Ring {
             max_bytes: shared.settings.max_bytes.load(Ordering::Relaxed),
             waits_for_bytes: shared.settings.waits_for_bytes.load(Ordering::Relaxed) != 0,
             joinable: shared.settings.joinable.load(Ordering::Relaxed) != 0,
+            abandonable: shared.settings.abandonable.load(Ordering::Relaxed) != 0,
             shape: shared.settings.shape.load(Ordering::Relaxed),
         };
         if settings.max_messages > MAX_MESSAGES {
@@ -218,6 +222,14 @@ impl Ring {
         ring.id = id;
         ring.settings = settings;
         Ok(ring)
+    }
+
+    /// Whether the queue in this file is one whose users hold a lock; false for what is no queue.
+    pub(crate) fn is_abandonable(fd: BorrowedFd<'_>) -> bool {
+        let at =
+            std::mem::offset_of!(Control, settings) + std::mem::offset_of!(layout::Settings, abandonable);
+        let mut word = [0; 4];
+        rustix::io::pread(fd, &mut word, at as u64) == Ok(word.len()) && word != [0; 4]
     }
 
     pub(crate) fn id(&self) -> ObjectId {

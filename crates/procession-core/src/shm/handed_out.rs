@@ -20,6 +20,20 @@ pub trait Travels: Send + Sync {
     fn id(&self) -> ObjectId;
     /// Its file.
     fn fd(&self) -> BorrowedFd<'_>;
+    /// What goes to another process with a handle.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    fn to_attach(&self) -> io::Result<OwnedFd> {
+        self.fd().try_clone_to_owned()
+    }
+    /// What is kept for whoever receives a handle.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    fn to_keep(&self) -> io::Result<OwnedFd> {
+        self.fd().try_clone_to_owned()
+    }
     /// Where its handles are counted.
     fn header(&self) -> &Header;
     /// Its name, if it has one.
@@ -106,7 +120,7 @@ pub(super) fn hand_out<T: Travels>(object: &T) -> io::Result<Transit> {
     let id = object.id();
     let duplicate = match entries.kept.entry(id) {
         Entry::Occupied(kept) => Ok(kept.get().fd.as_raw_fd()),
-        Entry::Vacant(place) => object.fd().try_clone_to_owned().map(|fd| {
+        Entry::Vacant(place) => object.to_keep().map(|fd| {
             let number = fd.as_raw_fd();
             let (_name, is_open) = (object.name(), T::is_open);
             place.insert(HandedOut { fd, _name, is_open, carriers: Vec::new() });

@@ -14,7 +14,7 @@ pub(super) const MARK: &[u8; 8] = b"PROCESSN";
 /// The same, as the word that is stored.
 const MAGIC: u64 = u64::from_ne_bytes(*MARK);
 /// Changes with every change of any shared layout.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// A random number that names one shared object on this machine.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -115,7 +115,7 @@ impl Header {
     }
 
     /// Whether every such handle of the object in this file has been opened. False when the file cannot be read.
-    pub(super) fn all_opened(file: BorrowedFd<'_>) -> bool {
+    pub(crate) fn all_opened(file: BorrowedFd<'_>) -> bool {
         let mut counts = [0; 16];
         let read = rustix::io::pread(file, &mut counts, std::mem::offset_of!(Header, sent) as u64);
         let (sent, opened) = counts.split_at(8);

@@ -114,26 +114,30 @@ pub fn deliver<R>(descriptors: Vec<OwnedFd>, deserialise: impl FnOnce() -> R) ->
 /// # Errors
 /// Out of descriptors.
 pub fn attach(fd: BorrowedFd<'_>) -> std::io::Result<Option<Transit>> {
-    OUTGOING.with_borrow_mut(|outgoing| outgoing.as_mut().map(|outgoing| outgoing.add(fd)).transpose())
+    OUTGOING.with_borrow_mut(|outgoing| {
+        let Some(outgoing) = outgoing else { return Ok(None) };
+        Ok(Some(outgoing.add(fd.try_clone_to_owned()?)))
+    })
 }
 
 /// As [`attach`], once an object.
-fn attach_object(id: ObjectId, fd: BorrowedFd<'_>) -> std::io::Result<Option<Transit>> {
+fn attach_object<T: Travels>(object: &T) -> std::io::Result<Option<Transit>> {
+    let id = object.id();
     OUTGOING.with_borrow_mut(|outgoing| {
         let Some(outgoing) = outgoing else { return Ok(None) };
         if let Some(place) = outgoing.places.get(&id) {
             return Ok(Some(*place));
         }
-        let place = outgoing.add(fd)?;
+        let place = outgoing.add(object.to_attach()?);
         outgoing.places.insert(id, place);
         Ok(Some(place))
     })
 }
 
 impl Outgoing {
-    fn add(&mut self, fd: BorrowedFd<'_>) -> std::io::Result<Transit> {
-        self.descriptors.push(fd.try_clone_to_owned()?);
-        Ok(Transit::Attached((self.descriptors.len() - 1) as u32))
+    fn add(&mut self, fd: OwnedFd) -> Transit {
+        self.descriptors.push(fd);
+        Transit::Attached((self.descriptors.len() - 1) as u32)
     }
 }
 
@@ -168,7 +172,7 @@ pub fn failure() -> Option<OpenError> {
 /// # Errors
 /// Out of descriptors.
 pub fn send<T: Travels + 'static>(object: &Arc<T>) -> std::io::Result<Transit> {
-    if let Some(attached) = attach_object(object.id(), object.fd())? {
+    if let Some(attached) = attach_object(&**object)? {
         return Ok(attached);
     }
     let transit = handed_out::hand_out(&**object)?;

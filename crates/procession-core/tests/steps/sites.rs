@@ -30,6 +30,8 @@ const CHANGES: &[&str] =
 const NO_CONTROL: &[(&str, &str)] = &[
     ("ring/segment.rs", "self"),
     ("ring/accounts.rs", "self . account"),
+    ("queue/mod.rs", "self . shared . retired"),
+    ("queue/mod.rs", "shared . retired"),
     ("ring/watch.rs", "own"),
     ("ring/shortage.rs", "self . shortage"),
     ("queue/mapping.rs", "self . is_private"),

@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
-use crate::errors::{DeliveryLost, ShutDown};
+use crate::errors::{Abandoned, DeliveryLost, ShutDown};
 
 /// `queue.Full`.
 #[cold]
@@ -63,6 +63,7 @@ pub(crate) fn get(py: Python<'_>, error: GetError) -> PyErr {
     match error {
         GetError::Empty => empty(py),
         GetError::ShutDown => shut_down(py),
+        GetError::Abandoned => Abandoned::new_err(error.to_string()),
         GetError::Memory(error) => memory(error),
         _ => PyRuntimeError::new_err(error.to_string()),
     }

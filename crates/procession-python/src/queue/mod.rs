@@ -35,6 +35,8 @@ pub(crate) struct Queue {
     opened: OnceLock<Opened>,
     closed: AtomicBool,
     hooks: Hooks,
+    /// Of a closed one.
+    retired: OnceLock<core::Retired>,
 }
 
 /// What a queue has once it is made or opened.
@@ -54,7 +56,12 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 
 impl Queue {
     fn nothing() -> Self {
-        Queue { opened: OnceLock::new(), closed: AtomicBool::new(false), hooks: Hooks::none() }
+        Queue {
+            opened: OnceLock::new(),
+            closed: AtomicBool::new(false),
+            hooks: Hooks::none(),
+            retired: OnceLock::new(),
+        }
     }
 
     /// # Errors
@@ -151,6 +158,8 @@ impl Queue {
     }
 
     /// Makes the queue.
+    #[allow(clippy::too_many_arguments, reason = "called from one place, by its Python class")]
+    #[pyo3(signature = (maxsize, name, max_bytes, codec, joinable, redeliver, abandonable = false))]
     fn _create(
         &self,
         maxsize: &Bound<'_, PyAny>,
@@ -159,8 +168,9 @@ impl Queue {
         codec: Codec,
         joinable: bool,
         redeliver: bool,
+        abandonable: bool,
     ) -> PyResult<()> {
-        let mut options = QueueOptions::new().joinable(joinable);
+        let mut options = QueueOptions::new().joinable(joinable).abandonable(abandonable);
         if let Some(most) = bound(maxsize)? {
             options = options.max_messages(most);
         }
@@ -218,6 +228,21 @@ impl Queue {
         Ok(self.opened()?.core.waits_for_bytes())
     }
 
+    /// Whether get raises Abandoned when nobody is left to put.
+    #[getter]
+    fn _abandonable(&self) -> PyResult<bool> {
+        Ok(self.opened()?.core.is_abandonable())
+    }
+
+    /// Raises Abandoned if nobody is left to put.
+    fn _check_abandoned(&self, py: Python<'_>) -> PyResult<()> {
+        let core = &self.opened()?.core;
+        match brief(|| core.is_abandoned()).map_err(|error| errors::memory(error.into()))? {
+            true => Err(errors::get(py, core::GetError::Abandoned)),
+            false => Ok(()),
+        }
+    }
+
     /// Whether what this process gets is handed out again when it dies.
     #[getter]
     fn _redelivers(&self) -> PyResult<bool> {
@@ -231,6 +256,9 @@ impl Queue {
 
     fn _close(&self) {
         self.closed.store(true, Ordering::Relaxed);
+        if let Some(opened) = self.opened.get() {
+            self.retired.get_or_init(|| opened.core.retire());
+        }
     }
 
     /// Put obj into the queue.
@@ -265,7 +293,8 @@ impl Queue {
     ///
     /// If block is true and timeout is None, waits until there is one; with a timeout, at most so many seconds, and then
     /// raises queue.Empty. If block is false, raises queue.Empty at once when there is none. It also does that when the time
-    /// is up and a process that is stopped inside the queue keeps others from what is there.
+    /// is up and a process that is stopped inside the queue keeps others from what is there. While it waits for an
+    /// object of an abandonable queue, raises Abandoned once no other living process can put one.
     ///
     /// An object that cannot be unpickled raises here and is gone; the next get has the next one. What a process has got is gone
     /// with it when it dies, unless the queue is a JoinableQueue with redelivery.
@@ -319,7 +348,7 @@ impl Queue {
         many::get_many(this, max_n.unwrap_or(usize::MAX), deadline(block.0, timeout)?)
     }
 
-    /// An iterator that gets objects until the queue has been shut down and is empty.
+    /// An iterator that gets objects until the queue is empty and has been shut down, or is abandoned.
     fn __iter__<'py>(this: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         if Queue::replaced_get(this)?.is_some() {
             return this.call_method0("_iterate");
@@ -434,7 +463,7 @@ impl Queue {
     }
 }
 
-/// An iterator over the objects that are put into a queue, until its shutdown.
+/// An iterator over the objects that are put into a queue, until its end.
 #[pyclass(frozen, name = "QueueIterator", module = "procession._procession")]
 pub(crate) struct Objects {
     queue: Py<Queue>,
@@ -450,6 +479,7 @@ impl Objects {
         match get::get(self.queue.bind(py), deadline(true, None)?) {
             Ok(object) => Ok(Some(object)),
             Err(error) if error.get_type(py).is(shut_down_class(py)?) => Ok(None),
+            Err(error) if error.is_instance_of::<crate::errors::Abandoned>(py) => Ok(None),
             Err(error) => Err(error),
         }
     }

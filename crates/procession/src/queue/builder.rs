@@ -61,6 +61,20 @@ impl<Q: Kind> Builder<Q> {
         self
     }
 
+    /// Whether a get that waits fails with [`GetError::Abandoned`](super::GetError::Abandoned) when the queue is empty and nobody is left
+    /// to put, so that a consumer does not outlive its producers, killed ones too.
+    ///
+    /// That is so when no other living process has a handle, and none is on its way to another process. The other
+    /// consumers do not count: processes whose only thread (beside this library's) waits in a get without a timeout, or that
+    /// have been told so themselves. Each of them is told, within a second. Other threads of the caller do not keep it
+    /// waiting; a parent that neither puts nor gets drops its handle. A get that does not wait never fails so.
+    ///
+    /// It costs a descriptor more a process, and nothing for messages.
+    pub fn abandonable(mut self, abandonable: bool) -> Self {
+        self.options = self.options.abandonable(abandonable);
+        self
+    }
+
     /// Makes the queue.
     ///
     /// # Errors

@@ -48,6 +48,10 @@ pub enum GetError {
     /// The queue has been shut down, and nothing is left in it.
     #[error("the queue has been shut down")]
     ShutDown,
+    /// Nothing is left in an abandonable queue, and no other living process can put:
+    /// [`Builder::abandonable`](super::Builder::abandonable).
+    #[error("the queue is empty, and no other living process has it")]
+    Abandoned,
     /// The message is not one of the queue's type. It is taken and gone (on a queue that counts tasks it is done);
     /// the next get has the next one.
     #[error("a message of {len} bytes cannot be deserialised as {expected}: {cause}")]
@@ -84,6 +88,7 @@ impl From<queue::GetError> for GetError {
         match error {
             queue::GetError::Empty => GetError::Empty,
             queue::GetError::ShutDown => GetError::ShutDown,
+            queue::GetError::Abandoned => GetError::Abandoned,
             queue::GetError::Memory(error) => GetError::Memory(error),
             _ => unreachable!("every refusal of a get is known here"),
         }

@@ -324,8 +324,8 @@ impl<T: DeserializeOwned> Queue<T> {
         get_many(&self.core, max, deadline)
     }
 
-    /// The messages, one get after another, until the queue is shut down and empty. Any other failure of a get is an
-    /// item.
+    /// The messages, one get after another, until the queue is shut down and empty, or abandoned. Any other failure of a get is
+    /// an item.
     pub fn iter(&self) -> Iter<'_, T> {
         Iter { queue: self }
     }
@@ -350,7 +350,7 @@ impl<T: DeserializeOwned> Iterator for Iter<'_, T> {
 
     fn next(&mut self) -> Option<Self::Item> {
         match self.queue.get() {
-            Err(GetError::ShutDown) => None,
+            Err(GetError::ShutDown | GetError::Abandoned) => None,
             other => Some(other),
         }
     }

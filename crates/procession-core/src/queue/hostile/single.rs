@@ -52,7 +52,7 @@ fn a_tail_far_ahead_in_a_large_segment() {
     control.put.in_use_from.store((200 << 20) / UNIT as u32, Relaxed);
     // Opened anew, for this process knows where the segment lies.
     let ring = Ring::open(queue.shared.ring.fd().try_clone_to_owned().unwrap()).unwrap();
-    let queue = Queue { shared: Arc::new(Shared::new(ring, None)) };
+    let queue = Queue { shared: Arc::new(Shared::new(ring, None).unwrap()) };
     assert!(queue.put(b"x", Deadline::Now).is_err());
     assert!(memory::allocated(queue.shared.ring.fd()).unwrap() < 64 << 20);
 }
