@@ -8,8 +8,8 @@ use super::watch::Side;
 use super::{Damaged, Ring, RingError};
 use crate::os::clock::Deadline;
 use crate::os::identity::Identity;
-use crate::sync::RobustGuard;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use crate::sync::{Robust, RobustGuard};
 
 impl Ring {
     /// # Errors
@@ -17,7 +17,10 @@ impl Ring {
     #[inline(always)]
     pub(crate) fn lock_put(&self, deadline: Deadline) -> Result<RobustGuard<'_>, RingError> {
         let lock = &self.control().put.lock;
-        let guard = lock.lock_until(deadline, |holder| self.may_hold(holder)).ok_or(RingError::Busy)?;
+        let guard = match lock.try_lock() {
+            Some(guard) => return Ok(guard),
+            None => self.wait_for(lock, deadline)?,
+        };
         if guard.recovered() {
             self.recover_put()?;
         }
@@ -29,7 +32,10 @@ impl Ring {
     #[inline(always)]
     pub(super) fn lock_get(&self, deadline: Deadline) -> Result<RobustGuard<'_>, RingError> {
         let lock = &self.control().get.lock;
-        let guard = lock.lock_until(deadline, |holder| self.may_hold(holder)).ok_or(RingError::Busy)?;
+        let guard = match lock.try_lock() {
+            Some(guard) => return Ok(guard),
+            None => self.wait_for(lock, deadline)?,
+        };
         if guard.recovered() { self.recover_get(guard, deadline) } else { Ok(guard) }
     }
 
@@ -40,6 +46,13 @@ impl Ring {
         let lock = &self.control().memory.lock;
         let guard = lock.lock_until(deadline, |holder| self.may_hold(holder)).ok_or(RingError::Busy)?;
         Ok(self.recover_memory(guard)?)
+    }
+
+    /// A lock that is not free.
+    #[cold]
+    #[inline(never)]
+    fn wait_for<'a>(&self, lock: &'a Robust, deadline: Deadline) -> Result<RobustGuard<'a>, RingError> {
+        lock.lock_until(deadline, |holder| self.may_hold(holder)).ok_or(RingError::Busy)
     }
 
     /// The put lock, unless its holder does not go on.

@@ -73,7 +73,10 @@ impl Robust {
         deadline: Deadline,
         may_hold: impl Fn(Identity) -> bool,
     ) -> Option<RobustGuard<'_>> {
-        self.try_lock().or_else(|| self.lock_slow(deadline, &may_hold))
+        match self.try_lock() {
+            Some(guard) => Some(guard),
+            None => self.lock_slow(deadline, &may_hold),
+        }
     }
 
     /// Takes the lock if it is free.
