@@ -11,6 +11,7 @@ import contextlib
 import os
 import select
 import signal
+from functools import partial
 from multiprocessing import popen_fork, util
 
 UNKNOWN = 255
@@ -87,27 +88,39 @@ class Popen(Watched, popen_fork.Popen):
     def _launch(self, process_obj):
         parent = Descriptor(os.pidfd_open(os.getpid()))
         go, tell = map(Descriptor, os.pipe())
-        self.pid = os.fork()
-        if self.pid == 0:
-            may_go = False
-            try:
-                del tell
-                may_go = _may_go(go.number, parent.number)
-                del go
-            finally:
-                if not may_go:
-                    os._exit(1)
-            run_child(process_obj._bootstrap, parent.number)
+        self.pid = None
+        # Ctrl-C meanwhile is for the program once it has the child, and for the child once it is one.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            # It cannot have ended, so the number is still its own.
-            self.watch(os.pidfd_open(self.pid))
+            try:
+                self.pid = os.fork()
+                if self.pid == 0:
+                    may_go = False
+                    try:
+                        del tell
+                        may_go = _may_go(go.number, parent.number)
+                        del go
+                    finally:
+                        if not may_go:
+                            os._exit(1)
+                    run_child(partial(_unblocked, mask, process_obj._bootstrap), parent.number)
+                # It cannot have ended, so the number is still its own.
+                self.watch(os.pidfd_open(self.pid))
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.write(tell.number, _GO)
         except BaseException:
             # It ends, since it was not told to go on.
             del tell
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(self.pid, 0)
+            if self.pid is not None:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(self.pid, 0)
             raise
+
+
+def _unblocked(mask, bootstrap, *, parent_sentinel):
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return bootstrap(parent_sentinel=parent_sentinel)
 
 
 def run_child(bootstrap, parent):
