@@ -12,10 +12,12 @@
 //! death of the last one if, and only if, that one died inside; with slices everybody gets in; without them nobody sleeps while the
 //! lock is free, but for a death.
 //!
-//! The last process may have a deadline, of which nobody knows when it passes: it gives up after a sleep (`lock_until`). Then it has tried once
-//! more, so that a wake which was meant for it is not lost.
+//! The last process may have a deadline, of which nobody knows when it passes: it gives up after a
+//! sleep (`lock_until`). Then it has tried once more, so that a wake which was meant for it is not
+//! lost.
 //!
-//! Left out: the user's lock made with `robust` false; that a process with a deadline waits beyond it; the lookout, which lets one waiter at a time look at the owner.
+//! Left out: the user's lock made with `robust` false; that a process with a deadline waits beyond
+//! it; the lookout, which lets one waiter at a time look at the owner.
 
 use crate::machine::{Memory, Protocol, Step, Words};
 use crate::wait::{Waiters, bit, look_and_wake, prepare, sleep};

@@ -1,8 +1,8 @@
 """Frozen programs: executables that contain a program and its interpreter.
 
-Such a program starts its children, a forkserver and the resource tracker by executing itself, with orders in place of
-arguments. PyInstaller puts a function that obeys them in the place of ``multiprocessing.freeze_support``. Other freezers
-leave that to the program.
+Such a program starts its children, a forkserver and the resource tracker by executing itself, with
+orders in place of arguments. PyInstaller puts a function that obeys them in the place of
+``multiprocessing.freeze_support``. Other freezers leave that to the program.
 """
 
 import multiprocessing
@@ -19,7 +19,8 @@ _SERVERS = (
 
 
 def freeze_support():
-    """Obey the order that this process was started with, and exit. Do nothing in a process without one."""
+    """Obey the order that this process was started with, and exit. Do nothing in a process without
+    one."""
     for module in multiprocessing, spawn:
         function = module.freeze_support
         # A freezer's hook is neither a method of a context nor CPython's own function.
@@ -51,7 +52,8 @@ def has_order():
 
 
 def check_orders():
-    """Refuse to start a process in one whose own order nothing has obeyed: it would start itself without end.
+    """Refuse to start a process in one whose own order nothing has obeyed: it would start itself
+    without end.
 
     Raises RuntimeError.
     """

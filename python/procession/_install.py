@@ -68,7 +68,8 @@ def install():
 
 
 def _adopt_pools(theirs, ours):
-    """Have classes that derive from CPython's pool, ThreadPool for one, derive from ours. They stay what they are."""
+    """Have classes that derive from CPython's pool, ThreadPool for one, derive from ours. They stay
+    what they are."""
     for cls in theirs.__subclasses__():
         if cls is not ours:
             cls.__bases__ = tuple(ours if base is theirs else base for base in cls.__bases__)
@@ -76,7 +77,8 @@ def _adopt_pools(theirs, ours):
 
 
 def _watch_picklers():
-    """Have the pickler of a program that replaces it in CPython's modules be used for this package's queues."""
+    """Have the pickler of a program that replaces it in CPython's modules be used for this
+    package's queues."""
     from . import _pickler, context
 
     _pickler.watch(multiprocessing.queues.__name__)
@@ -113,7 +115,8 @@ def _patch_process():
 
 
 def _patch_shared_memory():
-    """Give CPython's own blocks of shared memory, and lists in them, the methods of this package's."""
+    """Give CPython's own blocks of shared memory, and lists in them, the methods of this
+    package's."""
     from . import shared_memory
 
     for name in shared_memory.__all__:

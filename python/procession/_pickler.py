@@ -1,18 +1,18 @@
 """Which pickler is in effect: CPython's `ForkingPickler`, or what the program has put in its place.
 
-A program may set `ForkingPickler` in ``multiprocessing.reduction``, `_ForkingPickler` in the module of
-queues, the `reducer` of a context, or `dumps` and `loads` of the class itself. The class of the watched
-modules notices the first three when they are set. The codec notices the last when it writes or reads a
-pickle. So a message of plain data costs one load of a flag.
+A program may set `ForkingPickler` in ``multiprocessing.reduction``, `_ForkingPickler` in the module
+of queues, the `reducer` of a context, or `dumps` and `loads` of the class itself. The class of the
+watched modules notices the first three when they are set. The codec notices the last when it writes
+or reads a pickle. So a message of plain data costs one load of a flag.
 
-With another pickler all objects go through its `dumps` and `loads`, as CPython's queues call them. A
-message says which pickler wrote it, and which function reads it:
+With another pickler all objects go through its `dumps` and `loads`, as CPython's queues call them.
+A message says which pickler wrote it, and which function reads it:
 
 - A process with a pickler of the same name reads the message with that pickler.
 - A process with another pickler reads what looks like a pickle, as with CPython. Plain data of this
   package's own form is made a pickle first.
-- A process with CPython's pickler uses the function, if that can be imported, or reads what looks like
-  a pickle.
+- A process with CPython's pickler uses the function, if that can be imported, or reads what looks
+  like a pickle.
 - Any other message raises `UnpicklingError` and is not read.
 """
 
@@ -130,7 +130,8 @@ class Replaced:
         return dumps(obj)
 
     def loads(self, data, writer, buffers):
-        """The object of a message that `writer` wrote: CPython's pickler, or this package, if None."""
+        """The object of a message that `writer` wrote: CPython's pickler, or this package, if
+        None."""
         writer = writer and writer.partition("|")[0]
         if writer is not None and writer != self.name and not _is_pickle(data):
             raise pickle.UnpicklingError(_not_for(self.name, writer))

@@ -89,7 +89,8 @@ class Popen(Watched, popen_fork.Popen):
         parent = Descriptor(os.pidfd_open(os.getpid()))
         go, tell = map(Descriptor, os.pipe())
         self.pid = None
-        # Ctrl-C meanwhile is for the program once it has the child, and for the child once it is one.
+        # Ctrl-C meanwhile is for the program once it has the child, and for the child once it is
+        # one.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             try:

@@ -1,8 +1,9 @@
 """Subclasses that use the private parts of CPython's queues and pools.
 
-Software such as loky, joblib and torch derives from these classes and replaces what is private in them: the
-thread that feeds a queue, its pipe, the queues of a pool. The classes of this package have no such parts.
-A subclass that uses one gets copies of CPython's methods in front of this package's, and works as CPython's.
+Software such as loky, joblib and torch derives from these classes and replaces what is private in
+them: the thread that feeds a queue, its pipe, the queues of a pool. The classes of this package
+have no such parts. A subclass that uses one gets copies of CPython's methods in front of this
+package's, and works as CPython's.
 """
 
 import functools
@@ -18,8 +19,8 @@ _STORE = "STORE_ATTR"
 def keep(cls, always=False):
     """Put CPython's methods in front of this package's in a new subclass, if it uses private parts.
 
-    CPython's class is the first of ``multiprocessing`` among the bases of `cls`, and ours the first of this
-    package. With `always`, whether it does or not.
+    CPython's class is the first of ``multiprocessing`` among the bases of `cls`, and ours the first
+    of this package. With `always`, whether it does or not.
     """
     if cls.__module__.startswith(_OURS) or any(base in _fronts for base in cls.__mro__):
         return
@@ -35,9 +36,11 @@ def keep(cls, always=False):
 
 
 def restore(obj, state):
-    """Do what ``__setstate__`` of CPython's class does, for an object whose class derived from that where it was pickled.
+    """Do what ``__setstate__`` of CPython's class does, for an object whose class derived from that
+    where it was pickled.
 
-    There the class was defined before the package was installed. It derives from CPython's here too from now on.
+    There the class was defined before the package was installed. It derives from CPython's here too
+    from now on.
     """
     cls = type(obj)
     keep(cls, always=True)
@@ -45,7 +48,8 @@ def restore(obj, state):
 
 
 def separate(cls):
-    """Have the methods of a class of CPython's find each other when names of its module are replaced."""
+    """Have the methods of a class of CPython's find each other when names of its module are
+    replaced."""
     for name, member in _separated(cls).items():
         setattr(cls, name, member)
 

@@ -464,7 +464,8 @@ class Supervisor:
             self._check_starts(error)
 
     def _do_without_template(self):
-        """Wait for a call, which forks another template. Break the pool if no worker is left and none comes."""
+        """Wait for a call, which forks another template. Break the pool if no worker is left and
+        none comes."""
         now = time.monotonic()
         self._next_start = now + _UNTIL_STARTED_AGAIN
         if self.workers:

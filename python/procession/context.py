@@ -25,7 +25,8 @@ class BaseContext(_stdlib.BaseContext):
 
     @property
     def reducer(self):
-        """How objects are pickled, for all contexts: ``multiprocessing.reduction`` or what is put in its place."""
+        """How objects are pickled, for all contexts: ``multiprocessing.reduction`` or what is put
+        in its place."""
         return _stdlib.reduction
 
     @reducer.setter

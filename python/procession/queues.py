@@ -265,9 +265,10 @@ class Queue(_Base, _stdlib.Queue):
     An object is got by exactly one process. One that dies takes with it what it had got, and puts all or
     nothing of what it was putting; the others go on.
 
-    maxsize is the most objects at a time, and max_bytes the most bytes of memory that they may take; put
-    waits for room. A maxsize of 0 or less means no bound. Without a max_bytes, put raises MemoryError when
-    what is queued would take more than half of the machine's or cgroup's memory. ctx is accepted as by multiprocessing; a queue needs nothing of it.
+    maxsize is the most objects at a time, and max_bytes the most bytes of memory that they may
+    take; put waits for room. A maxsize of 0 or less means no bound. Without a max_bytes, put raises
+    MemoryError when what is queued would take more than half of the machine's or cgroup's memory.
+    ctx is accepted as by multiprocessing; a queue needs nothing of it.
 
     With a name, other processes of this user can have the queue by ``Queue.open(name)`` as long as one
     process uses it; FileExistsError is raised when the name is in use.
@@ -277,10 +278,11 @@ class Queue(_Base, _stdlib.Queue):
     any bytes-like object, as it is; get returns bytes. The latter two are for named queues that programs in
     other languages use, too; all sides of a queue have to agree.
 
-    abandonable says that get raises Abandoned, an EOFError, when it waits and nobody is left to put: the
-    queue is empty, and no other living process has it, nor is it on its way to one. Processes whose only
-    thread waits in get without a timeout do not count, so that each of several consumers is told. Nor do
-    other threads of the caller. A parent that neither puts nor gets closes the queue.
+    abandonable says that get raises Abandoned, an EOFError, when it waits and nobody is left to
+    put: the queue is empty, and no other living process has it, nor is it on its way to one.
+    Processes whose only thread waits in get without a timeout do not count, so that each of several
+    consumers is told. Nor do other threads of the caller. A parent that neither puts nor gets
+    closes the queue.
     """
 
     def __init__(self, maxsize=0, *, ctx=None, name=None, max_bytes=None, codec=None, abandonable=False):

@@ -1,7 +1,8 @@
 """Blocks of shared memory with names, and lists in them, as in ``multiprocessing.shared_memory``.
 
-A block is removed when the process that made it ends without `unlink`, and not when a process ends that only
-opened it. A `ShareableList` returns each item as it was, with trailing zeros and whatever its characters are.
+A block is removed when the process that made it ends without `unlink`, and not when a process ends
+that only opened it. A `ShareableList` returns each item as it was, with trailing zeros and whatever
+its characters are.
 """
 
 import _posixshmem
@@ -17,9 +18,9 @@ __all__ = ["SharedMemory", "ShareableList"]
 class SharedMemory(_stdlib.SharedMemory):
     """A block of shared memory, which other processes open by its name.
 
-    With `create` it is a new one of `size` bytes, under `name` or a name that is made up. It stays until a process
-    calls `unlink`. If the process that made it, and those that this has started, end before, the resource tracker
-    calls it; not with ``track=False``.
+    With `create` it is a new one of `size` bytes, under `name` or a name that is made up. It stays
+    until a process calls `unlink`. If the process that made it, and those that this has started,
+    end before, the resource tracker calls it; not with ``track=False``.
     """
 
     # Whether the resource tracker of this process may have been told of it by another process.
@@ -65,7 +66,8 @@ class SharedMemory(_stdlib.SharedMemory):
                     raise
 
     def unlink(self):
-        """Remove the block's name: nothing can open it any more. FileNotFoundError if it was removed already.
+        """Remove the block's name: nothing can open it any more. FileNotFoundError if it was
+        removed already.
 
         The memory goes when the last process that has it open closes it or ends.
         """
@@ -89,13 +91,14 @@ _AS_IT_IS, _TEXT, _BYTES, _NONE = range(4)
 class ShareableList(_stdlib.ShareableList):
     """A list of a fixed length in a block of shared memory, which other processes open by its name.
 
-    Items are None, truth values, integers of 64 bits, floats, texts and bytes. An item may be set to another one
-    that takes no more bytes than the first one did, rounded up.
+    Items are None, truth values, integers of 64 bits, floats, texts and bytes. An item may be set
+    to another one that takes no more bytes than the first one did, rounded up.
     """
 
-    # As CPython's lay out the memory, so that both read what the other has written. A text or bytes there are filled
-    # up with zeros, and whoever reads them strips all. What ends with zeros has its exact length in its format here,
-    # and a space after that. CPython's reads such bytes as they are, and such a text without its zeros.
+    # As CPython's lay out the memory, so that both read what the other has written. A text or bytes
+    # there are filled up with zeros, and whoever reads them strips all. What ends with zeros has
+    # its exact length in its format here, and a space after that. CPython's reads such bytes as
+    # they are, and such a text without its zeros.
 
     def __init__(self, sequence=None, *, name=None):
         if sequence is None and name is not None:
@@ -146,7 +149,8 @@ class ShareableList(_stdlib.ShareableList):
 
 
 def _stored(item, room=None):
-    """How an item is stored: the bytes that it has, the format, the code of its type, and what the format takes."""
+    """How an item is stored: the bytes that it has, the format, the code of its type, and what the
+    format takes."""
     if not isinstance(item, (str, bytes)):
         fmt = _stdlib.ShareableList._types_mapping[type(item)]
         return room or _WORD, fmt, _NONE if item is None else _AS_IT_IS, item

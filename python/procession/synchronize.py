@@ -4,7 +4,8 @@
 A process that is killed while it holds a lock does not hang the others: see the argument ``robust`` of each
 class. Everything here can be pickled and sent to any process, under every start method.
 
-Each class derives from CPython's of the same name, so that software that asks for that one recognises it.
+Each class derives from CPython's of the same name, so that software that asks for that one
+recognises it.
 """
 
 from multiprocessing import synchronize as _stdlib

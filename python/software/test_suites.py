@@ -1,7 +1,7 @@
 """Other projects' own tests, run with the package in the place of ``multiprocessing``.
 
-Their sources come from PyPI, in the version that is installed. Left out is what fails with ``multiprocessing`` as well, and
-what tests that a killed process hangs others.
+Their sources come from PyPI, in the version that is installed. Left out is what fails with
+``multiprocessing`` as well, and what tests that a killed process hangs others.
 """
 
 import importlib.metadata
@@ -21,9 +21,11 @@ LUIGI = ["worker", "worker_multiprocess", "worker_parallel_scheduling", "worker_
 LUIGI += ["task_running_resources", "simulate", "mock", "scheduler_message", "worker_keep_alive"]
 
 LEFT_OUT = {
-    # A worker dies with a lock of the pool's pipe, and the test waits for the deadlock: the lock passes on here.
+    # A worker dies with a lock of the pool's pipe, and the test waits for the deadlock: the lock
+    # passes on here.
     "pebble": ["PoolDeadlock"],
-    # The first needs a fresh interpreter, the second a machine without other work: they fail with multiprocessing too.
+    # The first needs a fresh interpreter, the second a machine without other work: they fail with
+    # multiprocessing too.
     "luigi": ["test_dynamic_dependencies_other_module", "test_cleanup_children_on_terminate"],
 }
 

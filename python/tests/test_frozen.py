@@ -75,7 +75,8 @@ def test_children_are_children(tmp_path, method, hook):
     lines = [line for line in done.stdout.split("\n") if line and line != "hook"]
     assert lines == ["0", "42 [1, 2] 1"], done.stderr
     assert ("hook" in done.stdout) == bool(hook)
-    # The program, the tracker, the process, two workers, the manager; with spawn they import the program too.
+    # The program, the tracker, the process, two workers, the manager; with spawn they import the
+    # program too.
     assert starts <= 12
 
 

@@ -1,4 +1,5 @@
-"""Hardened systems: `/proc` hides processes, shows those of others, or is missing; `/dev/shm` cannot be used."""
+"""Hardened systems: `/proc` hides processes, shows those of others, or is missing; `/dev/shm`
+cannot be used."""
 
 import errno
 import os

@@ -398,7 +398,8 @@ POOLS = """
 
 
 def test_classes_derived_from_the_pool(tmp_path):
-    """One that overrides what is public and one that has queues of its own, before and afterwards."""
+    """One that overrides what is public and one that has queues of its own, before and
+    afterwards."""
     text = f"""
         import multiprocessing, multiprocessing.pool
         {POOLS.format(when="Before")}

@@ -1,6 +1,8 @@
-"""Each method of a manager's objects, called as programs may call it, with CPython's manager and this package's.
+"""Each method of a manager's objects, called as programs may call it, with CPython's manager and
+this package's.
 
-Results, exceptions and their texts are the same. A call is an expression over `o`, the object, and `m`, its manager.
+Results, exceptions and their texts are the same. A call is an expression over `o`, the object, and
+`m`, its manager.
 """
 
 import array

@@ -1,4 +1,5 @@
-"""A pickler that the program has put in the place of CPython's: everything goes through it, both ways."""
+"""A pickler that the program has put in the place of CPython's: everything goes through it, both
+ways."""
 
 import contextlib
 import hashlib

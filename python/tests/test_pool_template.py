@@ -98,7 +98,8 @@ def print_and_log(number):
 
 
 def trouble_with_output(seconds):
-    """Threads print into a full pipe and log into another while workers are replaced in every way."""
+    """Threads print into a full pipe and log into another while workers are replaced in every
+    way."""
     logging.basicConfig(stream=sys.stderr)
     ends = threading.Event()
 

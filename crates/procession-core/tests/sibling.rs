@@ -7,10 +7,12 @@ use procession_core::os::sibling::{self, Side};
 /// What a process checks exits with this.
 const RIGHT: i32 = 7;
 
-/// Whether the C library knows this thread: a mutex that checks its owner can be locked once, and not twice.
+/// Whether the C library knows this thread: a mutex that checks its owner can be locked once, and
+/// not twice.
 fn is_known_to_the_c_library() -> bool {
     let mut tid: *mut i32 = std::ptr::null_mut();
-    // SAFETY: the kernel writes one pointer, to a word that the C library keeps for as long as the thread lives.
+    // SAFETY: the kernel writes one pointer, to a word that the C library keeps for as long as the
+    // thread lives.
     unsafe { libc::prctl(libc::PR_GET_TID_ADDRESS, &raw mut tid) == 0 && *tid == libc::gettid() }
 }
 

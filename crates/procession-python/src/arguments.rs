@@ -17,7 +17,8 @@ impl FromPyObject<'_, '_> for Truth {
     }
 }
 
-/// The `block` of a queue's methods, for its truth. CPython refuses `None` before 3.12, and takes it for false since.
+/// The `block` of a queue's methods, for its truth. CPython refuses `None` before 3.12, and takes
+/// it for false since.
 pub(crate) struct Block(pub(crate) bool);
 
 impl FromPyObject<'_, '_> for Block {

@@ -90,10 +90,10 @@ fn can_fork_siblings() -> bool {
     sibling::is_supported()
 }
 
-/// Forks as `os.fork`, but the new process first waits for `requests` to become readable. Until then
-/// it runs no Python code and touches next to no memory, which would be copied. It exits when the
-/// process of `parent`, a pidfd, has ended. With `by_kernel`, for a caller that is its process's first
-/// thread, the kernel kills it then. All signals are blocked in it.
+/// Forks as `os.fork`, but the new process first waits for `requests` to become readable. Until
+/// then it runs no Python code and touches next to no memory, which would be copied. It exits when
+/// the process of `parent`, a pidfd, has ended. With `by_kernel`, for a caller that is its
+/// process's first thread, the kernel kills it then. All signals are blocked in it.
 #[pyfunction(name = "_fork_template")]
 fn fork_template(_py: Python<'_>, requests: i32, parent: i32, by_kernel: bool) -> PyResult<u32> {
     let (requests, parent) = (borrowed(requests)?, borrowed(parent)?);

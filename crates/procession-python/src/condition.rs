@@ -43,7 +43,8 @@ pub(crate) struct Condition {
 struct Shared {
     core: objects::Condition,
     lock: AnyLock,
-    /// Whether the lock's class is the package's own. Else its methods take and release it for the condition, too.
+    /// Whether the lock's class is the package's own. Else its methods take and release it for the
+    /// condition, too.
     is_plain: bool,
 }
 
@@ -269,8 +270,9 @@ impl Condition {
         self.made.get()?.wait(py, deadline(true, timeout)?)
     }
 
-    /// Wait until `predicate()` is true, for `timeout` seconds at most. Return what it returned last. It is called with the lock
-    /// held, at first before any wait. The waits are those of the method `wait`, where a subclass has its own.
+    /// Wait until `predicate()` is true, for `timeout` seconds at most. Return what it returned
+    /// last. It is called with the lock held, at first before any wait. The waits are those of the
+    /// method `wait`, where a subclass has its own.
     #[pyo3(signature = (predicate, timeout = None))]
     fn wait_for<'py>(
         this: &Bound<'py, Self>,
@@ -300,8 +302,8 @@ impl Condition {
         self.made.get()?.notify(usize::try_from(n).unwrap_or(0))
     }
 
-    /// Notify all who wait, by the method `notify` where a subclass has its own. Raise `AssertionError` if the calling
-    /// thread does not hold the lock.
+    /// Notify all who wait, by the method `notify` where a subclass has its own. Raise
+    /// `AssertionError` if the calling thread does not hold the lock.
     fn notify_all(this: &Bound<'_, Self>) -> PyResult<()> {
         static NOTIFY: Own = Own::new("notify");
         let py = this.py();

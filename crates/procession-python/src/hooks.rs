@@ -1,6 +1,7 @@
 //! Methods that a subclass, a test or a tool has replaced: on a class, or on one object.
 //!
-//! Where CPython's methods call each other by `self`, those of this crate have to reach the replacement too.
+//! Where CPython's methods call each other by `self`, those of this crate have to reach the
+//! replacement too.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,7 +10,8 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyString;
 use pyo3::{PyClass, PyTypeInfo};
 
-/// Whether an object has attributes of its own that may hide methods. Its class in Python says so when one is set.
+/// Whether an object has attributes of its own that may hide methods. Its class in Python says so
+/// when one is set.
 pub(crate) struct Hooks(AtomicBool);
 
 /// A method of a native class, by which replacements are told from it.
@@ -42,7 +44,8 @@ impl Hooks {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// The method, bound to the object, unless it is the one that `T` defines, which the caller need not look up.
+    /// The method, bound to the object, unless it is the one that `T` defines, which the caller
+    /// need not look up.
     #[inline]
     pub(crate) fn replaced<'py, T: PyClass>(
         &self,

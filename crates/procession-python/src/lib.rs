@@ -56,8 +56,8 @@ fn _procession(module: &Bound<'_, PyModule>) -> PyResult<()> {
 
 /// Gives a class of the package the quick methods of the native class that it derives from.
 ///
-/// The interpreter calls a method without a detour only on instances of the very class that it was made for. So each class
-/// that programs use gets its own.
+/// The interpreter calls a method without a detour only on instances of the very class that it was
+/// made for. So each class that programs use gets its own.
 #[pyfunction(name = "_quicken")]
 fn quicken(class: &Bound<'_, PyType>) -> PyResult<()> {
     if class.is_subclass_of::<lock::Lock>()? {

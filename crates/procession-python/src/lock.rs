@@ -103,7 +103,8 @@ impl Lock {
         self.0.get()
     }
 
-    /// The object as a lock of the package's own class, none of whose methods a subclass has replaced.
+    /// The object as a lock of the package's own class, none of whose methods a subclass has
+    /// replaced.
     pub(crate) fn plain(lock: &Bound<'_, PyAny>) -> PyResult<Option<Py<Self>>> {
         static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
         let class = CLASS.import(lock.py(), "procession.synchronize", "Lock")?;

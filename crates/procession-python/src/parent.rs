@@ -28,7 +28,8 @@ fn end_with(process: u64, by_kernel: bool) -> PyResult<()> {
     Ok(begun?)
 }
 
-/// Leaves what handles refer to that this process has sent and nobody has opened to a keeper. For who ends by `os._exit`, right before.
+/// Leaves what handles refer to that this process has sent and nobody has opened to a keeper. For
+/// who ends by `os._exit`, right before.
 #[pyfunction(name = "_leave")]
 fn leave(py: Python<'_>) {
     py.detach(keeper::leave);

@@ -106,7 +106,8 @@ impl RLock {
         CLASS.import(py, "procession.synchronize", "RLock")
     }
 
-    /// The object as a lock of the package's own class, none of whose methods a subclass has replaced.
+    /// The object as a lock of the package's own class, none of whose methods a subclass has
+    /// replaced.
     pub(crate) fn plain(lock: &Bound<'_, PyAny>) -> PyResult<Option<Py<Self>>> {
         let is_plain = lock.get_type().is(Self::class(lock.py())?);
         Ok(if is_plain { Some(lock.cast::<RLock>()?.clone().unbind()) } else { None })

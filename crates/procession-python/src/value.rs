@@ -20,7 +20,8 @@ pub(crate) struct SynchronizedBase(Made<Shared>);
 struct Shared {
     object: Py<PyAny>,
     lock: AnyLock,
-    /// Where the object is a number in a block, and no subclass may have replaced `acquire` and `release`.
+    /// Where the object is a number in a block, and no subclass may have replaced `acquire` and
+    /// `release`.
     number: Option<Number>,
     /// Whether each access calls these two, as those of a subclass may be its own.
     calls_methods: bool,

@@ -54,8 +54,8 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>, T>(
     open(&bytes).map_err(|error| de::Error::custom(transfer::fail(error)))
 }
 
-/// Runs a serialiser, or its opposite, whose error is to be reported as text: the reason that a handle gave, if one
-/// failed. The format's own error may not hold it.
+/// Runs a serialiser, or its opposite, whose error is to be reported as text: the reason that a
+/// handle gave, if one failed. The format's own error may not hold it.
 pub(crate) fn with_reason<T, E: fmt::Display>(run: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
     let _stale = transfer::failure();
     run().map_err(|error| transfer::failure().map_or_else(|| error.to_string(), |reason| reason.to_string()))

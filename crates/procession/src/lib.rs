@@ -43,8 +43,9 @@
 //! until it was received: whoever gets the message opens it there. (A [`SharedMemory`] stays until it is unlinked. A [`Process`] does not
 //! travel: it is for the process that started it.)
 //!
-//! Each operation has an error type of its own. They convert into [`Error`], for programs that do not tell them apart, and,
-//! but for those that hold a guard (see [`sync::LockError`]), into boxed errors and those of `anyhow`.
+//! Each operation has an error type of its own. They convert into [`Error`], for programs that do
+//! not tell them apart, and, but for those that hold a guard (see [`sync::LockError`]), into boxed
+//! errors and those of `anyhow`.
 //!
 //! # When a process dies
 //!

@@ -115,7 +115,8 @@ fn consumers_that_put_what_follows_are_not_abandoned() {
     alone(|method| {
         let queue = queue();
         let count = Value::new(0_u32).unwrap();
-        // Each number is followed by two smaller ones, after a time in which the others find nothing.
+        // Each number is followed by two smaller ones, after a time in which the others find
+        // nothing.
         let work = |(queue, count): (Queue<u32>, Value<u32>)| {
             for number in &queue {
                 let number = number.unwrap();

@@ -1,7 +1,7 @@
 """The objects of a manager that are in shared memory: its process makes and keeps them.
 
-Each is an object in shared memory and a proxy at once. Its methods use the memory: no process stands between the
-processes that share it.
+Each is an object in shared memory and a proxy at once. Its methods use the memory: no process
+stands between the processes that share it.
 """
 
 import threading
@@ -18,10 +18,11 @@ from ._types import AcquirerProxy, BarrierProxy, ConditionProxy, EventProxy
 
 
 class Kept:
-    """A base before the class of an object in shared memory and that of its proxy: a manager's process keeps the object.
+    """A base before the class of an object in shared memory and that of its proxy: a manager's
+    process keeps the object.
 
-    A pickle of it names that process, which keeps the object, and not the process that pickles it, which may end
-    before it is unpickled.
+    A pickle of it names that process, which keeps the object, and not the process that pickles it,
+    which may end before it is unpickled.
     """
 
     # What the manager's process pickled; None in that process.
@@ -47,7 +48,8 @@ class Kept:
         super().__setstate__(self._kept)
 
     def _backing(self):
-        """What the manager's process has for what does not fit in shared memory; None if all does."""
+        """What the manager's process has for what does not fit in shared memory; None if all
+        does."""
         return None
 
     def _identify(self, token):
@@ -184,7 +186,8 @@ class ManagedCondition(Kept, synchronize.Condition, ConditionProxy):
         super().__init__(ManagedRLock() if lock is None else lock)
 
     def wait_for(self, predicate, timeout=None):
-        """Wait until `predicate()` is true, for `timeout` seconds at most. Return what it returned last."""
+        """Wait until `predicate()` is true, for `timeout` seconds at most. Return what it returned
+        last."""
         # By `wait`, whose exceptions these are. The predicate may raise any.
         return _stdlib.ConditionProxy.wait_for(self, predicate, timeout)
 

@@ -353,8 +353,9 @@ class SyncManager(BaseManager, _stdlib.SyncManager):
     def Value(self, typecode, value, lock=True):
         """Return an object with an attribute `value`.
 
-        It holds any object that can be pickled, whatever the typecode is. If `value` is None, a truth value, a
-        number, or a text or bytes of up to some 120 bytes, it is in shared memory while it is such a value.
+        It holds any object that can be pickled, whatever the typecode is. If `value` is None, a
+        truth value, a number, or a text or bytes of up to some 120 bytes, it is in shared memory
+        while it is such a value.
         """
         if ManagedValue.can_hold(value):
             return self._keep("Value", typecode, value)

@@ -13,7 +13,8 @@ from ._types import ArrayProxy, ValueProxy
 
 
 class _Lock(Kept, synchronize.RLock):
-    """The lock of a value or array. A signal's handler may use that in the middle of another use."""
+    """The lock of a value or array. A signal's handler may use that in the middle of another
+    use."""
 
     def __init__(self):
         super().__init__(robust="raise")
@@ -29,7 +30,8 @@ class _Lock(Kept, synchronize.RLock):
 class _Memory:
     """A block of memory that a manager's process keeps.
 
-    It begins with a word. What it does not hold is in the manager's process, whose object is used then.
+    It begins with a word. What it does not hold is in the manager's process, whose object is used
+    then.
     """
 
     def _allocate(self, typecode, size):
@@ -80,13 +82,14 @@ def _plain(value):
 class ManagedValue(Kept, _Memory, ValueProxy):
     """A manager's value: any object that can be pickled.
 
-    None, truth values, numbers, and texts and bytes of up to some 120 bytes are in shared memory. Others are in the
-    manager's process.
+    None, truth values, numbers, and texts and bytes of up to some 120 bytes are in shared memory.
+    Others are in the manager's process.
     """
 
-    # The word counts the values that were set: the current one is in the slot of its lowest bit. A process that sets
-    # one holds the lock, writes the other slot, and then counts. If it is killed before, the old value is current. A
-    # slot of length 0 says that the manager's process has the value.
+    # The word counts the values that were set: the current one is in the slot of its lowest bit. A
+    # process that sets one holds the lock, writes the other slot, and then counts. If it is killed
+    # before, the old value is current. A slot of length 0 says that the manager's process has the
+    # value.
 
     def __init__(self, typecode, value, lock=True):
         self._given = typecode
@@ -112,7 +115,8 @@ class ManagedValue(Kept, _Memory, ValueProxy):
             if data:
                 return marshal.loads(data)
             value = self._call_manager("get")
-            # One that is being set now may have come to the manager, and is not the current one yet.
+            # One that is being set now may have come to the manager, and is not the current one
+            # yet.
             with self._lock:
                 if self._word[0] == count:
                     return value
@@ -159,11 +163,12 @@ class ManagedValue(Kept, _Memory, ValueProxy):
 class ManagedArray(Kept, _Memory, ArrayProxy):
     """A manager's array of numbers, as `array.array`.
 
-    It is in shared memory until an assignment to a slice changes its length, and in the manager's process from then on.
+    It is in shared memory until an assignment to a slice changes its length, and in the manager's
+    process from then on.
     """
 
-    # The word is 1 once the manager's process has the array. The process that moves it there sets the word last, with
-    # the lock held; if it is killed before, what is in the memory is the array.
+    # The word is 1 once the manager's process has the array. The process that moves it there sets
+    # the word last, with the lock held; if it is killed before, what is in the memory is the array.
 
     _TYPECODES = frozenset("bBhHiIlLqQfd")
 

@@ -82,7 +82,8 @@ pub fn count() -> u64 {
     FORKS.load(Ordering::Relaxed)
 }
 
-/// Runs `fork`, which forks without the C library's knowledge, between the handlers that this library has for that.
+/// Runs `fork`, which forks without the C library's knowledge, between the handlers that this
+/// library has for that.
 ///
 /// # Errors
 /// Out of memory.

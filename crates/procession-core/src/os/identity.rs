@@ -122,8 +122,8 @@ impl Identity {
         Pid::from_raw((self.0 & ((1 << PID_BITS) - 1)) as i32).expect("an identity has a pid above 0")
     }
 
-    /// Whether the process still runs. A zombie does not; a process whose first thread ended while others
-    /// go on does. Where it cannot be known, it does.
+    /// Whether the process still runs. A zombie does not; a process whose first thread ended while
+    /// others go on does. Where it cannot be known, it does.
     pub fn is_alive(self) -> bool {
         if self == Identity::current() {
             return true;
@@ -152,8 +152,8 @@ impl Identity {
         }
     }
 
-    /// Whether the process is known to be stopped: by a signal, or by a debugger. False where it cannot
-    /// be known, and for one whose cgroup is frozen.
+    /// Whether the process is known to be stopped: by a signal, or by a debugger. False where it
+    /// cannot be known, and for one whose cgroup is frozen.
     pub fn is_stopped(self) -> bool {
         self != Identity::current()
             && std::fs::read_to_string(format!("/proc/{}/stat", self.pid().as_raw_nonzero()))

@@ -1,8 +1,9 @@
 //! Locks by which a process tells others that it is there, and that the kernel drops when it ends.
 //!
-//! Each process holds a shared lock on one byte of a file, by an open file description of its own. A fork would make parent
-//! and child share that description. So a fork prepares another one, locked, before there is a child: it is
-//! the child's in the parent's place. At no time does a living process hold no lock.
+//! Each process holds a shared lock on one byte of a file, by an open file description of its own.
+//! A fork would make parent and child share that description. So a fork prepares another one,
+//! locked, before there is a child: it is the child's in the parent's place. At no time does a
+//! living process hold no lock.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -52,7 +53,8 @@ pub fn open_again(file: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     open(&path, flags, Mode::empty()).map_err(procfs::explain(path))
 }
 
-/// A new open file description of the file that holds a shared lock on the byte, to be sent to another process or kept for one.
+/// A new open file description of the file that holds a shared lock on the byte, to be sent to
+/// another process or kept for one.
 ///
 /// # Errors
 /// As [`open_again`], or the lock was refused.
@@ -62,7 +64,8 @@ pub fn lock_again(file: BorrowedFd<'_>, byte: u32) -> io::Result<OwnedFd> {
 }
 
 impl Presence {
-    /// Tells that this process has the file, until it is dropped. A forked child has one of its own in its place.
+    /// Tells that this process has the file, until it is dropped. A forked child has one of its own
+    /// in its place.
     ///
     /// # Errors
     /// As [`lock_again`].
@@ -80,7 +83,8 @@ impl Presence {
         shared || is_locked_by_others(&self.fd, self.byte).unwrap_or(true)
     }
 
-    /// Whether any open file description has a lock on another byte of the file; also where that cannot be known.
+    /// Whether any open file description has a lock on another byte of the file; also where that
+    /// cannot be known.
     pub fn is_locked(&self, byte: u32) -> bool {
         is_locked_by_others(&self.fd, byte).unwrap_or(true)
     }
@@ -103,7 +107,8 @@ impl Presence {
     #[cold]
     pub fn come_back(&self) {
         let mut held = held();
-        // Nobody locks the byte alone. What the kernel has no memory for is tried again at the next call.
+        // Nobody locks the byte alone. What the kernel has no memory for is tried again at the next
+        // call.
         match try_lock(&self.fd, self.byte, FileLock::Shared) {
             Ok(true) => self.note(&mut held, false),
             refused => tracing::warn!(?refused, "others may take this process for one that has left"),
@@ -139,7 +144,8 @@ pub(super) fn before_fork() -> Forking {
     let prepare = |held: &Held| {
         // SAFETY: its `Presence` keeps it open, which is dropped with `HELD` locked.
         let file = unsafe { BorrowedFd::borrow_raw(held.fd) };
-        // A thread that is away because it waits does not fork meanwhile; what else its process has left, its child has.
+        // A thread that is away because it waits does not fork meanwhile; what else its process has
+        // left, its child has.
         if held.away { open_again(file).ok() } else { lock_again(file, held.byte).ok() }
     };
     let prepared = held.iter().map(prepare).collect();
@@ -151,7 +157,8 @@ impl Forking {
     pub(super) fn end(mut self, in_child: bool) {
         for (held, prepared) in self.held.iter_mut().zip(&self.prepared) {
             match prepared {
-                // SAFETY: both are open; what had the number is closed in the same step. Its owner goes on with the new one.
+                // SAFETY: both are open; what had the number is closed in the same step. Its owner
+                // goes on with the new one.
                 Some(prepared) if in_child => unsafe {
                     held.shared = libc::dup3(prepared.as_fd().as_raw_fd(), held.fd, libc::O_CLOEXEC) < 0;
                 },

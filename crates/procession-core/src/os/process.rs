@@ -299,8 +299,8 @@ pub enum ForkSide {
 ///
 /// # Safety
 /// The child uses no reference into shared memory that a guard gave out before (none exists while
-/// [`guards`](super::process_owned::guards) is 0). If the process has other threads, the child calls nothing that is
-/// unsound after a fork among threads.
+/// [`guards`](super::process_owned::guards) is 0). If the process has other threads, the child
+/// calls nothing that is unsound after a fork among threads.
 ///
 /// # Errors
 /// `EAGAIN` over the limit of processes, `ENOMEM`.

@@ -1,12 +1,14 @@
 //! What belongs to one process, and what a fork makes of it.
 //!
-//! A guard over shared memory (a message in place, a locked value) gives out references, and a fork copies both. The
-//! memory stays one: the child could write what the parent has exclusively, or read what the parent has freed. Two
-//! rules keep that out of safe code:
+//! A guard over shared memory (a message in place, a locked value) gives out references, and a fork
+//! copies both. The memory stays one: the child could write what the parent has exclusively, or
+//! read what the parent has freed. Two rules keep that out of safe code:
 //!
-//! - A guard carries an [`OwnedByProcess`] and checks it on each access. A copy in a forked child panics.
-//! - A reference that a guard gave out before the fork checks nothing. So guards are counted, and a fork that safe
-//!   code can ask for is refused while [`guards`] is not 0, or there are other threads.
+//! - A guard carries an [`OwnedByProcess`] and checks it on each access. A copy in a forked child
+//!   panics.
+//! - A reference that a guard gave out before the fork checks nothing. So guards are counted, and a
+//!   fork that safe code can ask for is refused while [`guards`] is not 0, or there are other
+//!   threads.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -17,13 +19,13 @@ use super::identity::{self, Identity};
 /// Counters of guards. A thread keeps to one, so that threads do not contend for a cache line.
 pub(super) const STRIPES: usize = 16;
 
-/// A counter, on a cache line of its own. A sum over all stripes is the number of guards: a guard that another thread
-/// drops is subtracted where it was added.
+/// A counter, on a cache line of its own. A sum over all stripes is the number of guards: a guard
+/// that another thread drops is subtracted where it was added.
 #[repr(align(64))]
 pub(super) struct Stripe(AtomicU32);
 
-/// Belongs to the process that made it, and is counted there until it is dropped. A forked child's copy belongs to the
-/// parent, and is counted nowhere.
+/// Belongs to the process that made it, and is counted there until it is dropped. A forked child's
+/// copy belongs to the parent, and is counted nowhere.
 #[derive(Debug)]
 pub struct OwnedByProcess {
     owner: Identity,
@@ -164,8 +166,8 @@ impl Drop for OwnedByThread {
     }
 }
 
-/// How many guards over shared memory the calling process has, but for what other threads have of [`OwnedByThread`]. 0 in a
-/// forked child at first.
+/// How many guards over shared memory the calling process has, but for what other threads have of
+/// [`OwnedByThread`]. 0 in a forked child at first.
 pub fn guards() -> usize {
     let here = OF_THREAD.try_with(|thread| thread.count(Identity::current())).unwrap_or(0);
     // A wrapped sum is exact: each stripe wraps at 2^32, and there are fewer guards.

@@ -23,8 +23,8 @@ pub fn spawn_without_signals(name: &str, body: impl FnOnce() + Send + 'static) -
     started.map(drop)
 }
 
-/// Whether the program has no thread but the calling one. Threads of this library, whose names begin with its own, do not count. False where
-/// that cannot be known.
+/// Whether the program has no thread but the calling one. Threads of this library, whose names
+/// begin with its own, do not count. False where that cannot be known.
 pub fn is_only_one() -> bool {
     let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return false };
     let me = rustix::thread::gettid().as_raw_nonzero().to_string();

@@ -13,9 +13,9 @@ use crate::sync::atomic::Ordering;
 
 /// A message that is this process's to work on and to acknowledge. Dereferences to its bytes.
 ///
-/// When the process dies before [`Delivery::done`], or drops the delivery, the message is handed out again, before those
-/// that wait in the queue. The delivery stays with the process that took it: a forked child's copy panics when it is
-/// dereferenced, and its drop does nothing.
+/// When the process dies before [`Delivery::done`], or drops the delivery, the message is handed
+/// out again, before those that wait in the queue. The delivery stays with the process that took
+/// it: a forked child's copy panics when it is dereferenced, and its drop does nothing.
 #[must_use = "a delivery that is dropped is handed out again"]
 pub struct Delivery {
     block: OwnedBlock,
@@ -43,8 +43,8 @@ impl Delivery {
         ring.descriptor(self.block.number).map_or(0, |descriptor| descriptor.attempts.load(Ordering::Relaxed))
     }
 
-    /// Gives up access to the bytes, which are empty from now on. The delivery is acknowledged or handed out again as
-    /// before, and a fork meanwhile is not refused for its sake.
+    /// Gives up access to the bytes, which are empty from now on. The delivery is acknowledged or
+    /// handed out again as before, and a fork meanwhile is not refused for its sake.
     pub fn release_bytes(&mut self) {
         self.block.len = 0;
         self.block.owner.uncount();
@@ -64,9 +64,10 @@ impl Delivery {
         Ok(shared.tell_of_the_end()?)
     }
 
-    /// Lends the message out, to be used as one that was taken: read, mapped to be written to, or kept. The task stays to be
-    /// acknowledged; where it is begun again meanwhile, it is with what was written. Until it is mapped
-    /// ([`Message::into_mapping`]) the message is read only: [`super::Queue::with_deliveries`] reads it too.
+    /// Lends the message out, to be used as one that was taken: read, mapped to be written to, or
+    /// kept. The task stays to be acknowledged; where it is begun again meanwhile, it is with what
+    /// was written. Until it is mapped ([`Message::into_mapping`]) the message is read only:
+    /// [`super::Queue::with_deliveries`] reads it too.
     ///
     /// # Errors
     /// [`RingError::Inherited`] in a forked child.

@@ -6,8 +6,8 @@ use crate::ring::{Damaged, RingError};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PutError {
-    /// The queue held as many messages, or bytes, as it may until the deadline; or a process that is stopped
-    /// inside the queue kept this one from putting until then.
+    /// The queue held as many messages, or bytes, as it may until the deadline; or a process that
+    /// is stopped inside the queue kept this one from putting until then.
     #[error("the queue is full")]
     Full,
     /// The queue has been shut down.
@@ -22,14 +22,15 @@ pub enum PutError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GetError {
-    /// There was no message until the deadline; or a process that is stopped inside the queue kept this one
-    /// from taking one until then.
+    /// There was no message until the deadline; or a process that is stopped inside the queue kept
+    /// this one from taking one until then.
     #[error("the queue is empty")]
     Empty,
     /// The queue has been shut down, and nothing is left in it.
     #[error("the queue has been shut down")]
     ShutDown,
-    /// Nothing is left in an abandonable queue, and no other living process can put: see [`QueueOptions::abandonable`](super::QueueOptions::abandonable).
+    /// Nothing is left in an abandonable queue, and no other living process can put: see
+    /// [`QueueOptions::abandonable`](super::QueueOptions::abandonable).
     #[error("the queue is empty, and no other living process has it")]
     Abandoned,
     /// There is no memory to take a delivery, or the shared memory is damaged.

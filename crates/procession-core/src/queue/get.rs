@@ -88,12 +88,14 @@ impl Queue {
         Ok(Delivery::in_block(Arc::clone(&self.shared), block, left_by)?)
     }
 
-    /// Takes, without waiting for one, a delivery that an earlier consumer left, which died or dropped it, and that is `wanted`. That is
-    /// told the message's first bytes, up to [`super::BEGINNING`], and how often it was left; it is called with a lock held, for
-    /// which this waits until `deadline`.
+    /// Takes, without waiting for one, a delivery that an earlier consumer left, which died or
+    /// dropped it, and that is `wanted`. That is told the message's first bytes, up to
+    /// [`super::BEGINNING`], and how often it was left; it is called with a lock held, for which
+    /// this waits until `deadline`.
     ///
     /// # Errors
-    /// As [`Queue::get`], but that nothing to be taken is `None`, and [`GetError::Empty`] says that it is not known.
+    /// As [`Queue::get`], but that nothing to be taken is `None`, and [`GetError::Empty`] says that
+    /// it is not known.
     ///
     /// # Panics
     /// On a queue that was not made joinable.
@@ -116,9 +118,11 @@ impl Queue {
         self.delivery(taken).map(Some)
     }
 
-    /// Calls `read` with the holder, dead or alive, and the first bytes (up to [`super::BEGINNING`]) of every delivery that was taken and
-    /// is not acknowledged, and then `then` with what it has made of them. Both are called with a lock held, for which this waits until
-    /// `deadline`: until `then` returns no process takes a delivery, nor acknowledges one, unless this one is stopped.
+    /// Calls `read` with the holder, dead or alive, and the first bytes (up to
+    /// [`super::BEGINNING`]) of every delivery that was taken and is not acknowledged, and then
+    /// `then` with what it has made of them. Both are called with a lock held, for which this waits
+    /// until `deadline`: until `then` returns no process takes a delivery, nor acknowledges one,
+    /// unless this one is stopped.
     ///
     /// # Errors
     /// [`RingError`]: out of mappings, damaged, or the lock could not be had.
@@ -429,8 +433,8 @@ impl Shared {
         self.learn_of_the_end()
     }
 
-    /// Whether nothing is in the queue and nobody is left to put. If so, others need not reckon with this process until it puts or
-    /// gets.
+    /// Whether nothing is in the queue and nobody is left to put. If so, others need not reckon
+    /// with this process until it puts or gets.
     pub(super) fn learn_of_the_end(&self) -> Result<bool, Damaged> {
         let Some(presence) = &self.presence else { return Ok(false) };
         let is_abandoned = self.is_abandoned(presence)?;
@@ -444,8 +448,9 @@ impl Shared {
         let ring = &self.ring;
         let tail = ring.tail();
         let is_on_its_way = || presence.is_locked(ON_ITS_WAY) && !Header::all_opened(ring.fd());
-        // A process that takes a message, or opens a handle, has the lock before it does so. With nobody there at the
-        // second look, and no message put from before the first one until after it, there was none at that time either.
+        // A process that takes a message, or opens a handle, has the lock before it does so. With
+        // nobody there at the second look, and no message put from before the first one until after
+        // it, there was none at that time either.
         let is_alone = !presence.has_company()
             && !ring.has_message()
             && !is_on_its_way()

@@ -17,8 +17,8 @@ use crate::ring::Apart;
 /// It counts against the queue's `max_bytes` until it is dropped or made private. When the process dies, the memory is
 /// found and freed.
 ///
-/// Before a fork, [`MessageMapping::make_private`] gives parent and child bytes of their own. Otherwise a child's copy panics
-/// when it is dereferenced.
+/// Before a fork, [`MessageMapping::make_private`] gives parent and child bytes of their own.
+/// Otherwise a child's copy panics when it is dereferenced.
 pub struct MessageMapping {
     /// `Some` until this is dropped. Gone before the block is: from then on it is others' to write to.
     mapping: Option<Apart>,
@@ -125,9 +125,10 @@ impl Deref for MessageMapping {
     #[track_caller]
     fn deref(&self) -> &[u8] {
         self.check();
-        // SAFETY: `len` bytes are mapped there for as long as `self`, in a block that this process has or in private memory;
-        // making them private changes none of them. Whoever writes through `as_mut_ptr` sees to it that there is no slice.
-        // Until they are private the block is counted, so that no safe fork gives a child such a slice.
+        // SAFETY: `len` bytes are mapped there for as long as `self`, in a block that this process
+        // has or in private memory; making them private changes none of them. Whoever writes
+        // through `as_mut_ptr` sees to it that there is no slice. Until they are private the block
+        // is counted, so that no safe fork gives a child such a slice.
         unsafe { std::slice::from_raw_parts(self.as_mut_ptr(), self.len) }
     }
 }

@@ -25,10 +25,12 @@ pub(super) struct OwnedBlock {
     pub(super) lent: Option<Arc<Lent>>,
 }
 
-// SAFETY: the block is this value's alone, wherever the value goes, or shared with a `LentDelivery`, which does not
-// touch its bytes. A copy in a forked child does nothing but check its owner.
+// SAFETY: the block is this value's alone, wherever the value goes, or shared with a
+// `LentDelivery`, which does not touch its bytes. A copy in a forked child does nothing but check
+// its owner.
 unsafe impl Send for OwnedBlock {}
-// SAFETY: `&OwnedBlock` only reads the bytes, and nothing writes to them while there is one: see `bytes`.
+// SAFETY: `&OwnedBlock` only reads the bytes, and nothing writes to them while there is one: see
+// `bytes`.
 unsafe impl Sync for OwnedBlock {}
 
 impl OwnedBlock {
@@ -69,10 +71,11 @@ impl OwnedBlock {
     #[track_caller]
     pub(super) fn bytes(&self) -> &[u8] {
         self.owner.check();
-        // SAFETY: `len` bytes are mapped from `start` for as long as the ring, which `shared` holds. This process has the
-        // block, so that no process but this one writes to it or frees it. In this process bytes are written through `&mut
-        // self` alone, or, once they are lent, through a `MessageMapping`, which takes the place of the lent message. No
-        // safe fork is made while `owner` is counted, so that a child has no such slice.
+        // SAFETY: `len` bytes are mapped from `start` for as long as the ring, which `shared`
+        // holds. This process has the block, so that no process but this one writes to it or frees
+        // it. In this process bytes are written through `&mut self` alone, or, once they are lent,
+        // through a `MessageMapping`, which takes the place of the lent message. No safe fork is
+        // made while `owner` is counted, so that a child has no such slice.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 
@@ -89,8 +92,8 @@ impl OwnedBlock {
     }
 }
 
-/// Space for a message, from [`super::Queue::reserve`]. Dereferences to its bytes, which hold anything at first. A forked
-/// child's copy panics when it is dereferenced.
+/// Space for a message, from [`super::Queue::reserve`]. Dereferences to its bytes, which hold
+/// anything at first. A forked child's copy panics when it is dereferenced.
 #[must_use = "a reservation that is not committed puts nothing"]
 pub struct Reservation(Reserved);
 
@@ -179,9 +182,10 @@ impl Drop for Reservation {
 
 /// A message that was taken. Dereferences to its bytes.
 ///
-/// A message above [`INLINE_MAX`] bytes lies in the queue's memory and counts against its `max_bytes` until this is dropped.
-/// When the process dies, the memory is found and freed. The memory stays with the process that took the message: a
-/// forked child's copy panics when it is dereferenced.
+/// A message above [`INLINE_MAX`] bytes lies in the queue's memory and counts against its
+/// `max_bytes` until this is dropped. When the process dies, the memory is found and freed. The
+/// memory stays with the process that took the message: a forked child's copy panics when it is
+/// dereferenced.
 pub struct Message(Taken);
 
 enum Taken {

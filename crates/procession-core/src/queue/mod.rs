@@ -49,7 +49,8 @@ pub struct QueueOptions {
 }
 
 impl QueueOptions {
-    /// A queue without a bound on its messages or bytes but half of this machine's (or cgroup's) memory.
+    /// A queue without a bound on its messages or bytes but half of this machine's (or cgroup's)
+    /// memory.
     pub fn new() -> Self {
         Self::default()
     }
@@ -60,8 +61,8 @@ impl QueueOptions {
         self
     }
 
-    /// The most bytes of memory that messages may take, rounded up to what memory comes in. Further puts wait for room. Without
-    /// this bound they fail, at half of this machine's memory.
+    /// The most bytes of memory that messages may take, rounded up to what memory comes in. Further
+    /// puts wait for room. Without this bound they fail, at half of this machine's memory.
     pub fn max_bytes(mut self, max: u64) -> Self {
         self.max_bytes = Some(max);
         self
@@ -73,19 +74,22 @@ impl QueueOptions {
         self
     }
 
-    /// Whether gets that wait fail with [`GetError::Abandoned`] when the queue is empty and nobody is left to put.
+    /// Whether gets that wait fail with [`GetError::Abandoned`] when the queue is empty and nobody
+    /// is left to put.
     ///
-    /// That is the case when no other process has the queue, nor a handle that is on its way to it. A process whose only thread waits
-    /// for a message itself, without a deadline, does not count, nor does one that was told so and has not put or got
-    /// since; the library's own threads do not count. So of several consumers each is told. Other threads of the caller do not
-    /// keep it waiting. The kernel knows who has the queue, by a lock that it drops at a process's end: it is noticed within a
-    /// second, and costs a descriptor, but nothing for messages.
+    /// That is the case when no other process has the queue, nor a handle that is on its way to it.
+    /// A process whose only thread waits for a message itself, without a deadline, does not count,
+    /// nor does one that was told so and has not put or got since; the library's own threads do not
+    /// count. So of several consumers each is told. Other threads of the caller do not keep it
+    /// waiting. The kernel knows who has the queue, by a lock that it drops at a process's end: it
+    /// is noticed within a second, and costs a descriptor, but nothing for messages.
     pub fn abandonable(mut self, abandonable: bool) -> Self {
         self.abandonable = abandonable;
         self
     }
 
-    /// A number for what messages are like, which [`Queue::shape`] gives to those who open the queue. 0 unless told.
+    /// A number for what messages are like, which [`Queue::shape`] gives to those who open the
+    /// queue. 0 unless told.
     pub fn shape(mut self, shape: u64) -> Self {
         self.shape = shape;
         self
@@ -135,7 +139,8 @@ struct Shared {
     retired: AtomicUsize,
     put_spinner: Spinner,
     get_spinner: Spinner,
-    /// When this process may sweep again, in ms of the monotonic clock: a stopped process kept it from that.
+    /// When this process may sweep again, in ms of the monotonic clock: a stopped process kept it
+    /// from that.
     no_sweep_before: LocalAtomicU64,
 }
 
@@ -238,7 +243,8 @@ impl Queue {
         let transit = Transit::from_bytes(transit.try_into().map_err(|_| OpenError::Malformed("length"))?)?;
         let shared = OPEN.get_or_open(id, || {
             let received = transfer::receive_object(transit, id)?;
-            // It may hold the lock of a handle on its way: until this process has a lock of its own, and not by a mapping.
+            // It may hold the lock of a handle on its way: until this process has a lock of its
+            // own, and not by a mapping.
             let (fd, _on_its_way) = if Ring::is_abandonable(received.as_fd()) {
                 (presence::open_again(received.as_fd()).map_err(present)?, Some(received))
             } else {
@@ -314,8 +320,8 @@ impl Queue {
         self.shared.presence.is_some()
     }
 
-    /// Says that this handle will not be used any more, which is kept open all the same. When no other handle of this process is used,
-    /// others need not wait for it to put.
+    /// Says that this handle will not be used any more, which is kept open all the same. When no
+    /// other handle of this process is used, others need not wait for it to put.
     pub fn retire(&self) -> Retired {
         let retired = self.shared.retired.fetch_add(1, Relaxed) + 1;
         if let Some(presence) = &self.shared.presence
@@ -326,7 +332,8 @@ impl Queue {
         Retired(Arc::downgrade(&self.shared))
     }
 
-    /// Whether a get that waited now would fail with [`GetError::Abandoned`]. If so, this process counts as told.
+    /// Whether a get that waited now would fail with [`GetError::Abandoned`]. If so, this process
+    /// counts as told.
     ///
     /// # Errors
     /// [`Damaged`].
@@ -463,7 +470,8 @@ impl Shared {
         })
     }
 
-    /// The descriptor for a handle: of an abandonable queue, one that tells others of the handle by a lock.
+    /// The descriptor for a handle: of an abandonable queue, one that tells others of the handle by
+    /// a lock.
     fn to_send(&self, byte: u32) -> io::Result<OwnedFd> {
         match &self.presence {
             Some(_) => presence::lock_again(self.ring.fd(), byte),
@@ -511,8 +519,8 @@ impl Shared {
         Ok(())
     }
 
-    /// A sweep, unless a process that does not go on holds one of the locks: then the next process that finds
-    /// them free sweeps.
+    /// A sweep, unless a process that does not go on holds one of the locks: then the next process
+    /// that finds them free sweeps.
     fn sweep_briefly(&self) -> Result<(), Damaged> {
         if self.may_sweep() && unless_busy(self.ring.sweep(Deadline::Now))?.is_none() {
             self.put_off_sweeps();

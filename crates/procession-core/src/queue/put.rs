@@ -25,9 +25,10 @@ impl From<Damaged> for Hopeless {
 }
 
 impl Queue {
-    /// Puts a message, waiting for room until `deadline`. Only a queue that was made with a bound on its messages or bytes
-    /// ever waits; without one a put fails when messages take as much memory as they may. So does at once, with any
-    /// bound, the put of a message that has no room in an empty queue.
+    /// Puts a message, waiting for room until `deadline`. Only a queue that was made with a bound
+    /// on its messages or bytes ever waits; without one a put fails when messages take as much
+    /// memory as they may. So does at once, with any bound, the put of a message that has no room
+    /// in an empty queue.
     ///
     /// When this returns `Ok`, exactly one get will have the message, whatever becomes of this process. A process
     /// killed before has either put it or not, never a part.
@@ -48,8 +49,9 @@ impl Queue {
     /// Space for a message of `len` bytes, to be written where it will lie and then put by
     /// [`Reservation::commit`]. Dropped or lost with its process, it was never there.
     ///
-    /// A message of up to [`INLINE_MAX`] bytes is written to memory of this process first, and copied on commit. For a larger
-    /// one this waits for room in bytes, if the queue was made with a bound on them.
+    /// A message of up to [`INLINE_MAX`] bytes is written to memory of this process first, and
+    /// copied on commit. For a larger one this waits for room in bytes, if the queue was made with
+    /// a bound on them.
     ///
     /// # Errors
     /// As [`Queue::put`].
@@ -237,13 +239,13 @@ impl Shared {
         }
     }
 
-    /// Waits until bytes may have been given back, for a message that did not fit into what was in use `before`; `in_ring`, if
-    /// it is to lie in the ring, where each message that is taken leaves room. Whether the next attempt is the last, as
-    /// the deadline has passed.
+    /// Waits until bytes may have been given back, for a message that did not fit into what was in
+    /// use `before`; `in_ring`, if it is to lie in the ring, where each message that is taken
+    /// leaves room. Whether the next attempt is the last, as the deadline has passed.
     ///
     /// # Errors
-    /// `limit` where puts do not wait for bytes, or none will be given back that help; [`PutError::Full`] when this attempt
-    /// was the `last`.
+    /// `limit` where puts do not wait for bytes, or none will be given back that help;
+    /// [`PutError::Full`] when this attempt was the `last`.
     #[cold]
     fn wait_for_bytes(
         &self,
@@ -268,7 +270,8 @@ impl Shared {
         let queue = if in_ring { &waiting.not_full } else { &waiting.bytes_free };
         let look = |idle: bool| {
             self.mend()?;
-            // One at a time looks whether dead processes have some, or died when nothing was left to wait for.
+            // One at a time looks whether dead processes have some, or died when nothing was left
+            // to wait for.
             if idle && ring.is_time_to_look(clock::now_ms(), SLICE.as_millis() as u64) {
                 self.sweep_briefly()?;
             }

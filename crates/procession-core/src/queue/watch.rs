@@ -23,8 +23,8 @@ impl Queue {
     /// does that calls this or that gets, puts or joins. Call it again at intervals where that matters.
     ///
     /// # Errors
-    /// [`WatchError`]; with [`RingError::Busy`](super::RingError::Busy) while a process is stopped inside the queue, so that this one
-    /// cannot say what to wait for.
+    /// [`WatchError`]; with [`RingError::Busy`](super::RingError::Busy) while a process is stopped
+    /// inside the queue, so that this one cannot say what to wait for.
     pub fn readable_fd(&self) -> Result<BorrowedFd<'_>, WatchError> {
         let shared = &self.shared;
         shared.mend()?;

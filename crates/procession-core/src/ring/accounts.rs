@@ -263,8 +263,8 @@ impl Ring {
     ) -> Result<R, RingError> {
         // A child forked by the caller's closures would go on with its parent's lock.
         let _here = OwnedByProcess::new();
-        // Under this lock no delivery is taken, and the bytes of none become another's: one that is acknowledged
-        // without the lock, as this process does not go on, is freed by a sweep only.
+        // Under this lock no delivery is taken, and the bytes of none become another's: one that is
+        // acknowledged without the lock, as this process does not go on, is freed by a sweep only.
         let _guard = self.lock_memory(deadline)?;
         let mut deliveries = Vec::new();
         for block in self.blocks()? {

@@ -195,14 +195,16 @@ impl Ring {
         Ok(())
     }
 
-    /// Gives a block that the caller has into another state without the memory lock, whose holder does not
-    /// go on. A sweep derives the sums again, and frees a block that is [`BlockState::Unused`].
+    /// Gives a block that the caller has into another state without the memory lock, whose holder
+    /// does not go on. A sweep derives the sums again, and frees a block that is
+    /// [`BlockState::Unused`].
     pub(super) fn leave_to_sweep(&self, descriptor: &Descriptor, state: BlockState) {
         let owner = match state {
             BlockState::Taken | BlockState::Owed => Some(Identity::current()),
             _ => None,
         };
-        // Before, should this process die in between; after, for a sweep that has passed this block by now.
+        // Before, should this process die in between; after, for a sweep that has passed this block
+        // by now.
         self.want_sweep();
         descriptor.set_state(state, owner);
         self.want_sweep();

@@ -48,8 +48,9 @@ pub(crate) const WATCHERS_AT: u64 = 8192;
 pub(crate) const WATCHERS: usize = 64;
 /// Where the accounts lie, in a queue that has them.
 pub(crate) const ACCOUNTS_AT: u64 = 12288;
-/// The byte of an abandonable queue's file that each process which has the queue keeps a shared lock on, unless it waits for a
-/// message itself. The first two bytes of a named object's file are locked for its name.
+/// The byte of an abandonable queue's file that each process which has the queue keeps a shared
+/// lock on, unless it waits for a message itself. The first two bytes of a named object's file are
+/// locked for its name.
 pub(crate) const PRESENT: u32 = 2;
 /// The byte that is locked for handles on their way to another process.
 pub(crate) const ON_ITS_WAY: u32 = 3;
@@ -122,20 +123,23 @@ pub(crate) struct Settings {
     pub(crate) joinable: AtomicU32,
     /// The most bytes that rings and blocks may take.
     pub(crate) max_bytes: AtomicU64,
-    /// What the creator's messages are like, for those who open the queue to compare; 0 when it did not say.
+    /// What the creator's messages are like, for those who open the queue to compare; 0 when it did
+    /// not say.
     pub(crate) shape: AtomicU64,
     /// 1 when each process that has the queue says so by a lock on its file ([`PRESENT`]).
     pub(crate) abandonable: AtomicU32,
     /// 0 open; 1 no more puts; 2 no more gets either. Only grows, under the put lock. Readers act on what
     /// they see; a process that dies right after the store leaves sleepers that find it within a slice.
     pub(crate) shutdown: AtomicU32,
-    /// Not 0 when a sweep is wanted, which looks for blocks that nobody has (`Ring::sweep`). Counted on by
-    /// who recovers a lock, by who leaves a block to the sweep without a lock ([`BlockState::Unused`] and the
-    /// like), and under the get lock by who begins a sweep, before it changes anything. Cleared under all three
-    /// locks at its end, unless it was counted on meanwhile. So a sweep whose sweeper died is begun again, and so
-    /// is one that may have passed a block before that was left to it.
+    /// Not 0 when a sweep is wanted, which looks for blocks that nobody has (`Ring::sweep`).
+    /// Counted on by who recovers a lock, by who leaves a block to the sweep without a lock
+    /// ([`BlockState::Unused`] and the like), and under the get lock by who begins a sweep, before
+    /// it changes anything. Cleared under all three locks at its end, unless it was counted on
+    /// meanwhile. So a sweep whose sweeper died is begun again, and so is one that may have passed
+    /// a block before that was left to it.
     pub(crate) sweep_wanted: AtomicU32,
-    /// 1 when puts wait for room in bytes as for room in messages. Written by the creator, as the first ones.
+    /// 1 when puts wait for room in bytes as for room in messages. Written by the creator, as the
+    /// first ones.
     pub(crate) waits_for_bytes: AtomicU32,
 }
 
@@ -220,7 +224,8 @@ pub(crate) struct Memory {
 pub(crate) struct Waiting {
     /// Consumers, until there is a message.
     pub(crate) not_empty: WaitQueue,
-    /// Producers, until there is room in the ring, for a message that lies there or its block's number.
+    /// Producers, until there is room in the ring, for a message that lies there or its block's
+    /// number.
     pub(crate) not_full: WaitQueue,
     /// Producers, until there is memory for the block of a message. Only where puts wait for bytes.
     pub(crate) bytes_free: WaitQueue,
@@ -277,9 +282,10 @@ pub(crate) enum BlockState {
     /// As `Held`, but not to be handed out again: its consumer took the message for good and owes a `task_done`. The
     /// debt of a dead consumer stays until somebody waiting for all tasks was told.
     Owed = 8,
-    /// Nobody's: its last owner found the memory lock held by a process that did not go on, and left the block
-    /// to the next sweep. Stored without a lock by the owner, which asks for a sweep before and after: before, for
-    /// one that dies in between, and after, for a sweep that has passed the block by then.
+    /// Nobody's: its last owner found the memory lock held by a process that did not go on, and
+    /// left the block to the next sweep. Stored without a lock by the owner, which asks for a sweep
+    /// before and after: before, for one that dies in between, and after, for a sweep that has
+    /// passed the block by then.
     Unused = 9,
     /// A segment of the ring, when the chain from `GetSide::segment` to `PutSide::segment` has it.
     Segment = 7,
@@ -343,9 +349,9 @@ pub(crate) struct Account {
     /// the take was to publish. Stored before the head is, so a consumer that dies in between is found out by
     /// a head that has not come so far. Guarded by the get lock.
     pub(crate) taken: AtomicU64,
-    /// How many it declared done; may be ahead of `taken`, since any process may declare any task done.
-    /// Counted on under the memory lock, or without it by the owner, up to `taken`, where the lock's holder
-    /// does not go on.
+    /// How many it declared done; may be ahead of `taken`, since any process may declare any task
+    /// done. Counted on under the memory lock, or without it by the owner, up to `taken`, where the
+    /// lock's holder does not go on.
     pub(crate) done: AtomicU64,
     /// Of `taken` less `done`, the debt of dead earlier owners of this account. Stored under the get lock.
     pub(crate) lost: AtomicU64,

@@ -75,8 +75,8 @@ pub enum RingError {
     /// The queue counts unfinished tasks, and more living processes than it can tell apart take from it.
     #[error("more than {ACCOUNTS} processes take tasks from this queue")]
     TooManyConsumers,
-    /// A process that lives holds an internal lock of the queue and does not go on. The operation has done
-    /// nothing, and may be called again.
+    /// A process that lives holds an internal lock of the queue and does not go on. The operation
+    /// has done nothing, and may be called again.
     #[error(
         "another process is inside the queue and does not go on; it may be stopped by a signal, a debugger or a frozen cgroup, and describe() says which process it is"
     )]

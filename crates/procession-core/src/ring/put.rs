@@ -87,7 +87,8 @@ impl PutSession<'_> {
             Content::Inline(message) => units(message.len()),
             Content::Block(_) => units(size_of::<u64>()),
         };
-        // Who has the block has paid for it, and others may wait until it is put: its number is not kept out.
+        // Who has the block has paid for it, and others may wait until it is put: its number is not
+        // kept out.
         let limit = match content {
             Content::Inline(_) => self.ring.limit_of_puts(),
             Content::Block(_) => u64::MAX,

@@ -64,8 +64,8 @@ impl Ring {
         Ok(guard)
     }
 
-    /// The memory lock, unless its holder does not go on: for what has no deadline, and something else to do
-    /// then.
+    /// The memory lock, unless its holder does not go on: for what has no deadline, and something
+    /// else to do then.
     #[inline]
     pub(super) fn lock_memory_briefly(&self) -> Result<Option<RobustGuard<'_>>, Damaged> {
         let guard = self.control().memory.lock.lock_briefly(|holder| self.may_hold(holder));

@@ -7,8 +7,8 @@ use super::{Damaged, Ring};
 use crate::os::clock::Deadline;
 use crate::ring::{RingError, Side};
 
-/// How much is in use at a moment before an attempt to put. If that attempt found too little room, another one
-/// is of no use before some of it is given back.
+/// How much is in use at a moment before an attempt to put. If that attempt found too little room,
+/// another one is of no use before some of it is given back.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Usage {
     /// Bytes that are not kept free.
@@ -17,9 +17,9 @@ pub(crate) struct Usage {
     taken: u32,
 }
 
-/// The usage before this process's last attempt that failed, for its descriptor to wait for room with. Kept in
-/// two words, which a race of two threads may mix: then the descriptor is readable too early, or until the next
-/// message is taken.
+/// The usage before this process's last attempt that failed, for its descriptor to wait for room
+/// with. Kept in two words, which a race of two threads may mix: then the descriptor is readable
+/// too early, or until the next message is taken.
 #[derive(Default)]
 pub(super) struct Shortage {
     is_noted: AtomicBool,
@@ -34,14 +34,15 @@ impl Ring {
         Usage { bytes, taken: self.head().count }
     }
 
-    /// Whether bytes were given back since then; `or_taken`, or a message was taken, whose place in the ring
-    /// another can have.
+    /// Whether bytes were given back since then; `or_taken`, or a message was taken, whose place in
+    /// the ring another can have.
     pub(crate) fn has_more_room(&self, since: Usage, or_taken: bool) -> bool {
         let now = self.usage();
         now.bytes < since.bytes || or_taken && now.taken != since.taken
     }
 
-    /// Whether a message that needs so many bytes more, of at most `max_bytes`, fits once others are gone.
+    /// Whether a message that needs so many bytes more, of at most `max_bytes`, fits once others
+    /// are gone.
     pub(crate) fn may_fit(&self, needed: u64, max_bytes: u64) -> Result<bool, Damaged> {
         if needed.saturating_add(self.least_bytes()) > max_bytes {
             return Ok(false);
@@ -49,7 +50,8 @@ impl Ring {
         if self.len() != 0 {
             return Ok(true);
         }
-        // The queue is empty: if nobody has a message or writes one either, there is nothing to wait for.
+        // The queue is empty: if nobody has a message or writes one either, there is nothing to
+        // wait for.
         for block in self.blocks()? {
             match self.descriptor(block)?.state() {
                 Some((BlockState::Free | BlockState::Segment, _)) => {}

@@ -1,7 +1,8 @@
 //! Copies between shared memory and memory of this process, while other processes may write.
 //!
-//! Shared memory is read and written by relaxed atomics: in words of eight bytes where whole units of the caller's size make
-//! them up, else unit by unit. No unit is torn, and there is no order between units.
+//! Shared memory is read and written by relaxed atomics: in words of eight bytes where whole units
+//! of the caller's size make them up, else unit by unit. No unit is torn, and there is no order
+//! between units.
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU16};
@@ -11,14 +12,15 @@ use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 /// Copies `to.len()` bytes of shared memory.
 ///
 /// # Safety
-/// `from` is aligned to `unit` bytes (1, 2, 4 or 8), of which `to.len()` is a multiple. The memory is valid for atomic loads.
+/// `from` is aligned to `unit` bytes (1, 2, 4 or 8), of which `to.len()` is a multiple. The memory
+/// is valid for atomic loads.
 #[inline]
 pub(crate) unsafe fn read(from: NonNull<u8>, to: &mut [u8], unit: usize) {
     let (head, words) = split(from, to.len(), unit);
     let (head, rest) = to.split_at_mut(head);
     let (words, tail) = rest.split_at_mut(words);
-    // SAFETY: the three parts lie one after the other. The first and last are whole units at aligned addresses; the middle
-    // begins at a multiple of 8 by `split`.
+    // SAFETY: the three parts lie one after the other. The first and last are whole units at
+    // aligned addresses; the middle begins at a multiple of 8 by `split`.
     unsafe {
         read_units(from, head, unit);
         read_words(from.add(head.len()), words);
@@ -43,7 +45,8 @@ pub(crate) unsafe fn write(to: NonNull<u8>, from: &[u8], unit: usize) {
     }
 }
 
-/// How many bytes to copy in units before the shared address is a multiple of 8, and how many in words of 8 then.
+/// How many bytes to copy in units before the shared address is a multiple of 8, and how many in
+/// words of 8 then.
 #[inline]
 fn split(shared: NonNull<u8>, len: usize, unit: usize) -> (usize, usize) {
     if len < 8 || unit == 8 {

@@ -53,7 +53,8 @@ struct HandedOut {
     _name: Option<Name>,
     /// [`Travels::is_open`]
     is_open: fn(ObjectId) -> bool,
-    /// The queues that its handles were put into, the last ones of them. None where they went elsewhere.
+    /// The queues that its handles were put into, the last ones of them. None where they went
+    /// elsewhere.
     carriers: Vec<ObjectId>,
 }
 
@@ -157,7 +158,8 @@ pub(super) fn note_carrier(carriers: &mut Vec<ObjectId>, carrier: ObjectId) {
     }
 }
 
-/// The descriptors of the objects of which handles were handed out and not opened, with what carries those.
+/// The descriptors of the objects of which handles were handed out and not opened, with what
+/// carries those.
 pub(super) fn unopened() -> Vec<(RawFd, Vec<ObjectId>)> {
     let _gate = fork::gate();
     let table = TABLE.lock().unwrap_or_else(PoisonError::into_inner);

@@ -25,8 +25,9 @@ pub(super) fn any_elsewhere(ids: &[ObjectId]) -> bool {
     each(Some(rustix::process::getpid()), |_, found| ids.contains(&found).then_some(())).is_some()
 }
 
-/// Calls `visit` with each object that a process of this user, other than `except`, has open, as often as one does; until it returns
-/// something. Processes that hide their descriptors (not dumpable, another user's) are passed over.
+/// Calls `visit` with each object that a process of this user, other than `except`, has open, as
+/// often as one does; until it returns something. Processes that hide their descriptors (not
+/// dumpable, another user's) are passed over.
 pub(super) fn each<R>(
     except: Option<Pid>,
     mut visit: impl FnMut(OwnedFd, ObjectId) -> Option<R>,

@@ -1,16 +1,17 @@
 //! The keeper: what a process that ends by itself leaves behind for the receivers of its handles.
 //!
-//! A handle in a queue names a descriptor of its sender. A sender that exits while some of its handles have not been opened
-//! forks a *keeper*: a small process that has nothing but these descriptors. Receivers find them by the object's id
-//! ([`holders`]), or at the sender's mailbox, which the keeper goes on serving. It ends when all have been opened, or
-//! when no other process has the queues open that they were put into, so that nobody can receive them. The
-//! sender's own end waits for nothing.
+//! A handle in a queue names a descriptor of its sender. A sender that exits while some of its
+//! handles have not been opened forks a *keeper*: a small process that has nothing but these
+//! descriptors. Receivers find them by the object's id ([`holders`]), or at the sender's mailbox,
+//! which the keeper goes on serving. It ends when all have been opened, or when no other process
+//! has the queues open that they were put into, so that nobody can receive them. The sender's own
+//! end waits for nothing.
 //!
 //! A process that is killed, or ends by `_exit`, leaves no keeper.
 //!
-//! The keeper is made by a bare `clone` in a process with any number of threads. So it makes system calls only: it
-//! allocates nothing, takes no lock and never panics. Its memory, but for code, stack and plan, is given back, and
-//! nothing is left mapped that is shared.
+//! The keeper is made by a bare `clone` in a process with any number of threads. So it makes system
+//! calls only: it allocates nothing, takes no lock and never panics. Its memory, but for code,
+//! stack and plan, is given back, and nothing is left mapped that is shared.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -110,8 +111,8 @@ extern "C" fn at_exit() {
     leave();
 }
 
-/// Leaves the descriptors of handles that have not been opened to a keeper. For a process that is about to end, which hands out
-/// nothing from now on; called by itself at a normal exit.
+/// Leaves the descriptors of handles that have not been opened to a keeper. For a process that is
+/// about to end, which hands out nothing from now on; called by itself at a normal exit.
 pub fn leave() {
     let mut kept: Vec<Kept> =
         handed_out::unopened().into_iter().map(|(fd, carriers)| Kept::new(fd, None, &carriers)).collect();
@@ -143,8 +144,8 @@ fn start(kept: &mut [Kept], listener: RawFd) -> io::Result<()> {
     kept.sort_unstable_by_key(|kept| kept.fd);
     let len = size_of_val(kept);
     // Shared, so that it is told apart from memory of the allocator beside it.
-    // SAFETY: a new mapping of the kernel's choosing, page-aligned and large enough for the entries; it is never unmapped here,
-    // for the process ends.
+    // SAFETY: a new mapping of the kernel's choosing, page-aligned and large enough for the
+    // entries; it is never unmapped here, for the process ends.
     let plan = unsafe {
         let access = ProtFlags::READ | ProtFlags::WRITE;
         let plan = mmap_anonymous(std::ptr::null_mut(), len, access, MapFlags::SHARED)?.cast::<Kept>();
@@ -152,8 +153,8 @@ fn start(kept: &mut [Kept], listener: RawFd) -> io::Result<()> {
         std::slice::from_raw_parts_mut(plan, kept.len())
     };
     process::with_signals_blocked(|| {
-        // SAFETY: the child has a copy of this thread and its stack alone. It never returns from `keep`, which makes system calls
-        // only. No signal is sent to this process at its end.
+        // SAFETY: the child has a copy of this thread and its stack alone. It never returns from
+        // `keep`, which makes system calls only. No signal is sent to this process at its end.
         match unsafe { libc::syscall(libc::SYS_clone, 0_u64, 0_u64, 0_u64, 0_u64, 0_u64) } {
             ..0 => Err(io::Error::last_os_error()),
             0 => keep(plan, listener),
@@ -185,7 +186,8 @@ fn keep(plan: &mut [Kept], listener: RawFd) -> ! {
             let begin = Instant::now();
             search(plan);
             searched = Instant::now();
-            // Where there are very many processes, looking at them shall take a hundredth of the time.
+            // Where there are very many processes, looking at them shall take a hundredth of the
+            // time.
             next_search = SEARCH.max((searched - begin).saturating_mul(100));
         }
         if plan.iter().all(|kept| kept.fd < 0) {
@@ -194,8 +196,8 @@ fn keep(plan: &mut [Kept], listener: RawFd) -> ! {
     }
 }
 
-/// Closes what can be received by nobody: no other process has a queue open that carries it. A handle of such a queue may be between two
-/// processes at one moment, so twice.
+/// Closes what can be received by nobody: no other process has a queue open that carries it. A
+/// handle of such a queue may be between two processes at one moment, so twice.
 fn search(plan: &mut [Kept]) {
     for kept in plan.iter_mut() {
         kept.missed = kept.missed.saturating_add(1);
@@ -228,7 +230,8 @@ fn is_carried_within(plan: &[Kept], index: usize) -> bool {
     })
 }
 
-/// Leaves the sender's session, so that a terminal's signals and the sender's handlers are none of its concern.
+/// Leaves the sender's session, so that a terminal's signals and the sender's handlers are none of
+/// its concern.
 fn become_nobodys() {
     // SAFETY: system calls without pointers, but for a local set of signals and a constant name.
     unsafe {
@@ -266,7 +269,8 @@ fn close_others(plan: &[Kept], listener: RawFd) {
     }
 }
 
-/// Unmaps what is shared with other processes, but for the plan, and frees the pages of the sender's heap.
+/// Unmaps what is shared with other processes, but for the plan, and frees the pages of the
+/// sender's heap.
 fn give_memory_back(plan: usize) {
     let here = 0_u8;
     // SAFETY: it returns an address.
@@ -289,7 +293,8 @@ fn give_memory_back(plan: usize) {
     }
 }
 
-/// Gives back what a line of `/proc/self/maps` (perhaps its beginning only) tells of: `start-end rwxp offset device inode path`.
+/// Gives back what a line of `/proc/self/maps` (perhaps its beginning only) tells of: `start-end
+/// rwxp offset device inode path`.
 fn give_back(line: &[u8], used: &[usize]) {
     let mut fields = line.split(|byte| *byte == b' ').filter(|field| !field.is_empty());
     let (Some(range), Some(access), Some(inode)) = (fields.next(), fields.next(), fields.nth(2)) else {
@@ -301,9 +306,10 @@ fn give_back(line: &[u8], used: &[usize]) {
         return;
     }
     let is_heap = matches!(fields.next(), None | Some(b"[heap]"));
-    // SAFETY: nothing in this process refers to shared mappings other than the plan. Memory without a file is the heap, other
-    // threads' stacks, and the zeroed data of libraries; the keeper's code uses none of it, but for the stack and the thread's
-    // own data, which `used` excepts. What is freed reads as zero.
+    // SAFETY: nothing in this process refers to shared mappings other than the plan. Memory without
+    // a file is the heap, other threads' stacks, and the zeroed data of libraries; the keeper's
+    // code uses none of it, but for the stack and the thread's own data, which `used` excepts. What
+    // is freed reads as zero.
     unsafe {
         let (address, len) = (std::ptr::with_exposed_provenance_mut(start), end - start);
         if access.ends_with(b"s") {
@@ -384,6 +390,7 @@ fn timespec(duration: Duration) -> Timespec {
 }
 
 fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
-    // SAFETY: a descriptor of the plan or the listening socket, which the keeper closes after its last use.
+    // SAFETY: a descriptor of the plan or the listening socket, which the keeper closes after its
+    // last use.
     unsafe { BorrowedFd::borrow_raw(fd) }
 }

@@ -17,8 +17,8 @@ use crate::os::identity::Identity;
 const SUSPICION: Duration = Duration::from_millis(5);
 
 /// How long past its deadline a waiter still waits for a holder that is not known to be stopped and
-/// does not release the lock: it may have lost its core to others. Less than a second, which is what
-/// an operation may take beyond its time.
+/// does not release the lock: it may have lost its core to others. Less than a second, which is
+/// what an operation may take beyond its time.
 const GRACE: Duration = Duration::from_millis(500);
 
 /// A lock between processes: 0, or the [`Identity`] of the holder.
@@ -61,12 +61,13 @@ impl Robust {
         }
     }
 
-    /// [`Robust::lock`] that gives up after `deadline`, or when the [host] ends the operation. `None`
-    /// then: nothing has changed.
+    /// [`Robust::lock`] that gives up after `deadline`, or when the [host] ends the operation.
+    /// `None` then: nothing has changed.
     ///
     /// A lock that is merely busy is waited for beyond the deadline: until its holder is seen to be
-    /// stopped, or has not released it for half a second. So an operation that may not wait fails only
-    /// because of a process that does not go on, not because of one that is inside at the same time.
+    /// stopped, or has not released it for half a second. So an operation that may not wait fails
+    /// only because of a process that does not go on, not because of one that is inside at the same
+    /// time.
     #[inline(always)]
     pub fn lock_until(
         &self,
@@ -91,8 +92,8 @@ impl Robust {
         self.word.compare_exchange(from, me, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
-    /// [`Robust::lock_until`] with a deadline that has passed, whatever the [host] says: for what cannot
-    /// be called again.
+    /// [`Robust::lock_until`] with a deadline that has passed, whatever the [host] says: for what
+    /// cannot be called again.
     #[inline(always)]
     pub fn lock_briefly(&self, may_hold: impl Fn(Identity) -> bool) -> Option<RobustGuard<'_>> {
         self.try_lock().or_else(|| host::to_the_end(|| self.lock_slow(Deadline::Now, &may_hold)))
@@ -128,8 +129,8 @@ impl Robust {
                 return Some(self.guard(false));
             }
             let slept = self.waiting.sleep_for(SLICE, ticket, look_at);
-            // Before it gives up, too: a wake that was meant for this waiter is not lost then. If another
-            // process has the lock again, its release wakes the next one.
+            // Before it gives up, too: a wake that was meant for this waiter is not lost then. If
+            // another process has the lock again, its release wakes the next one.
             if take_free() {
                 return Some(self.guard(false));
             }
@@ -187,14 +188,15 @@ fn is_dead(holder: u64, may_hold: impl Fn(Identity) -> bool) -> bool {
     holder != 0 && !Identity::from_bits(holder).is_some_and(may_hold)
 }
 
-/// Whether the holder is known to be stopped: it releases nothing before another process lets it go on.
+/// Whether the holder is known to be stopped: it releases nothing before another process lets it go
+/// on.
 fn is_stopped(holder: u64) -> bool {
     Identity::from_bits(holder).is_some_and(Identity::is_stopped)
 }
 
 impl RobustGuard<'_> {
-    /// Leaves the lock as a dead holder does: the next one restores what it guards. For a holder that
-    /// has recovered the lock and cannot do that.
+    /// Leaves the lock as a dead holder does: the next one restores what it guards. For a holder
+    /// that has recovered the lock and cannot do that.
     pub fn leave_to_recover(self) {
         self.lock.word.store(Identity::NOBODY.to_bits(), Ordering::Release);
         self.lock.waiting.wake(1);

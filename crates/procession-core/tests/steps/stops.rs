@@ -1,5 +1,5 @@
-//! Processes that are stopped inside an operation, as by SIGSTOP or a debugger: others that have a deadline come back in their time, and
-//! what they did and what the stopped one then does adds up.
+//! Processes that are stopped inside an operation, as by SIGSTOP or a debugger: others that have a
+//! deadline come back in their time, and what they did and what the stopped one then does adds up.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -217,7 +217,8 @@ fn let_go_on(stopped: Child) {
     assert_eq!(stopped.wait(), End::Done);
 }
 
-/// Whatever has no deadline and must be done all the same, while another process is stopped with the memory lock.
+/// Whatever has no deadline and must be done all the same, while another process is stopped with
+/// the memory lock.
 fn beside_a_stopped_one(run: &mut Run) {
     run.each_death(Situation {
         name: "stop: beside a process that is stopped with the memory lock",
@@ -269,7 +270,8 @@ fn beside_a_stopped_one(run: &mut Run) {
     });
 }
 
-/// A consumer has died with its lock, whose recovery needs the memory lock, which another has that is stopped.
+/// A consumer has died with its lock, whose recovery needs the memory lock, which another has that
+/// is stopped.
 fn recoveries(run: &mut Run) {
     run.each_death(Situation {
         name: "stop: a lock of the dead beside a process that is stopped",

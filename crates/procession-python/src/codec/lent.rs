@@ -65,8 +65,9 @@ impl MessageBuffer {
 }
 
 /// The memory of an array that was read-only where it was pickled. It is read-only too, but for a
-/// consumer that asks for memory to write to, as numpy's arrays do. So the array arrives as CPython's
-/// protocol 4 makes it: writable. Other consumers see a read-only buffer, as protocol 5 has it.
+/// consumer that asks for memory to write to, as numpy's arrays do. So the array arrives as
+/// CPython's protocol 4 makes it: writable. Other consumers see a read-only buffer, as protocol 5
+/// has it.
 ///
 /// It has no `__releasebuffer__`: numpy would put a `memoryview` between, which stays read-only.
 #[pyclass(frozen, module = "procession._procession")]
@@ -88,8 +89,8 @@ impl ArrayBuffer {
             return Err(PyBufferError::new_err("no view"));
         }
         let memory = slf.get().0.as_ptr();
-        // SAFETY: `view` is Python's to be filled in. It gets a reference to the object of the memory, which
-        // keeps the memory until the view is released.
+        // SAFETY: `view` is Python's to be filled in. It gets a reference to the object of the
+        // memory, which keeps the memory until the view is released.
         if unsafe { ffi::PyObject_GetBuffer(memory, view, flags) } != 0 {
             return Err(PyErr::fetch(slf.py()));
         }

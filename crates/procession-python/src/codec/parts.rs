@@ -135,8 +135,9 @@ impl Parts {
     }
 }
 
-/// Bytes to be copied. There is no slice of them: those of a [`View`] may be written to at any time, by a thread that has the
-/// interpreter's lock, by C code that does not need it, or by a process with which an object shares its memory.
+/// Bytes to be copied. There is no slice of them: those of a [`View`] may be written to at any
+/// time, by a thread that has the interpreter's lock, by C code that does not need it, or by a
+/// process with which an object shares its memory.
 struct Piece<'a> {
     start: *const u8,
     len: usize,
@@ -173,7 +174,8 @@ impl<'a> Piece<'a> {
     /// # Safety
     /// `self.len` bytes can be written at `to`, and overlap no memory of a Python object.
     unsafe fn copy_to_start(&self, to: *mut u8) {
-        // SAFETY: by the caller's word, and what holds the bytes is borrowed. Any bytes are valid, so that torn ones are too.
+        // SAFETY: by the caller's word, and what holds the bytes is borrowed. Any bytes are valid,
+        // so that torn ones are too.
         unsafe { self.start.copy_to_nonoverlapping(to, self.len) }
     }
 }
@@ -181,7 +183,8 @@ impl<'a> Piece<'a> {
 /// A contiguous buffer of an object, exported for as long as this lives.
 pub(super) struct View(Box<ffi::Py_buffer>);
 
-// SAFETY: only the address and the length are used without the interpreter's lock; the buffer is released with it.
+// SAFETY: only the address and the length are used without the interpreter's lock; the buffer is
+// released with it.
 unsafe impl Send for View {}
 // SAFETY: as above; `&View` changes nothing.
 unsafe impl Sync for View {}
@@ -216,8 +219,8 @@ impl View {
     }
 
     fn piece(&self) -> Piece<'_> {
-        // The exporter keeps `len` bytes there until the buffer is released, which the borrow forbids. Without any it may
-        // have no address.
+        // The exporter keeps `len` bytes there until the buffer is released, which the borrow
+        // forbids. Without any it may have no address.
         let start = if self.0.len == 0 { NonNull::dangling().as_ptr() } else { self.0.buf.cast() };
         Piece { start, len: self.len(), owner: PhantomData }
     }

@@ -1,8 +1,8 @@
 //! Messages of a pickler that the program has put in the place of CPython's `ForkingPickler`.
 //!
-//! Everything goes through that pickler then, plain data too: a program may have replaced it to sign,
-//! check or observe messages. `procession._pickler` finds out whether it is replaced, and has the rules
-//! of which pickler reads what. Such a message is
+//! Everything goes through that pickler then, plain data too: a program may have replaced it to
+//! sign, check or observe messages. `procession._pickler` finds out whether it is replaced, and has
+//! the rules of which pickler reads what. Such a message is
 //!
 //! | at | |
 //! | --- | --- |
@@ -25,7 +25,8 @@ use crate::calls;
 /// Whether [`PICKLER`] is something. Stored after [`PICKLER`], with the interpreter's lock held.
 /// A forked child has its parent's.
 static IS_REPLACED: AtomicBool = AtomicBool::new(false);
-/// A `procession._pickler.Replaced`. Locked with the interpreter's lock held, for as long as a copy takes.
+/// A `procession._pickler.Replaced`. Locked with the interpreter's lock held, for as long as a copy
+/// takes.
 static PICKLER: Mutex<Option<Py<PyAny>>> = Mutex::new(None);
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -74,7 +75,8 @@ pub(crate) fn is_replaced() -> bool {
     IS_REPLACED.load(Ordering::Relaxed)
 }
 
-/// The pickler that writes the next object, if it is not CPython's. The class may have been changed, too.
+/// The pickler that writes the next object, if it is not CPython's. The class may have been
+/// changed, too.
 ///
 /// # Errors
 /// What looking at the class raised.
@@ -197,8 +199,8 @@ fn dumps<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     calls::call(dumps.bind(py), (object,), None)
 }
 
-/// What programs change in the class `ForkingPickler` itself, as it was when [`Class::check`] last asked
-/// `procession._pickler` about it.
+/// What programs change in the class `ForkingPickler` itself, as it was when [`Class::check`] last
+/// asked `procession._pickler` about it.
 struct Class {
     attributes: Py<PyDict>,
     len: AtomicUsize,

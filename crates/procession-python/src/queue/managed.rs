@@ -31,8 +31,8 @@ impl ManagedQueue {
         PyClassInitializer::from(Queue::nothing()).add_subclass(ManagedQueue)
     }
 
-    /// Put item into the queue, as every queue's put does. A negative timeout raises ValueError if the
-    /// queue has a bound.
+    /// Put item into the queue, as every queue's put does. A negative timeout raises ValueError if
+    /// the queue has a bound.
     #[pyo3(signature = (item, block = Truth(true), timeout = None), text_signature = "($self, item, block=True, timeout=None)")]
     fn put(
         this: &Bound<'_, Self>,
@@ -52,7 +52,8 @@ impl ManagedQueue {
         Queue::put_nowait(this.as_super(), item)
     }
 
-    /// Remove and return an object from the queue, as every queue's get does. A negative timeout raises ValueError.
+    /// Remove and return an object from the queue, as every queue's get does. A negative timeout
+    /// raises ValueError.
     #[pyo3(signature = (block = Truth(true), timeout = None), text_signature = "($self, block=True, timeout=None)")]
     fn get<'py>(this: &Bound<'py, Self>, block: Truth, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         refuse_negative(block.0, timeout)?;

@@ -263,11 +263,12 @@ impl Queue {
 
     /// Put obj into the queue.
     ///
-    /// If block is true and timeout is None, waits until there is room; with a timeout, at most so many seconds, and then
-    /// raises queue.Full. If block is false, raises queue.Full at once when there is no room. Only a queue with a maxsize or
-    /// max_bytes is ever full; one without raises MemoryError when its messages would take more than half of the machine's
-    /// memory. What has no room in an empty queue raises MemoryError at once. A process that is stopped inside the queue
-    /// counts as no room once the time is up.
+    /// If block is true and timeout is None, waits until there is room; with a timeout, at most so
+    /// many seconds, and then raises queue.Full. If block is false, raises queue.Full at once when
+    /// there is no room. Only a queue with a maxsize or max_bytes is ever full; one without raises
+    /// MemoryError when its messages would take more than half of the machine's memory. What has no
+    /// room in an empty queue raises MemoryError at once. A process that is stopped inside the
+    /// queue counts as no room once the time is up.
     ///
     /// When this returns, exactly one get will have the object, whatever becomes of this process. What cannot be pickled
     /// raises here, and nothing is queued.
@@ -291,10 +292,11 @@ impl Queue {
 
     /// Remove and return an object from the queue.
     ///
-    /// If block is true and timeout is None, waits until there is one; with a timeout, at most so many seconds, and then
-    /// raises queue.Empty. If block is false, raises queue.Empty at once when there is none. It also does that when the time
-    /// is up and a process that is stopped inside the queue keeps others from what is there. While it waits for an
-    /// object of an abandonable queue, raises Abandoned once no other living process can put one.
+    /// If block is true and timeout is None, waits until there is one; with a timeout, at most so
+    /// many seconds, and then raises queue.Empty. If block is false, raises queue.Empty at once
+    /// when there is none. It also does that when the time is up and a process that is stopped
+    /// inside the queue keeps others from what is there. While it waits for an object of an
+    /// abandonable queue, raises Abandoned once no other living process can put one.
     ///
     /// An object that cannot be unpickled raises here and is gone; the next get has the next one. What a process has got is gone
     /// with it when it dies, unless the queue is a JoinableQueue with redelivery.
@@ -330,8 +332,8 @@ impl Queue {
         many::put_many(this, iterable, deadline(block.0, timeout)?)
     }
 
-    /// Remove and return a list of the objects that are there, at most max_n of them: all, if that is None. Waits for the
-    /// first as get does, and for no other.
+    /// Remove and return a list of the objects that are there, at most max_n of them: all, if that
+    /// is None. Waits for the first as get does, and for no other.
     ///
     /// If objects among them cannot be unpickled, the first one's exception is raised, with a list of the others as its
     /// attribute objects.
@@ -348,7 +350,8 @@ impl Queue {
         many::get_many(this, max_n.unwrap_or(usize::MAX), deadline(block.0, timeout)?)
     }
 
-    /// An iterator that gets objects until the queue is empty and has been shut down, or is abandoned.
+    /// An iterator that gets objects until the queue is empty and has been shut down, or is
+    /// abandoned.
     fn __iter__<'py>(this: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         if Queue::replaced_get(this)?.is_some() {
             return this.call_method0("_iterate");

@@ -1,12 +1,13 @@
 //! The shape of a type, as its `Deserialize` asks for it.
 //!
-//! postcard writes values without saying what they are. So two programs that share a queue must agree on its type, and a
-//! type that wants to be told what comes (`deserialize_any`) cannot be read back. Both are found out without a message: the
-//! type is deserialised from a made-up value, and what it asks for is noted. After serde-reflection, whose tracer
-//! explores a type in the same way to describe its format.
+//! postcard writes values without saying what they are. So two programs that share a queue must
+//! agree on its type, and a type that wants to be told what comes (`deserialize_any`) cannot be
+//! read back. Both are found out without a message: the type is deserialised from a made-up value,
+//! and what it asks for is noted. After serde-reflection, whose tracer explores a type in the same
+//! way to describe its format.
 //!
-//! A type's `Deserialize` may refuse the made-up value: a handle does, and so may a type that checks its values. What it would
-//! have asked for after that is then not part of the shape.
+//! A type's `Deserialize` may refuse the made-up value: a handle does, and so may a type that
+//! checks its values. What it would have asked for after that is then not part of the shape.
 
 use std::any::type_name;
 use std::cell::RefCell;
@@ -22,7 +23,8 @@ use super::error::SerializeError;
 /// What is known of a type before any value of it is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// The same for types whose values have the same bytes and whose fields and variants have the same names. Never 0.
+    /// The same for types whose values have the same bytes and whose fields and variants have the
+    /// same names. Never 0.
     pub(crate) hash: u64,
     /// What the type asks for that postcard cannot answer.
     pub(crate) unsupported: Option<&'static str>,
@@ -34,7 +36,8 @@ impl Shape {
         thread_local! {
             static KNOWN: RefCell<HashMap<usize, Shape>> = RefCell::default();
         }
-        // Two types may have one such function only if it is the same code, which finds the same shape.
+        // Two types may have one such function only if it is the same code, which finds the same
+        // shape.
         let key = trace::<T> as fn() -> Shape as usize;
         if let Some(shape) = KNOWN.with_borrow(|known| known.get(&key).copied()) {
             return shape;
@@ -62,7 +65,8 @@ fn trace<T: DeserializeOwned>() -> Shape {
     };
     loop {
         trace.asked = 0;
-        // What it makes of the value, and whether it likes it, does not matter. A panic over it is the type's refusal.
+        // What it makes of the value, and whether it likes it, does not matter. A panic over it is
+        // the type's refusal.
         let pass =
             std::panic::AssertUnwindSafe(|| drop(T::deserialize(Tracer { trace: &mut trace, depth: 0 })));
         let panicked = std::panic::catch_unwind(pass).is_err();
@@ -76,15 +80,16 @@ fn trace<T: DeserializeOwned>() -> Shape {
     Shape { hash: trace.hash.0.max(1), unsupported: trace.unsupported }
 }
 
-/// How deep and how large a made-up value may become. Types that contain themselves would have no end.
+/// How deep and how large a made-up value may become. Types that contain themselves would have no
+/// end.
 const MOST_DEPTH: usize = 32;
 const MOST_ASKED: usize = 2000;
 
 struct Trace {
     hash: Fingerprint,
     unsupported: Option<&'static str>,
-    /// By the name of the type that is deserialised. The names of an enum's own variants would not do: those of a generic enum
-    /// are the same whatever its parameters are.
+    /// By the name of the type that is deserialised. The names of an enum's own variants would not
+    /// do: those of a generic enum are the same whatever its parameters are.
     enums: HashMap<&'static str, SeenEnum>,
     /// How often this pass was asked for something.
     asked: usize,

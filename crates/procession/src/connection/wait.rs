@@ -20,8 +20,8 @@ mod sealed {
     use rustix::fd::BorrowedFd;
 
     pub trait Sealed {
-        /// What to poll, which may be another one in a forked child. `None` while that cannot be said: then to be called
-        /// again soon.
+        /// What to poll, which may be another one in a forked child. `None` while that cannot be
+        /// said: then to be called again soon.
         fn descriptor(&self) -> io::Result<Option<BorrowedFd<'_>>>;
 
         /// Whether [`Sealed::descriptor`] is to be called again now and then.

@@ -71,7 +71,8 @@ impl Pool {
 }
 
 impl<A, R> Call<'_, A, R> {
-    /// Names the call in its errors, and in its progress; otherwise it is known by its place in the source.
+    /// Names the call in its errors, and in its progress; otherwise it is known by its place in the
+    /// source.
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
         self.label = Label::Given(name.into());
         self

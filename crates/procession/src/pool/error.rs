@@ -11,8 +11,8 @@ use procession_core::shm::CreateError;
 
 use crate::process::{ExitStatus, StartError};
 
-/// Which task an error is about: `the call at src/main.rs:7:10`, `item 17 of` it, or `items 16 to 31 of` it for a chunk.
-/// [`Call::name`](super::Call::name) gives it another name.
+/// Which task an error is about: `the call at src/main.rs:7:10`, `item 17 of` it, or `items 16 to
+/// 31 of` it for a chunk. [`Call::name`](super::Call::name) gives it another name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskName {
     label: Label,

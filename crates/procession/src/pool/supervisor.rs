@@ -69,8 +69,9 @@ impl Recruiter {
             builder = builder.start_method(method);
         }
         if among_threads {
-            // SAFETY: a forked worker runs `work`, which reads functions without captures and their arguments from a queue.
-            // It has the statics of this process, and no reference that a guard on another thread's stack gave out.
+            // SAFETY: a forked worker runs `work`, which reads functions without captures and their
+            // arguments from a queue. It has the statics of this process, and no reference that a
+            // guard on another thread's stack gave out.
             builder = unsafe { builder.allow_threads() };
         }
         builder.start()

@@ -146,9 +146,10 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Builder<'a, R> {
         self
     }
 
-    /// Forks although this process has other threads or guards over shared memory. The forked process has none of the threads:
-    /// what one had locked, the memory allocator's own locks apart, stays locked for ever, and a function that needs it hangs.
-    /// No effect with the other start methods.
+    /// Forks although this process has other threads or guards over shared memory. The forked
+    /// process has none of the threads: what one had locked, the memory allocator's own locks
+    /// apart, stays locked for ever, and a function that needs it hangs. No effect with the other
+    /// start methods.
     ///
     /// # Safety
     /// As [`fork_allowing_threads`](super::fork_allowing_threads), if the process is forked.

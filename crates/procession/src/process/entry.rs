@@ -139,13 +139,14 @@ impl TaskRef {
     }
 }
 
-/// The function that [`TaskRef::called_by`] was given in another process of this program; `None` when it was given one of
-/// other types.
+/// The function that [`TaskRef::called_by`] was given in another process of this program; `None`
+/// when it was given one of other types.
 ///
 /// # Safety
 /// `function` and `types` are those of one [`Found`].
 pub(crate) unsafe fn function<A: 'static, R: 'static>(function: *const (), types: u64) -> Option<fn(A) -> R> {
-    // SAFETY: the address is code of the same build, recorded from a function whose types have this hash.
+    // SAFETY: the address is code of the same build, recorded from a function whose types have this
+    // hash.
     (types == type_hash::<A, R>()).then(|| unsafe { std::mem::transmute::<*const (), fn(A) -> R>(function) })
 }
 

@@ -25,8 +25,8 @@ pub enum StartError {
         /// How many threads there are.
         threads: usize,
     },
-    /// The program has guards over shared memory, which the forked process would share: locked values and arrays, messages
-    /// and reservations in a queue's memory. See [`fork`](super::fork).
+    /// The program has guards over shared memory, which the forked process would share: locked
+    /// values and arrays, messages and reservations in a queue's memory. See [`fork`](super::fork).
     #[error(
         "cannot fork: this process has {guards} guards over shared memory (locked values, messages in place, \
          reservations), whose memory the new process would share; drop them first, or use the start method \

@@ -66,7 +66,8 @@ fn see_to_children() {
     kill_late(&daemons, asked);
 }
 
-/// Ends processes: by SIGTERM, and by SIGKILL those that have not ended a second later. Collects them.
+/// Ends processes: by SIGTERM, and by SIGKILL those that have not ended a second later. Collects
+/// them.
 pub(super) fn end(processes: &[Arc<Running>]) {
     let asked = Instant::now();
     ask_to_end(processes);
@@ -75,7 +76,8 @@ pub(super) fn end(processes: &[Arc<Running>]) {
 
 fn ask_to_end(processes: &[Arc<Running>]) {
     for process in processes {
-        // Fails for a process that changed its user, which this one may not end. A daemon watches for this one's end.
+        // Fails for a process that changed its user, which this one may not end. A daemon watches
+        // for this one's end.
         let _ = process::send_signal(&process.pidfd, Signal::TERM);
     }
 }
@@ -87,14 +89,16 @@ fn kill_late(processes: &[Arc<Running>], asked: Instant) {
         if !process.wait(Deadline::after(left)).unwrap_or(false)
             && process::send_signal(&process.pidfd, Signal::KILL).is_ok()
         {
-            // Fails only when memory is short: then the process is not waited for, as no caller could be told.
+            // Fails only when memory is short: then the process is not waited for, as no caller
+            // could be told.
             let _ = process.wait(Deadline::Never);
         }
         process.collect();
     }
 }
 
-/// Waits until all have ended. Says on standard error what the exit waits for if that takes longer than [`SILENT`].
+/// Waits until all have ended. Says on standard error what the exit waits for if that takes longer
+/// than [`SILENT`].
 fn wait_for(children: &[Arc<Running>]) {
     let silent_until = Deadline::after(SILENT);
     // As above, an error means that memory is short.

@@ -15,13 +15,16 @@ use super::error::{JoinError, StartError};
 use super::exit;
 use super::handle::Process;
 
-/// Processes that end with the set: when it is dropped, and when this process ends, even by SIGKILL.
+/// Processes that end with the set: when it is dropped, and when this process ends, even by
+/// SIGKILL.
 ///
-/// A function that starts workers and then returns early, by `?` or by a panic, leaves no worker behind if it keeps them
-/// in a set. [`JoinSet::join_all`] waits for all of them, and ends the others as soon as one has failed.
+/// A function that starts workers and then returns early, by `?` or by a panic, leaves no worker
+/// behind if it keeps them in a set. [`JoinSet::join_all`] waits for all of them, and ends the
+/// others as soon as one has failed.
 ///
-/// Dropping the set ends its processes with SIGTERM, and those that are left a second later with SIGKILL. It blocks until
-/// they have ended. The processes are daemons (see [`Builder::daemon`]). A forked child's copy of a set is empty.
+/// Dropping the set ends its processes with SIGTERM, and those that are left a second later with
+/// SIGKILL. It blocks until they have ended. The processes are daemons (see [`Builder::daemon`]). A
+/// forked child's copy of a set is empty.
 ///
 /// ```
 /// use procession::Queue;
@@ -86,7 +89,8 @@ impl<R: Serialize + DeserializeOwned + 'static> JoinSet<R> {
     /// Starts a process with settings of its own. It becomes a daemon.
     ///
     /// # Errors
-    /// As [`Builder::start`]: one that is to be detached is refused, for it could not end with the set.
+    /// As [`Builder::start`]: one that is to be detached is refused, for it could not end with the
+    /// set.
     pub fn start(&mut self, builder: Builder<'_, R>) -> Result<&Process<R>, StartError> {
         if self.is_empty() {
             self.processes.clear();
@@ -95,8 +99,8 @@ impl<R: Serialize + DeserializeOwned + 'static> JoinSet<R> {
         Ok(&self.processes[self.processes.len() - 1])
     }
 
-    /// Waits until a process of the set has ended, and takes it out; its pid and its function's result. `None` when the set
-    /// is empty.
+    /// Waits until a process of the set has ended, and takes it out; its pid and its function's
+    /// result. `None` when the set is empty.
     ///
     /// # Errors
     /// [`JoinError`] in place of a result, as from [`Process::join`].
@@ -109,7 +113,8 @@ impl<R: Serialize + DeserializeOwned + 'static> JoinSet<R> {
     /// Waits until all have ended; their functions' results in the order of the starts.
     ///
     /// # Errors
-    /// The first [`JoinError`], as from [`Process::join`]. The processes that are left then are ended.
+    /// The first [`JoinError`], as from [`Process::join`]. The processes that are left then are
+    /// ended.
     pub fn join_all(mut self) -> Result<Vec<R>, JoinError> {
         let mut places: Vec<usize> = (0..self.len()).collect();
         let mut results: Vec<Option<R>> = places.iter().map(|_| None).collect();

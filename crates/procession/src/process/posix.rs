@@ -28,26 +28,27 @@ pub enum Fork {
 /// with [`exit`](super::exit), which leaves alone what the parent registered for its own exit.
 /// Standard output is flushed first, so that what the parent printed does not appear twice.
 ///
-/// Shared memory is not copied. What has a part of it for itself (a locked [`Value`](crate::Value) or
-/// [`Array`](crate::Array), a [`Message`](crate::queue::Message), a [`Reservation`](crate::queue::Reservation)) must be
-/// dropped before.
+/// Shared memory is not copied. What has a part of it for itself (a locked [`Value`](crate::Value)
+/// or [`Array`](crate::Array), a [`Message`](crate::queue::Message), a
+/// [`Reservation`](crate::queue::Reservation)) must be dropped before.
 ///
 /// # Errors
-/// [`StartError::Threads`] when this process has other threads, [`StartError::Guards`] when it has guards over shared
-/// memory, [`StartError::System`] when the system refused.
+/// [`StartError::Threads`] when this process has other threads, [`StartError::Guards`] when it has
+/// guards over shared memory, [`StartError::System`] when the system refused.
 pub fn fork() -> Result<Fork, StartError> {
     start::fork().map(Fork::from)
 }
 
 /// As [`fork`], also when this process has other threads or guards over shared memory.
 ///
-/// The new process has none of the other threads: what one had locked, the memory allocator's own locks apart, stays
-/// locked for ever, and a function that needs it hangs.
+/// The new process has none of the other threads: what one had locked, the memory allocator's own
+/// locks apart, stays locked for ever, and a function that needs it hangs.
 ///
 /// # Safety
-/// - What the new process calls is sound in a copy of a process with threads. POSIX allows async-signal-safe functions
-///   alone; glibc and musl allow the memory allocator too.
-/// - The new process uses no reference that a guard over shared memory gave out before. The guard itself panics there.
+/// - What the new process calls is sound in a copy of a process with threads. POSIX allows
+///   async-signal-safe functions alone; glibc and musl allow the memory allocator too.
+/// - The new process uses no reference that a guard over shared memory gave out before. The guard
+///   itself panics there.
 ///
 /// # Errors
 /// What the system refused.

@@ -139,10 +139,12 @@ pub(super) enum Forked {
     },
 }
 
-/// Copies the process, which must have no other threads and no guards. The copy goes on when its parent holds its pidfd.
+/// Copies the process, which must have no other threads and no guards. The copy goes on when its
+/// parent holds its pidfd.
 pub(super) fn fork() -> Result<Forked, StartError> {
     check_alone()?;
-    // SAFETY: there are no guards, and no threads but this library's own, whose guards nothing else refers to.
+    // SAFETY: there are no guards, and no threads but this library's own, whose guards nothing else
+    // refers to.
     unsafe { fork_unchecked() }
 }
 
@@ -214,10 +216,11 @@ pub(super) fn run_forked(
     }
 }
 
-/// Whether a copy of this process would be sound: it lacks all threads but the caller's, and shares the memory of all guards.
+/// Whether a copy of this process would be sound: it lacks all threads but the caller's, and shares
+/// the memory of all guards.
 fn check_alone() -> Result<(), StartError> {
-    /// A thread that has been joined is counted until the kernel is through with it, and the library's own threads have
-    /// messages for a moment.
+    /// A thread that has been joined is counted until the kernel is through with it, and the
+    /// library's own threads have messages for a moment.
     const PATIENCE: Duration = Duration::from_millis(200);
     let own = state::lock().own_threads();
     let since = Instant::now();

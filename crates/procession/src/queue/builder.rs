@@ -53,21 +53,23 @@ impl<Q: Kind> Builder<Q> {
         self
     }
 
-    /// The most bytes of memory that the queue may take, at least 256 KiB; a put waits for room. A message that has no
-    /// room in an empty queue is an error of its put. Without it there is no bound, and a put fails when messages take
-    /// half of the machine's or cgroup's memory.
+    /// The most bytes of memory that the queue may take, at least 256 KiB; a put waits for room. A
+    /// message that has no room in an empty queue is an error of its put. Without it there is no
+    /// bound, and a put fails when messages take half of the machine's or cgroup's memory.
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.options = self.options.max_bytes(bytes);
         self
     }
 
-    /// Whether a get that waits fails with [`GetError::Abandoned`](super::GetError::Abandoned) when the queue is empty and nobody is left
-    /// to put, so that a consumer does not outlive its producers, killed ones too.
+    /// Whether a get that waits fails with [`GetError::Abandoned`](super::GetError::Abandoned) when
+    /// the queue is empty and nobody is left to put, so that a consumer does not outlive its
+    /// producers, killed ones too.
     ///
-    /// That is so when no other living process has a handle, and none is on its way to another process. The other
-    /// consumers do not count: processes whose only thread (beside this library's) waits in a get without a timeout, or that
-    /// have been told so themselves. Each of them is told, within a second. Other threads of the caller do not keep it
-    /// waiting; a parent that neither puts nor gets drops its handle. A get that does not wait never fails so.
+    /// That is so when no other living process has a handle, and none is on its way to another
+    /// process. The other consumers do not count: processes whose only thread (beside this
+    /// library's) waits in a get without a timeout, or that have been told so themselves. Each of
+    /// them is told, within a second. Other threads of the caller do not keep it waiting; a parent
+    /// that neither puts nor gets drops its handle. A get that does not wait never fails so.
     ///
     /// It costs a descriptor more a process, and nothing for messages.
     pub fn abandonable(mut self, abandonable: bool) -> Self {
@@ -96,7 +98,8 @@ impl<Q: Kind> Builder<Q> {
     }
 }
 
-/// The queue, if it is of the kind that is wanted. One whose creator did not say what its messages are like is any.
+/// The queue, if it is of the kind that is wanted. One whose creator did not say what its messages
+/// are like is any.
 pub(super) fn checked<Q: Kind>(core: core::Queue) -> Result<Q, OpenError> {
     match (Q::JOINABLE, core.is_joinable()) {
         (true, false) => {

@@ -108,7 +108,8 @@ pub(super) fn put_many<'a, T: Serialize + 'a>(
     }
 }
 
-/// Takes messages that are there, through a batch that each thread reuses. One that cannot be read is an error in its place.
+/// Takes messages that are there, through a batch that each thread reuses. One that cannot be read
+/// is an error in its place.
 pub(super) fn get_many<T: DeserializeOwned>(
     queue: &Queue,
     max: usize,

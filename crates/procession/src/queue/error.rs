@@ -9,8 +9,8 @@ use crate::codec::SerializeError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PutError {
-    /// The queue held as many messages, or bytes, as it may, at once or for the whole timeout. Or by then a process that is
-    /// stopped inside the queue kept this one from putting.
+    /// The queue held as many messages, or bytes, as it may, at once or for the whole timeout. Or
+    /// by then a process that is stopped inside the queue kept this one from putting.
     #[error("the queue is full")]
     Full,
     /// The queue has been shut down.
@@ -27,7 +27,8 @@ pub enum PutError {
     Memory(#[from] queue::RingError),
 }
 
-/// A message of several was not put. Those before it were; the caller still has it and those after it.
+/// A message of several was not put. Those before it were; the caller still has it and those after
+/// it.
 #[derive(Debug, thiserror::Error)]
 #[error("{put} messages were put, then one was not: {error}")]
 pub struct PutManyError {
@@ -41,8 +42,8 @@ pub struct PutManyError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GetError {
-    /// There was no message, at once or for the whole timeout. Or by then a process that is stopped inside the queue kept this
-    /// one from taking one: there may be some then.
+    /// There was no message, at once or for the whole timeout. Or by then a process that is stopped
+    /// inside the queue kept this one from taking one: there may be some then.
     #[error("the queue is empty")]
     Empty,
     /// The queue has been shut down, and nothing is left in it.

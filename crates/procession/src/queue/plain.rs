@@ -20,10 +20,11 @@ use crate::handle;
 
 /// A first-in, first-out queue of messages between processes.
 ///
-/// Any process that has a handle may put and get. A handle is cloned, inherited by a fork, given to a new process as an
-/// argument, or sent through a pipe or another queue; the queue is gone with the last one. A process that has sent a
-/// handle through a queue keeps the object, and a descriptor for it, at least until the handle has been received. A
-/// process that ends by itself before that leaves them to a small process; one that is killed loses them.
+/// Any process that has a handle may put and get. A handle is cloned, inherited by a fork, given to
+/// a new process as an argument, or sent through a pipe or another queue; the queue is gone with
+/// the last one. A process that has sent a handle through a queue keeps the object, and a
+/// descriptor for it, at least until the handle has been received. A process that ends by itself
+/// before that leaves them to a small process; one that is killed loses them.
 ///
 /// A message whose put returned is delivered to exactly one get. A consumer that is killed loses at most the message
 /// that its own get had taken; a producer killed inside a put has either put the message or not. Neither ever
@@ -87,9 +88,10 @@ impl<T: DeserializeOwned> Queue<T> {
     /// Opens a queue by the name under which [`Builder::create`] made it.
     ///
     /// # Errors
-    /// [`OpenError`]: there is none that a living process uses, it is another user's, it is no queue, or it was made for messages
-    /// of another type ([`OpenError::Messages`]). Types are compared by the kinds of their values and the names of their fields and
-    /// variants. A queue that Python made is not compared.
+    /// [`OpenError`]: there is none that a living process uses, it is another user's, it is no
+    /// queue, or it was made for messages of another type ([`OpenError::Messages`]). Types are
+    /// compared by the kinds of their values and the names of their fields and variants. A queue
+    /// that Python made is not compared.
     pub fn open(name: &str) -> Result<Self, OpenError> {
         core::Queue::open_named(name).and_then(checked)
     }
@@ -163,9 +165,10 @@ impl<T> Queue<T> {
         Ok(self.core.put(message, Deadline::Never)?)
     }
 
-    /// Space for a message of `len` bytes, to be written where it will lie and put by [`Reservation::commit`]. Waits for
-    /// room in bytes, if the queue has a bound on them; `commit` waits for room in messages. One of up to 16 KiB is written
-    /// to memory of this process and copied by `commit`.
+    /// Space for a message of `len` bytes, to be written where it will lie and put by
+    /// [`Reservation::commit`]. Waits for room in bytes, if the queue has a bound on them; `commit`
+    /// waits for room in messages. One of up to 16 KiB is written to memory of this process and
+    /// copied by `commit`.
     ///
     /// Dropped, or left by a process that is killed, it was never put and its memory is freed.
     ///
@@ -227,8 +230,9 @@ impl<T: Serialize> Queue<T> {
     /// that is killed before has put all of it or nothing.
     ///
     /// # Errors
-    /// [`PutError`]: the message cannot be serialised or its type could not be read back, there is no memory for it, or the queue has been shut down, also
-    /// while this waits. The queue is as before.
+    /// [`PutError`]: the message cannot be serialised or its type could not be read back, there is
+    /// no memory for it, or the queue has been shut down, also while this waits. The queue is as
+    /// before.
     #[inline]
     pub fn put(&self, message: &T) -> Result<(), PutError> {
         self.put_until(message, Deadline::Never)
@@ -324,8 +328,8 @@ impl<T: DeserializeOwned> Queue<T> {
         get_many(&self.core, max, deadline)
     }
 
-    /// The messages, one get after another, until the queue is shut down and empty, or abandoned. Any other failure of a get is
-    /// an item.
+    /// The messages, one get after another, until the queue is shut down and empty, or abandoned.
+    /// Any other failure of a get is an item.
     pub fn iter(&self) -> Iter<'_, T> {
         Iter { queue: self }
     }

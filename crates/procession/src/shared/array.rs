@@ -54,7 +54,8 @@ impl<T: Pod> Array<T> {
     /// # Errors
     /// More than this machine can give now; out of descriptors or of mappings.
     pub fn with_robust(len: usize, robust: bool) -> Result<Self, CreateError> {
-        // SAFETY: the data is used through `Locked` and `Held` alone, but in `from_slice`, where nothing else knows it.
+        // SAFETY: the data is used through `Locked` and `Held` alone, but in `from_slice`, where
+        // nothing else knows it.
         let block = unsafe { Block::with_lock(Layout::<T>::SIZE, len, robust) }?;
         Ok(Array { block, elements: PhantomData })
     }
@@ -116,8 +117,8 @@ impl<T: Pod> Array<T> {
     /// Changes the elements under the lock; what `change` returned.
     ///
     /// # Errors
-    /// [`LockError::OwnerDied`] with what `change` returned: it was called, and what it was given may have been
-    /// half-written (use a guard to repair that first); [`LockError::WouldDeadlock`].
+    /// [`LockError::OwnerDied`] with what `change` returned: it was called, and what it was given
+    /// may have been half-written (use a guard to repair that first); [`LockError::WouldDeadlock`].
     pub fn update<R>(&self, change: impl FnOnce(&mut [T]) -> R) -> Result<R, LockError<R>> {
         match self.lock() {
             Ok(mut guard) => Ok(change(&mut guard)),

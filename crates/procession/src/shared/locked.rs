@@ -70,9 +70,10 @@ impl<'a> Held<'a> {
     #[track_caller]
     fn bytes(&self) -> &[u8] {
         self.owner.check();
-        // SAFETY: this process holds the lock by this value alone (`acquire_once`, and the owner's check), and other
-        // processes keep to it; types that wrap a locked block use it through `Locked` alone. The borrow of `self` keeps other
-        // slices of this one away. No safe fork is made while `owner` is counted, so that a child has no such slice.
+        // SAFETY: this process holds the lock by this value alone (`acquire_once`, and the owner's
+        // check), and other processes keep to it; types that wrap a locked block use it through
+        // `Locked` alone. The borrow of `self` keeps other slices of this one away. No safe fork is
+        // made while `owner` is counted, so that a child has no such slice.
         unsafe { self.lock.block.bytes_mut() }
     }
 
@@ -138,13 +139,13 @@ macro_rules! guard {
 }
 
 guard! {
-    /// Exclusive access to a [`super::Value`]; dropping this releases its lock. A copy in a forked child holds nothing: it
-    /// panics when it is dereferenced.
+    /// Exclusive access to a [`super::Value`]; dropping this releases its lock. A copy in a forked
+    /// child holds nothing: it panics when it is dereferenced.
     ValueGuard, T, bytemuck::from_bytes, bytemuck::from_bytes_mut
 }
 
 guard! {
-    /// Exclusive access to an [`super::Array`]; dropping this releases its lock. A copy in a forked child holds nothing: it
-    /// panics when it is dereferenced.
+    /// Exclusive access to an [`super::Array`]; dropping this releases its lock. A copy in a forked
+    /// child holds nothing: it panics when it is dereferenced.
     ArrayGuard, [T], bytemuck::cast_slice, bytemuck::cast_slice_mut
 }

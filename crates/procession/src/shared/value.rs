@@ -49,7 +49,8 @@ impl<T: Pod> Value<T> {
     /// # Errors
     /// Out of memory, of descriptors or of mappings.
     pub fn with_robust(value: T, robust: bool) -> Result<Self, CreateError> {
-        // SAFETY: the data is used through `Locked` and `Held` alone, but for the first value, which nothing else knows.
+        // SAFETY: the data is used through `Locked` and `Held` alone, but for the first value,
+        // which nothing else knows.
         let block = unsafe { Block::with_lock(Layout::<T>::SIZE, 1, robust) }?;
         block.write(0, bytemuck::bytes_of(&value));
         Ok(Value { block, value: PhantomData })
@@ -76,8 +77,8 @@ impl<T: Pod> Value<T> {
     /// Changes the value under the lock; what `change` returned.
     ///
     /// # Errors
-    /// [`LockError::OwnerDied`] with what `change` returned: it was called, and what it was given may have been
-    /// half-written (use a guard to repair that first); [`LockError::WouldDeadlock`].
+    /// [`LockError::OwnerDied`] with what `change` returned: it was called, and what it was given
+    /// may have been half-written (use a guard to repair that first); [`LockError::WouldDeadlock`].
     pub fn update<R>(&self, change: impl FnOnce(&mut T) -> R) -> Result<R, LockError<R>> {
         match self.lock() {
             Ok(mut guard) => Ok(change(&mut guard)),

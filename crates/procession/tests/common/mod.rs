@@ -31,8 +31,8 @@ pub(crate) trait AmongThreads {
 
 impl<R: Serialize + DeserializeOwned + 'static> AmongThreads for Builder<'_, R> {
     fn among_threads(self) -> Self {
-        // SAFETY: children of tests use this library, the memory allocator and what Rust's own locks guard, and no guard of
-        // their parents.
+        // SAFETY: children of tests use this library, the memory allocator and what Rust's own
+        // locks guard, and no guard of their parents.
         unsafe { self.allow_threads() }
     }
 }
