@@ -2,7 +2,7 @@
 //!
 //! A handle in a queue names a descriptor of its sender. A sender that exits while some of its
 //! handles have not been opened forks a *keeper*: a small process that has nothing but these
-//! descriptors. Receivers find them by the object's id ([`holders`]), or at the sender's mailbox,
+//! descriptors. Receivers find them by the object's id (`holders`), or at the sender's mailbox,
 //! which the keeper goes on serving. It ends when all have been opened, or when no other process
 //! has the queues open that they were put into, so that nobody can receive them. The sender's own
 //! end waits for nothing.

@@ -231,7 +231,7 @@ pub(super) fn take_back(number: [u8; 16]) {
 }
 
 /// Fetches what [`send`] sent, from its sender or, when that has ended by itself, from the sender's
-/// [`keeper`](super::keeper). Waits at most [`PATIENCE`] for a process that is stopped or
+/// [`keeper`]. Waits at most [`PATIENCE`] for a process that is stopped or
 /// overloaded.
 ///
 /// # Errors
