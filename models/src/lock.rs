@@ -12,12 +12,11 @@
 //! death of the last one if, and only if, that one died inside; with slices everybody gets in; without them nobody sleeps while the
 //! lock is free, but for a death.
 //!
-//! The last process may have a deadline, of which nobody knows when it passes: it gives up after a
-//! sleep (`lock_until`). Then it has tried once more, so that a wake which was meant for it is not
-//! lost.
+//! The last process may have a deadline, which may pass at any time: the process gives up after a
+//! sleep (`lock_until`). It tries once more before that, so that a wake meant for it is not lost.
 //!
-//! Left out: the user's lock made with `robust` false; that a process with a deadline waits beyond
-//! it; the lookout, which lets one waiter at a time look at the owner.
+//! Left out: the user's lock made with `robust` false; the wait beyond a deadline; the lookout,
+//! which lets one waiter at a time check the owner.
 
 use crate::machine::{Memory, Protocol, Step, Words};
 use crate::wait::{Waiters, bit, look_and_wake, prepare, sleep};
@@ -35,7 +34,7 @@ pub enum Mutant {
     NotTold,
     /// A waiter does not look again between its arrival and its sleep.
     NoSecondLook,
-    /// Whose deadline has passed goes without another try.
+    /// A process whose deadline has passed leaves without another try.
     GoesWithoutLook,
     /// Who releases looks for sleepers first.
     LookBeforeRelease,

@@ -29,8 +29,7 @@ What is different:
   sends it later, so that a process can be joined before what it has put is got.
 - `qsize`, `empty` and `full` are exact.
 - Queues, locks and values can be sent to any process in any way: in a queue, through a pipe, to a pool.
-- A queue with `abandonable=True` tells its consumers when nobody is left to put: `get` raises
-  `Abandoned`.
+- `get` of a queue with `abandonable=True` raises `Abandoned` when no process is left to put.
 - Queues have `shutdown`, `put_many`, `get_many`, iteration, `aput` and `aget` for asyncio, and names by which
   programs find them that are not relatives.
 

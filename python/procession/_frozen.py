@@ -1,8 +1,8 @@
 """Frozen programs: executables that contain a program and its interpreter.
 
 Such a program starts its children, a forkserver and the resource tracker by executing itself, with
-orders in place of arguments. PyInstaller puts a function that obeys them in the place of
-``multiprocessing.freeze_support``. Other freezers leave that to the program.
+orders in place of arguments. PyInstaller replaces ``multiprocessing.freeze_support`` by a function
+that obeys them. Other freezers leave that to the program.
 """
 
 import multiprocessing
@@ -31,7 +31,7 @@ def freeze_support():
     if not has_order():
         return
     if os.getuid() != os.geteuid() or os.getgid() != os.getegid():
-        # Anybody may have written the order.
+        # Any user may have written the order.
         raise PermissionError(f"{sys.executable} is setuid or setgid: it takes no orders from its arguments")
     if not spawn.is_forking(sys.argv):
         exec(sys.argv[-1], {"__name__": "__main__"})
@@ -52,7 +52,7 @@ def has_order():
 
 
 def check_orders():
-    """Refuse to start a process in one whose own order nothing has obeyed: it would start itself
+    """Refuse to start a process if this one has not obeyed its own order: it would start itself
     without end.
 
     Raises RuntimeError.

@@ -80,7 +80,7 @@ def refresh():
 
 
 def _replacement():
-    """What stands in the place of CPython's pickler, or None."""
+    """What replaces CPython's pickler, or None."""
     for module in _watched:
         if module is _reduction:
             # A context's reducer has a pickler, too.
@@ -108,7 +108,7 @@ def _is_unchanged():
 
 
 class Replaced:
-    """A pickler in the place of CPython's: a class, an object or a module."""
+    """A pickler that replaces CPython's: a class, an object or a module."""
 
     def __init__(self, pickler):
         self.pickler = pickler

@@ -111,7 +111,7 @@ class Popen(Watched, popen_fork.Popen):
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.write(tell.number, _GO)
         except BaseException:
-            # It ends, since it was not told to go on.
+            # It ends, since it was not told to continue.
             del tell
             if self.pid is not None:
                 with contextlib.suppress(ChildProcessError):

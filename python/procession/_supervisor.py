@@ -125,7 +125,7 @@ class Supervisor:
         self.wake()
 
     def renew_template(self):
-        """Fork another template in the place of one that was killed, in a thread of the program."""
+        """Replace a template that was killed by a new one, forked by a thread of the program."""
         if threading.current_thread() in (self._thread, self._callbacks.thread) or self._closed:
             return
         # A signal handler may come here while this thread holds it.

@@ -278,11 +278,11 @@ class Queue(_Base, _stdlib.Queue):
     any bytes-like object, as it is; get returns bytes. The latter two are for named queues that programs in
     other languages use, too; all sides of a queue have to agree.
 
-    abandonable says that get raises Abandoned, an EOFError, when it waits and nobody is left to
-    put: the queue is empty, and no other living process has it, nor is it on its way to one.
-    Processes whose only thread waits in get without a timeout do not count, so that each of several
-    consumers is told. Nor do other threads of the caller. A parent that neither puts nor gets
-    closes the queue.
+    With abandonable, a get that waits raises Abandoned, an EOFError, when no process is left to
+    put: the queue is empty, and no other living process has it or is about to receive it. A process
+    whose only thread waits in get without a timeout does not count, so that each of several
+    consumers gets the error. Nor do other threads of the caller. A parent that neither puts nor
+    gets closes the queue.
     """
 
     def __init__(self, maxsize=0, *, ctx=None, name=None, max_bytes=None, codec=None, abandonable=False):

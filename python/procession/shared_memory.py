@@ -95,10 +95,10 @@ class ShareableList(_stdlib.ShareableList):
     to another one that takes no more bytes than the first one did, rounded up.
     """
 
-    # As CPython's lay out the memory, so that both read what the other has written. A text or bytes
-    # there are filled up with zeros, and whoever reads them strips all. What ends with zeros has
-    # its exact length in its format here, and a space after that. CPython's reads such bytes as
-    # they are, and such a text without its zeros.
+    # The memory is laid out as by CPython's class, so that both read what the other has written.
+    # There, texts and bytes are padded with zeros, and the reader strips all of them. Here, an item
+    # that ends with zeros has its exact length in its format, and a space after that. CPython's
+    # class reads such bytes as they are, and such a text without its zeros.
 
     def __init__(self, sequence=None, *, name=None):
         if sequence is None and name is not None:

@@ -166,8 +166,8 @@ def reduce_ctype(obj):
 
 
 def rebuild_ctype(type_, wrapper, length):
-    """The ctypes object of that type in the memory ``wrapper``; an array of so many if ``length``
-    is not ``None``, or of arrays if it is a tuple, outermost first."""
+    """The ctypes object of that type in the memory ``wrapper``: an array if ``length`` is a number,
+    an array of arrays if it is a tuple, outermost first."""
     lengths = length if isinstance(length, tuple) else () if length is None else (length,)
     for length in reversed(lengths):
         type_ = type_ * length

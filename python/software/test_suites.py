@@ -1,4 +1,4 @@
-"""Other projects' own tests, run with the package in the place of ``multiprocessing``.
+"""Other projects' own tests, run with the package instead of ``multiprocessing``.
 
 Their sources come from PyPI, in the version that is installed. Left out is what fails with
 ``multiprocessing`` as well, and what tests that a killed process hangs others.

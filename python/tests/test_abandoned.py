@@ -1,4 +1,4 @@
-"""Queues that nobody is left to put into."""
+"""Queues without a process that is left to put."""
 
 import asyncio
 import os
@@ -60,7 +60,7 @@ def consume(queue, told, number):
         pass
     with told.get_lock():
         told.value += 1
-    # One that has been told keeps nobody waiting while it does something else.
+    # A consumer that got the error keeps no other waiting while it does something else.
     until(lambda: told.value == number)
 
 
@@ -167,7 +167,7 @@ def test_other_threads_of_a_consumer_keep_other_processes_waiting():
         thread.join()
 
     pid = fork(child)
-    # With a timeout, so that the child has somebody to wait for.
+    # With a timeout, so that the child has a process to wait for.
     queue.get(timeout=60)
     assert ended(pid) == 0 and done.value == 1
 

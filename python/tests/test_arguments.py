@@ -62,8 +62,7 @@ def outcome(call, package, odd):
 
 
 def may_differ(name, odd):
-    """Whether CPython's outcome depends on its version, or on whether it has come to look at the
-    argument."""
+    """Whether CPython's outcome depends on its version, or on whether it looks at the argument."""
     if "block" in name and sys.version_info < (3, 12):
         # CPython refuses all but integers there, and takes any truth value since. So do locks here.
         return not isinstance(odd, int) and (odd is not None or name.startswith(tuple(LOCKS)))

@@ -58,7 +58,7 @@ def known(code, condition, method):
 
 def check_ends(method, condition):
     context = procession.get_context(method)
-    # What serves the start method is there before its end is nobody's.
+    # Start the method's server before `condition` discards exit statuses.
     finished(context.Process(target=leave, args=(0,)))
     condition()
     event = context.Event()

@@ -57,7 +57,7 @@ def hold(lock, held):
 
 if __name__ == "__main__":
     lock, held, reports = context.Lock(), context.Event(), context.Queue()
-    # Of root, whom the other does not see.
+    # A process of root, which the other does not see.
     holder = context.Process(target=hold, args=(lock, held))
     holder.start()
     held.wait()

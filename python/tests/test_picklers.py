@@ -1,5 +1,4 @@
-"""A pickler that the program has put in the place of CPython's: everything goes through it, both
-ways."""
+"""A pickler by which the program has replaced CPython's: everything goes through it, both ways."""
 
 import contextlib
 import hashlib

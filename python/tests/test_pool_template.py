@@ -137,7 +137,7 @@ def test_workers_are_replaced_while_threads_hold_the_locks_of_output():
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-    # Read slowly: whoever prints waits with the buffer's lock, nearly always.
+    # Read slowly: a printing thread nearly always waits with the buffer's lock.
     watchdog = threading.Timer(HUNG, os.killpg, (program.pid, signal.SIGKILL))
     watchdog.start()
     said = b""

@@ -185,7 +185,7 @@ fn a_descriptor_tells_of_room_in_bytes() {
     let fd = queue.writable_fd().unwrap();
     assert!(is_readable(fd, Duration::ZERO));
     for _ in 0..3 {
-        // It is not readable again before something is given back, whoever asks for it.
+        // It is not readable again before bytes are released.
         assert!(matches!(queue.put(&vec![0; 3 * MIB], Deadline::Now), Err(PutError::Full)));
         assert!(!is_readable(queue.writable_fd().unwrap(), Duration::ZERO));
     }

@@ -19,7 +19,7 @@ use crate::{calls, errors, handle};
 /// A party that dies while it waits or while it runs the action breaks the barrier for the others within a second; `reset`
 /// makes it whole again.
 ///
-/// It can be pickled and sent to any process; the sender has to live until it is unpickled.
+/// It can be pickled and sent to any process. Some process must have it open until it is unpickled.
 ///
 ///     >>> barrier = Barrier(2)
 ///     >>> other = threading.Thread(target=barrier.wait)

@@ -14,8 +14,8 @@ use crate::{errors, handle};
 /// `size` bytes of shared memory, zero at first, which `memoryview(block)` makes accessible. `element` is the size of
 /// what they are an array of, of which `size` is a multiple.
 ///
-/// The memory stays as long as any process has the block or a view of it. It can be pickled and sent to any process; the sender has
-/// to live until it is unpickled.
+/// The memory stays as long as any process has the block or a view of it. It can be pickled and
+/// sent to any process. Some process must have it open until it is unpickled.
 #[pyclass(weakref, frozen, module = "procession._procession")]
 pub(crate) struct Block(Made<objects::Block>);
 

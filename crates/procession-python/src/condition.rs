@@ -24,7 +24,7 @@ use crate::{calls, errors, handle};
 /// A notification reaches a waiter that lives: what a dead one was notified of passes to another that waited then. At most 512
 /// processes and threads wait at once.
 ///
-/// It can be pickled and sent to any process; the sender has to live until it is unpickled.
+/// It can be pickled and sent to any process. Some process must have it open until it is unpickled.
 ///
 ///     >>> jobs = []
 ///     >>> changed = Condition()
@@ -302,7 +302,7 @@ impl Condition {
         self.made.get()?.notify(usize::try_from(n).unwrap_or(0))
     }
 
-    /// Notify all who wait, by the method `notify` where a subclass has its own. Raise
+    /// Wake all waiters, by the method `notify` where a subclass has its own. Raise
     /// `AssertionError` if the calling thread does not hold the lock.
     fn notify_all(this: &Bound<'_, Self>) -> PyResult<()> {
         static NOTIFY: Own = Own::new("notify");

@@ -11,7 +11,7 @@ use crate::{errors, handle};
 
 /// A flag between processes that can be waited for. Nobody owns it, so no death matters.
 ///
-/// It can be pickled and sent to any process; the sender has to live until it is unpickled.
+/// It can be pickled and sent to any process. Some process must have it open until it is unpickled.
 ///
 ///     >>> event = Event()
 ///     >>> event.wait(timeout=0.01)

@@ -19,7 +19,7 @@ use crate::{errors, handle};
 /// When the process that holds it dies, the next to acquire it gets it within a second: with `robust=True` an
 /// `OwnerDiedWarning` says so, with `robust="raise"` the exception `OwnerDied`; with `robust=False` it stays locked for ever.
 ///
-/// It can be pickled and sent to any process; the sender has to live until it is unpickled.
+/// It can be pickled and sent to any process. Some process must have it open until it is unpickled.
 ///
 ///     >>> lock = Lock()
 ///     >>> with lock:

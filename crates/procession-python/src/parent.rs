@@ -28,8 +28,8 @@ fn end_with(process: u64, by_kernel: bool) -> PyResult<()> {
     Ok(begun?)
 }
 
-/// Leaves what handles refer to that this process has sent and nobody has opened to a keeper. For
-/// who ends by `os._exit`, right before.
+/// Leaves the objects of sent handles that have not been opened to a keeper. For a process that is
+/// about to end by `os._exit`.
 #[pyfunction(name = "_leave")]
 fn leave(py: Python<'_>) {
     py.detach(keeper::leave);

@@ -19,7 +19,7 @@ use crate::{errors, handle};
 /// 1 to 65,536, knows which process holds which, and gives those of a dead one to who waits; then a process can release
 /// only what it has acquired itself.
 ///
-/// It can be pickled and sent to any process; the sender has to live until it is unpickled.
+/// It can be pickled and sent to any process. Some process must have it open until it is unpickled.
 ///
 ///     >>> permits = Semaphore(2)
 ///     >>> with permits:

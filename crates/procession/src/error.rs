@@ -12,9 +12,9 @@ use crate::sync::{
 
 /// Any error of this library. Each operation has an error type of its own, which converts into this one.
 ///
-/// An error's text says all there is to say: what led to it is part of the text, and a field of the
-/// error, and not a [`source`](std::error::Error::source). Programs that print an error with its
-/// sources print each text once.
+/// An error's text is complete. Its cause is part of the text and a field of the error, and not a
+/// [`source`](std::error::Error::source). Programs that print an error with its sources print each
+/// text once.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -14,7 +14,7 @@
 //! }
 //!
 //! let (numbers, sums) = (Queue::bounded(100)?, Queue::unbounded()?);
-//! let mut workers = JoinSet::new(); // Ends its processes when it is dropped: also when what follows fails.
+//! let mut workers = JoinSet::new(); // Dropping it ends its processes, on any return.
 //! for _ in 0..2 {
 //!     workers.spawn(worker, (numbers.clone(), sums.clone()))?;
 //! }
@@ -37,15 +37,17 @@
 //! | objects in a process of their own, for programs on one or several machines | [`Manager`], [`manager`] |
 //! | taking turns | [`Lock`], [`RLock`], [`Semaphore`], [`BoundedSemaphore`], [`Condition`], [`Event`], [`Barrier`] |
 //!
-//! Each value of these types is a handle. Its clones, the copies in forked processes, and what another process reads of
-//! a serialised one lead to the same object, which is gone with the last of them. So handles may be parts of arguments,
-//! of results and of messages. A process that has put a handle into a queue keeps the object, and a descriptor for it, at least
-//! until it was received: whoever gets the message opens it there. (A [`SharedMemory`] stays until it is unlinked. A [`Process`] does not
-//! travel: it is for the process that started it.)
+//! Each value of these types is a handle. Its clones, the copies in forked processes, and what
+//! another process reads of a serialised one lead to the same object, which is gone with the last
+//! of them. So handles may be parts of arguments, of results and of messages. A process that has
+//! put a handle into a queue keeps the object, and a descriptor for it, at least until the receiver
+//! has opened it. A process that exits before that leaves them to a small keeper process. (A
+//! [`SharedMemory`] stays until it is unlinked. A [`Process`] does not travel: it is for the
+//! process that started it.)
 //!
 //! Each operation has an error type of its own. They convert into [`Error`], for programs that do
-//! not tell them apart, and, but for those that hold a guard (see [`sync::LockError`]), into boxed
-//! errors and those of `anyhow`.
+//! not tell them apart. They also convert into boxed errors and those of `anyhow`, except those
+//! that hold a guard (see [`sync::LockError`]).
 //!
 //! # When a process dies
 //!
@@ -56,8 +58,10 @@
 //!
 //! # Where it runs
 //!
-//! On Linux, little-endian and 64 bits, with `/proc` mounted. All processes that share an object belong to one user
-//! and one pid namespace. A child made by [`Process::fork`] or [`process::fork`] may use all handles of its parent.
+//! On Linux, little-endian and 64 bits, with `/proc` mounted. Without `/proc`, objects and forked
+//! processes work on Linux 6.11 and newer, and the other start methods fail. All processes that
+//! share an object belong to one user and one pid namespace. A child made by [`Process::fork`] or
+//! [`process::fork`] may use all handles of its parent.
 
 mod codec;
 pub mod connection;

@@ -1,4 +1,4 @@
-//! Gets of queues that nobody is left to put into.
+//! Gets of queues without a process that is left to put.
 
 mod common;
 
@@ -95,7 +95,7 @@ fn each_of_several_consumers_is_told() {
                 got.unwrap();
             }
             told.update(|told| *told += 1).unwrap();
-            // One that has been told keeps nobody waiting while it does something else.
+            // A consumer that got the error keeps no other waiting while it does something else.
             eventually("all are told", || told.get().unwrap() == 4);
         };
         let consumers: Vec<_> =

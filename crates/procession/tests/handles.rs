@@ -347,7 +347,7 @@ fn from_an_ended_sender<K: Kind>() {
     with_another::<K>(&here, there, StartMethod::Fork);
 }
 
-/// Nobody keeps it.
+/// A killed sender leaves no keeper.
 fn of_a_killed_process<K: Kind>() {
     let queue = Queue::<K::There>::unbounded().unwrap();
     let work = |queue: Queue<K::There>| -> () {

@@ -168,7 +168,7 @@ class ManagedArray(Kept, _Memory, ArrayProxy):
     """
 
     # The word is 1 once the manager's process has the array. The process that moves it there sets
-    # the word last, with the lock held; if it is killed before, what is in the memory is the array.
+    # the word last, with the lock held. If it is killed before, the memory still has the array.
 
     _TYPECODES = frozenset("bBhHiIlLqQfd")
 

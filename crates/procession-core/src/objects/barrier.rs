@@ -15,10 +15,10 @@ use crate::sync::{Lookout, Robust, RobustGuard, SLICE, WaitQueue};
 
 /// The words of a barrier; two places for each party lie behind them, see [`Barrier::places`].
 ///
-/// All but `waiters` and `leaving` change only with `mutex` held, but for what a party stores that
-/// leaves while its holder does not go on ([`Barrier::leave_as_if_dead`]). Who takes it after a
-/// death inside finds any mixture of old and new, and breaks the barrier, which is right from every
-/// state.
+/// All but `waiters` and `leaving` change only with `mutex` held. One store is excepted: that of a
+/// party which leaves while the holder makes no progress ([`Barrier::leave_as_if_dead`]). A process
+/// that takes the mutex from a dead holder finds any mixture of old and new words. It breaks the
+/// barrier, which is right from every state.
 #[repr(C)]
 #[derive(Debug)]
 struct BarrierWords {
@@ -70,9 +70,9 @@ pub struct Barrier {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BarrierError {
-    /// The barrier is broken, or was broken or reset during the wait. Or the deadline has passed
-    /// while a process that is stopped inside the barrier kept this one from arriving; then the
-    /// others go on waiting.
+    /// The barrier is broken, or was broken or reset during the wait. Or a process that is stopped
+    /// inside the barrier kept this party from arriving until its deadline. The others then
+    /// continue to wait.
     #[error(
         "the barrier is broken: a party died, timed out or failed, or it was aborted or reset during the wait; reset it to use it again"
     )]
@@ -226,8 +226,8 @@ impl Barrier {
         let mut prepared = None;
         loop {
             {
-                // Without having arrived, if a stopped process holds it up: the others go on
-                // waiting.
+                // A party that a stopped process keeps out has not arrived: the others continue to
+                // wait.
                 let Some(_held) = self.lock_until(deadline) else { return Err(BarrierError::Broken) };
                 let phase = words.phase.load(Ordering::Relaxed);
                 // Any other number is damage, which only a reset mends.
@@ -338,10 +338,10 @@ impl Barrier {
         }
     }
 
-    /// Leaves without the mutex, which a process holds that does not go on: in this party's place
-    /// stands one that has died, so that the others find the barrier broken at their next look. The
-    /// last to arrive looks as well, for the round seems to have lasted. False if the verdict was
-    /// faster.
+    /// Leaves without the mutex, whose holder makes no progress. This party's place then names a
+    /// dead party, so that the others find the barrier broken at their next check. The last party
+    /// to arrive checks too, since the round appears to have lasted. Returns false if the verdict
+    /// came first.
     #[cold]
     fn leave_as_if_dead(&self, place: &AtomicU64, me: u64) -> bool {
         self.object.since.store(0, Ordering::Relaxed);
@@ -405,7 +405,7 @@ impl Barrier {
         self.taken(self.object.mutex.lock(|holder| self.object.slot.may_be_used_by(holder)))
     }
 
-    /// `None` when a process that does not go on holds the mutex, also after the deadline.
+    /// `None` when the mutex's holder has made no progress by the deadline.
     fn lock_until(&self, deadline: Deadline) -> Option<RobustGuard<'_>> {
         let may_hold = |holder: Identity| self.object.slot.may_be_used_by(holder);
         self.object.mutex.lock_until(deadline, may_hold).map(|held| self.taken(held))

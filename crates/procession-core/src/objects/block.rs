@@ -62,13 +62,13 @@ impl Block {
         Self::make(element, len, false, false)
     }
 
-    /// [`Block::new`] with a recursive lock beside it. With `robust` false a dead owner keeps that
-    /// lock for ever.
+    /// [`Block::new`] with a recursive lock beside it. With `robust` false a dead owner's lock
+    /// stays locked.
     ///
     /// # Safety
-    /// Somebody may have a slice of the data for as long as it holds the lock
-    /// ([`Block::bytes_mut`]). So this process uses the data only in a thread that holds the lock
-    /// and has no such slice, and releases only what it acquired.
+    /// A holder of the lock may have a slice of the data ([`Block::bytes_mut`]). So this process
+    /// uses the data only in a thread that holds the lock and has no such slice, and releases only
+    /// what it acquired.
     ///
     /// # Errors
     /// As [`Block::new`].
@@ -171,9 +171,9 @@ impl Block {
     /// The data as a slice.
     ///
     /// # Safety
-    /// While the slice is used, the calling thread holds the lock, every other process keeps to the
-    /// lock, and this thread uses no other such slice, [`Block::read`], [`Block::write`] or
-    /// [`Block::data`].
+    /// While the slice is in use, the calling thread holds the lock and all other processes respect
+    /// it. The thread uses no other such slice, [`Block::read`], [`Block::write`] or
+    /// [`Block::data`] meanwhile.
     #[allow(clippy::mut_from_ref, reason = "the lock makes it exclusive")]
     #[inline]
     pub unsafe fn bytes_mut(&self) -> &mut [u8] {

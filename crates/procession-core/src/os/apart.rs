@@ -91,9 +91,8 @@ fn send(mut errand: Errand) -> io::Result<usize> {
 /// Runs in the helper. Only bare system calls: it has the thread-local data of the thread that waits for it.
 extern "C" fn run(errand: *mut c_void) -> c_int {
     // SAFETY: `send` passes an errand that lives until this process has ended. Its path is a C
-    // string where there is a file to open, and its pointer is to `len` bytes: two words for a
-    // pidfd, and writable where they are not written from. The descriptor closed is this process's
-    // copy.
+    // string where there is a file to open. Its pointer is to `len` bytes, two words for a pidfd,
+    // writable unless they are the source of a write. The descriptor closed is this process's copy.
     unsafe {
         let errand = &mut *errand.cast::<Errand>();
         libc::close(0);

@@ -65,9 +65,9 @@ pub enum FromParent {
 pub struct Channel(OwnedFd);
 
 impl Channel {
-    /// Two connected ends, closed on exec. What the second receives says who sent it. Neither has
-    /// the number of a standard stream, even where those are closed: what a program prints must not
-    /// go there.
+    /// Makes two connected ends, closed on exec. Messages that the second end receives carry their
+    /// sender's credentials. Neither end has the number of a standard stream, even where those are
+    /// closed: what a program prints must not go there.
     ///
     /// # Errors
     /// Out of descriptors.

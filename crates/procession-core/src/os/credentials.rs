@@ -52,7 +52,8 @@ pub fn effective_user() -> u32 {
 const CONTROL_WORDS: usize = 160;
 
 /// Receives a packet without waiting, appends the descriptors that came with it, closed on exec,
-/// and says who sent it. The kernel tells that where the receiving socket has `SO_PASSCRED` set.
+/// and returns its sender. The kernel names the sender where the receiving socket has `SO_PASSCRED`
+/// set.
 ///
 /// # Errors
 /// `WouldBlock` when there is none yet; else what the kernel reported.
@@ -85,9 +86,9 @@ pub fn receive_from(
     };
     let mut sender = None;
     // SAFETY: the kernel has written whole control messages into the buffer, which is aligned for
-    // their heads, and says how long they are; the macros stay inside. Each descriptor in them is
-    // new and this process's. (rustix's form of the credentials cannot express the pid 0 of another
-    // namespace.)
+    // their heads. It reports their length, and the macros stay inside that. Each descriptor in
+    // them is new and this process's. (rustix's form of the credentials cannot express the pid 0 of
+    // another namespace.)
     unsafe {
         let mut head = libc::CMSG_FIRSTHDR(&raw const message);
         while let Some(about) = head.as_ref() {

@@ -104,7 +104,7 @@ pub(super) fn around(mut sleep: impl FnMut() -> bool + Send) {
             // While the host runs other code in this thread, that code's operations are not this one's.
             HOSTED.set(ALONE);
             let restore = Restore(hosted);
-            // A child forked by that code would go on in the middle of the operation.
+            // A child forked by that code would continue in the middle of the operation.
             let here = OwnedByProcess::new();
             let ended = host.around(&mut sleep);
             drop((restore, here));

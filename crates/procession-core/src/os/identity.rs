@@ -1,5 +1,5 @@
-//! Who a process is: its pid together with what tells it from others that have the same pid at
-//! other times.
+//! The identity of a process: its pid together with a number that tells it from earlier and later
+//! processes of the same pid.
 
 use std::fmt;
 use std::io;
@@ -19,7 +19,7 @@ use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid
 const PID_BITS: u32 = 22;
 
 /// A process, told apart from every other that ever has the same pid. Fits in 60 bits, so that a
-/// control word can hold it together with up to four bits of state and change both in one store.
+/// control word can hold it beside up to four bits of state. One store then changes both.
 ///
 /// What cannot be known counts for life: a process taken for dead would lose its locks and messages
 /// to others while it runs. On a kernel before Linux 6.9 a process that `/proc` hides is told apart
@@ -122,8 +122,8 @@ impl Identity {
         Pid::from_raw((self.0 & ((1 << PID_BITS) - 1)) as i32).expect("an identity has a pid above 0")
     }
 
-    /// Whether the process still runs. A zombie does not; a process whose first thread ended while
-    /// others go on does. Where it cannot be known, it does.
+    /// Whether the process still runs. A zombie does not; a process whose first thread has ended
+    /// while others run does. A process that cannot be examined counts as running.
     pub fn is_alive(self) -> bool {
         if self == Identity::current() {
             return true;

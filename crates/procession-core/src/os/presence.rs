@@ -53,8 +53,8 @@ pub fn open_again(file: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     open(&path, flags, Mode::empty()).map_err(procfs::explain(path))
 }
 
-/// A new open file description of the file that holds a shared lock on the byte, to be sent to
-/// another process or kept for one.
+/// Opens a new open file description that holds a shared lock on the byte, to be sent to another
+/// process or kept for one.
 ///
 /// # Errors
 /// As [`open_again`], or the lock was refused.
@@ -107,8 +107,8 @@ impl Presence {
     #[cold]
     pub fn come_back(&self) {
         let mut held = held();
-        // Nobody locks the byte alone. What the kernel has no memory for is tried again at the next
-        // call.
+        // No process locks the byte exclusively. When the kernel has no memory for the lock, the
+        // next call tries again.
         match try_lock(&self.fd, self.byte, FileLock::Shared) {
             Ok(true) => self.note(&mut held, false),
             refused => tracing::warn!(?refused, "others may take this process for one that has left"),

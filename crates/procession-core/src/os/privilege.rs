@@ -1,4 +1,4 @@
-//! Programs that have more privileges than the user who runs them: setuid, setgid, or with file
+//! Programs that have more privileges than the user that runs them: setuid, setgid, or with file
 //! capabilities.
 
 use rustix::fs::{StatVfsMountFlags, getxattr, stat, statvfs};

@@ -1,8 +1,8 @@
 //! Forking on behalf of the parent: the new process is a child of the caller's parent, so a sibling
 //! of the caller.
 //!
-//! The C library has no function for it. So this calls `clone` itself and does what the library's
-//! `fork` does beside: it has the kernel store the thread's id where the library caches it, and
+//! The C library has no function for it. So this module calls `clone` itself and does the library's
+//! part of a `fork`. It has the kernel store the thread's id where the library caches it. It
 //! registers the thread's list of robust mutexes again. The locks that `fork` would take are free,
 //! because the caller has one thread. Of the functions registered by `pthread_atfork`, only those
 //! of this library run.
@@ -116,10 +116,10 @@ fn clone(registered: &Registered, pidfd: &mut i32) -> libc::c_long {
         | libc::SIGCHLD;
     let (flags, stack) = (libc::c_long::from(flags), ptr::null_mut::<libc::c_void>());
     let (pidfd, tid, no_tls) = (ptr::from_mut(pidfd), registered.tid, 0usize);
-    // SAFETY: without CLONE_VM the new process has a copy of all memory and goes on from here on
+    // SAFETY: without CLONE_VM the new process has a copy of all memory and continues from here on
     // the copy of this stack, as after fork. The process has one thread, so no lock of the C
-    // library is held. The kernel writes a descriptor to `pidfd` here, and in the copy the new
-    // thread's id to `tid`, which is where the C library keeps it.
+    // library is held. The kernel writes a descriptor to `pidfd` here. In the copy it writes the
+    // new thread's id to `tid`, where the C library caches it.
     unsafe {
         #[cfg(target_arch = "x86_64")]
         return libc::syscall(libc::SYS_clone, flags, stack, pidfd, tid, no_tls);

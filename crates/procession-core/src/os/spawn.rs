@@ -13,10 +13,10 @@ use super::procfs;
 /// Starts the program of the calling process again with one argument, its own name; returns the new
 /// process's pid. A program that its loader was told to start is started so again.
 ///
-/// The new process has this one's environment and the variable `marker` with the value; it inherits
-/// `fd` under the same number; standard input reads as empty; SIGINT alone is blocked, until it is
-/// known what that is to do; SIGCHLD has its default action, and every other signal that this
-/// process ignores stays ignored.
+/// The new process has this one's environment and the variable `marker` with the value. It inherits
+/// `fd` under the same number, and its standard input reads as empty. SIGINT alone is blocked,
+/// until the process knows how to handle it. SIGCHLD has its default action, and every other signal
+/// that this process ignores stays ignored.
 ///
 /// # Errors
 /// Out of processes, memory or descriptors, or the program cannot be executed. No process is left

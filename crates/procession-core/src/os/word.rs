@@ -49,7 +49,7 @@ mod stepped {
         LAST.store(last, Ordering::Relaxed);
     }
 
-    /// As [`die_at_step`], but the process stops itself, and goes on from there after a SIGCONT.
+    /// As [`die_at_step`], but the process stops itself, and continues from there after a SIGCONT.
     pub fn stop_at_step(step: u64) {
         STOPS.store(1, Ordering::Relaxed);
         die_at_step(step);

@@ -129,7 +129,7 @@ impl WorkQueue {
     /// Opens what a handle leads to.
     ///
     /// # Errors
-    /// [`OpenError`]: its sender is gone, or it leads to something else.
+    /// [`OpenError`]: no living process has it open, or it leads to something else.
     pub fn from_handle(handle: &[u8]) -> Result<Self, OpenError> {
         if handle.len() != Self::HANDLE_LEN {
             return Err(OpenError::Malformed("wrong length"));

@@ -6,8 +6,8 @@ use crate::ring::{Damaged, RingError};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PutError {
-    /// The queue held as many messages, or bytes, as it may until the deadline; or a process that
-    /// is stopped inside the queue kept this one from putting until then.
+    /// The queue had no room for the message until the deadline, in messages or in bytes. Or a
+    /// process that is stopped inside the queue kept this one from putting until then.
     #[error("the queue is full")]
     Full,
     /// The queue has been shut down.

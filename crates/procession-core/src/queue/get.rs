@@ -88,14 +88,14 @@ impl Queue {
         Ok(Delivery::in_block(Arc::clone(&self.shared), block, left_by)?)
     }
 
-    /// Takes, without waiting for one, a delivery that an earlier consumer left, which died or
-    /// dropped it, and that is `wanted`. That is told the message's first bytes, up to
-    /// [`super::BEGINNING`], and how often it was left; it is called with a lock held, for which
-    /// this waits until `deadline`.
+    /// Takes a delivery that an earlier consumer left by its death or a drop, and that is `wanted`;
+    /// does not wait for one. `wanted` gets the message's first bytes, up to [`super::BEGINNING`],
+    /// and how often it was left. It is called with a lock held, for which this function waits
+    /// until `deadline`.
     ///
     /// # Errors
-    /// As [`Queue::get`], but that nothing to be taken is `None`, and [`GetError::Empty`] says that
-    /// it is not known.
+    /// As [`Queue::get`], but without such a delivery it returns `None`. [`GetError::Empty`] means
+    /// that a stopped process kept this one from looking.
     ///
     /// # Panics
     /// On a queue that was not made joinable.
@@ -109,7 +109,7 @@ impl Queue {
         if ring.somebody_died_with_a_lock() || ring.somebody_died_with_a_delivery()? {
             ring.sweep(deadline)?;
         }
-        // A child forked by `wanted` would go on with its parent's locks.
+        // A child forked by `wanted` would continue with its parent's locks.
         let _here = OwnedByProcess::new();
         let mut session = ring.get_session(deadline)?;
         let Some(taken) = session.next_left(&mut wanted)? else { return Ok(None) };
@@ -118,14 +118,14 @@ impl Queue {
         self.delivery(taken).map(Some)
     }
 
-    /// Calls `read` with the holder, dead or alive, and the first bytes (up to
-    /// [`super::BEGINNING`]) of every delivery that was taken and is not acknowledged, and then
-    /// `then` with what it has made of them. Both are called with a lock held, for which this waits
-    /// until `deadline`: until `then` returns no process takes a delivery, nor acknowledges one,
-    /// unless this one is stopped.
+    /// Calls `read` for every delivery that was taken and is not acknowledged, then `then` with the
+    /// results. `read` gets the holder, dead or alive, and the message's first bytes, up to
+    /// [`super::BEGINNING`]. Both are called with a lock held, for which this function waits until
+    /// `deadline`. Until `then` returns no process takes or acknowledges a delivery, unless this
+    /// one is stopped.
     ///
     /// # Errors
-    /// [`RingError`]: out of mappings, damaged, or the lock could not be had.
+    /// [`RingError`]: out of mappings, damaged, or the lock was not acquired until the deadline.
     pub fn with_deliveries<T, R>(
         &self,
         deadline: Deadline,
@@ -377,7 +377,7 @@ impl Shared {
         Ok(Some(taken))
     }
 
-    /// Wakes producers that wait for the room of so many messages.
+    /// Wakes producers that wait for room, for the given number of messages.
     #[inline(always)]
     fn wake_producers(&self, count: u32) {
         let settings = self.ring.settings();
@@ -423,7 +423,8 @@ impl Shared {
         }
     }
 
-    /// Whether nobody will put what this thread waits for, which has waited a while.
+    /// Whether no process is left to put what this thread waits for. Called after it has waited a
+    /// slice.
     fn waits_in_vain(&self, deadline: Deadline) -> Result<bool, Damaged> {
         let Some(presence) = &self.presence else { return Ok(false) };
         // With a deadline it may put after it, and another thread may put at any time.
@@ -433,8 +434,8 @@ impl Shared {
         self.learn_of_the_end()
     }
 
-    /// Whether nothing is in the queue and nobody is left to put. If so, others need not reckon
-    /// with this process until it puts or gets.
+    /// Whether the queue is empty and no process is left to put. If so, this process no longer
+    /// counts as a producer until it puts or gets.
     pub(super) fn learn_of_the_end(&self) -> Result<bool, Damaged> {
         let Some(presence) = &self.presence else { return Ok(false) };
         let is_abandoned = self.is_abandoned(presence)?;
@@ -448,9 +449,9 @@ impl Shared {
         let ring = &self.ring;
         let tail = ring.tail();
         let is_on_its_way = || presence.is_locked(ON_ITS_WAY) && !Header::all_opened(ring.fd());
-        // A process that takes a message, or opens a handle, has the lock before it does so. With
-        // nobody there at the second look, and no message put from before the first one until after
-        // it, there was none at that time either.
+        // A process takes its lock before it takes a message or opens a handle. If the second look
+        // finds no other process, and no message was put since before the first look, no process
+        // was there in between.
         let is_alone = !presence.has_company()
             && !ring.has_message()
             && !is_on_its_way()

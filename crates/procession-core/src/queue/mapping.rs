@@ -125,10 +125,10 @@ impl Deref for MessageMapping {
     #[track_caller]
     fn deref(&self) -> &[u8] {
         self.check();
-        // SAFETY: `len` bytes are mapped there for as long as `self`, in a block that this process
-        // has or in private memory; making them private changes none of them. Whoever writes
-        // through `as_mut_ptr` sees to it that there is no slice. Until they are private the block
-        // is counted, so that no safe fork gives a child such a slice.
+        // SAFETY: `len` bytes are mapped there for as long as `self`, in a block of this process or
+        // in private memory. Making them private changes none of them. A caller that writes through
+        // `as_mut_ptr` ensures that no slice exists. Until they are private the block is counted,
+        // so that no safe fork gives a child such a slice.
         unsafe { std::slice::from_raw_parts(self.as_mut_ptr(), self.len) }
     }
 }

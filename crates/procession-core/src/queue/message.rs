@@ -73,9 +73,9 @@ impl OwnedBlock {
         self.owner.check();
         // SAFETY: `len` bytes are mapped from `start` for as long as the ring, which `shared`
         // holds. This process has the block, so that no process but this one writes to it or frees
-        // it. In this process bytes are written through `&mut self` alone, or, once they are lent,
-        // through a `MessageMapping`, which takes the place of the lent message. No safe fork is
-        // made while `owner` is counted, so that a child has no such slice.
+        // it. In this process bytes are written through `&mut self` alone. Once they are lent, a
+        // `MessageMapping` replaces the message, and writes go through that. No safe fork is made
+        // while `owner` is counted, so that a child has no such slice.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 
@@ -85,7 +85,7 @@ impl OwnedBlock {
     #[track_caller]
     fn bytes_mut(&mut self) -> &mut [u8] {
         self.owner.check();
-        // Whoever looks at all deliveries reads its beginning.
+        // `Queue::with_deliveries` reads the beginning of a lent message.
         assert!(self.lent.is_none(), "a lent message is written to through Message::into_mapping");
         // SAFETY: as for `bytes`; this is the only reference to the only value that has the block.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }

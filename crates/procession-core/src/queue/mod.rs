@@ -74,22 +74,23 @@ impl QueueOptions {
         self
     }
 
-    /// Whether gets that wait fail with [`GetError::Abandoned`] when the queue is empty and nobody
-    /// is left to put.
+    /// Whether gets that wait fail with [`GetError::Abandoned`] when the queue is empty and no
+    /// process is left to put.
     ///
-    /// That is the case when no other process has the queue, nor a handle that is on its way to it.
-    /// A process whose only thread waits for a message itself, without a deadline, does not count,
-    /// nor does one that was told so and has not put or got since; the library's own threads do not
-    /// count. So of several consumers each is told. Other threads of the caller do not keep it
-    /// waiting. The kernel knows who has the queue, by a lock that it drops at a process's end: it
-    /// is noticed within a second, and costs a descriptor, but nothing for messages.
+    /// That is the case when no other process has the queue or a handle on its way to it. A process
+    /// does not count while its only thread waits for a message without a deadline; the library's
+    /// own threads are ignored. Nor does one that got the error and has not put or got since. So
+    /// each of several consumers gets the error. Other threads of the caller do not keep it
+    /// waiting. Each process with the queue holds a file lock, which the kernel drops at the
+    /// process's end. The end is noticed within a second. The lock costs a descriptor, and nothing
+    /// for messages.
     pub fn abandonable(mut self, abandonable: bool) -> Self {
         self.abandonable = abandonable;
         self
     }
 
-    /// A number for what messages are like, which [`Queue::shape`] gives to those who open the
-    /// queue. 0 unless told.
+    /// A number that describes the messages. A process that opens the queue gets it from
+    /// [`Queue::shape`]. 0 by default.
     pub fn shape(mut self, shape: u64) -> Self {
         self.shape = shape;
         self
@@ -234,7 +235,7 @@ impl Queue {
     /// Opens the queue of a handle. A queue that this process has open already is the same mapping.
     ///
     /// # Errors
-    /// [`OpenError`]: its sender is gone, or what it leads to is not that queue.
+    /// [`OpenError`]: no living process has the queue open, or the handle leads to something else.
     pub fn from_handle(handle: &[u8]) -> Result<Self, OpenError> {
         let handle: &[u8; HANDLE_LEN] =
             handle.try_into().map_err(|_| OpenError::Malformed("wrong length"))?;
@@ -315,7 +316,7 @@ impl Queue {
         self.shared.ring.settings().joinable
     }
 
-    /// Whether gets fail when nobody is left to put.
+    /// Whether gets fail when no process is left to put.
     pub fn is_abandonable(&self) -> bool {
         self.shared.presence.is_some()
     }
@@ -494,7 +495,7 @@ impl Shared {
         if self.ring.shutdown_state() != 0 {
             self.ring.control().waiting.not_empty.wake(u32::MAX);
             if unless_busy(self.ring.lock_both_and_signal(Deadline::Now))?.is_none() {
-                // Whoever waits by a descriptor is told by the sweep.
+                // The sweep signals processes that wait by a descriptor.
                 self.ring.want_sweep();
             }
         }
@@ -519,8 +520,8 @@ impl Shared {
         Ok(())
     }
 
-    /// A sweep, unless a process that does not go on holds one of the locks: then the next process
-    /// that finds them free sweeps.
+    /// Sweeps, unless a process that makes no progress holds one of the locks. Then the next
+    /// process that finds them free sweeps.
     fn sweep_briefly(&self) -> Result<(), Damaged> {
         if self.may_sweep() && unless_busy(self.ring.sweep(Deadline::Now))?.is_none() {
             self.put_off_sweeps();
@@ -538,7 +539,7 @@ impl Shared {
     }
 }
 
-/// What was done, `None` if a process that does not go on keeps this one from it.
+/// The result, or `None` if a process that makes no progress holds a lock.
 fn unless_busy<T>(done: Result<T, RingError>) -> Result<Option<T>, Damaged> {
     match done {
         Ok(done) => Ok(Some(done)),

@@ -26,9 +26,9 @@ impl From<Damaged> for Hopeless {
 
 impl Queue {
     /// Puts a message, waiting for room until `deadline`. Only a queue that was made with a bound
-    /// on its messages or bytes ever waits; without one a put fails when messages take as much
-    /// memory as they may. So does at once, with any bound, the put of a message that has no room
-    /// in an empty queue.
+    /// on its messages or bytes ever waits. Without one a put fails when messages take as much
+    /// memory as they may. A message that has no room in an empty queue fails at once, with any
+    /// bound.
     ///
     /// When this returns `Ok`, exactly one get will have the message, whatever becomes of this process. A process
     /// killed before has either put it or not, never a part.

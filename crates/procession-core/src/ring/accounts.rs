@@ -95,7 +95,7 @@ impl Ring {
         let me = Identity::current();
         let guard = match self.lock_memory_briefly()? {
             Some(guard) => guard,
-            // Its holder does not go on. What this process owes by its account needs no lock.
+            // The lock's holder makes no progress. This process's own debt needs no lock.
             None if self.declare_own_done(me) => return Ok(true),
             None => self.lock_memory_at_last()?,
         };
@@ -261,10 +261,11 @@ impl Ring {
         mut read: impl FnMut(Identity, &[u8]) -> Option<T>,
         then: impl FnOnce(Vec<T>) -> R,
     ) -> Result<R, RingError> {
-        // A child forked by the caller's closures would go on with its parent's lock.
+        // A child forked by the caller's closures would continue with its parent's lock.
         let _here = OwnedByProcess::new();
-        // Under this lock no delivery is taken, and the bytes of none become another's: one that is
-        // acknowledged without the lock, as this process does not go on, is freed by a sweep only.
+        // While this lock is held no delivery is taken, and no delivery's bytes are reused. If this
+        // process is stopped, others acknowledge without the lock, and only a sweep frees those
+        // blocks.
         let _guard = self.lock_memory(deadline)?;
         let mut deliveries = Vec::new();
         for block in self.blocks()? {

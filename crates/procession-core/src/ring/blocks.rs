@@ -195,9 +195,8 @@ impl Ring {
         Ok(())
     }
 
-    /// Gives a block that the caller has into another state without the memory lock, whose holder
-    /// does not go on. A sweep derives the sums again, and frees a block that is
-    /// [`BlockState::Unused`].
+    /// Moves a block of the caller to another state without the memory lock, whose holder makes no
+    /// progress. A sweep derives the sums again, and frees a block that is [`BlockState::Unused`].
     pub(super) fn leave_to_sweep(&self, descriptor: &Descriptor, state: BlockState) {
         let owner = match state {
             BlockState::Taken | BlockState::Owed => Some(Identity::current()),

@@ -48,8 +48,8 @@ pub(crate) const WATCHERS_AT: u64 = 8192;
 pub(crate) const WATCHERS: usize = 64;
 /// Where the accounts lie, in a queue that has them.
 pub(crate) const ACCOUNTS_AT: u64 = 12288;
-/// The byte of an abandonable queue's file that each process which has the queue keeps a shared
-/// lock on, unless it waits for a message itself. The first two bytes of a named object's file are
+/// A byte of an abandonable queue's file. Each process with the queue holds a shared lock on it,
+/// unless that process itself waits for a message. The first two bytes of a named object's file are
 /// locked for its name.
 pub(crate) const PRESENT: u32 = 2;
 /// The byte that is locked for handles on their way to another process.
@@ -123,20 +123,20 @@ pub(crate) struct Settings {
     pub(crate) joinable: AtomicU32,
     /// The most bytes that rings and blocks may take.
     pub(crate) max_bytes: AtomicU64,
-    /// What the creator's messages are like, for those who open the queue to compare; 0 when it did
-    /// not say.
+    /// Describes the creator's messages, for comparison when the queue is opened; 0 if the creator
+    /// gave none. Written by the creator, as the first ones.
     pub(crate) shape: AtomicU64,
     /// 1 when each process that has the queue says so by a lock on its file ([`PRESENT`]).
     pub(crate) abandonable: AtomicU32,
     /// 0 open; 1 no more puts; 2 no more gets either. Only grows, under the put lock. Readers act on what
     /// they see; a process that dies right after the store leaves sleepers that find it within a slice.
     pub(crate) shutdown: AtomicU32,
-    /// Not 0 when a sweep is wanted, which looks for blocks that nobody has (`Ring::sweep`).
-    /// Counted on by who recovers a lock, by who leaves a block to the sweep without a lock
-    /// ([`BlockState::Unused`] and the like), and under the get lock by who begins a sweep, before
-    /// it changes anything. Cleared under all three locks at its end, unless it was counted on
-    /// meanwhile. So a sweep whose sweeper died is begun again, and so is one that may have passed
-    /// a block before that was left to it.
+    /// Not 0 when a sweep is wanted, which looks for blocks without an owner (`Ring::sweep`). A
+    /// process that recovers a lock increments it. So does one that leaves a block to the sweep
+    /// without a lock ([`BlockState::Unused`] and the like). A sweeper increments it under the get
+    /// lock before it changes anything. It clears it at its end under all three locks, unless it
+    /// was incremented meanwhile. So a sweep whose sweeper died is begun again, and so is one that
+    /// may have passed a block before it was left.
     pub(crate) sweep_wanted: AtomicU32,
     /// 1 when puts wait for room in bytes as for room in messages. Written by the creator, as the
     /// first ones.
@@ -282,10 +282,10 @@ pub(crate) enum BlockState {
     /// As `Held`, but not to be handed out again: its consumer took the message for good and owes a `task_done`. The
     /// debt of a dead consumer stays until somebody waiting for all tasks was told.
     Owed = 8,
-    /// Nobody's: its last owner found the memory lock held by a process that did not go on, and
-    /// left the block to the next sweep. Stored without a lock by the owner, which asks for a sweep
-    /// before and after: before, for one that dies in between, and after, for a sweep that has
-    /// passed the block by then.
+    /// Without an owner: the last one found that the memory lock's holder made no progress, and
+    /// left the block to the next sweep. The owner stores this state without a lock, and asks for a
+    /// sweep before and after the store. The first request covers its death in between, the second
+    /// a sweep that had passed the block.
     Unused = 9,
     /// A segment of the ring, when the chain from `GetSide::segment` to `PutSide::segment` has it.
     Segment = 7,
@@ -350,8 +350,8 @@ pub(crate) struct Account {
     /// a head that has not come so far. Guarded by the get lock.
     pub(crate) taken: AtomicU64,
     /// How many it declared done; may be ahead of `taken`, since any process may declare any task
-    /// done. Counted on under the memory lock, or without it by the owner, up to `taken`, where the
-    /// lock's holder does not go on.
+    /// done. Incremented under the memory lock. Where that lock's holder makes no progress, the
+    /// account's owner increments it without the lock, up to `taken`.
     pub(crate) done: AtomicU64,
     /// Of `taken` less `done`, the debt of dead earlier owners of this account. Stored under the get lock.
     pub(crate) lost: AtomicU64,

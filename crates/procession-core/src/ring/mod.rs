@@ -75,8 +75,8 @@ pub enum RingError {
     /// The queue counts unfinished tasks, and more living processes than it can tell apart take from it.
     #[error("more than {ACCOUNTS} processes take tasks from this queue")]
     TooManyConsumers,
-    /// A process that lives holds an internal lock of the queue and does not go on. The operation
-    /// has done nothing, and may be called again.
+    /// A living process holds an internal lock of the queue and makes no progress. The operation
+    /// has done nothing, and may be retried.
     #[error(
         "another process is inside the queue and does not go on; it may be stopped by a signal, a debugger or a frozen cgroup, and describe() says which process it is"
     )]
@@ -224,7 +224,7 @@ impl Ring {
         Ok(ring)
     }
 
-    /// Whether the queue in this file is one whose users hold a lock; false for what is no queue.
+    /// Whether the file is a queue whose users hold a presence lock; false for any other object.
     pub(crate) fn is_abandonable(fd: BorrowedFd<'_>) -> bool {
         let at =
             std::mem::offset_of!(Control, settings) + std::mem::offset_of!(layout::Settings, abandonable);

@@ -87,8 +87,8 @@ impl PutSession<'_> {
             Content::Inline(message) => units(message.len()),
             Content::Block(_) => units(size_of::<u64>()),
         };
-        // Who has the block has paid for it, and others may wait until it is put: its number is not
-        // kept out.
+        // The block already counts against the limit, and others may wait until it is put. So the
+        // limit does not apply to the record of its number.
         let limit = match content {
             Content::Inline(_) => self.ring.limit_of_puts(),
             Content::Block(_) => u64::MAX,

@@ -55,7 +55,7 @@ impl Ring {
         lock.lock_until(deadline, |holder| self.may_hold(holder)).ok_or(RingError::Busy)
     }
 
-    /// The put lock, unless its holder does not go on.
+    /// Acquires the put lock, unless its holder makes no progress.
     pub(super) fn lock_put_briefly(&self) -> Result<Option<RobustGuard<'_>>, Damaged> {
         let guard = self.control().put.lock.lock_briefly(|holder| self.may_hold(holder));
         if guard.as_ref().is_some_and(RobustGuard::recovered) {
@@ -64,15 +64,15 @@ impl Ring {
         Ok(guard)
     }
 
-    /// The memory lock, unless its holder does not go on: for what has no deadline, and something
-    /// else to do then.
+    /// Acquires the memory lock, unless its holder makes no progress. For operations without a
+    /// deadline that have an alternative.
     #[inline]
     pub(super) fn lock_memory_briefly(&self) -> Result<Option<RobustGuard<'_>>, Damaged> {
         let guard = self.control().memory.lock.lock_briefly(|holder| self.may_hold(holder));
         guard.map(|guard| self.recover_memory(guard)).transpose()
     }
 
-    /// The memory lock, however long its holder keeps it.
+    /// Acquires the memory lock, however long its holder keeps it.
     #[inline]
     pub(super) fn lock_memory_at_last(&self) -> Result<RobustGuard<'_>, Damaged> {
         self.recover_memory(self.control().memory.lock.lock(|holder| self.may_hold(holder)))
@@ -87,7 +87,7 @@ impl Ring {
         Ok(guard)
     }
 
-    /// Asks whoever uses the queue next for a sweep.
+    /// Asks the next process that uses the queue for a sweep.
     pub(crate) fn want_sweep(&self) {
         self.control().settings.sweep_wanted.fetch_add(1, SeqCst);
     }
@@ -161,7 +161,7 @@ impl Ring {
         match self.undo_takes(deadline) {
             Ok(()) => Ok(guard),
             Err(error) => {
-                // Nobody may move the head before that is done.
+                // No process may move the head before the takes are undone.
                 guard.leave_to_recover();
                 Err(error)
             }

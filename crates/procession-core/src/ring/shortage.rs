@@ -1,4 +1,4 @@
-//! Waiting for room in bytes: what a producer that found none looks at.
+//! Waiting for room in bytes: the usage that a waiting producer watches.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
@@ -34,15 +34,15 @@ impl Ring {
         Usage { bytes, taken: self.head().count }
     }
 
-    /// Whether bytes were given back since then; `or_taken`, or a message was taken, whose place in
-    /// the ring another can have.
+    /// Whether bytes were released since then. With `or_taken` also whether a message was taken,
+    /// which leaves its place in the ring to another.
     pub(crate) fn has_more_room(&self, since: Usage, or_taken: bool) -> bool {
         let now = self.usage();
         now.bytes < since.bytes || or_taken && now.taken != since.taken
     }
 
-    /// Whether a message that needs so many bytes more, of at most `max_bytes`, fits once others
-    /// are gone.
+    /// Whether a message that needs `needed` more bytes, of at most `max_bytes`, fits once other
+    /// messages are gone.
     pub(crate) fn may_fit(&self, needed: u64, max_bytes: u64) -> Result<bool, Damaged> {
         if needed.saturating_add(self.least_bytes()) > max_bytes {
             return Ok(false);
@@ -50,7 +50,7 @@ impl Ring {
         if self.len() != 0 {
             return Ok(true);
         }
-        // The queue is empty: if nobody has a message or writes one either, there is nothing to
+        // The queue is empty. If no process holds or writes a message either, there is nothing to
         // wait for.
         for block in self.blocks()? {
             match self.descriptor(block)?.state() {

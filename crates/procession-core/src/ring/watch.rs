@@ -38,7 +38,7 @@ pub enum WatchError {
     /// The system has none.
     #[error("the system has no pipe to wait for the queue with: {0}")]
     System(#[from] io::Error),
-    /// The shared memory is damaged, or a process that does not go on holds an internal lock.
+    /// The shared memory is damaged, or the holder of an internal lock makes no progress.
     #[error(transparent)]
     Queue(#[from] RingError),
 }

@@ -216,7 +216,7 @@ impl Slot {
     /// Opens what a handle refers to.
     ///
     /// # Errors
-    /// The handle's sender is gone, or the handle does not fit what is there, or the system refused.
+    /// No living process has the object open, or the handle does not fit it, or the system refused.
     pub fn open<W: Words>(handle: Handle, kind: SlotKind) -> Result<Self, OpenError> {
         if handle.tag as u8 != kind as u8 {
             return Err(OpenError::Malformed("it belongs to another kind of object"));

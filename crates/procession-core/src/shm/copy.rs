@@ -1,8 +1,8 @@
 //! Copies between shared memory and memory of this process, while other processes may write.
 //!
-//! Shared memory is read and written by relaxed atomics: in words of eight bytes where whole units
-//! of the caller's size make them up, else unit by unit. No unit is torn, and there is no order
-//! between units.
+//! Shared memory is read and written by relaxed atomics. Whole units of the caller's size are
+//! combined into words of eight bytes where possible, and else accessed one by one. No unit is
+//! torn, and there is no order between units.
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU16};

@@ -27,7 +27,7 @@ pub trait Travels: Send + Sync {
     fn to_attach(&self) -> io::Result<OwnedFd> {
         self.fd().try_clone_to_owned()
     }
-    /// What is kept for whoever receives a handle.
+    /// A descriptor to keep for the receiver of a handle.
     ///
     /// # Errors
     /// Out of descriptors.
@@ -148,7 +148,7 @@ pub(super) fn carried(id: ObjectId, carrier: ObjectId) {
     }
 }
 
-/// Adds a carrier, in the place of the oldest where there are too many.
+/// Adds a carrier. It replaces the oldest where there are too many.
 pub(super) fn note_carrier(carriers: &mut Vec<ObjectId>, carrier: ObjectId) {
     if !carriers.contains(&carrier) {
         if carriers.len() == CARRIERS {

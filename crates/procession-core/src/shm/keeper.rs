@@ -1,11 +1,12 @@
-//! The keeper: what a process that ends by itself leaves behind for the receivers of its handles.
+//! The keeper: a process that holds an exited sender's descriptors for the receivers of its
+//! handles.
 //!
 //! A handle in a queue names a descriptor of its sender. A sender that exits while some of its
 //! handles have not been opened forks a *keeper*: a small process that has nothing but these
 //! descriptors. Receivers find them by the object's id (`holders`), or at the sender's mailbox,
-//! which the keeper goes on serving. It ends when all have been opened, or when no other process
-//! has the queues open that they were put into, so that nobody can receive them. The sender's own
-//! end waits for nothing.
+//! which the keeper continues to serve. The keeper ends when all have been opened. It also ends
+//! when no other process has the queues open that they were put into, so that none can receive
+//! them. The sender's own exit waits for nothing.
 //!
 //! A process that is killed, or ends by `_exit`, leaves no keeper.
 //!
@@ -37,9 +38,10 @@ use super::named;
 use crate::os::clock::Deadline;
 use crate::os::{process, socket};
 
-/// So many queues that carry an object's handles are remembered.
+/// How many queues that carry an object's handles are remembered.
 pub(super) const CARRIERS: usize = 16;
-/// How long what went elsewhere than into a queue is kept: nobody knows who may receive it.
+/// How long descriptors of handles that went elsewhere than into a queue are kept. Their receivers
+/// are unknown.
 const ELSEWHERE: Duration = Duration::from_secs(10);
 /// How often the keeper looks for processes that have the queues, at the most.
 const SEARCH: Duration = Duration::from_secs(1);
@@ -72,7 +74,7 @@ impl Kept {
         self.carriers[0].is_none()
     }
 
-    /// Whether somebody may receive it, as the last search found.
+    /// Whether a process may receive it, as the last search found.
     fn may_be_received(&self) -> bool {
         self.fd >= 0 && (self.missed == 0 || self.went_elsewhere())
     }
@@ -196,8 +198,9 @@ fn keep(plan: &mut [Kept], listener: RawFd) -> ! {
     }
 }
 
-/// Closes what can be received by nobody: no other process has a queue open that carries it. A
-/// handle of such a queue may be between two processes at one moment, so twice.
+/// Closes descriptors that no process can receive: no other process has a queue open that carries
+/// them. Two searches in a row must agree, since a handle of such a queue may be between two
+/// processes during one.
 fn search(plan: &mut [Kept]) {
     for kept in plan.iter_mut() {
         kept.missed = kept.missed.saturating_add(1);
@@ -222,7 +225,8 @@ fn search(plan: &mut [Kept]) {
     }
 }
 
-/// Whether an entry that nobody seemed to receive is carried by another that somebody may receive.
+/// Whether an entry that no process seemed to receive is carried by another that a process may
+/// receive.
 fn is_carried_within(plan: &[Kept], index: usize) -> bool {
     plan.get(index).is_some_and(|kept| {
         let carries = |other: &Kept| other.id.is_some_and(|id| kept.is_carried_by(id));
@@ -230,8 +234,8 @@ fn is_carried_within(plan: &[Kept], index: usize) -> bool {
     })
 }
 
-/// Leaves the sender's session, so that a terminal's signals and the sender's handlers are none of
-/// its concern.
+/// Leaves the sender's session, so that neither a terminal's signals nor the sender's handlers
+/// reach the keeper.
 fn become_nobodys() {
     // SAFETY: system calls without pointers, but for a local set of signals and a constant name.
     unsafe {
@@ -307,9 +311,9 @@ fn give_back(line: &[u8], used: &[usize]) {
     }
     let is_heap = matches!(fields.next(), None | Some(b"[heap]"));
     // SAFETY: nothing in this process refers to shared mappings other than the plan. Memory without
-    // a file is the heap, other threads' stacks, and the zeroed data of libraries; the keeper's
-    // code uses none of it, but for the stack and the thread's own data, which `used` excepts. What
-    // is freed reads as zero.
+    // a file is the heap, other threads' stacks, and the zeroed data of libraries. The keeper's
+    // code uses only its stack and its thread's own data, which `used` excepts. Freed memory reads
+    // as zero.
     unsafe {
         let (address, len) = (std::ptr::with_exposed_provenance_mut(start), end - start);
         if access.ends_with(b"s") {
@@ -351,7 +355,7 @@ fn pause_or_serve(plan: &mut [Kept], listener: RawFd, pause: Duration) {
     }
 }
 
-/// Answers one who presents a number, as the sender's mailbox would.
+/// Answers a receiver that presents a number, as the sender's mailbox would.
 fn serve(plan: &mut [Kept], receiver: &OwnedFd) {
     // Not rustix's form: it cannot express the pid 0 of another namespace.
     if !socket::peer_credentials(receiver).is_ok_and(|peer| peer.uid == socket::effective_user()) {

@@ -5,9 +5,9 @@
 //! socket sent so. The bytes are a [`Ticket`]: whose mailbox, and which number. Who presents the number
 //! there first, as the same user, is handed the duplicate, and the mailbox forgets it.
 //!
-//! What nobody fetches stays open until its sender ends. When that ends by itself, its [`keeper`]
-//! hands the sockets over for as long as they can still be asked for; when it is killed, its
-//! tickets are void.
+//! A socket that is not fetched stays open until its sender ends. When the sender exits, its
+//! [`keeper`] hands the sockets over for as long as they can still be requested. When the sender is
+//! killed, its tickets are void.
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
@@ -207,12 +207,12 @@ pub(super) fn carried(number: [u8; 16], carrier: ObjectId) {
     }
 }
 
-/// A socket that nobody has fetched: its descriptor, its number, and the queue that its ticket was
-/// put into.
+/// A socket that has not been fetched: its descriptor, its number, and the queue that its ticket
+/// was put into.
 pub(super) type Unfetched = (RawFd, [u8; 16], Option<ObjectId>);
 
-/// The sockets that nobody has fetched, with their numbers and carriers, and the listening socket
-/// at which they are asked for. From now on this process hands none over: its keeper will.
+/// Returns the sockets that have not been fetched, with their numbers and carriers, and the
+/// listening socket. From now on this process hands none over: its keeper will.
 pub(super) fn leave_to_keeper() -> Option<(RawFd, Vec<Unfetched>)> {
     let mailbox = existing(Identity::current()).ok()?;
     let mut held = mailbox.held.lock().unwrap_or_else(PoisonError::into_inner);
@@ -230,13 +230,13 @@ pub(super) fn take_back(number: [u8; 16]) {
     }
 }
 
-/// Fetches what [`send`] sent, from its sender or, when that has ended by itself, from the sender's
+/// Fetches what [`send`] sent, from its sender or, when that has exited, from the sender's
 /// [`keeper`]. Waits at most [`PATIENCE`] for a process that is stopped or
 /// overloaded.
 ///
 /// # Errors
-/// [`OpenError::Gone`] when neither lives, [`OpenError::NotHeld`] when somebody has fetched it
-/// already, [`OpenError::System`] with `TimedOut` when the sender does not answer.
+/// [`OpenError::Gone`] when neither lives, [`OpenError::NotHeld`] when another process has fetched
+/// it already, [`OpenError::System`] with `TimedOut` when the sender does not answer.
 pub fn receive(ticket: Ticket) -> Result<OwnedFd, OpenError> {
     let (holder, name, number) = match ticket {
         Ticket::Attached(index) => return attached(index),
@@ -250,8 +250,7 @@ pub fn receive(ticket: Ticket) -> Result<OwnedFd, OpenError> {
     let deadline = Deadline::after(PATIENCE);
     let alive = holder.is_alive();
     match fetch(holder, &name, number, deadline) {
-        // It may have ended with this request in its hands; whoever keeps the socket now is asked
-        // anew.
+        // The sender may have ended with this request unanswered; ask its keeper.
         Err(OpenError::Gone { .. }) if alive => fetch(holder, &name, number, deadline),
         fetched => fetched,
     }

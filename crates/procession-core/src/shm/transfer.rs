@@ -258,8 +258,8 @@ pub(crate) fn opened<T: Travels + 'static>(transit: Transit, object: &Arc<T>) {
     });
 }
 
-/// Opens the object of a handle. Where its sender does not have it any more, having ended, any
-/// living process serves that has it open: the sender's [`keeper`](super::keeper), say.
+/// Opens the object of a handle. If its sender has ended, any living process that has the object
+/// open serves: the sender's [`keeper`](super::keeper), say.
 ///
 /// # Errors
 /// As [`receive`].

@@ -16,8 +16,8 @@ use crate::os::identity::Identity;
 /// A critical section takes well under a microsecond. After so long the holder is looked at.
 const SUSPICION: Duration = Duration::from_millis(5);
 
-/// How long past its deadline a waiter still waits for a holder that is not known to be stopped and
-/// does not release the lock: it may have lost its core to others. Less than a second, which is
+/// How long past its deadline a waiter still waits for a holder that keeps the lock and is not
+/// known to be stopped. Such a holder may merely have been preempted. Less than a second, which is
 /// what an operation may take beyond its time.
 const GRACE: Duration = Duration::from_millis(500);
 
@@ -64,9 +64,9 @@ impl Robust {
     /// [`Robust::lock`] that gives up after `deadline`, or when the [host] ends the operation.
     /// `None` then: nothing has changed.
     ///
-    /// A lock that is merely busy is waited for beyond the deadline: until its holder is seen to be
-    /// stopped, or has not released it for half a second. So an operation that may not wait fails
-    /// only because of a process that does not go on, not because of one that is inside at the same
+    /// A waiter waits for a busy lock beyond the deadline, until it sees that the holder is
+    /// stopped, or the lock has not been released for half a second. So an operation that may not
+    /// wait fails only when a process makes no progress, not when another one is inside at the same
     /// time.
     #[inline(always)]
     pub fn lock_until(

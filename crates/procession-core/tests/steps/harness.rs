@@ -64,15 +64,16 @@ pub(crate) struct Situation<S> {
     pub(crate) survivor: fn(&S, bool),
 }
 
-/// As a [`Situation`], whose victim is stopped at each of its steps, and then goes on to its end.
+/// As a [`Situation`], but the victim is stopped at each of its steps, and then continues to its
+/// end.
 pub(crate) struct Stop<S> {
     pub(crate) name: &'static str,
     pub(crate) prepare: fn() -> S,
     /// Runs in a forked process.
     pub(crate) victim: fn(&S),
-    /// Runs while the victim is stopped, and must come to its end all the same.
+    /// Runs while the victim is stopped, and must finish all the same.
     pub(crate) meanwhile: fn(&S),
-    /// Runs when the victim has come to its end.
+    /// Runs when the victim has ended.
     pub(crate) after: fn(&S),
 }
 
@@ -152,7 +153,7 @@ impl Child {
         }
     }
 
-    /// Lets the process go on.
+    /// Continues the process.
     pub(crate) fn go_on(&self) {
         // SAFETY: the child is not waited for yet, so that the pid is its own.
         unsafe { libc::kill(self.0, libc::SIGCONT) };
@@ -369,7 +370,7 @@ impl Runner {
             });
             let stopped = victim.stops();
             if stopped {
-                // Its steps are come to as well.
+                // Its steps count as reached too.
                 word::die_at_step(u64::MAX);
                 (stop.meanwhile)(&state);
                 word::count_steps();

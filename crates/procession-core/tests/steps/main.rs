@@ -4,7 +4,7 @@
 //! A [`harness::Situation`] is run once for each step of its victim. Which steps there are is read off the sources, and
 //! those that no situation came to fail the test ([`sites`]).
 //!
-//! Beside that, [`stops`]: a process is stopped at each step, and others go on. And [`wakes`]:
+//! Beside that, [`stops`]: a process is stopped at each step, and others continue. And [`wakes`]:
 //! nobody dies, and nobody looks again while it sleeps.
 //!
 //! Has a `main` of its own: its processes come from plain forks, which want a program without other threads.

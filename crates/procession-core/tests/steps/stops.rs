@@ -1,5 +1,6 @@
-//! Processes that are stopped inside an operation, as by SIGSTOP or a debugger: others that have a
-//! deadline come back in their time, and what they did and what the stopped one then does adds up.
+//! Processes that are stopped inside an operation, as by SIGSTOP or a debugger. Operations of
+//! others with a deadline return in time. Their effects and those of the stopped process, once it
+//! continues, add up.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -118,7 +119,7 @@ impl Line {
         }
     }
 
-    /// What a victim had stopped goes on, also if that has died since.
+    /// A process that a victim had stopped continues, also if the victim has died since.
     fn let_it_go_on(&self) {
         if let pid @ 1.. = self.stopped.load(Ordering::Relaxed) {
             // SAFETY: a process that was stopped; it ends only when it has gone on.
@@ -202,7 +203,7 @@ fn stop_with_the_memory_lock(line: &Line) -> Child {
         // It is not the one that dies at a step.
         os_word::count_steps();
         let stop = |_: Vec<()>| {
-            // SAFETY: this process stops, and does nothing until it goes on.
+            // SAFETY: this process stops, and does nothing until it is continued.
             unsafe { libc::raise(libc::SIGSTOP) };
         };
         line.queue.with_deliveries(Deadline::Never, |_, _| None, stop).expect("sound");

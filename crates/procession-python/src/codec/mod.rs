@@ -4,8 +4,8 @@
 //! lists and dicts of them) is written and read by hand ([`plain`]); all else is a pickle ([`pickle`]), with the large buffers
 //! of protocol 5 behind it. A tag that this version does not know is an error of that one message.
 //!
-//! When the program has put another pickler in the place of CPython's, everything goes through that
-//! one: see [`replaced`].
+//! When the program has replaced CPython's pickler, everything goes through the replacement: see
+//! [`replaced`].
 
 mod buffer;
 mod lent;

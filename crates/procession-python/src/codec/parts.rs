@@ -135,9 +135,9 @@ impl Parts {
     }
 }
 
-/// Bytes to be copied. There is no slice of them: those of a [`View`] may be written to at any
-/// time, by a thread that has the interpreter's lock, by C code that does not need it, or by a
-/// process with which an object shares its memory.
+/// Bytes to be copied. There is no slice of them, because those of a [`View`] may be written to at
+/// any time. The writer may be a thread with the interpreter's lock, C code without it, or another
+/// process that shares the memory.
 struct Piece<'a> {
     start: *const u8,
     len: usize,
@@ -164,7 +164,7 @@ impl<'a> Piece<'a> {
 
     fn append_to(&self, buffer: &mut Vec<u8>) {
         buffer.reserve(self.len);
-        // SAFETY: there is room for so many bytes, which are written before they count.
+        // SAFETY: the bytes are reserved, and written before the length includes them.
         unsafe {
             self.copy_to_start(buffer.as_mut_ptr().add(buffer.len()));
             buffer.set_len(buffer.len() + self.len);

@@ -1,4 +1,4 @@
-//! Messages of a pickler that the program has put in the place of CPython's `ForkingPickler`.
+//! Messages of a pickler by which the program has replaced CPython's `ForkingPickler`.
 //!
 //! Everything goes through that pickler then, plain data too: a program may have replaced it to
 //! sign, check or observe messages. `procession._pickler` finds out whether it is replaced, and has

@@ -228,13 +228,13 @@ impl Queue {
         Ok(self.opened()?.core.waits_for_bytes())
     }
 
-    /// Whether get raises Abandoned when nobody is left to put.
+    /// Whether get raises Abandoned when no process is left to put.
     #[getter]
     fn _abandonable(&self) -> PyResult<bool> {
         Ok(self.opened()?.core.is_abandonable())
     }
 
-    /// Raises Abandoned if nobody is left to put.
+    /// Raises Abandoned if no process is left to put.
     fn _check_abandoned(&self, py: Python<'_>) -> PyResult<()> {
         let core = &self.opened()?.core;
         match brief(|| core.is_abandoned()).map_err(|error| errors::memory(error.into()))? {
@@ -265,10 +265,10 @@ impl Queue {
     ///
     /// If block is true and timeout is None, waits until there is room; with a timeout, at most so
     /// many seconds, and then raises queue.Full. If block is false, raises queue.Full at once when
-    /// there is no room. Only a queue with a maxsize or max_bytes is ever full; one without raises
-    /// MemoryError when its messages would take more than half of the machine's memory. What has no
-    /// room in an empty queue raises MemoryError at once. A process that is stopped inside the
-    /// queue counts as no room once the time is up.
+    /// there is no room. Only a queue with a maxsize or max_bytes is ever full. One without
+    /// max_bytes raises MemoryError when its messages would take more than half of the machine's or
+    /// cgroup's memory. An object that has no room in an empty queue raises MemoryError at once. A
+    /// process that is stopped inside the queue counts as no room once the time is up.
     ///
     /// When this returns, exactly one get will have the object, whatever becomes of this process. What cannot be pickled
     /// raises here, and nothing is queued.
@@ -450,7 +450,7 @@ impl Queue {
         }
     }
 
-    /// Waits until all tasks are done, for so many seconds at most; whether they are.
+    /// Waits until all tasks are done, for `timeout` seconds at most. Returns whether they are.
     #[pyo3(signature = (timeout = None))]
     fn _join(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let core = &self.opened()?.core;

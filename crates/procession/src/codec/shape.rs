@@ -1,10 +1,10 @@
 //! The shape of a type, as its `Deserialize` asks for it.
 //!
 //! postcard writes values without saying what they are. So two programs that share a queue must
-//! agree on its type, and a type that wants to be told what comes (`deserialize_any`) cannot be
-//! read back. Both are found out without a message: the type is deserialised from a made-up value,
-//! and what it asks for is noted. After serde-reflection, whose tracer explores a type in the same
-//! way to describe its format.
+//! agree on its type. A type that lets the format decide what comes (`deserialize_any`) cannot be
+//! read back. Both are detected without a message: the type is deserialised from a made-up value,
+//! and its requests are recorded. The crate serde-reflection explores types in the same way to
+//! describe their formats.
 //!
 //! A type's `Deserialize` may refuse the made-up value: a handle does, and so may a type that
 //! checks its values. What it would have asked for after that is then not part of the shape.
@@ -93,15 +93,15 @@ struct Trace {
     enums: HashMap<&'static str, SeenEnum>,
     /// How often this pass was asked for something.
     asked: usize,
-    /// Whether this pass has come to a variant that none had come to before.
+    /// Whether this pass has reached a variant that no earlier pass had reached.
     explored: bool,
 }
 
 struct SeenEnum {
     count: usize,
-    /// The first variant that no pass has come to.
+    /// The first variant that no pass has reached.
     next: usize,
-    /// The variant whose made-up value was the smallest that came to an end, and its size.
+    /// The variant with the smallest complete made-up value, and its size.
     smallest: Option<(usize, usize)>,
 }
 

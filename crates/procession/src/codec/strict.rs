@@ -8,8 +8,8 @@ use super::error::SerializeError;
 type Postcard<F> = postcard::Serializer<F>;
 
 /// Writes as postcard does. postcard leaves out a field that `skip_serializing_if` skips, and its
-/// reader, who is not told, takes the next field's bytes for it: such a field is an error here.
-/// What a type's `Serialize` says when it refuses is kept.
+/// reader takes the next field's bytes for it. Such a field is an error here. What a type's
+/// `Serialize` says when it refuses is kept.
 pub(super) struct Strict<'a, F: postcard::ser_flavors::Flavor>(pub(super) &'a mut Postcard<F>);
 
 impl<F: postcard::ser_flavors::Flavor> Strict<'_, F> {

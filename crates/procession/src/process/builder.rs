@@ -147,8 +147,8 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Builder<'a, R> {
     }
 
     /// Forks although this process has other threads or guards over shared memory. The forked
-    /// process has none of the threads: what one had locked, the memory allocator's own locks
-    /// apart, stays locked for ever, and a function that needs it hangs. No effect with the other
+    /// process has none of the threads. A lock that one of them held stays locked, the memory
+    /// allocator's own locks apart, and a function that needs it hangs. No effect with the other
     /// start methods.
     ///
     /// # Safety
@@ -196,7 +196,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Builder<'a, R> {
             (_, chosen) => chosen.unwrap_or(default),
         };
         let fork = || match self.allow_threads {
-            // SAFETY: by the word of the caller of `allow_threads`.
+            // SAFETY: as the caller of `allow_threads` promised.
             true => unsafe { start::fork_unchecked() },
             false => start::fork(),
         };

@@ -53,7 +53,7 @@ pub(super) fn obey(channel: Channel, starter: Credentials) -> ! {
             // Another process has a copy of the starter's end: one that it forked, and that may
             // have become another user.
             Ok(Some(_)) => {}
-            // The starter is gone, or changed its mind: nobody is left to hear of it.
+            // The starter has ended or withdrawn: no process is left to report to.
             Ok(None) => process::exit_now(FAILURE_CODE),
             Err(error) => fail(&channel, format!("reading its order: {error}")),
         }

@@ -177,7 +177,7 @@ fn type_hash<A, R>() -> u64 {
 type Initializer = procession_core::os::image::Initializer;
 
 /// Called by the loader before `main`. A process that this library started never gets to `main`. It
-/// does what its parent says: the variable and the descriptor are believed only where the kernel
+/// carries out its parent's order. The variable and the descriptor are trusted only if the kernel
 /// says that the parent, as the same user, made the connection.
 // SAFETY: an entry of this section is a function that the loader calls with these arguments.
 #[unsafe(link_section = ".init_array")]

@@ -55,7 +55,7 @@ pub enum StartError {
     #[error("cannot start a process: {0}")]
     Invalid(&'static str),
     /// Executing this program gives it privileges that its caller does not have. A program that
-    /// gains them takes no orders: whoever may execute it could choose what it does.
+    /// gains them takes no orders: any user that may execute it could choose what it does.
     #[error(
         "cannot start a process: executing this program once more would give it privileges, and then it takes no \
          orders from its caller: {reason}; use the start method fork"

@@ -57,8 +57,8 @@ impl Process {
     /// tuple. Handles of this library among the arguments and in the result stay handles of the
     /// same object.
     ///
-    /// A closure that captures is no `fn`, and does not compile, even where what it captures has no
-    /// bytes: a value may prove something about the process that made it.
+    /// A closure that captures is no `fn`, and does not compile. That includes values without
+    /// bytes, which may prove something about the process that made them.
     ///
     /// ```compile_fail,E0308
     /// #[derive(Clone, Copy)]
@@ -93,9 +93,9 @@ impl Process {
     /// everything this one has in memory, so its changes never show here. Only the result is serialised.
     ///
     /// # Errors
-    /// [`StartError::Threads`] when this process has other threads, [`StartError::Guards`] when it
-    /// has guards over shared memory, as for [`fork`](super::fork) ([`Builder::allow_threads`]
-    /// allows both); otherwise what the system refused.
+    /// [`StartError::Threads`] when this process has other threads. [`StartError::Guards`] when it
+    /// has guards over shared memory, as for [`fork`](super::fork). [`Builder::allow_threads`]
+    /// allows both. [`StartError::System`] when the system refused.
     pub fn fork<'a, F, R>(function: F) -> Result<Process<R>, StartError>
     where
         F: FnOnce() -> R + 'a,

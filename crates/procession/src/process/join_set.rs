@@ -18,9 +18,9 @@ use super::handle::Process;
 /// Processes that end with the set: when it is dropped, and when this process ends, even by
 /// SIGKILL.
 ///
-/// A function that starts workers and then returns early, by `?` or by a panic, leaves no worker
-/// behind if it keeps them in a set. [`JoinSet::join_all`] waits for all of them, and ends the
-/// others as soon as one has failed.
+/// A function that keeps its workers in a set leaves none behind when it returns early, by `?` or
+/// by a panic. [`JoinSet::join_all`] waits for all of them, and ends the others as soon as one has
+/// failed.
 ///
 /// Dropping the set ends its processes with SIGTERM, and those that are left a second later with
 /// SIGKILL. It blocks until they have ended. The processes are daemons (see [`Builder::daemon`]). A
@@ -39,7 +39,7 @@ use super::handle::Process;
 /// for _ in 0..2 {
 ///     workers.spawn(worker, numbers.clone())?;
 /// }
-/// numbers.put_many(&[1, 2, 3])?; // If this fails, the workers do not wait for more numbers: they are ended.
+/// numbers.put_many(&[1, 2, 3])?; // If this fails, the workers are ended.
 /// numbers.shutdown(false)?;
 /// assert_eq!(workers.join_all()?.iter().sum::<u64>(), 6);
 /// # Ok::<(), procession::Error>(())

@@ -28,9 +28,9 @@ pub enum Fork {
 /// with [`exit`](super::exit), which leaves alone what the parent registered for its own exit.
 /// Standard output is flushed first, so that what the parent printed does not appear twice.
 ///
-/// Shared memory is not copied. What has a part of it for itself (a locked [`Value`](crate::Value)
-/// or [`Array`](crate::Array), a [`Message`](crate::queue::Message), a
-/// [`Reservation`](crate::queue::Reservation)) must be dropped before.
+/// Shared memory is not copied. So guards over it must be dropped before: a locked
+/// [`Value`](crate::Value) or [`Array`](crate::Array), a [`Message`](crate::queue::Message), a
+/// [`Reservation`](crate::queue::Reservation).
 ///
 /// # Errors
 /// [`StartError::Threads`] when this process has other threads, [`StartError::Guards`] when it has
@@ -41,8 +41,8 @@ pub fn fork() -> Result<Fork, StartError> {
 
 /// As [`fork`], also when this process has other threads or guards over shared memory.
 ///
-/// The new process has none of the other threads: what one had locked, the memory allocator's own
-/// locks apart, stays locked for ever, and a function that needs it hangs.
+/// The new process has none of the other threads. A lock that one of them held stays locked, the
+/// memory allocator's own locks apart, and a function that needs it hangs.
 ///
 /// # Safety
 /// - What the new process calls is sound in a copy of a process with threads. POSIX allows

@@ -168,7 +168,7 @@ impl Serving {
                 Some(1) => match self.control.try_receive() {
                     Ok(Received::End) => return Ok(()),
                     Ok(Received::Nothing) => {}
-                    // The program has become another user, for whom this process must not work.
+                    // The program has become another user, which this process must not serve.
                     Ok(Received::Message(message))
                         if message.sender.is_some_and(|sender| {
                             sender.pid == self.client.pid && sender.uid != self.client.uid

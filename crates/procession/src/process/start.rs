@@ -139,7 +139,7 @@ pub(super) enum Forked {
     },
 }
 
-/// Copies the process, which must have no other threads and no guards. The copy goes on when its
+/// Copies the process, which must have no other threads and no guards. The copy continues when its
 /// parent holds its pidfd.
 pub(super) fn fork() -> Result<Forked, StartError> {
     check_alone()?;
@@ -197,7 +197,7 @@ pub(super) unsafe fn fork_unchecked() -> Result<Forked, StartError> {
 
 const GO: &[u8] = b"go";
 
-/// Goes on in the parent; in the child runs `function` and ends.
+/// Returns in the parent. In the child runs `function` and ends.
 pub(super) fn run_forked(
     forked: Forked,
     settings: &Settings,

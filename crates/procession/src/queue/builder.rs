@@ -62,14 +62,15 @@ impl<Q: Kind> Builder<Q> {
     }
 
     /// Whether a get that waits fails with [`GetError::Abandoned`](super::GetError::Abandoned) when
-    /// the queue is empty and nobody is left to put, so that a consumer does not outlive its
-    /// producers, killed ones too.
+    /// the queue is empty and no process is left to put. So a consumer does not outlive its
+    /// producers, killed ones included.
     ///
     /// That is so when no other living process has a handle, and none is on its way to another
-    /// process. The other consumers do not count: processes whose only thread (beside this
-    /// library's) waits in a get without a timeout, or that have been told so themselves. Each of
-    /// them is told, within a second. Other threads of the caller do not keep it waiting; a parent
-    /// that neither puts nor gets drops its handle. A get that does not wait never fails so.
+    /// process. Other consumers do not count. A consumer is a process whose only thread, beside
+    /// this library's, waits in a get without a timeout. A process that got the error does not
+    /// count either. Each consumer gets the error within a second. Other threads of the caller do
+    /// not keep it waiting. A parent that neither puts nor gets drops its handle. A get that does
+    /// not wait never fails so.
     ///
     /// It costs a descriptor more a process, and nothing for messages.
     pub fn abandonable(mut self, abandonable: bool) -> Self {

@@ -64,8 +64,8 @@ pub enum GetError {
         /// What is wrong with it.
         cause: postcard::Error,
     },
-    /// A handle in the message leads nowhere: its sender has ended, say. The message is taken and gone, as for
-    /// [`GetError::Deserialize`].
+    /// A handle in the message leads nowhere: its sender was killed and no other process has the
+    /// object open, say. The message is taken and gone, as for [`GetError::Deserialize`].
     #[error("a handle in the message cannot be opened: {0}")]
     Handle(OpenError),
     /// There is no memory to take a delivery, or the queue's memory is damaged.

@@ -263,7 +263,7 @@ impl<T: DeserializeOwned> JoinableQueue<T> {
         let mut delivery = self.core.get_delivery(deadline)?;
         let (decoded, handles) = with_buffer(|buffer| {
             buffer.extend_from_slice(&delivery);
-            // Whoever has a task may fork.
+            // A process with a task may fork.
             delivery.release_bytes();
             transfer::to_be_read_again(|| decode(buffer))
         });

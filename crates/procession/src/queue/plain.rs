@@ -21,10 +21,10 @@ use crate::handle;
 /// A first-in, first-out queue of messages between processes.
 ///
 /// Any process that has a handle may put and get. A handle is cloned, inherited by a fork, given to
-/// a new process as an argument, or sent through a pipe or another queue; the queue is gone with
-/// the last one. A process that has sent a handle through a queue keeps the object, and a
-/// descriptor for it, at least until the handle has been received. A process that ends by itself
-/// before that leaves them to a small process; one that is killed loses them.
+/// a new process as an argument, or sent through a pipe or another queue. The queue is freed with
+/// its last handle. A process that has sent a handle through a queue keeps the object, and a
+/// descriptor for it, until the handle has been received. A sender that exits before that leaves
+/// them to a small keeper process; one that is killed loses them.
 ///
 /// A message whose put returned is delivered to exactly one get. A consumer that is killed loses at most the message
 /// that its own get had taken; a producer killed inside a put has either put the message or not. Neither ever
@@ -88,10 +88,10 @@ impl<T: DeserializeOwned> Queue<T> {
     /// Opens a queue by the name under which [`Builder::create`] made it.
     ///
     /// # Errors
-    /// [`OpenError`]: there is none that a living process uses, it is another user's, it is no
-    /// queue, or it was made for messages of another type ([`OpenError::Messages`]). Types are
-    /// compared by the kinds of their values and the names of their fields and variants. A queue
-    /// that Python made is not compared.
+    /// [`OpenError`]: no living process uses such a queue, it is another user's, it is no queue, or
+    /// its messages are of another type ([`OpenError::Messages`]). Types are compared by the kinds
+    /// of their values and the names of their fields and variants. A queue that Python made is not
+    /// compared.
     pub fn open(name: &str) -> Result<Self, OpenError> {
         core::Queue::open_named(name).and_then(checked)
     }

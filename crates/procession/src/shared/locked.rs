@@ -71,7 +71,7 @@ impl<'a> Held<'a> {
     fn bytes(&self) -> &[u8] {
         self.owner.check();
         // SAFETY: this process holds the lock by this value alone (`acquire_once`, and the owner's
-        // check), and other processes keep to it; types that wrap a locked block use it through
+        // check), and other processes respect it. Types that wrap a locked block use it through
         // `Locked` alone. The borrow of `self` keeps other slices of this one away. No safe fork is
         // made while `owner` is counted, so that a child has no such slice.
         unsafe { self.lock.block.bytes_mut() }

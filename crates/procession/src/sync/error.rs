@@ -11,8 +11,8 @@ use procession_core::os::identity::Identity;
 /// `G` is the guard; for a call that takes and releases the lock itself, its result.
 ///
 /// With `?` it becomes a [`crate::Error`], which drops the guard. A guard borrows its lock and
-/// stays in its thread, so an error with one cannot become a boxed error or one of `anyhow` as it
-/// is: convert it by `map_err(procession::Error::from)` first.
+/// stays in its thread. So an error with a guard does not convert into a boxed error or one of
+/// `anyhow`: convert it by `map_err(procession::Error::from)` first.
 #[non_exhaustive]
 pub enum LockError<G> {
     /// The caller has the lock, and this is the guard. The process that had it died with it: what the lock
