@@ -1,4 +1,4 @@
-"""Which pickler is in effect: CPython's `ForkingPickler`, or what the program has put in its place.
+"""Which pickler is in effect: CPython's `ForkingPickler`, or the program's replacement.
 
 A program may set `ForkingPickler` in ``multiprocessing.reduction``, `_ForkingPickler` in the module
 of queues, the `reducer` of a context, or `dumps` and `loads` of the class itself. The class of the

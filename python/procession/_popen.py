@@ -1,9 +1,9 @@
 """Starting processes and waiting for them: CPython's ways, over pidfds.
 
 The process is watched by a pidfd, which is also its sentinel. So any number of threads may wait for
-it, and its end is noticed even when its exit status went to another caller of ``wait``, or to
-nobody because SIGCHLD is ignored. The kernel remembers the status from Linux 6.15 on; else the exit
-code is 255 then, as with `asyncio`.
+it. Its end is noticed even when another caller of ``wait`` took its exit status, or the status was
+discarded because SIGCHLD is ignored. The kernel remembers the status from Linux 6.15 on; else the
+exit code is 255 then, as with `asyncio`.
 """
 
 import atexit

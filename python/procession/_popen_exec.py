@@ -1,4 +1,4 @@
-"""Starting processes that are no copies of this one, and waiting for them. See `_popen`."""
+"""Starting processes by spawn or a forkserver, and waiting for them. See `_popen`."""
 
 from multiprocessing import popen_forkserver, popen_spawn_posix
 

@@ -1,7 +1,7 @@
-"""What public code reads of the private attributes of CPython's queues, pools and results.
+"""Private attributes of CPython's queues, pools and results that public programs read.
 
 Those that have a meaning here give the right answer. The others raise AttributeError, which says
-what to use instead. A subclass that uses one gets CPython's own class: see `_private_parts`.
+what to use instead. A subclass that uses one works as CPython's class: see `_private_parts`.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """The process that a pool's later workers are forked from.
 
 A process that a thread forks inherits the locks that other threads hold at that moment (of an
-import, of a buffer of standard output), and nothing there ever releases them. The thread that looks
+import, of a buffer of standard output), and no thread of it releases them. The thread that looks
 after a pool would fork workers at any moment. So the thread of the program that makes the pool
 forks one idle process more, the template, beside the first workers. It has one thread, which waits
 for requests and holds nothing. The workers that it forks have the memory that the first ones had,

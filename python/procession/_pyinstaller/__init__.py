@@ -1,4 +1,4 @@
-"""What PyInstaller asks installed packages for: the folder of their hooks."""
+"""The entry point that tells PyInstaller the folder of this package's hooks."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Values and arrays of a manager, in shared memory as long as what they hold fits there."""
+"""Values and arrays of a manager, in shared memory while their contents fit there."""
 
 import marshal
 from array import array

@@ -1,4 +1,4 @@
-//! What needs a descriptor, in a process that has none left.
+//! System calls that need a descriptor, in a process that has none left.
 
 use std::ffi::{CStr, c_int, c_long, c_void};
 use std::io;

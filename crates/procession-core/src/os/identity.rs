@@ -21,9 +21,9 @@ const PID_BITS: u32 = 22;
 /// A process, told apart from every other that ever has the same pid. Fits in 60 bits, so that a
 /// control word can hold it beside up to four bits of state. One store then changes both.
 ///
-/// What cannot be known counts for life: a process taken for dead would lose its locks and messages
-/// to others while it runs. On a kernel before Linux 6.9 a process that `/proc` hides is told apart
-/// by its pid alone.
+/// A process that cannot be examined counts as alive: a process taken for dead would lose its locks
+/// and messages to others while it runs. On a kernel before Linux 6.9 a process that `/proc` hides
+/// is told apart by its pid alone.
 ///
 /// Valid within one pid namespace; [`crate::shm::Header`] refuses objects of another one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,4 +1,4 @@
-//! What tells a process from every other that has, had or will have the same pid.
+//! The number that tells a process from every other that has, had or will have the same pid.
 
 use std::ffi::CString;
 use std::io;

@@ -1,5 +1,5 @@
-//! Tests: who lives, where `/proc` hides processes, counts time otherwise, shows those of others,
-//! or is missing.
+//! Tests of liveness where `/proc` hides processes, counts time otherwise, shows another
+//! namespace's processes, or is missing.
 //!
 //! Each test runs itself again in namespaces of its own. That takes root; elsewhere they say that
 //! they are skipped.

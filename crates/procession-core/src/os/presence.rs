@@ -1,4 +1,4 @@
-//! Locks by which a process tells others that it is there, and that the kernel drops when it ends.
+//! Locks that show other processes that this one is there. The kernel drops them when it ends.
 //!
 //! Each process holds a shared lock on one byte of a file, by an open file description of its own.
 //! A fork would make parent and child share that description. So a fork prepares another one,
@@ -89,7 +89,7 @@ impl Presence {
         is_locked_by_others(&self.fd, byte).unwrap_or(true)
     }
 
-    /// Whether this process is not to be reckoned with: [`Presence::leave`] was called last.
+    /// Whether this process does not count at present: [`Presence::leave`] was called last.
     #[inline]
     pub fn is_away(&self) -> bool {
         self.away.load(Ordering::Relaxed)

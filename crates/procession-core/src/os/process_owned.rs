@@ -1,4 +1,4 @@
-//! What belongs to one process, and what a fork makes of it.
+//! Guards that belong to one process, and their copies in forked children.
 //!
 //! A guard over shared memory (a message in place, a locked value) gives out references, and a fork
 //! copies both. The memory stays one: the child could write what the parent has exclusively, or

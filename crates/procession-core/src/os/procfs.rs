@@ -1,4 +1,4 @@
-//! `/proc`: reading it, and what an error says where it is missing.
+//! Reads `/proc`, and explains errors where it is missing.
 
 use std::fmt;
 use std::io;

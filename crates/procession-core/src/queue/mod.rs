@@ -480,7 +480,7 @@ impl Shared {
         }
     }
 
-    /// Says that this process is to be reckoned with, before it puts or takes.
+    /// Makes this process count as a producer again, before it puts or takes.
     #[inline]
     fn attend(&self) {
         if let Some(presence) = &self.presence

@@ -1,4 +1,4 @@
-//! What a manager's queue has in place of other queues' `put` and `get`.
+//! The `put` and `get` of a manager's queue.
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;

@@ -1,8 +1,8 @@
-//! Why a value has no bytes.
+//! The error of a value that cannot be serialised.
 
 use std::fmt;
 
-/// A value cannot be serialised in a way that it could be read back from.
+/// A value cannot be serialised, or its bytes could not be read back. Nothing was put or sent.
 pub struct SerializeError(Box<Problem>);
 
 #[derive(Debug)]

@@ -1,4 +1,5 @@
-//! A serialiser that writes postcard's bytes and refuses what those cannot be read back from.
+//! A serialiser that writes postcard's format and refuses values that could not be read back from
+//! it.
 
 use serde::ser::{self, Serialize, Serializer};
 

@@ -11,8 +11,9 @@ use procession_core::shm::CreateError;
 
 use crate::process::{ExitStatus, StartError};
 
-/// Which task an error is about: `the call at src/main.rs:7:10`, `item 17 of` it, or `items 16 to
-/// 31 of` it for a chunk. [`Call::name`](super::Call::name) gives it another name.
+/// Names the task of an error: `the call at src/main.rs:7:10`, `item 17 of the call at …`, or
+/// `items 16 to 31 of the call at …` for a chunk. [`Call::name`](super::Call::name) replaces the
+/// place of the call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskName {
     label: Label,

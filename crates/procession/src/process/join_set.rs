@@ -20,7 +20,7 @@ use super::handle::Process;
 ///
 /// A function that keeps its workers in a set leaves none behind when it returns early, by `?` or
 /// by a panic. [`JoinSet::join_all`] waits for all of them, and ends the others as soon as one has
-/// failed.
+/// failed. A process that is killed is a [`JoinError::Killed`] of the joins.
 ///
 /// Dropping the set ends its processes with SIGTERM, and those that are left a second later with
 /// SIGKILL. It blocks until they have ended. The processes are daemons (see [`Builder::daemon`]). A
@@ -51,7 +51,7 @@ pub struct JoinSet<R = ()> {
 }
 
 impl<R> JoinSet<R> {
-    /// An empty set.
+    /// Makes an empty set.
     pub fn new() -> Self {
         JoinSet { processes: Vec::new() }
     }
@@ -78,7 +78,7 @@ impl<R: Serialize + DeserializeOwned + 'static> JoinSet<R> {
     /// Starts a process that runs `function(arguments)`, as [`Process::spawn`] does.
     ///
     /// # Errors
-    /// As [`Process::spawn`]; the others run on.
+    /// As [`Process::spawn`]. The other processes run on.
     pub fn spawn<A>(&mut self, function: fn(A) -> R, arguments: A) -> Result<&Process<R>, StartError>
     where
         A: Serialize + DeserializeOwned + 'static,
@@ -89,8 +89,7 @@ impl<R: Serialize + DeserializeOwned + 'static> JoinSet<R> {
     /// Starts a process with settings of its own. It becomes a daemon.
     ///
     /// # Errors
-    /// As [`Builder::start`]: one that is to be detached is refused, for it could not end with the
-    /// set.
+    /// As [`Builder::start`]. A detached process is refused, because it cannot end with the set.
     pub fn start(&mut self, builder: Builder<'_, R>) -> Result<&Process<R>, StartError> {
         if self.is_empty() {
             self.processes.clear();
@@ -99,8 +98,8 @@ impl<R: Serialize + DeserializeOwned + 'static> JoinSet<R> {
         Ok(&self.processes[self.processes.len() - 1])
     }
 
-    /// Waits until a process of the set has ended, and takes it out; its pid and its function's
-    /// result. `None` when the set is empty.
+    /// Blocks until a process of the set has ended, removes it, and returns its pid and its
+    /// function's result. `None` when the set is empty.
     ///
     /// # Errors
     /// [`JoinError`] in place of a result, as from [`Process::join`].
@@ -110,11 +109,12 @@ impl<R: Serialize + DeserializeOwned + 'static> JoinSet<R> {
         Some((process.pid(), process.join()))
     }
 
-    /// Waits until all have ended; their functions' results in the order of the starts.
+    /// Blocks until all processes have ended, and returns their functions' results in the order of
+    /// the starts.
     ///
     /// # Errors
-    /// The first [`JoinError`], as from [`Process::join`]. The processes that are left then are
-    /// ended.
+    /// The first [`JoinError`], as from [`Process::join`]. The remaining processes are then ended,
+    /// as by a drop of the set.
     pub fn join_all(mut self) -> Result<Vec<R>, JoinError> {
         let mut places: Vec<usize> = (0..self.len()).collect();
         let mut results: Vec<Option<R>> = places.iter().map(|_| None).collect();
@@ -124,7 +124,7 @@ impl<R: Serialize + DeserializeOwned + 'static> JoinSet<R> {
         Ok(results.into_iter().flatten().collect())
     }
 
-    /// The place of a process that has ended.
+    /// Blocks until a process has ended, and returns its place; `None` when the set is empty.
     fn wait_for_one(&self) -> Option<usize> {
         let fds: Vec<_> = self.iter().map(AsFd::as_fd).collect();
         while !fds.is_empty() {

@@ -9,14 +9,15 @@ use crate::codec::SerializeError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PutError {
-    /// The queue held as many messages, or bytes, as it may, at once or for the whole timeout. Or
-    /// by then a process that is stopped inside the queue kept this one from putting.
+    /// The queue had no room for the message, in messages or in bytes, at once or for the whole
+    /// timeout. Or a process that is stopped inside the queue kept this one from putting until
+    /// then.
     #[error("the queue is full")]
     Full,
     /// The queue has been shut down.
     #[error("the queue has been shut down")]
     ShutDown,
-    /// The message's `Serialize` refused, or what it would be serialised to could not be read back.
+    /// The message's `Serialize` refused, or its bytes could not be read back.
     #[error("the message cannot be serialised: {0}")]
     Serialize(SerializeError),
     /// A handle in the message (a queue, a lock, a pipe's end …) cannot be handed out.
@@ -42,8 +43,8 @@ pub struct PutManyError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GetError {
-    /// There was no message, at once or for the whole timeout. Or by then a process that is stopped
-    /// inside the queue kept this one from taking one: there may be some then.
+    /// There was no message, at once or for the whole timeout. Or a process that is stopped inside
+    /// the queue kept this one from taking a message; the queue may hold some then.
     #[error("the queue is empty")]
     Empty,
     /// The queue has been shut down, and nothing is left in it.

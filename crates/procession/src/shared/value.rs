@@ -77,8 +77,8 @@ impl<T: Pod> Value<T> {
     /// Changes the value under the lock; what `change` returned.
     ///
     /// # Errors
-    /// [`LockError::OwnerDied`] with what `change` returned: it was called, and what it was given
-    /// may have been half-written (use a guard to repair that first); [`LockError::WouldDeadlock`].
+    /// [`LockError::OwnerDied`] with the result of `change`. It was called, perhaps with
+    /// half-written data; use a guard to repair the data first. [`LockError::WouldDeadlock`].
     pub fn update<R>(&self, change: impl FnOnce(&mut T) -> R) -> Result<R, LockError<R>> {
         match self.lock() {
             Ok(mut guard) => Ok(change(&mut guard)),
