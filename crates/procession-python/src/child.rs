@@ -97,8 +97,8 @@ fn can_fork_siblings() -> bool {
 #[pyfunction(name = "_fork_template")]
 fn fork_template(_py: Python<'_>, requests: i32, parent: i32, by_kernel: bool) -> PyResult<u32> {
     let (requests, parent) = (borrowed(requests)?, borrowed(parent)?);
-    // SAFETY: this thread holds the interpreter's lock and calls what the interpreter asks for on
-    // either side of a fork, so this is `os.fork`: a program may call that at any time, and the
+    // SAFETY: this thread holds the interpreter's lock and calls the interpreter's functions for
+    // both sides of a fork, so this is `os.fork`. A program may call that at any time, and the
     // classes of this module expect it.
     let forked = unsafe {
         ffi::PyOS_BeforeFork();
@@ -137,8 +137,8 @@ fn await_request(requests: BorrowedFd<'_>, parent: BorrowedFd<'_>, by_kernel: bo
 /// pidfd for it; in the new process 0 and -1. This process must have one thread.
 #[pyfunction(name = "_fork_sibling")]
 fn fork_sibling(_py: Python<'_>) -> PyResult<(u32, i32)> {
-    // SAFETY: this thread holds the interpreter's lock and calls what the interpreter asks for on
-    // either side of a fork, so this is `os.fork`: a program may call that at any time, and the
+    // SAFETY: this thread holds the interpreter's lock and calls the interpreter's functions for
+    // both sides of a fork, so this is `os.fork`. A program may call that at any time, and the
     // classes of this module expect it.
     let forked = unsafe {
         ffi::PyOS_BeforeFork();

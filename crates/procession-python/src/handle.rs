@@ -1,5 +1,5 @@
-//! Objects that travel: a class's `__reduce__` gives `cls._open` and the bytes of a core handle,
-//! which another process opens while any process of the user has the object open.
+//! Objects that travel: a class's `__reduce__` gives `cls._open` and the bytes of a core handle.
+//! Another process can open these while any process of the user has the object open.
 
 use std::io;
 

@@ -122,7 +122,7 @@ fn a_thread_may_drop_what_another_took() {
     });
 }
 
-/// In the child, which has a copy of a guard by a fork that the test answers for: each use panics,
+/// Runs in the child, which has a copy of a guard by an unsafe fork of the test. Each use panics,
 /// and the drop does nothing.
 #[track_caller]
 fn panics_in_a_child<G>(mut guard: G, use_it: impl Fn(&mut G)) -> G {

@@ -115,7 +115,7 @@ class ManagedValue(Kept, _Memory, ValueProxy):
             if data:
                 return marshal.loads(data)
             value = self._call_manager("get")
-            # One that is being set now may have come to the manager, and is not the current one
+            # A value that is being set may have reached the manager, and is not the current one
             # yet.
             with self._lock:
                 if self._word[0] == count:

@@ -18,8 +18,8 @@ pub(crate) struct Usage {
 }
 
 /// The usage before this process's last attempt that failed, for its descriptor to wait for room
-/// with. Kept in two words, which a race of two threads may mix: then the descriptor is readable
-/// too early, or until the next message is taken.
+/// with. A race of two threads may mix its two words. Then the descriptor is readable too early, or
+/// until the next message is taken.
 #[derive(Default)]
 pub(super) struct Shortage {
     is_noted: AtomicBool,

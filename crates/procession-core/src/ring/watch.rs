@@ -258,8 +258,8 @@ impl Ring {
             Ok(_) => Ok(()),
             Err(WatchError::Queue(RingError::Damaged(damaged))) => Err(damaged),
             Err(error) => {
-                // It is not armed, so it stays readable, and nothing is missed; who asks for it
-                // again is told.
+                // It is not armed, so it stays readable, and nothing is missed; a caller that asks
+                // for it again is told.
                 tracing::debug!(%error, "a descriptor is readable for nothing");
                 Ok(())
             }

@@ -64,10 +64,10 @@ impl Robust {
     /// [`Robust::lock`] that gives up after `deadline`, or when the [host] ends the operation.
     /// `None` then: nothing has changed.
     ///
-    /// A waiter waits for a busy lock beyond the deadline, until it sees that the holder is
-    /// stopped, or the lock has not been released for half a second. So an operation that may not
-    /// wait fails only when a process makes no progress, not when another one is inside at the same
-    /// time.
+    /// A waiter waits for a busy lock beyond the deadline. It gives up when it sees that the holder
+    /// is stopped, or when the lock has not been released for half a second. So an operation that
+    /// may not wait fails only when a process makes no progress, not when another one is inside at
+    /// the same time.
     #[inline(always)]
     pub fn lock_until(
         &self,

@@ -5,7 +5,7 @@
 //! those that no situation came to fail the test ([`sites`]).
 //!
 //! Beside that, [`stops`]: a process is stopped at each step, and others continue. And [`wakes`]:
-//! nobody dies, and nobody looks again while it sleeps.
+//! no process dies, and none checks again while it sleeps.
 //!
 //! Has a `main` of its own: its processes come from plain forks, which want a program without other threads.
 //!

@@ -20,9 +20,9 @@
 //! - **Handles travel**: queues, locks, and ends of pipes may be part of a value. Over a pipe or local socket
 //!   their descriptors go along. Over TCP they go as references that work on this machine only.
 //! - **Ends travel** themselves, as arguments, through pipes and through queues. In a queue an end
-//!   is a ticket, which its sender honours once, from a helper thread: the first process to receive
-//!   it has the end. A sender that exits leaves that to its keeper; one that is killed loses the
-//!   end. A receiver waits at most 10 s for a sender that is stopped.
+//!   is a ticket. Its sender honours it once, from a helper thread, so that the first process to
+//!   receive it has the end. A sender that exits leaves that to its keeper; one that is killed
+//!   loses the end. A receiver waits at most 10 s for a sender that is stopped.
 //! - **Threads** may share an end: messages are sent whole, one after the other, and each is received
 //!   by one of them. A child forked while another thread sends must not send on that end.
 //!

@@ -230,8 +230,8 @@ impl<T: Serialize> Queue<T> {
     /// that is killed before has put all of it or nothing.
     ///
     /// # Errors
-    /// [`PutError`]: the message cannot be serialised or its type could not be read back, there is
-    /// no memory for it, or the queue has been shut down, also while this waits. The queue is as
+    /// [`PutError`]: the message cannot be serialised, its type could not be read back, there is no
+    /// memory for it, or the queue has been shut down, also during the wait. The queue is as
     /// before.
     #[inline]
     pub fn put(&self, message: &T) -> Result<(), PutError> {
