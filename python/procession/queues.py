@@ -339,6 +339,8 @@ class JoinableQueue(Queue, _stdlib.JoinableQueue):
     lets go of the queue: before those that wait, once a process that waits or asks has noticed the death.
     So a task may be worked on twice, but none is lost. Then task_done acknowledges a task that the caller's
     own process has: the oldest one that its thread got, else the oldest.
+
+    The other arguments are those of Queue.
     """
 
     def __init__(
@@ -390,6 +392,8 @@ class SimpleQueue(_Base, _stdlib.SimpleQueue):
     >>> queue.put((1, 2.5, "three"))
     >>> queue.get()
     (1, 2.5, 'three')
+
+    abandonable is that of Queue.
     """
 
     def __init__(self, *, ctx=None, abandonable=False):
