@@ -65,8 +65,9 @@ impl Builder {
 
     /// How workers are started; the program's default otherwise.
     ///
-    /// With [`StartMethod::Fork`] the first workers are forked here, which is refused while the program has other threads. Those that
-    /// take the place of others are forked later all the same: what another thread has locked at that moment stays locked in them.
+    /// With [`StartMethod::Fork`], [`Builder::build`] forks the first workers, which is refused
+    /// while the program has other threads or guards over shared memory. Replacements are forked
+    /// later all the same. A lock that another thread holds at that moment stays locked in them.
     pub fn start_method(mut self, method: StartMethod) -> Self {
         self.method = Some(method);
         self
