@@ -45,6 +45,14 @@ class Watched:
             self._pidfd = Descriptor(pidfd)
             self.sentinel = pidfd
 
+    def watch_started(self):
+        """Open a descriptor for the process, which was just started. End the process if that fails."""
+        try:
+            self.watch(pidfd_open(self.pid))
+        except BaseException:
+            end(self.pid)
+            raise
+
     def poll(self, flag=os.WNOHANG):
         """Return the exit code, or None if the process still runs. Wait for it without the flag."""
         return self.wait(0 if flag == os.WNOHANG else None)
@@ -111,11 +119,11 @@ class Popen(Watched, popen_fork.Popen):
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.write(tell.number, _GO)
         except BaseException:
-            # It ends, since it was not told to continue.
+            # Without this end of the pipe, one whose pid is unknown ends by itself.
             del tell
             if self.pid is not None:
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(self.pid, 0)
+                # It may have been told to continue, if a signal's handler raised right then.
+                end(self.pid)
             raise
 
 
@@ -147,6 +155,13 @@ def pidfd_open(pid):
         return os.pidfd_open(pid)
     except ProcessLookupError:
         return None
+
+
+def end(pid):
+    """Kill a process just started, for which there may be no pidfd, and collect its exit status."""
+    with contextlib.suppress(ProcessLookupError, ChildProcessError):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def is_readable(fd, timeout):

@@ -2,7 +2,7 @@
 
 from multiprocessing import popen_forkserver, popen_spawn_posix
 
-from ._popen import Watched, is_readable, pidfd_open
+from ._popen import Watched, is_readable
 
 # Seconds that a forkserver has to say how a process ended.
 _UNTIL_TOLD = 1
@@ -13,7 +13,7 @@ class SpawnPopen(Watched, popen_spawn_posix.Popen):
 
     def _launch(self, process_obj):
         super()._launch(process_obj)
-        self.watch(pidfd_open(self.pid))
+        self.watch_started()
 
 
 class ForkServerPopen(Watched, popen_forkserver.Popen):
@@ -22,7 +22,7 @@ class ForkServerPopen(Watched, popen_forkserver.Popen):
     def _launch(self, process_obj):
         super()._launch(process_obj)
         self._status = self.sentinel
-        self.watch(pidfd_open(self.pid))
+        self.watch_started()
 
     def _collect(self, pidfd):
         from ._procession import _read_status

@@ -24,7 +24,7 @@ from functools import partial
 from multiprocessing import context, popen_fork, util
 
 from . import _pickler, _worker
-from ._popen import Descriptor, Watched, is_readable, run_child
+from ._popen import Descriptor, Watched, end, is_readable, run_child
 from ._procession import _fork_sibling, _fork_template
 
 # A request's number, and what came of it: a pid, or an errno made negative.
@@ -79,10 +79,8 @@ class Template:
         try:
             self._pidfd = Descriptor(os.pidfd_open(self._pid))
         except OSError:
-            # Without a process at the other end, it ends.
             self._socket.close()
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(self._pid, 0)
+            end(self._pid)
             raise
 
     @property
@@ -118,8 +116,12 @@ class Template:
         except (BrokenPipeError, ConnectionResetError):
             raise _killed() from None
         result, pidfd = self._receive()
-        if result > 0:
+        if pidfd is not None:
             return result, pidfd
+        if result > 0:
+            # There was no room for the descriptor here. Nobody would notice the worker's end.
+            end(result)
+            result = -errno.EMFILE
         if -result in _PASSING:
             raise OSError(-result, os.strerror(-result))
         self.is_useless = True

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 
 METHODS = ["fork", "spawn", "forkserver"]
@@ -79,6 +80,12 @@ def fork(work):
 def ended(pid):
     """Waits for a child to end; its exit code."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def children():
+    """The pids of the processes that this thread has started and nobody has collected."""
+    with open(f"/proc/self/task/{threading.get_native_id()}/children", encoding="ascii") as file:
+        return {int(pid) for pid in file.read().split()}
 
 
 def until(condition):

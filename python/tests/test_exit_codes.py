@@ -1,6 +1,7 @@
 """Exit codes, sentinels and ends of processes, also when something else collects children."""
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from multiprocessing.connection import wait
 
 import procession
 import pytest
-from processes import HUNG, ended, fork, run, until
+from processes import HUNG, METHODS, children, ended, fork, run, until
 from tasks import square
 
 
@@ -215,6 +216,43 @@ def test_a_signal_handler_asks_while_its_thread_waits():
         signal.signal(signal.SIGALRM, before)
     assert process.exitcode == 0 and seen
     assert all(answer in ((True, None), (True, 0), (False, 0)) for answer in seen)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_process_is_left_for_which_no_descriptor_is_free(method, monkeypatch):
+    context = procession.get_context(method)
+    finished(context.Process(target=leave, args=(0,)))
+    pids = []
+    pidfd_open = os.pidfd_open
+
+    def refuse(pid):
+        if pid == os.getpid():
+            return pidfd_open(pid)
+        pids.append(pid)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    process = context.Process(target=time.sleep, args=(HUNG,))
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        process.start()
+    assert len(pids) == 1 and not procession.active_children()
+    until(lambda: not os.path.exists(f"/proc/{pids[0]}"))
+
+
+def test_no_process_is_left_when_a_handler_raises_once_it_goes_on(monkeypatch):
+    told = []
+    write = os.write
+
+    def write_and_raise(descriptor, data):
+        told.append(write(descriptor, data))
+        raise InterruptedError("a handler")
+
+    before = children()
+    process = procession.get_context("fork").Process(target=time.sleep, args=(HUNG,))
+    with monkeypatch.context() as patched, pytest.raises(InterruptedError, match="a handler"):
+        patched.setattr(os, "write", write_and_raise)
+        process.start()
+    assert told == [1] and not procession.active_children() and children() == before
 
 
 def test_no_descriptor_is_left():

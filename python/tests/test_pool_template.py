@@ -5,6 +5,7 @@ import importlib
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ import time
 
 import procession
 import pytest
-from processes import HUNG, ended, fork, run, until
+from processes import HUNG, children, ended, fork, run, until
 from tasks import pid, square
 
 FORK = procession.get_context("fork")
@@ -29,11 +30,6 @@ def die(_=None):
 
 def use_module():
     return importlib.import_module(MODULE).answer
-
-
-def children():
-    with open(f"/proc/self/task/{threading.get_native_id()}/children", encoding="ascii") as file:
-        return {int(pid) for pid in file.read().split()}
 
 
 def template(pool):
@@ -251,6 +247,30 @@ def test_a_worker_whose_state_cannot_be_sent_is_forked_all_the_same():
 
     with Context().Pool(1, maxtasksperchild=1) as pool:
         assert len({pool.apply(pid) for _ in range(3)}) == 3
+
+
+def test_a_worker_is_ended_for_whose_descriptor_there_is_no_room(monkeypatch):
+    receive = socket.recv_fds
+    lost = []
+
+    def receive_less(*args):
+        message, descriptors, flags, address = receive(*args)
+        if not lost:
+            # As the kernel does when this process has as many as it may.
+            lost.extend(descriptors)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            descriptors = []
+        return message, descriptors, flags, address
+
+    before = children()
+    with FORK.Pool(1) as pool:
+        first = pool.apply(pid)
+        monkeypatch.setattr(socket, "recv_fds", receive_less)
+        with pytest.raises(procession.WorkerDied):
+            pool.apply(die)
+        assert pool.apply(pid) != first and lost
+        assert children() - before == {template(pool), pool._pool[0].pid}
 
 
 # Its end
