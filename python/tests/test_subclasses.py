@@ -251,6 +251,31 @@ def test_objects_are_recognised_and_take_attributes(name):
     assert reference() is None
 
 
+def lock_with_its_condition():
+    lock = FORK.RLock()
+    lock.note = FORK.Condition(lock)
+    return lock
+
+
+def lock_with_its_value():
+    value = FORK.Value("i")
+    value.get_lock().note = value
+    return value
+
+
+def queue_with_an_iterator():
+    objects = FORK.Queue()
+    objects.note = iter(objects)
+    return objects
+
+
+@pytest.mark.parametrize("make", [lock_with_its_condition, lock_with_its_value, queue_with_an_iterator])
+def test_objects_that_refer_to_each_other_are_collected(make):
+    reference = weakref.ref(make())
+    gc.collect()
+    assert reference() is None
+
+
 def test_other_objects_are_recognised():
     with FORK.Pool(1) as workers:
         for thing, cls in {

@@ -5,6 +5,7 @@ use std::time::Instant;
 use procession_core::objects::{self, ConditionError, ConditionLock};
 use procession_core::os::clock::Deadline;
 use pyo3::exceptions::{PyAssertionError, PyRuntimeError, PyTypeError};
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyBool, PyBytes, PyDict, PyTuple};
@@ -358,6 +359,14 @@ impl Condition {
     #[getter]
     fn _wait_semaphore(&self) -> PyResult<Counter> {
         Ok(Counter(self.made.get()?.core.notified()))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self.made.peek().map(|shared| &shared.lock) {
+            Some(AnyLock::Lock(lock)) => visit.call(lock),
+            Some(AnyLock::RLock(lock)) => visit.call(lock),
+            None => Ok(()),
+        }
     }
 
     fn __repr__(this: &Bound<'_, Self>) -> PyResult<String> {

@@ -1,6 +1,7 @@
 //! The wrappers of shared ctypes objects and their locks; numbers without a detour through ctypes.
 
 use procession_core::objects;
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyGenericAlias, PyInt, PyTuple, PyType};
@@ -344,6 +345,16 @@ impl SynchronizedBase {
         let calls_methods = !is_plain(this)?;
         let number = if calls_methods { None } else { Number::of(obj)? };
         this.get().0.set(Shared { object: obj.clone().unbind(), lock, number, calls_methods })
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let Some(Shared { object, lock, .. }) = self.0.peek() else { return Ok(()) };
+        visit.call(object)?;
+        match lock {
+            AnyLock::RLock(lock) => visit.call(lock),
+            AnyLock::Lock(lock) => visit.call(lock),
+            AnyLock::Other(lock) => visit.call(lock),
+        }
     }
 
     fn __reduce__<'py>(this: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyTuple>)> {

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use procession_core::os::clock::Deadline;
 use procession_core::queue::{self as core, MAX_MESSAGES, QueueOptions};
 use pyo3::exceptions::{PyOverflowError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
@@ -474,6 +475,10 @@ pub(crate) struct Objects {
 
 #[pymethods]
 impl Objects {
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.queue)
+    }
+
     fn __iter__(this: Py<Self>) -> Py<Self> {
         this
     }
