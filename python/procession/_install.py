@@ -122,7 +122,8 @@ def _patch_shared_memory():
     for name in shared_memory.__all__:
         theirs, ours = (getattr(module, name) for module in (multiprocessing.shared_memory, shared_memory))
         for attribute, member in vars(ours).items():
-            if callable(member):
+            # What is no method is for objects that exist.
+            if callable(member) or not attribute.startswith("__"):
                 setattr(theirs, attribute, member)
 
 

@@ -414,3 +414,23 @@ def test_classes_derived_from_the_pool(tmp_path):
                         print(pool.apply(abs, (-1,)), pool.map(abs, [-2]), pool.calls, hasattr(pool, "was_set_up"))
     """
     assert run(program(tmp_path, text)) == ["1 [2] 1 False", "1 [2] queues True"] * 6
+
+
+def test_blocks_that_were_there_before_are_removed(tmp_path):
+    text = """
+    from multiprocessing import shared_memory
+    import procession
+
+    made = shared_memory.SharedMemory(create=True, size=10)
+    opened = shared_memory.SharedMemory(made.name)
+    items = shared_memory.ShareableList(["one"])
+    procession.install()
+    items[0] = "two"
+    print(*items)
+    for block in opened, made, items.shm:
+        block.close()
+    made.unlink()
+    items.shm.unlink()
+    """
+    done = run(program(tmp_path, text), check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "two\n", "")
