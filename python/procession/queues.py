@@ -166,7 +166,7 @@ class _Base(_procession.BaseQueue):
             try:
                 objects.append(self.get(*_arguments(block and not objects, deadline)))
                 if most is None:
-                    # What is there now: a peer may go on adding to it.
+                    # Only the objects that are there now: a peer may continue to add more.
                     most = 1 + self.qsize()
             except (Empty, ShutDown, Abandoned):
                 if not objects and failed is None:

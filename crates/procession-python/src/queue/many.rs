@@ -223,7 +223,7 @@ fn get_deliveries<'py>(
             Delivered::Nothing(_) => break,
         }
         if objects.len() == 1 {
-            // What is there now: a peer may go on adding to it.
+            // Only the objects that are there now: a peer may continue to add more.
             most = most.min(1 + usize::try_from(opened.core.len()).unwrap_or(usize::MAX - 1));
             deadline = Deadline::Now;
         }
