@@ -7,9 +7,9 @@ from multiprocessing.context import ProcessError, TimeoutError
 class WorkerDied(ProcessError):
     """The worker process died while it ran the task. The pool has replaced it, and goes on.
 
-    `pid` is the worker's. `exitcode` is its exit code, as of a process: minus the signal's number if a
-    signal killed it, 255 if the kernel has forgotten it; None if it is unknown. `signal` is that
-    signal or None, and `task` names the task that it ran.
+    `pid` is the worker's. `exitcode` is its exit code, as of a process: minus the signal's number
+    if a signal killed it, 255 if the kernel has forgotten it; None if it is unknown. `signal` is
+    that signal or None, and `task` names the task that it ran.
     """
 
     def __init__(self, pid, exitcode=None, task="a task"):

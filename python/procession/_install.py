@@ -122,7 +122,7 @@ def _patch_shared_memory():
     for name in shared_memory.__all__:
         theirs, ours = (getattr(module, name) for module in (multiprocessing.shared_memory, shared_memory))
         for attribute, member in vars(ours).items():
-            # What is no method is for objects that exist.
+            # Attributes that are no methods serve objects that exist already.
             if callable(member) or not attribute.startswith("__"):
                 setattr(theirs, attribute, member)
 

@@ -46,7 +46,8 @@ class Watched:
             self.sentinel = pidfd
 
     def watch_started(self):
-        """Open a descriptor for the process, which was just started. End the process if that fails."""
+        """Open a descriptor for the process, which was just started. End the process if that
+        fails."""
         try:
             self.watch(pidfd_open(self.pid))
         except BaseException:
@@ -119,7 +120,7 @@ class Popen(Watched, popen_fork.Popen):
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.write(tell.number, _GO)
         except BaseException:
-            # Without this end of the pipe, one whose pid is unknown ends by itself.
+            # A process with an unknown pid ends by itself when this end of the pipe is closed.
             del tell
             if self.pid is not None:
                 # It may have been told to continue, if a signal's handler raised right then.
@@ -158,7 +159,7 @@ def pidfd_open(pid):
 
 
 def end(pid):
-    """Kill a process just started, for which there may be no pidfd, and collect its exit status."""
+    """Kill a process just started, which may have no pidfd, and collect its exit status."""
     with contextlib.suppress(ProcessLookupError, ChildProcessError):
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

@@ -119,7 +119,7 @@ class Template:
         if pidfd is not None:
             return result, pidfd
         if result > 0:
-            # There was no room for the descriptor here. Nobody would notice the worker's end.
+            # This process had no room for the descriptor, and would not notice the worker's end.
             end(result)
             result = -errno.EMFILE
         if -result in _PASSING:

@@ -25,7 +25,8 @@ class SharedMemory(_stdlib.SharedMemory):
 
     # Whether the resource tracker of this process may have been told of it by another process.
     _opened = False
-    # Whether this process has told it. CPython's class has, until 3.13 of what it only opened too.
+    # Whether this process has told the tracker of the block. CPython's class has, and until 3.13
+    # also of blocks that it only opened.
     _track = True
 
     def __init__(self, name=None, create=False, size=0, *, track=True):

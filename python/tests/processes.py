@@ -83,7 +83,7 @@ def ended(pid):
 
 
 def children():
-    """The pids of the processes that this thread has started and nobody has collected."""
+    """The pids of the processes that this thread has started and that are not yet collected."""
     with open(f"/proc/self/task/{threading.get_native_id()}/children", encoding="ascii") as file:
         return {int(pid) for pid in file.read().split()}
 

@@ -158,7 +158,7 @@ impl Forking {
         for (held, prepared) in self.held.iter_mut().zip(&self.prepared) {
             match prepared {
                 // SAFETY: both are open; what had the number is closed in the same step. Its owner
-                // goes on with the new one.
+                // continues with the new one.
                 Some(prepared) if in_child => unsafe {
                     held.shared = libc::dup3(prepared.as_fd().as_raw_fd(), held.fd, libc::O_CLOEXEC) < 0;
                 },

@@ -73,7 +73,8 @@ impl Registered {
     }
 }
 
-/// Whether [`fork()`] can work here. It may fail all the same, under a kernel that refuses the flags.
+/// Whether [`fork()`] can work here. It may fail all the same, under a kernel that refuses the
+/// flags.
 pub fn is_supported() -> bool {
     Registered::of_this_thread().is_ok()
 }
