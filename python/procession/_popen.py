@@ -12,6 +12,7 @@ import os
 import select
 import signal
 from functools import partial
+from itertools import starmap
 from multiprocessing import popen_fork, util
 
 UNKNOWN = 255
@@ -97,34 +98,34 @@ class Popen(Watched, popen_fork.Popen):
     def _launch(self, process_obj):
         parent = Descriptor(os.pidfd_open(os.getpid()))
         go, tell = map(Descriptor, os.pipe())
-        self.pid = None
+        pids = []
         # Ctrl-C meanwhile is for the program once it has the child, and for the child once it is
         # one.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             try:
-                self.pid = os.fork()
-                if self.pid == 0:
-                    may_go = False
-                    try:
-                        del tell
-                        may_go = _may_go(go.number, parent.number)
-                        del go
-                    finally:
-                        if not may_go:
-                            os._exit(1)
+                # No signal's handler, which may raise, runs before the list has the pid.
+                pids.extend(starmap(os.fork, [()]))
+                if pids == [0]:
+                    del tell
+                    if not _may_go(go.number, parent.number):
+                        os._exit(1)
+                    del go
                     run_child(partial(_unblocked, mask, process_obj._bootstrap), parent.number)
+                (self.pid,) = pids
                 # It cannot have ended, so the number is still its own.
                 self.watch(os.pidfd_open(self.pid))
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.write(tell.number, _GO)
         except BaseException:
+            if pids == [0]:
+                os._exit(1)
             # A process with an unknown pid ends by itself when this end of the pipe is closed.
             del tell
-            if self.pid is not None:
+            for pid in pids:
                 # It may have been told to continue, if a signal's handler raised right then.
-                end(self.pid)
+                end(pid)
             raise
 
 

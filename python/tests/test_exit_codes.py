@@ -1,7 +1,9 @@
 """Exit codes, sentinels and ends of processes, also when something else collects children."""
 
 import contextlib
+import ctypes
 import errno
+import functools
 import os
 import signal
 import subprocess
@@ -253,6 +255,23 @@ def test_no_process_is_left_when_a_handler_raises_once_it_goes_on(monkeypatch):
         patched.setattr(os, "write", write_and_raise)
         process.start()
     assert told == [1] and not procession.active_children() and children() == before
+
+
+def test_no_process_is_left_when_a_handler_raises_right_after_the_fork():
+    def refuse(*_):
+        raise InterruptedError("a handler")
+
+    def program():
+        signal.signal(signal.SIGUSR1, refuse)
+        process = procession.get_context("fork").Process(target=time.sleep, args=(HUNG,))
+        # No Python code runs between this and the end of `os.fork`.
+        kill = functools.partial(ctypes.CDLL(None).kill, os.getpid(), signal.SIGUSR1)
+        os.register_at_fork(after_in_parent=kill)
+        with pytest.raises(InterruptedError, match="a handler"):
+            process.start()
+        assert children() == set()
+
+    assert ended(fork(program)) == 0
 
 
 def test_no_descriptor_is_left():
