@@ -128,9 +128,15 @@ def _functions(cls):
     for member in vars(cls).values():
         if isinstance(member, property):
             candidates = member.fget, member.fset, member.fdel
+        elif isinstance(member, (functools.cached_property, functools.partialmethod)):
+            candidates = (member.func,)
         else:
             candidates = (getattr(member, "__func__", member),)
-        yield from (function for function in candidates if isinstance(function, types.FunctionType))
+        for function in candidates:
+            # What a decorator returns refers to what was decorated.
+            while isinstance(function, types.FunctionType):
+                yield function
+                function = vars(function).get("__wrapped__")
 
 
 def _codes(cls):

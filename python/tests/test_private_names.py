@@ -1,5 +1,7 @@
 """What public code reads of the private attributes of CPython's objects."""
 
+import contextlib
+import functools
 import multiprocessing.pool
 import subprocess
 import sys
@@ -154,8 +156,28 @@ class Bounded(Queue):
         return self._sem.acquire(False)
 
 
-def test_subclasses_that_use_them_are_cpythons():
-    queue = Bounded(1, ctx=procession.get_context("fork"))
+class Decorated(Queue):
+    @contextlib.contextmanager
+    def taken(self):
+        yield self._sem.acquire(False)
+
+    def room(self):
+        with self.taken() as taken:
+            return taken
+
+
+class Cached(Queue):
+    @functools.cached_property
+    def take(self):
+        return self._sem.acquire
+
+    def room(self):
+        return self.take(False)
+
+
+@pytest.mark.parametrize("cls", [Bounded, Decorated, Cached])
+def test_subclasses_that_use_them_are_cpythons(cls):
+    queue = cls(1, ctx=procession.get_context("fork"))
     assert queue.room() and not queue.room()
 
 
