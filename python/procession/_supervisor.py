@@ -11,6 +11,7 @@ from multiprocessing import process as _processes, util
 
 from ._callbacks import Callbacks
 from ._failures import PoolBroken, PoolTerminated, TaskTimeoutError, WorkerDied
+from ._popen import is_readable
 
 RUN, CLOSE, TERMINATE, BROKEN = "RUN", "CLOSE", "TERMINATE", "BROKEN"
 
@@ -133,7 +134,15 @@ class Supervisor:
             try:
                 if self.lacks_template:
                     with self._start.signals_blocked():
-                        self._start.open_template()
+                        try:
+                            self._start.open_template()
+                        except OSError as error:
+                            # One without a number is of a signal's handler.
+                            if error.errno is None:
+                                raise
+                            # The workers that there are do without it. The next call tries again.
+                            util.debug(f"a pool's template cannot be forked: {error!r}")
+                            return
                     self.lacks_template = False
                     self.wake()
                     if self._is_over:
@@ -321,7 +330,7 @@ class Supervisor:
     def _reap(self):
         for process in list(self.workers):
             pidfd = self._pidfds[process.pid]
-            if pidfd is not None and not _has_ended(pidfd):
+            if pidfd is not None and not is_readable(pidfd, 0):
                 continue
             if process._popen.method == "forkserver":
                 # Its exit status may be on its way.
@@ -536,7 +545,7 @@ class Supervisor:
         deadline = time.monotonic() + _UNTIL_KILLED
         for process in list(self.workers):
             pidfd = self._pidfds[process.pid]
-            if pidfd is not None and not _has_ended(pidfd, max(deadline - time.monotonic(), 0)):
+            if pidfd is not None and not is_readable(pidfd, deadline - time.monotonic()):
                 self._kill_all(signal.SIGKILL)
             process.join()
             self._forget(process)
@@ -558,9 +567,3 @@ def _send(pidfd, number):
     except PermissionError:
         return False
     return True
-
-
-def _has_ended(pidfd, timeout=0):
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(timeout * 1000))

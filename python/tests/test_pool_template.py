@@ -1,6 +1,7 @@
 """The process that a pool's later workers are forked from: it holds no lock, and may be killed."""
 
 import contextlib
+import errno
 import importlib
 import logging
 import os
@@ -334,6 +335,20 @@ def test_the_next_call_makes_another_one():
         with pytest.raises(procession.WorkerDied):
             pool.apply(die)
         assert pool.apply(pid) != first
+
+
+def test_calls_are_done_while_none_can_be_made(monkeypatch):
+    def refuse():
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with FORK.Pool(1) as pool:
+        first = pool.apply(pid)
+        os.kill(template(pool), signal.SIGKILL)
+        until(lambda: pool._supervisor.lacks_template)
+        with monkeypatch.context() as patched:
+            patched.setattr(pool._supervisor._start, "open_template", refuse)
+            assert pool.apply(pid) == first and pool._supervisor.lacks_template
+        assert pool.apply(pid) == first and template(pool)
 
 
 def test_a_pool_without_it_and_without_workers_is_broken():
