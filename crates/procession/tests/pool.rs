@@ -120,6 +120,12 @@ impl<'de> serde::Deserialize<'de> for Unreadable {
     }
 }
 
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(untagged)]
+enum Either {
+    Number(u64),
+}
+
 #[test]
 fn what_cannot_be_handed_over_is_an_error_of_its_task() {
     let _watchdog = watchdog("what_cannot_be_handed_over_is_an_error_of_its_task");
@@ -135,6 +141,10 @@ fn what_cannot_be_handed_over_is_an_error_of_its_task() {
         assert!(matches!(error, TaskError::Result { .. }), "{error}");
     }
     assert_eq!(pool.apply(Unreadable, 5).unwrap().0, 5);
+    for error in [pool.apply(|_: Either| (), Either::Number(1)).err(), pool.apply(Either::Number, 1).err()] {
+        let error = error.unwrap().to_string();
+        assert!(error.contains("could not be read back"), "{error}");
+    }
     // An item by itself, the others as usual.
     let results = pool.task(|item: Result<u32, Unsized>| item.ok()).chunksize(2);
     let results: Vec<_> = results.imap([Ok(1), Err(Unsized(2)), Ok(3), Ok(4)]).unwrap().collect();

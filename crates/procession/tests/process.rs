@@ -548,6 +548,23 @@ fn what_a_result_cannot_be_is_an_error() {
     assert!(matches!(process.join(), Err(JoinError::Result { .. })), "an error is not taken away");
 }
 
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[serde(untagged)]
+enum Either {
+    Number(u64),
+}
+
+#[test]
+fn types_that_could_not_be_read_back_are_said_to_be_so() {
+    let _watchdog = watchdog("types_that_could_not_be_read_back_are_said_to_be_so");
+    let refused = Process::spawn(|_: Either| (), Either::Number(1));
+    assert!(matches!(refused, Err(StartError::Arguments(text)) if text.contains("could not be read back")));
+    let error = Process::spawn(|_: ()| Either::Number(1), ()).unwrap().join().unwrap_err();
+    assert!(
+        matches!(&error, JoinError::Result { message, .. } if message.contains("could not be read back"))
+    );
+}
+
 #[test]
 fn children_have_children() {
     let _watchdog = watchdog("children_have_children");

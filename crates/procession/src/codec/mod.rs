@@ -6,6 +6,7 @@ mod strict;
 
 use postcard::ser_flavors::Flavor;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 pub use error::SerializeError;
 pub(crate) use shape::Shape;
@@ -16,6 +17,23 @@ pub(crate) fn append<T: Serialize + ?Sized>(value: &T, buffer: &mut Vec<u8>) -> 
     let start = buffer.len();
     let mut serializer = postcard::Serializer { output: Append(&mut *buffer) };
     value.serialize(strict::Strict(&mut serializer)).inspect_err(|_| buffer.truncate(start))
+}
+
+/// Reads a value from the beginning of the bytes. Returns it with the rest of them.
+#[inline]
+pub(crate) fn take<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), String> {
+    postcard::take_from_bytes(bytes).map_err(explain::<T>)
+}
+
+/// Why a value cannot be read. Where its type asks for what postcard does not have, postcard does not say for what.
+#[cold]
+fn explain<T: DeserializeOwned>(error: postcard::Error) -> String {
+    if error == postcard::Error::WontImplement
+        && let Err(problem) = Shape::of::<T>().check::<T>()
+    {
+        return problem.to_string();
+    }
+    error.to_string()
 }
 
 /// Where postcard writes: the end of a vector.

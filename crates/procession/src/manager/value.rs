@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use super::client::Remote;
 use super::error::CallError;
 use super::wire::{Number, Packed, Token};
-use crate::codec::append;
+use crate::codec::{append, take};
 
 /// How handles in a value travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl Form {
     fn read<T: DeserializeOwned>(self, mut bytes: &[u8]) -> Result<T, AnyError> {
         let value = match self {
             Form::Plain => {
-                let (value, rest) = postcard::take_from_bytes(bytes)?;
+                let (value, rest) = take(bytes)?;
                 bytes = rest;
                 value
             }

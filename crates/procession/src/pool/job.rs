@@ -14,6 +14,7 @@ use super::TaskError;
 use super::error::{Label, TaskName};
 use super::out::{Items, Out, Tasks};
 use super::task::{Failure, RAISED, REPORT_HEAD, RETURNED, WITH_HANDLES};
+use crate::codec::take;
 use crate::handle::with_reason;
 
 /// What came of a task.
@@ -402,7 +403,7 @@ fn read<R: DeserializeOwned>(bytes: &mut &[u8], many: bool) -> Result<R, Failure
         }
     }
     let len = bytes.len();
-    let read = catch_unwind(AssertUnwindSafe(|| with_reason(|| postcard::take_from_bytes::<R>(bytes))));
+    let read = catch_unwind(AssertUnwindSafe(|| with_reason(|| take::<R>(bytes))));
     match read {
         Ok(Ok((result, rest))) => {
             *bytes = rest;

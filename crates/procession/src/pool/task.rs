@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::TaskError;
 use super::error::TaskName;
-use crate::codec::append;
+use crate::codec::{append, take};
 use crate::handle::with_reason;
 use crate::process::{Panic, StartError, TaskRef, caught, function, getpid};
 
@@ -172,9 +172,7 @@ where
     R: Serialize,
 {
     let panicked = |Panic { message, location }| Failure::Panicked { pid: getpid(), message, location };
-    let read = caught(|| {
-        transfer::to_be_read_again(|| with_reason(|| postcard::take_from_bytes::<A>(call.arguments)))
-    });
+    let read = caught(|| transfer::to_be_read_again(|| with_reason(|| take::<A>(call.arguments))));
     let (read, opened) = read.map_err(|panic| (panicked(panic), false))?;
     if !opened.is_empty() {
         call.opened.push(opened);

@@ -18,7 +18,7 @@ use serde::ser::{self, Serializer};
 use serde::{Deserialize, Serialize};
 
 use super::task::{Caller, Failure, REPORT_HEAD, WITH_HANDLES};
-use crate::codec::append;
+use crate::codec::{append, take};
 use crate::handle::{self, with_reason};
 use crate::process::{self, Panic, StartError, TaskRef, caught, function, getpid};
 
@@ -128,7 +128,7 @@ where
         // Through bytes, as in a worker that was not forked.
         let (order, descriptors) = transfer::collect(|| self.order());
         let (_, bytes) = order?;
-        let arguments: A = transfer::deliver(descriptors, || with_reason(|| postcard::from_bytes(&bytes)))?;
+        let (arguments, _): (A, _) = transfer::deliver(descriptors, || with_reason(|| take(&bytes)))?;
         let function = self.function;
         Ok(Box::new(move || function(arguments)))
     }
@@ -145,7 +145,7 @@ where
     // SAFETY: called with what was found.
     let function = unsafe { function::<A, ()>(place, types) };
     let function = function.ok_or("the initializer at this place of the program has other types")?;
-    let arguments: A = with_reason(|| postcard::from_bytes(arguments))?;
+    let (arguments, _): (A, _) = with_reason(|| take(arguments))?;
     Ok(Box::new(move || function(arguments)))
 }
 

@@ -12,7 +12,7 @@ use super::error::StartError;
 use super::handle::Process;
 use super::wire::{Order, Report, Settings, encode};
 use super::{exit, server, start, state};
-use crate::codec::append;
+use crate::codec::{Shape, append};
 use crate::handle::with_reason;
 
 /// How a new process is made.
@@ -83,6 +83,7 @@ where
     fn order(&self, settings: &Settings) -> Result<(Vec<u8>, Vec<OwnedFd>), StartError> {
         let order = Order::Run { task: TaskRef::new(self.function)?, settings: settings.clone() };
         let mut order = encode(&order).map_err(StartError::system("writing its order"))?;
+        Shape::of::<A>().check::<A>().map_err(|problem| StartError::Arguments(problem.to_string()))?;
         let (written, descriptors) =
             transfer::collect(|| with_reason(|| append(&self.arguments, &mut order)));
         written.map_err(StartError::Arguments)?;

@@ -16,6 +16,7 @@ use super::child;
 use super::error::StartError;
 use super::state;
 use super::wire::Report;
+use crate::codec::take;
 use crate::handle::with_reason;
 
 /// The variable that tells a new process where it finds its control connection: [`marker`].
@@ -160,8 +161,8 @@ where
     let Some(function) = (unsafe { function::<A, R>(place, types) }) else {
         return Report::Begin("the function at this place of the program has other types".into());
     };
-    match transfer::deliver(descriptors, || with_reason(|| postcard::from_bytes(arguments))) {
-        Ok(arguments) => Report::returned(&function(arguments)),
+    match transfer::deliver(descriptors, || with_reason(|| take(arguments))) {
+        Ok((arguments, _)) => Report::returned(&function(arguments)),
         Err(error) => Report::Arguments(error),
     }
 }

@@ -19,6 +19,7 @@ use super::error::{JoinError, StartError};
 use super::running::{Outcome, Running};
 use super::state;
 use super::wire::Report;
+use crate::codec::take;
 use crate::handle::with_reason;
 
 /// A process that this one started, and the result that its function will have.
@@ -241,8 +242,8 @@ impl<R: DeserializeOwned> Process<R> {
         };
         match report {
             Report::Returned { result, descriptors } => {
-                transfer::deliver(descriptors, || with_reason(|| postcard::from_bytes(&result)))
-                    .map(Some)
+                transfer::deliver(descriptors, || with_reason(|| take(&result)))
+                    .map(|(result, _)| Some(result))
                     .map_err(|message| JoinError::Result { name, pid, message })
             }
             Report::Panicked { message, location } => {
