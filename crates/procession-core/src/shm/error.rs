@@ -46,11 +46,11 @@ pub enum CreateError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// The process that handed the handle out was killed, or ended by `_exit`, and no process has
-    /// the object open.
+    /// The process that handed the handle out was killed, or ended by `_exit`, and no process of
+    /// this user has the object open.
     #[error(
-        "the process {pid} that sent this handle was killed or ended by _exit, and no process has the object open; \
-         keep it open in one that lives, or use a named object"
+        "the process {pid} that sent this handle was killed or ended by _exit, and no process of \
+         this user has the object open; keep it open in one that lives, or use a named object"
     )]
     Gone {
         /// The sender.
