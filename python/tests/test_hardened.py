@@ -12,7 +12,7 @@ from processes import HUNG
 HIDE = "mount --make-rprivate / && mount -t proc -o hidepid=2 proc /proc"
 
 BEGINNING = """
-import os, procession, signal, time, warnings
+import os, procession, signal, sys, time, warnings
 signal.alarm({hung})
 context = procession.get_context({method!r})
 
@@ -97,6 +97,48 @@ if __name__ == "__main__":
 def test_daemons_and_pools_that_give_up_root_where_processes_are_hidden(tmp_path, context):
     printed = run(tmp_path, DAEMON_AND_POOL, ["-m"], HIDE, context.get_start_method())
     assert printed == [str(number) for number in [0, *range(12)]]
+
+
+ARGUMENTS = """
+# Every user can reach it there.
+__file__ = "/mnt/program.py"
+
+def use(queue, lock, value, array):
+    with lock:
+        queue.put((value.value, array[1]))
+
+if __name__ == "__main__":
+    {hide}
+    if not os.access(sys.executable, os.X_OK):
+        print("unknown")
+        raise SystemExit
+    queue = context.Queue(abandonable=True)
+    shared = context.Lock(), context.Value("i", 2), context.Array("i", 3)
+    process = context.Process(target=use, args=(queue, *shared))
+    process.start()
+    process.join()
+    print(process.exitcode, *queue.get())
+    try:
+        queue.get()
+    except procession.Abandoned:
+        print("abandoned")
+    with context.Pool(2) as pool:
+        print(*pool.map(abs, [-3, 4]))
+"""
+
+
+@pytest.mark.parametrize(
+    "hide",
+    # PR_SET_DUMPABLE
+    ["become_nobody()", "import ctypes; ctypes.CDLL(None).prctl(4, 0)"],
+    ids=["another user", "not dumpable"],
+)
+def test_who_hides_its_descriptors_starts_processes(tmp_path, context, hide):
+    script = f"mount --bind {tmp_path} /mnt"
+    printed = run(tmp_path, ARGUMENTS.replace("{hide}", hide), ["-m"], script, context.get_start_method())
+    if printed == ["unknown"]:
+        pytest.skip("SKIPPED: other users cannot execute this interpreter")
+    assert printed == ["0", "2", "0", "abandoned", "3", "4"]
 
 
 OBJECTS = """

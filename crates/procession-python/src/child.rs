@@ -25,7 +25,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 ///
 /// # Errors
 /// `ValueError` for a negative number.
-fn borrowed<'fd>(fd: i32) -> PyResult<BorrowedFd<'fd>> {
+pub(crate) fn borrowed<'fd>(fd: i32) -> PyResult<BorrowedFd<'fd>> {
     if fd < 0 {
         return Err(PyValueError::new_err("a negative number is no descriptor"));
     }

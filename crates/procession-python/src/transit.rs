@@ -1,12 +1,43 @@
-//! What becomes of the messages that managers' proxies are in. They hold tickets, which are the manager's matter and not
-//! this library's.
+//! Pickles whose descriptors go with them, and what becomes of the messages that managers' proxies are in. Those hold tickets,
+//! which are the manager's matter and not this library's.
 
+use std::os::fd::IntoRawFd;
+
+use procession_core::os::privilege;
 use procession_core::shm::{tally, transfer};
 use pyo3::prelude::*;
 
+use crate::child::borrowed;
+
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(hides_descriptors, module)?)?;
+    module.add_function(wrap_pyfunction!(collect_descriptors, module)?)?;
+    module.add_function(wrap_pyfunction!(deliver_descriptors, module)?)?;
     module.add_function(wrap_pyfunction!(when_settled, module)?)?;
     module.add_function(wrap_pyfunction!(when_not_sent, module)?)
+}
+
+/// Whether other processes of the user cannot open this process's descriptors.
+#[pyfunction(name = "_hides_descriptors")]
+fn hides_descriptors() -> bool {
+    !privilege::is_dumpable()
+}
+
+/// Calls `dump()`, which pickles objects for one other process. Returns the descriptors that are to
+/// go with the pickle, which are the caller's to close.
+#[pyfunction(name = "_collect_descriptors")]
+fn collect_descriptors(dump: &Bound<'_, PyAny>) -> PyResult<Vec<i32>> {
+    let (dumped, descriptors) = transfer::collect(|| dump.call0());
+    dumped?;
+    Ok(descriptors.into_iter().map(IntoRawFd::into_raw_fd).collect())
+}
+
+/// Returns `load()`, which reads such a pickle; `numbers` are its descriptors in this process.
+#[pyfunction(name = "_deliver_descriptors")]
+fn deliver_descriptors<'py>(numbers: Vec<i32>, load: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let duplicate = |number| Ok(borrowed(number)?.try_clone_to_owned()?);
+    let descriptors = numbers.into_iter().map(duplicate).collect::<PyResult<_>>()?;
+    transfer::deliver(descriptors, || load.call0())
 }
 
 /// Has `settled()` called once nobody will read again the message that is being unpickled, if it may be read again. Returns

@@ -2,7 +2,7 @@
 //! capabilities.
 
 use rustix::fs::{StatVfsMountFlags, getxattr, stat, statvfs};
-use rustix::process::{getegid, geteuid, getgid, getuid};
+use rustix::process::{DumpableBehavior, dumpable_behavior, getegid, geteuid, getgid, getuid};
 use rustix::thread::{CapabilitySet, capabilities, no_new_privs};
 
 const PROGRAM: &str = "/proc/self/exe";
@@ -27,6 +27,12 @@ pub fn may_change_user() -> bool {
     let capable = capabilities(None)
         .map_or(true, |sets| sets.permitted.intersects(CapabilitySet::SETUID | CapabilitySet::SETGID));
     !known || !is_one(users) || !is_one(groups) || capable
+}
+
+/// Whether processes of the same user may open this process's descriptors. They may not after it
+/// has changed its user or group, unless they are root's: it is not dumpable then.
+pub fn is_dumpable() -> bool {
+    dumpable_behavior().map_or(true, |behavior| behavior == DumpableBehavior::Dumpable)
 }
 
 /// Why a program that this process executes once more would be [secure](is_secure), if it would.

@@ -49,7 +49,7 @@ pub fn duplicate(process: Identity, number: u32) -> io::Result<OwnedFd> {
             let pid = process.pid().as_raw_nonzero();
             let problem = format!(
                 "/proc/{pid}/fd cannot be used: /proc is not mounted, is that of another pid namespace, or hides \
-                 the process of another user (hidepid)"
+                 the process, which is another user's (hidepid) or has changed its user"
             );
             io::Error::new(io::ErrorKind::PermissionDenied, problem)
         }
