@@ -256,9 +256,19 @@ impl Shared {
         last: bool,
     ) -> Result<bool, PutError> {
         let ring = &self.ring;
-        let RingError::Limit { needed, max_bytes, .. } = limit else { return Err(limit.into()) };
-        if !ring.settings().waits_for_bytes || !ring.may_fit(needed, max_bytes)? {
+        let RingError::Limit { used, needed, max_bytes } = limit else { return Err(limit.into()) };
+        // What the attempt itself found in use, which may have been more.
+        let before = before.with_bytes(used);
+        if !ring.settings().waits_for_bytes || !ring.fits_alone(needed, max_bytes) {
             return Err(limit.into());
+        }
+        if !ring.may_fit(needed, max_bytes)? {
+            return match ring.has_more_room(before, in_ring) {
+                // Other processes had the room at the attempt, and have given it back since.
+                true if last => Err(PutError::Full),
+                true => Ok(deadline.passed()),
+                false => Err(limit.into()),
+            };
         }
         ring.note_shortage(before);
         ring.refresh_if_dull(Side::Room)?;

@@ -17,6 +17,13 @@ pub(crate) struct Usage {
     taken: u32,
 }
 
+impl Usage {
+    /// The same with another number of bytes in use.
+    pub(crate) fn with_bytes(self, bytes: u64) -> Self {
+        Usage { bytes, ..self }
+    }
+}
+
 /// The usage before this process's last attempt that failed, for its descriptor to wait for room
 /// with. A race of two threads may mix its two words. Then the descriptor is readable too early, or
 /// until the next message is taken.
@@ -41,10 +48,16 @@ impl Ring {
         now.bytes < since.bytes || or_taken && now.taken != since.taken
     }
 
+    /// Whether a message that needs `needed` bytes fits into a queue of `max_bytes` that has no
+    /// other.
+    pub(crate) fn fits_alone(&self, needed: u64, max_bytes: u64) -> bool {
+        needed.saturating_add(self.least_bytes()) <= max_bytes
+    }
+
     /// Whether a message that needs `needed` more bytes, of at most `max_bytes`, fits once other
     /// messages are gone.
     pub(crate) fn may_fit(&self, needed: u64, max_bytes: u64) -> Result<bool, Damaged> {
-        if needed.saturating_add(self.least_bytes()) > max_bytes {
+        if !self.fits_alone(needed, max_bytes) {
             return Ok(false);
         }
         if self.len() != 0 {
