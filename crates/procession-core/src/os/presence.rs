@@ -95,10 +95,12 @@ impl Presence {
         self.away.load(Ordering::Relaxed)
     }
 
-    /// Lets go of the lock until [`Presence::come_back`].
+    /// Lets go of the lock until [`Presence::come_back`]. Does nothing where a forked process has the same lock, which
+    /// would be without it.
     pub fn leave(&self) {
         let mut held = held();
-        if unlock(&self.fd, self.byte).is_ok() {
+        let shared = held.iter().any(|held| held.fd == self.fd.as_raw_fd() && held.shared);
+        if !shared && unlock(&self.fd, self.byte).is_ok() {
             self.note(&mut held, true);
         }
     }
@@ -111,7 +113,11 @@ impl Presence {
         // next call tries again.
         match try_lock(&self.fd, self.byte, FileLock::Shared) {
             Ok(true) => self.note(&mut held, false),
-            refused => tracing::warn!(?refused, "others may take this process for one that has left"),
+            refused => {
+                // Whoever is told may come here, or fork.
+                drop(held);
+                tracing::warn!(?refused, "others may take this process for one that has left");
+            }
         }
     }
 }
@@ -173,6 +179,18 @@ impl Forking {
 mod tests {
     use super::*;
     use crate::os::memory;
+
+    #[test]
+    fn a_lock_that_a_forked_process_shares_is_kept() {
+        let file = memory::create(c"procession-test", 4096).unwrap();
+        let (one, other) = (Presence::new(file.as_fd(), 2).unwrap(), Presence::new(file.as_fd(), 2).unwrap());
+        // As if a fork had found no descriptor for the child.
+        for held in held().iter_mut().filter(|held| held.fd == one.fd.as_raw_fd()) {
+            held.shared = true;
+        }
+        one.leave();
+        assert!(!one.is_away() && other.has_company());
+    }
 
     #[test]
     fn each_is_told_of_the_other() {
