@@ -516,6 +516,37 @@ fn a_dead_holder_is_an_error() {
     assert!(matches!(open(&bytes), Err(OpenError::Gone { pid: gone }) if gone == pid));
 }
 
+#[test]
+fn a_dead_holders_forked_child_keeps_nobody_waiting() {
+    let _watchdog = watchdog();
+    if role().is_some() {
+        let (_ours, theirs) = Pipe::duplex::<String, String>().unwrap();
+        let handle = postcard::to_stdvec(&theirs).unwrap();
+        // It has the mailbox's socket and does not know it.
+        // SAFETY: the child makes system calls only.
+        if unsafe { libc::fork() } == 0 {
+            // SAFETY: as above; the buffer is a local byte.
+            unsafe {
+                let mut byte = 0_u8;
+                while libc::read(0, (&raw mut byte).cast(), 1) > 0 {}
+                libc::_exit(0)
+            }
+        }
+        println!("handle {}", hex(&handle));
+        loop {
+            thread::park();
+        }
+    }
+    let (mut child, bytes) = holder();
+    let pid = child.0.id() as i32;
+    let _ends_the_forked_child = child.0.stdin.take();
+    child.0.kill().unwrap();
+    child.0.wait().unwrap();
+    let begun = Instant::now();
+    assert!(matches!(open(&bytes), Err(OpenError::Gone { pid: gone }) if gone == pid));
+    assert!(begun.elapsed() < mailbox::PATIENCE);
+}
+
 /// Stops all of a child's threads.
 fn stop(child: &Reaped) {
     let pid = rustix::process::Pid::from_child(&child.0);

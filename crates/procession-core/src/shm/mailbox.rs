@@ -34,6 +34,9 @@ const SLICE: Duration = Duration::from_millis(100);
 /// How long the thread keeps a connection that has not presented its number, and how long a receiver that finds
 /// a mailbox closed waits to see its process end.
 const PRESENTING: Duration = Duration::from_secs(1);
+/// How long [`receive`] waits for a keeper, which answers one receiver at a time and looks at all processes
+/// now and then.
+const KEEPERS_PATIENCE: Duration = Duration::from_secs(3);
 /// How many such connections it keeps; beyond, the oldest goes.
 const PRESENTERS: usize = 64;
 /// The thread's answers: the descriptor comes with this byte, or it is not here.
@@ -132,6 +135,10 @@ fn existing(me: Identity) -> Result<&'static Mailbox, *mut Mailbox> {
             // The lock may have been copied while held, and nobody here would ever release it.
             if let Ok(mut held) = of_parent.held.try_lock() {
                 held.sockets.clear();
+                if let Some(listener) = held.listener.take() {
+                    // SAFETY: it is the mailbox's thread's, which this process does not have.
+                    unsafe { libc::close(listener) };
+                }
             }
             Err(known)
         }
@@ -248,11 +255,45 @@ pub fn receive(ticket: Ticket) -> Result<OwnedFd, OpenError> {
         return mailbox.take(number).ok_or(OpenError::NotHeld { pid });
     }
     let deadline = Deadline::after(PATIENCE);
-    let alive = holder.is_alive();
-    match fetch(holder, &name, number, deadline) {
-        // The sender may have ended with this request unanswered; ask its keeper.
-        Err(OpenError::Gone { .. }) if alive => fetch(holder, &name, number, deadline),
-        fetched => fetched,
+    let mut alive = holder.is_alive();
+    loop {
+        let fetched = fetch(holder, &name, number, deadline);
+        match &fetched {
+            // The sender may have ended with this request unanswered; ask its keeper.
+            Err(OpenError::Gone { .. }) if alive => alive = false,
+            // The sender is ending, and has left the request to its keeper.
+            Err(OpenError::System { cause, .. })
+                if cause.kind() == io::ErrorKind::UnexpectedEof && !deadline.passed() => {}
+            _ => return fetched,
+        }
+    }
+}
+
+/// How long a receiver waits.
+struct Patience {
+    holder: Identity,
+    deadline: Deadline,
+    /// Since the holder was seen to have ended.
+    for_keeper: Option<Deadline>,
+}
+
+impl Patience {
+    /// The next time to wait before another look.
+    ///
+    /// # Errors
+    /// The time is up. Where the holder has ended and nobody answers, a process that it forked has the
+    /// listening socket, and there is no keeper.
+    fn slice(&mut self) -> Result<Duration, OpenError> {
+        if self.for_keeper.is_none() && !self.holder.is_alive() {
+            self.for_keeper = Some(Deadline::after(KEEPERS_PATIENCE));
+        }
+        match self.for_keeper {
+            None => self.deadline.slice(SLICE).ok_or_else(silent),
+            Some(deadline) => {
+                let pid = self.holder.pid().as_raw_nonzero().get();
+                deadline.slice(SLICE).ok_or(OpenError::Gone { pid })
+            }
+        }
     }
 }
 
@@ -263,8 +304,9 @@ fn fetch(
     deadline: Deadline,
 ) -> Result<OwnedFd, OpenError> {
     let pid = holder.pid().as_raw_nonzero().get();
+    let mut patience = Patience { holder, deadline, for_keeper: None };
     let connection = loop {
-        let Some(slice) = deadline.slice(SLICE) else { return Err(silent()) };
+        let slice = patience.slice()?;
         match socket::connect(&endpoint(name), Deadline::after(slice)) {
             Ok(connection) => break connection,
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
@@ -279,7 +321,7 @@ fn fetch(
     socket::send(&connection, &[IoSlice::new(&number)], &[], Blocking::Never)
         .map_err(|error| broken(holder, "presenting a ticket to its sender", error))?;
     loop {
-        let Some(slice) = deadline.slice(SLICE) else { return Err(silent()) };
+        let slice = patience.slice()?;
         let ready = socket::wait(&connection, PollFlags::IN, Deadline::after(slice))
             .map_err(OpenError::system("waiting for a mailbox"))?;
         if !ready {
