@@ -4,6 +4,7 @@ mod common;
 mod resources;
 
 use std::collections::BTreeSet;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use common::{eventually, watchdog};
@@ -161,6 +162,36 @@ fn an_end_of_a_pipe_is_closed_when_nobody_can_receive_it() {
     assert!(!receiver.poll(Duration::from_millis(2500)).unwrap(), "the keeper has the other end");
     drop(queue);
     assert!(receiver.recv().is_err(), "nobody has it");
+}
+
+#[test]
+fn a_process_that_waits_for_children_at_its_exit_hands_out_meanwhile() {
+    let _watchdog = watchdog("a_process_that_waits_for_children_at_its_exit_hands_out_meanwhile");
+    const COUNT: u32 = 32;
+    static ENDING: OnceLock<Queue<()>> = OnceLock::new();
+    extern "C" fn tell() {
+        // Without a buffer of the thread, whose data is gone by now.
+        ENDING.get().unwrap().put_bytes(&[]).unwrap();
+    }
+    type Queues = (Queue<Sender<u32>>, Queue<()>);
+    let parent = |(senders, ending): Queues| -> () {
+        let child = |(senders, ending): Queues| {
+            ending.get_timeout(Duration::from_secs(60)).unwrap();
+            (0..COUNT).for_each(|number| senders.get().unwrap().send(&number).unwrap());
+            ending.put(&()).unwrap();
+        };
+        // Registers what waits for it, before the first handle registers the keeper.
+        let _child = Process::spawn(child, (senders.clone(), ending.clone())).unwrap();
+        let (receiver, sender) = procession::Pipe::one_way::<u32>().unwrap();
+        (0..COUNT).for_each(|_| senders.put(&sender).unwrap());
+        std::mem::forget(receiver);
+        ENDING.set(ending).unwrap();
+        procession_core::os::process::at_exit(tell).unwrap();
+        std::process::exit(0)
+    };
+    let queues = (Queue::unbounded().unwrap(), Queue::unbounded().unwrap());
+    Process::spawn(parent, queues.clone()).unwrap().join().expect_err("it exits without a result");
+    queues.1.try_get().expect("the child has received all");
 }
 
 #[test]

@@ -18,6 +18,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -110,7 +111,18 @@ pub(super) fn register() -> io::Result<()> {
 }
 
 extern "C" fn at_exit() {
+    if let Some(first) = FIRST.get() {
+        first();
+    }
     leave();
+}
+
+static FIRST: OnceLock<fn()> = OnceLock::new();
+
+/// Has `first` called before [`leave`] when this process exits. For what may take its time: until
+/// then this process itself answers those that ask for what it has sent. The first call decides.
+pub fn leave_after(first: fn()) {
+    let _first_stays = FIRST.set(first);
 }
 
 /// Leaves the descriptors of handles that have not been opened to a keeper. For a process that is
@@ -237,11 +249,14 @@ fn is_carried_within(plan: &[Kept], index: usize) -> bool {
 /// Leaves the sender's session, so that neither a terminal's signals nor the sender's handlers
 /// reach the keeper.
 fn become_nobodys() {
-    // SAFETY: system calls without pointers, but for a local set of signals and a constant name.
+    // SAFETY: system calls without pointers, but for local actions and sets of signals, and constant names.
     unsafe {
         for signal in 1..=64 {
             let ignored = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGPIPE].contains(&signal);
-            libc::signal(signal, if ignored { libc::SIG_IGN } else { libc::SIG_DFL });
+            // The kernel's `sigaction`: a handler, and no flags, restorer or mask. The C library's takes a lock for
+            // SIGABRT, which a thread that this process does not have may hold.
+            let action = [if ignored { libc::SIG_IGN } else { libc::SIG_DFL }, 0, 0, 0];
+            libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), std::ptr::null::<u8>(), 8_usize);
         }
         libc::setsid();
         libc::prctl(libc::PR_SET_NAME, c"procession-keep".as_ptr());

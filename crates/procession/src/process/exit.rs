@@ -41,6 +41,8 @@ pub fn exit(code: i32) -> ! {
 pub(super) fn register() -> Result<(), StartError> {
     static REGISTERED: AtomicBool = AtomicBool::new(false);
     if !REGISTERED.swap(true, Ordering::Relaxed) {
+        // Children that are waited for may ask for what this process has sent.
+        keeper::leave_after(see_to_children);
         process::at_exit(at_exit).map_err(|error| {
             REGISTERED.store(false, Ordering::Relaxed);
             StartError::System { action: "registering with atexit", cause: error }
