@@ -95,8 +95,8 @@ impl Presence {
         self.away.load(Ordering::Relaxed)
     }
 
-    /// Lets go of the lock until [`Presence::come_back`]. Does nothing where a forked process has the same lock, which
-    /// would be without it.
+    /// Lets go of the lock until [`Presence::come_back`]. Does nothing where a forked process has
+    /// the same lock, which would be without it.
     pub fn leave(&self) {
         let mut held = held();
         let shared = held.iter().any(|held| held.fd == self.fd.as_raw_fd() && held.shared);
@@ -183,7 +183,8 @@ mod tests {
     #[test]
     fn a_lock_that_a_forked_process_shares_is_kept() {
         let file = memory::create(c"procession-test", 4096).unwrap();
-        let (one, other) = (Presence::new(file.as_fd(), 2).unwrap(), Presence::new(file.as_fd(), 2).unwrap());
+        let one = Presence::new(file.as_fd(), 2).unwrap();
+        let other = Presence::new(file.as_fd(), 2).unwrap();
         // As if a fork had found no descriptor for the child.
         for held in held().iter_mut().filter(|held| held.fd == one.fd.as_raw_fd()) {
             held.shared = true;

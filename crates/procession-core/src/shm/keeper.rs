@@ -249,14 +249,16 @@ fn is_carried_within(plan: &[Kept], index: usize) -> bool {
 /// Leaves the sender's session, so that neither a terminal's signals nor the sender's handlers
 /// reach the keeper.
 fn become_nobodys() {
-    // SAFETY: system calls without pointers, but for local actions and sets of signals, and constant names.
+    // SAFETY: system calls without pointers, but for local actions and sets of signals, and
+    // constant names.
     unsafe {
         for signal in 1..=64 {
             let ignored = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGPIPE].contains(&signal);
-            // The kernel's `sigaction`: a handler, and no flags, restorer or mask. The C library's takes a lock for
-            // SIGABRT, which a thread that this process does not have may hold.
+            // The kernel's `sigaction`: a handler, and no flags, restorer or mask. The C library's
+            // takes a lock for SIGABRT, which a thread that this process does not have may hold.
             let action = [if ignored { libc::SIG_IGN } else { libc::SIG_DFL }, 0, 0, 0];
-            libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), std::ptr::null::<u8>(), 8_usize);
+            let no_old_one = std::ptr::null_mut::<u8>();
+            libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), no_old_one, 8_usize);
         }
         libc::setsid();
         libc::prctl(libc::PR_SET_NAME, c"procession-keep".as_ptr());

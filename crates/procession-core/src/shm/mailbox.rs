@@ -34,8 +34,8 @@ const SLICE: Duration = Duration::from_millis(100);
 /// How long the thread keeps a connection that has not presented its number, and how long a receiver that finds
 /// a mailbox closed waits to see its process end.
 const PRESENTING: Duration = Duration::from_secs(1);
-/// How long [`receive`] waits for a keeper, which answers one receiver at a time and looks at all processes
-/// now and then.
+/// How long [`receive`] waits for a keeper, which answers one receiver at a time and looks at all
+/// processes now and then.
 const KEEPERS_PATIENCE: Duration = Duration::from_secs(3);
 /// How many such connections it keeps; beyond, the oldest goes.
 const PRESENTERS: usize = 64;
@@ -281,8 +281,8 @@ impl Patience {
     /// The next time to wait before another look.
     ///
     /// # Errors
-    /// The time is up. Where the holder has ended and nobody answers, a process that it forked has the
-    /// listening socket, and there is no keeper.
+    /// The time is up. Where the holder has ended and nobody answers, a process that it forked has
+    /// the listening socket, and there is no keeper.
     fn slice(&mut self) -> Result<Duration, OpenError> {
         if self.for_keeper.is_none() && !self.holder.is_alive() {
             self.for_keeper = Some(Deadline::after(KEEPERS_PATIENCE));
