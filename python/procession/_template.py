@@ -152,27 +152,29 @@ class Template:
         poll.register(self._socket, select.POLLIN)
         poll.register(self._pidfd.number, select.POLLIN)
         waited = 0
-        while not poll.poll(_UNTIL_CONTINUED * 1000):
-            waited += _UNTIL_CONTINUED
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(
-                    self._pidfd.number, signal.SIGCONT if waited < _UNTIL_KILLED else signal.SIGKILL
-                )
-        # A template that is killed once it has forked has left a worker, which says so itself.
-        while is_readable(self._socket.fileno(), _UNTIL_TOLD):
+        while True:
+            if not poll.poll(_UNTIL_CONTINUED * 1000):
+                waited += _UNTIL_CONTINUED
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(
+                        self._pidfd.number, signal.SIGCONT if waited < _UNTIL_KILLED else signal.SIGKILL
+                    )
+                continue
+            # A template that is killed after a fork has left a worker, which says so itself.
+            if not is_readable(self._socket.fileno(), _UNTIL_TOLD):
+                raise _killed()
             try:
                 answer, descriptors = _receive(self._socket, _ANSWER.size)
             except ConnectionResetError:
-                break
+                raise _killed() from None
             if not answer:
-                break
+                raise _killed()
             request, result = _ANSWER.unpack(answer)
             if request == self._requests:
                 return result, descriptors[0] if descriptors else None
             # Of an earlier one, which was answered twice.
             for descriptor in descriptors:
                 os.close(descriptor)
-        raise _killed()
 
     def _serve(self, requests, parent, starter, mask):
         """Fork workers until the pool's process has no more use for that. In the template."""

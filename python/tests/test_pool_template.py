@@ -367,11 +367,16 @@ def test_a_pool_without_it_and_without_workers_is_broken():
             results[2].get(HUNG)
 
 
-def test_it_goes_on_after_it_was_stopped():
+@pytest.mark.parametrize("count", [1, 4])
+def test_it_goes_on_after_it_was_stopped(count):
+    before = children()
     with FORK.Pool(1, maxtasksperchild=1) as pool:
-        pool.apply(pid)
+        for _ in range(count):
+            pool.apply(pid)
+        until(lambda: count == 1 or pool._supervisor._start.template._requests == count)
         os.kill(template(pool), signal.SIGSTOP)
         assert len({pool.apply(pid) for _ in range(3)}) == 3
+    assert children() == before
 
 
 def test_signals_do_not_end_it():
