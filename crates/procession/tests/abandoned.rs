@@ -63,6 +63,23 @@ fn a_get_fails_when_the_last_producer_has_ended() {
 }
 
 #[test]
+fn a_producer_that_is_started_after_all_had_ended_is_waited_for() {
+    let _watchdog = watchdog("a_producer_that_is_started_after_all_had_ended_is_waited_for");
+    alone(|method| {
+        let queue = queue();
+        assert!(is_abandoned(queue.get()));
+        let produce = |queue: Queue<u32>| {
+            std::thread::sleep(LONG);
+            queue.put(&1).unwrap();
+        };
+        let producer = start(method, produce, queue.clone());
+        assert_eq!(queue.get().unwrap(), 1);
+        producer.join().unwrap();
+        assert!(is_abandoned(queue.get()));
+    });
+}
+
+#[test]
 fn a_process_that_has_the_queue_is_waited_for() {
     let _watchdog = watchdog("a_process_that_has_the_queue_is_waited_for");
     alone(|method| {

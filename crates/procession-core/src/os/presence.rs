@@ -21,7 +21,8 @@ use super::{fork, procfs};
 pub struct Presence {
     fd: OwnedFd,
     byte: u32,
-    /// A copy of [`Held::away`], to be read without its lock.
+    /// Whether this process has let go of the lock. In a forked child at first also what its parent
+    /// had done, whatever the child's own lock.
     away: AtomicBool,
 }
 
@@ -30,8 +31,8 @@ pub struct Presence {
 struct Held {
     fd: RawFd,
     byte: u32,
-    /// Whether the lock is not held at present.
-    away: bool,
+    /// Whether [`Presence::retire`] was called, and no [`Presence::come_back`] since.
+    retired: bool,
     /// Whether a fork could not prepare a description, so that this one is another process's too.
     shared: bool,
 }
@@ -73,7 +74,7 @@ impl Presence {
         fork::watch()?;
         let mut held = held();
         let fd = lock_again(file, byte)?;
-        held.push(Held { fd: fd.as_raw_fd(), byte, away: false, shared: false });
+        held.push(Held { fd: fd.as_raw_fd(), byte, retired: false, shared: false });
         Ok(Presence { fd, byte, away: AtomicBool::new(false) })
     }
 
@@ -95,13 +96,24 @@ impl Presence {
         self.away.load(Ordering::Relaxed)
     }
 
-    /// Lets go of the lock until [`Presence::come_back`]. Does nothing where a forked process has
-    /// the same lock, which would be without it.
+    /// Lets go of the lock until [`Presence::come_back`]. A child that is forked meanwhile has one
+    /// all the same. Does nothing where a forked process has the same lock, which would be without
+    /// it.
     pub fn leave(&self) {
+        self.let_go(false);
+    }
+
+    /// As [`Presence::leave`], for forked children as well.
+    pub fn retire(&self) {
+        self.let_go(true);
+    }
+
+    fn let_go(&self, with_children: bool) {
         let mut held = held();
-        let shared = held.iter().any(|held| held.fd == self.fd.as_raw_fd() && held.shared);
-        if !shared && unlock(&self.fd, self.byte).is_ok() {
-            self.note(&mut held, true);
+        let Some(held) = held.iter_mut().find(|held| held.fd == self.fd.as_raw_fd()) else { return };
+        if !held.shared && unlock(&self.fd, self.byte).is_ok() {
+            held.retired |= with_children;
+            self.away.store(true, Ordering::Relaxed);
         }
     }
 
@@ -112,22 +124,18 @@ impl Presence {
         // No process locks the byte exclusively. When the kernel has no memory for the lock, the
         // next call tries again.
         match try_lock(&self.fd, self.byte, FileLock::Shared) {
-            Ok(true) => self.note(&mut held, false),
+            Ok(true) => {
+                for held in held.iter_mut().filter(|held| held.fd == self.fd.as_raw_fd()) {
+                    held.retired = false;
+                }
+                self.away.store(false, Ordering::Relaxed);
+            }
             refused => {
                 // Whoever is told may come here, or fork.
                 drop(held);
                 tracing::warn!(?refused, "others may take this process for one that has left");
             }
         }
-    }
-}
-
-impl Presence {
-    fn note(&self, held: &mut [Held], away: bool) {
-        for held in held.iter_mut().filter(|held| held.fd == self.fd.as_raw_fd()) {
-            held.away = away;
-        }
-        self.away.store(away, Ordering::Relaxed);
     }
 }
 
@@ -150,9 +158,8 @@ pub(super) fn before_fork() -> Forking {
     let prepare = |held: &Held| {
         // SAFETY: its `Presence` keeps it open, which is dropped with `HELD` locked.
         let file = unsafe { BorrowedFd::borrow_raw(held.fd) };
-        // A thread that is away because it waits does not fork meanwhile; what else its process has
-        // left, its child has.
-        if held.away { open_again(file).ok() } else { lock_again(file, held.byte).ok() }
+        // What this process has left only for a time, its child has not.
+        if held.retired { open_again(file).ok() } else { lock_again(file, held.byte).ok() }
     };
     let prepared = held.iter().map(prepare).collect();
     Forking { held, prepared }

@@ -328,7 +328,7 @@ impl Queue {
         if let Some(presence) = &self.shared.presence
             && retired >= Arc::strong_count(&self.shared)
         {
-            presence.leave();
+            presence.retire();
         }
         Retired(Arc::downgrade(&self.shared))
     }
