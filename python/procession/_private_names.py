@@ -250,6 +250,15 @@ BARRIER = {
 
 
 def add(cls, names):
-    """Give a class these attributes."""
+    """Give a class these attributes. `dir` does not list them, for some raise AttributeError."""
     for name, answer in names.items():
         setattr(cls, name, answer)
+    cls.__dir__ = _dir
+
+
+def _dir(obj):
+    names = {}
+    for cls in reversed(type(obj).__mro__):
+        names.update(vars(cls))
+    names.update(vars(obj))
+    return [name for name in object.__dir__(obj) if not isinstance(names.get(name), Answer)]

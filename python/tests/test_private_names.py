@@ -204,3 +204,18 @@ def test_a_constructor_that_raises_leaves_no_word(make, arguments, monkeypatch):
     with pytest.raises((TypeError, ValueError)):
         make(1, **arguments)
     assert not said
+
+
+def test_what_dir_lists_can_be_read(tmp_path):
+    release = tmp_path / "release"
+    with Pool(1) as pool, procession.ProcessPoolExecutor(1) as executor:
+        running = [pool.apply_async(hold, (release,)), pool.map_async(hold, [release, release])]
+        objects = [procession.Queue(), procession.JoinableQueue(), procession.SimpleQueue()]
+        objects += [procession.Event(), procession.Barrier(1), procession.Condition(), pool, executor]
+        for obj in [*objects, *running]:
+            assert "__class__" in dir(obj)
+            for name in dir(obj):
+                getattr(obj, name)
+        release.touch()
+        for result in running:
+            result.get(100)
