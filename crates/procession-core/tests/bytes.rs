@@ -7,6 +7,7 @@ use procession_core::os::clock::Deadline;
 use procession_core::queue::{PutError, Queue, QueueOptions, RingError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::BorrowedFd;
+use rustix::time::{ClockId, clock_gettime};
 
 const MIB: usize = 1 << 20;
 
@@ -172,6 +173,21 @@ fn all_that_is_put_comes_out() {
     });
     assert_eq!(sums.0, sums.1);
     assert!(queue.memory_used() <= 2 << 20, "{}", queue.memory_used());
+}
+
+/// A free block of the right size that has some memory, but too little, is taken and freed by each
+/// attempt.
+#[test]
+fn a_put_that_finds_a_part_of_its_memory_sleeps() {
+    let queue = queue(8);
+    queue.put(&vec![0; 520 << 10], Deadline::Now).unwrap();
+    while queue.put(&vec![0; 512 << 10], Deadline::Now).is_ok() {}
+    queue.get(&mut Vec::new(), Deadline::Now).unwrap();
+    let cpu = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap();
+    let before = cpu();
+    let waited = queue.put(&vec![0; MIB], Deadline::after(Duration::from_millis(300)));
+    assert!(matches!(waited, Err(PutError::Full)));
+    assert!(cpu() - before < Duration::from_millis(100), "{:?}", cpu() - before);
 }
 
 fn is_readable(fd: BorrowedFd<'_>, time: Duration) -> bool {

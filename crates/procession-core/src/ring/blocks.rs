@@ -82,6 +82,14 @@ impl Ring {
         };
         match self.reserve_block(block, reserve, max_bytes, deadline) {
             Ok(()) => Ok(block),
+            Err(RingError::Limit { used, needed, max_bytes }) => {
+                // What the block had from before is free again, and still needed. Else a waiter
+                // would take it for released.
+                let own = self.descriptor(block)?.charged.load(Relaxed);
+                self.free(block)?;
+                let (used, needed) = (used.saturating_sub(own), needed.saturating_add(own));
+                Err(RingError::Limit { used, needed, max_bytes })
+            }
             Err(error) => {
                 self.free(block)?;
                 Err(error)
