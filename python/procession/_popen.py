@@ -19,6 +19,8 @@ UNKNOWN = 255
 
 # Whether CPython's own children run what is registered with `atexit`.
 _RUNS_ATEXIT = "atexit" in popen_fork.Popen._launch.__code__.co_names
+# Whether a forked child closes its way to the resource tracker unless it is told to keep it.
+_CLOSES_TRACKER = "_fork_intent" in popen_fork.Popen._launch.__code__.co_names
 _LONGEST_WAIT = (2**31 - 1) / 1000
 # Says to a forked child that this process can watch it.
 _GO = b"\0"
@@ -104,8 +106,12 @@ class Popen(Watched, popen_fork.Popen):
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             try:
-                # No signal's handler, which may raise, runs before the list has the pid.
-                pids.extend(starmap(os.fork, [()]))
+                keep_tracker(True)
+                try:
+                    # No signal's handler, which may raise, runs before the list has the pid.
+                    pids.extend(starmap(os.fork, [()]))
+                finally:
+                    keep_tracker(False)
                 if pids == [0]:
                     del tell
                     if not _may_go(go.number, parent.number):
@@ -132,6 +138,14 @@ class Popen(Watched, popen_fork.Popen):
 def _unblocked(mask, bootstrap, *, parent_sentinel):
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return bootstrap(parent_sentinel=parent_sentinel)
+
+
+def keep_tracker(keep):
+    """Have a child that this thread forks use the same resource tracker, or have one of its own."""
+    if _CLOSES_TRACKER:
+        from multiprocessing.resource_tracker import _fork_intent
+
+        _fork_intent.preserve_fd = keep
 
 
 def run_child(bootstrap, parent):

@@ -24,7 +24,7 @@ from functools import partial
 from multiprocessing import context, popen_fork, util
 
 from . import _pickler, _worker
-from ._popen import Descriptor, Watched, end, is_readable, run_child
+from ._popen import Descriptor, Watched, end, is_readable, keep_tracker, run_child
 from ._procession import _fork_sibling, _fork_template
 
 # A request's number, and what came of it: a pid, or an errno made negative.
@@ -68,7 +68,11 @@ class Template:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # What is not written yet is not to be written twice.
         util._flush_std_streams()
-        self._pid = _fork_template(theirs.fileno(), parent.number, starter[2])
+        keep_tracker(True)
+        try:
+            self._pid = _fork_template(theirs.fileno(), parent.number, starter[2])
+        finally:
+            keep_tracker(False)
         if self._pid == 0:
             try:
                 self._socket.close()
@@ -192,10 +196,13 @@ class Template:
             if not request:
                 os._exit(0)
             number, _ = _ANSWER.unpack_from(request)
+            keep_tracker(True)
             try:
                 pid, pidfd = _fork_sibling()
             except OSError as error:
                 pid, pidfd = -(error.errno or errno.ENOTSUP), None
+            finally:
+                keep_tracker(False)
             if pid == 0:
                 # The template says so too, unless it is killed right now.
                 with requests:

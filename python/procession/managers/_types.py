@@ -64,7 +64,7 @@ class ListProxy(BaseListProxy, _stdlib.ListProxy):
 class DictProxy(_with(_stdlib.DictProxy, "__or__", "__ror__", "__ior__", "__reversed__", "fromkeys")):
     """A proxy of a dictionary."""
 
-    _method_to_typeid_ = {"__iter__": "Iterator", "__reversed__": "Iterator"}
+    _method_to_typeid_ = {"__iter__": "Iterator"}
     __class_getitem__ = classmethod(GenericAlias)
     __ior__ = _in_place("__ior__")
 
