@@ -311,6 +311,8 @@ def start_what_gives_up_root(method, what, queue):
         kept = context.Pool(1, give_up_root, (queue,))
     else:
         kept = procession.managers.SyncManager(ctx=context)
+        # Its socket is in a folder of the program's, which may have been made by root before.
+        multiprocessing.process.current_process()._config.pop("tempdir", None)
         kept.start(give_up_root, (queue,))
     while True:
         time.sleep(60)
