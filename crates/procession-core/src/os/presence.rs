@@ -131,7 +131,7 @@ impl Presence {
                 self.away.store(false, Ordering::Relaxed);
             }
             refused => {
-                // Whoever is told may come here, or fork.
+                // A subscriber to the log may come here, or fork.
                 drop(held);
                 tracing::warn!(?refused, "others may take this process for one that has left");
             }

@@ -3,6 +3,9 @@
 //! Shared memory is read and written by relaxed atomics. Whole units of the caller's size are
 //! combined into words of eight bytes where possible, and else accessed one by one. No unit is
 //! torn, and there is no order between units.
+//!
+//! Another thread may access the same bytes in units of another size. Rust's memory model does not
+//! define such races; the processors that the library supports do.
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU16};

@@ -281,8 +281,8 @@ impl Patience {
     /// The next time to wait before another look.
     ///
     /// # Errors
-    /// The time is up. Where the holder has ended and nobody answers, a process that it forked has
-    /// the listening socket, and there is no keeper.
+    /// The time is up. A holder that has ended and does not answer has left the listening socket to a
+    /// process that it forked, and has no keeper.
     fn slice(&mut self) -> Result<Duration, OpenError> {
         if self.for_keeper.is_none() && !self.holder.is_alive() {
             self.for_keeper = Some(Deadline::after(KEEPERS_PATIENCE));
