@@ -190,21 +190,24 @@ class Loaded:
 
 
 class Answer(procession.Process):
-    def __init__(self, queue):
+    def __init__(self, queue, gate):
         super().__init__(name="answer", daemon=False)
         self.queue = queue
+        self.gate = gate
 
     def run(self):
+        self.gate.wait()
         self.queue.put((procession.current_process().name, os.getpid()))
         sys.exit(3)
 
 
 def test_a_subclass_of_process():
-    queue = procession.Queue()
-    process = Answer(queue)
+    queue, gate = procession.Queue(), procession.Event()
+    process = Answer(queue, gate)
     assert "initial" in repr(process)
     process.start()
     assert process in procession.active_children()
+    gate.set()
     assert queue.get() == ("answer", process.pid)
     process.join()
     assert process.exitcode == 3
