@@ -1,9 +1,13 @@
 //! What the tests of pipes, listeners and waiting share.
 #![allow(dead_code, reason = "each test program uses a part")]
 
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
+
+use procession::connection::Connection;
 
 /// Ends the test program, saying which test hung, unless dropped in time.
 pub(crate) struct Watchdog(#[allow(dead_code, reason = "dropping it tells the thread")] mpsc::Sender<()>);
@@ -47,6 +51,12 @@ pub(crate) fn rerun(role: &str) -> Command {
 /// Set in the process that [`rerun`] starts.
 pub(crate) fn role() -> Option<String> {
     std::env::var("ROLE").ok()
+}
+
+/// An end, and the bare stream at the other.
+pub(crate) fn bare() -> (Connection<(), ()>, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    (OwnedFd::from(ours).try_into().unwrap(), theirs)
 }
 
 /// The number of open descriptors.
