@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::{AmongThreads, eventually};
 use objects::Object;
-use procession::connection::{Address, Client, Listener};
+use procession::connection::{Address, Client, Listener, RecvError};
 use procession::queue::PutManyError;
 use procession::{Event, JoinableQueue, Pipe, Process, Queue, Receiver, Sender, StartMethod, process};
 use resources::Resources;
@@ -236,6 +236,35 @@ fn objects_that_die_with_their_receivers() {
                 kinds().for_each(|_| tasks.get().unwrap().done().unwrap());
                 tasks.join().unwrap();
             });
+        }
+    });
+}
+
+#[test]
+fn arguments_that_die_with_their_process() {
+    alone("arguments_that_die_with_their_process", |objects| {
+        const EACH: usize = Object::KINDS - 1;
+        for method in StartMethod::ALL {
+            comes_back(
+                &format!("processes by {method:?} that read nothing"),
+                objects / 2000,
+                WAITING,
+                || {
+                    let arguments: Vec<Object> = (0..EACH).map(Object::new).collect();
+                    let (receiver, sender) = Pipe::one_way::<u8>().unwrap();
+                    let work = |_: (Vec<Object>, Sender<u8>)| {
+                        std::thread::sleep(Duration::from_secs(1000));
+                    };
+                    let process =
+                        Process::builder(work, (arguments, sender)).start_method(method).among_threads();
+                    let process = process.start().unwrap();
+                    process.kill().unwrap();
+                    process.join().unwrap_err();
+                    // Not in this process either: the end that travelled was the only one.
+                    assert!(receiver.poll(Duration::from_secs(60)).unwrap());
+                    assert!(matches!(receiver.recv(), Err(RecvError::Closed)));
+                },
+            );
         }
     });
 }
