@@ -48,6 +48,10 @@ fn what_nobody_holds_is_told() {
     queue.put(&1).unwrap();
     let text = queue.describe().to_string();
     assert!(text.contains("at most 4 messages") && text.contains("1 messages wait"), "{text}");
+    assert!(!text.contains("abandonable"), "{text}");
+    let queue = Queue::<u32>::builder().abandonable(true).build().unwrap();
+    assert!(queue.describe().to_string().contains("abandonable"));
+    assert!(format!("{queue:?}").contains("abandonable: true"));
     let barrier = Barrier::new(3).unwrap();
     assert!(barrier.describe().to_string().contains("filling; 0 of 3 have arrived"));
     barrier.abort();

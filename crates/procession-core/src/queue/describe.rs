@@ -42,7 +42,8 @@ fn settings(ring: &Ring, f: &mut Formatter<'_>) -> fmt::Result {
         0 => write!(f, "no bound on messages")?,
         max => write!(f, "at most {max} messages")?,
     }
-    writeln!(f, ", at most {} bytes", settings.max_bytes)?;
+    write!(f, ", at most {} bytes", settings.max_bytes)?;
+    writeln!(f, "{}", if settings.abandonable { ", abandonable" } else { "" })?;
     let state = match ring.shutdown_state() {
         0 => "open",
         1 => "shut down: no more puts",

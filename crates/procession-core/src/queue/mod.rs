@@ -414,6 +414,7 @@ impl std::fmt::Debug for Queue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Queue")
             .field("id", &self.id())
+            .field("abandonable", &self.is_abandonable())
             .field("len", &self.len())
             .field("max_messages", &self.max_messages())
             .finish_non_exhaustive()
