@@ -357,7 +357,7 @@ fn of_a_killed_process<K: Kind>() {
     let dead = Process::spawn(work, queue.clone()).unwrap();
     dead.join().unwrap_err();
     match queue.try_get() {
-        Err(GetError::Handle(OpenError::Gone { pid })) => assert_eq!(pid.unsigned_abs(), dead.pid()),
+        Err(GetError::Handle(OpenError::Gone { pid })) => assert_eq!(pid, dead.pid()),
         other => panic!("{other:?}"),
     }
     assert!(matches!(queue.try_get(), Err(GetError::Empty)), "the queue goes on");

@@ -75,7 +75,7 @@ fn every_kind_of_address_works_with_and_without_a_key() {
             echoed(Client::connect(&found, key.as_ref()).unwrap());
             let listener = serving.join().unwrap();
             match listener.last_accepted().unwrap() {
-                Peer::Local { pid, .. } => assert_eq!(pid as u32, std::process::id()),
+                Peer::Local { pid, .. } => assert_eq!(pid, std::process::id()),
                 Peer::Tcp(peer) => assert!(peer.ip().is_loopback()),
                 other => panic!("{other:?}"),
             }

@@ -145,7 +145,7 @@ fn an_end_travels_as_bytes_to_another_process_once() {
     assert_eq!(ours.recv().unwrap(), "hello to you");
     assert!(matches!(ours.recv(), Err(RecvError::Closed)));
     assert!(child.0.wait().unwrap().success());
-    let pid = std::process::id() as i32;
+    let pid = std::process::id();
     assert!(matches!(open(&bytes), Err(OpenError::NotHeld { pid: holder }) if holder == pid));
     assert!(mailbox::is_running());
     assert!(rerun(&format!("second {}", hex(&bytes))).status().unwrap().success());
@@ -172,7 +172,7 @@ fn a_dead_holder_is_an_error() {
         return hold();
     }
     let (mut child, bytes) = holder();
-    let pid = child.0.id() as i32;
+    let pid = child.0.id();
     child.0.kill().unwrap();
     child.0.wait().unwrap();
     assert!(matches!(open(&bytes), Err(OpenError::Gone { pid: gone }) if gone == pid));
@@ -200,7 +200,7 @@ fn a_dead_holders_forked_child_keeps_nobody_waiting() {
         }
     }
     let (mut child, bytes) = holder();
-    let pid = child.0.id() as i32;
+    let pid = child.0.id();
     let _ends_the_forked_child = child.0.stdin.take();
     child.0.kill().unwrap();
     child.0.wait().unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::{eventually, process_state, watchdog};
 use procession::Process;
-use procession::process::{self, ExitStatus, Fork, WaitError, WaitOptions};
+use procession::process::{self, ExitStatus, Fork, WaitError, WaitFor, WaitOptions};
 
 fn single_threaded(function: fn(())) {
     if let Err(error) = Process::spawn(function, ()).unwrap().join() {
@@ -53,16 +53,19 @@ fn waitpid_waits_for_the_one_that_is_asked_for() {
             0
         });
         let quick = child(|| 4);
-        let pid = |child: &process::Child| child.pid() as i32;
-        assert_eq!(process::waitpid(pid(&sleeper), WaitOptions::NoHang).unwrap(), None);
-        let ended = process::waitpid(pid(&quick), WaitOptions::Block).unwrap();
+        assert_eq!(process::waitpid(sleeper.pid(), WaitOptions::NoHang).unwrap(), None);
+        let ended = process::waitpid(quick.pid(), WaitOptions::Block).unwrap();
         assert_eq!(ended, Some((quick.pid(), ExitStatus::Exited(4))));
-        assert!(matches!(process::waitpid(pid(&quick), WaitOptions::Block), Err(WaitError::NoChild)));
+        assert!(matches!(process::waitpid(quick.pid(), WaitOptions::Block), Err(WaitError::NoChild)));
+        for none in [0, 1 << 31, u32::MAX] {
+            assert!(matches!(process::waitpid(none, WaitOptions::NoHang), Err(WaitError::NoChild)));
+        }
+        assert_eq!(process::waitpid(WaitFor::Group(0), WaitOptions::NoHang).unwrap(), None);
         assert!(sleeper.is_alive());
         sleeper.kill().unwrap();
         assert_eq!(sleeper.wait().unwrap().signal(), Some(9));
         assert!(!sleeper.is_alive());
-        assert!(matches!(process::waitpid(-1, WaitOptions::NoHang), Err(WaitError::NoChild)));
+        assert!(matches!(process::waitpid(WaitFor::Any, WaitOptions::NoHang), Err(WaitError::NoChild)));
     });
 }
 

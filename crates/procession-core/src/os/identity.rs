@@ -122,6 +122,11 @@ impl Identity {
         Pid::from_raw((self.0 & ((1 << PID_BITS) - 1)) as i32).expect("an identity has a pid above 0")
     }
 
+    /// The process id as a number, as errors name it.
+    pub fn pid_number(self) -> u32 {
+        self.pid().as_raw_nonzero().get().unsigned_abs()
+    }
+
     /// Whether the process still runs. A zombie does not; a process whose first thread has ended
     /// while others run does. A process that cannot be examined counts as running.
     pub fn is_alive(self) -> bool {

@@ -258,9 +258,7 @@ impl Queue {
             let ring = Ring::open(fd)?;
             if ring.id() != id {
                 return Err(match transit {
-                    Transit::Held { holder, .. } => {
-                        OpenError::NotHeld { pid: holder.pid().as_raw_nonzero().get() }
-                    }
+                    Transit::Held { holder, .. } => OpenError::NotHeld { pid: holder.pid_number() },
                     Transit::Attached(_) => OpenError::NotAttached,
                 });
             }
@@ -414,9 +412,9 @@ impl std::fmt::Debug for Queue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Queue")
             .field("id", &self.id())
-            .field("abandonable", &self.is_abandonable())
             .field("len", &self.len())
             .field("max_messages", &self.max_messages())
+            .field("abandonable", &self.is_abandonable())
             .finish_non_exhaustive()
     }
 }

@@ -54,13 +54,13 @@ pub enum OpenError {
     )]
     Gone {
         /// The sender.
-        pid: i32,
+        pid: u32,
     },
     /// The sender no longer has that object under the descriptor that the handle names.
     #[error("the handle refers to an object that its sender, process {pid}, does not hold")]
     NotHeld {
         /// The sender.
-        pid: i32,
+        pid: u32,
     },
     /// The handle was serialised with its descriptors attached, but is read without them.
     #[error(

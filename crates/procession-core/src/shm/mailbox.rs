@@ -249,7 +249,7 @@ pub fn receive(ticket: Ticket) -> Result<OwnedFd, OpenError> {
         Ticket::Attached(index) => return attached(index),
         Ticket::Mailbox { holder, mailbox, number } => (holder, mailbox, number),
     };
-    let pid = holder.pid().as_raw_nonzero().get();
+    let pid = holder.pid_number();
     if holder == Identity::current() {
         let mailbox = existing(holder).map_err(|_| OpenError::NotHeld { pid })?;
         return mailbox.take(number).ok_or(OpenError::NotHeld { pid });
@@ -290,7 +290,7 @@ impl Patience {
         match self.for_keeper {
             None => self.deadline.slice(SLICE).ok_or_else(silent),
             Some(deadline) => {
-                let pid = self.holder.pid().as_raw_nonzero().get();
+                let pid = self.holder.pid_number();
                 deadline.slice(SLICE).ok_or(OpenError::Gone { pid })
             }
         }
@@ -303,7 +303,7 @@ fn fetch(
     number: [u8; 16],
     deadline: Deadline,
 ) -> Result<OwnedFd, OpenError> {
-    let pid = holder.pid().as_raw_nonzero().get();
+    let pid = holder.pid_number();
     let mut patience = Patience { holder, deadline, for_keeper: None };
     let connection = loop {
         let slice = patience.slice()?;
@@ -315,7 +315,7 @@ fn fetch(
         }
     };
     let server = socket::peer_credentials(&connection).map_err(OpenError::system("checking a mailbox"))?;
-    if server.pid != pid {
+    if server.pid.unsigned_abs() != pid {
         return Err(OpenError::NotHeld { pid });
     }
     socket::send(&connection, &[IoSlice::new(&number)], &[], Blocking::Never)
@@ -355,7 +355,7 @@ fn broken(holder: Identity, action: &'static str, error: io::Error) -> OpenError
             None => return OpenError::system(action)(error),
         }
     }
-    OpenError::Gone { pid: holder.pid().as_raw_nonzero().get() }
+    OpenError::Gone { pid: holder.pid_number() }
 }
 
 fn silent() -> OpenError {

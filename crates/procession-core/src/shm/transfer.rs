@@ -285,7 +285,7 @@ pub fn receive(transit: Transit) -> Result<OwnedFd, OpenError> {
         Transit::Attached(index) => return attached(index),
         Transit::Held { holder, fd } => (holder, fd),
     };
-    let pid = holder.pid().as_raw_nonzero().get();
+    let pid = holder.pid_number();
     if !holder.is_alive() {
         return Err(OpenError::Gone { pid });
     }
@@ -301,7 +301,7 @@ pub fn receive(transit: Transit) -> Result<OwnedFd, OpenError> {
 
 const OPENING: &str = "opening the sender's descriptor";
 
-fn open_by_path(pid: i32, fd: u32) -> Result<OwnedFd, Errno> {
+fn open_by_path(pid: u32, fd: u32) -> Result<OwnedFd, Errno> {
     let path = format!("/proc/{pid}/fd/{fd}");
     // A damaged handle may name anything; opening a device or a pipe could do something. NONBLOCK: nor does a lease that
     // its holder took make this process wait.
@@ -314,7 +314,7 @@ fn open_by_path(pid: i32, fd: u32) -> Result<OwnedFd, Errno> {
 
 /// A duplicate of the descriptor of a process that `/proc` does not show.
 fn duplicate(holder: Identity, fd: u32) -> Result<OwnedFd, OpenError> {
-    let pid = holder.pid().as_raw_nonzero().get();
+    let pid = holder.pid_number();
     match procfs::duplicate(holder, fd) {
         Ok(fd) => match fstat(&fd).map(|about| FileType::from_raw_mode(about.st_mode)) {
             Ok(FileType::RegularFile) => Ok(fd),

@@ -86,7 +86,7 @@ pub enum Peer {
     /// A process of this machine, as the kernel says.
     Local {
         /// The process that connected; 0 for one of another pid namespace.
-        pid: i32,
+        pid: u32,
         /// Its effective user.
         uid: u32,
     },
@@ -341,7 +341,7 @@ impl Listener {
                 Endpoint::Inet(address) => Peer::Tcp(address),
                 _ => {
                     let found = socket::peer_credentials(&socket)?;
-                    Peer::Local { pid: found.pid, uid: found.uid }
+                    Peer::Local { pid: found.pid.unsigned_abs(), uid: found.uid }
                 }
             };
             let Some(key) = &self.authkey else {

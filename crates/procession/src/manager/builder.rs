@@ -174,8 +174,7 @@ impl Manager {
 
     /// The manager's process, if this one started it, or is connected and on the same machine.
     pub fn pid(&self) -> Option<u32> {
-        let of_remote =
-            || self.remote.process().map(|process| process.pid().as_raw_nonzero().get().unsigned_abs());
+        let of_remote = || self.remote.process().map(|process| process.pid_number());
         self.process.as_ref().map(Process::pid).or_else(of_remote)
     }
 

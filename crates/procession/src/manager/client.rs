@@ -418,7 +418,7 @@ impl Remote {
     }
 
     fn ended(&self) -> CallError {
-        let pid = self.process().map(|process| process.pid().as_raw_nonzero().get());
+        let pid = self.process().map(|process| process.pid_number());
         CallError::ManagerDied { address: self.address.clone(), pid }
     }
 }

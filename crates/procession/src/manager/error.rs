@@ -55,7 +55,7 @@ pub enum CallError {
         /// Where it was.
         address: Address,
         /// Its process, if it was one of this machine.
-        pid: Option<i32>,
+        pid: Option<u32>,
     },
     /// The connection ended, though the manager's process has not, as far as can be known from here. Whether the call was
     /// carried out is not known.

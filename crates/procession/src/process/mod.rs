@@ -40,8 +40,8 @@ pub use exit::exit;
 pub use handle::{ActiveChild, Process, active_children};
 pub use join_set::JoinSet;
 pub use posix::{
-    Child, Fork, WaitOptions, fork, fork_allowing_threads, getpid, getppid, ignore_sigchld, restore_sigchld,
-    wait, waitpid,
+    Child, Fork, WaitFor, WaitOptions, fork, fork_allowing_threads, getpid, getppid, ignore_sigchld,
+    restore_sigchld, wait, waitpid,
 };
 pub use procession_core::os::process::ExitStatus;
 

@@ -12,6 +12,23 @@ use super::running::Running;
 use super::start::{self, Forked};
 use super::state;
 
+/// Which children [`waitpid`] waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitFor {
+    /// Any child.
+    Any,
+    /// The child with this pid.
+    Pid(u32),
+    /// Any child of the process group with this id; 0 is the caller's group.
+    Group(u32),
+}
+
+impl From<u32> for WaitFor {
+    fn from(pid: u32) -> Self {
+        WaitFor::Pid(pid)
+    }
+}
+
 /// On which side of [`fork`] the caller is.
 #[derive(Debug)]
 pub enum Fork {
@@ -156,25 +173,28 @@ pub enum WaitOptions {
 /// [`WaitError::NoChild`] when there is no child, or, with SIGCHLD ignored, once the last one has ended.
 pub fn wait() -> Result<(u32, ExitStatus), WaitError> {
     loop {
-        if let Some(ended) = waitpid(-1, WaitOptions::Block)? {
+        if let Some(ended) = waitpid(WaitFor::Any, WaitOptions::Block)? {
             return Ok(ended);
         }
     }
 }
 
-/// Waits for children as POSIX's call of this name: a `pid` above 0 is that child, -1 any, 0 those of this
-/// process's group, below -1 those of the group `-pid`. Returns the pid and how it ended; `None` with
-/// [`WaitOptions::NoHang`] when none has.
+/// Waits until a child has ended: the one with a pid, or one of those that [`WaitFor`] names.
+/// Returns its pid and how it ended, or `None` with [`WaitOptions::NoHang`] when none has.
 ///
 /// # Errors
 /// As [`wait`].
-pub fn waitpid(pid: i32, options: WaitOptions) -> Result<Option<(u32, ExitStatus)>, WaitError> {
+pub fn waitpid(
+    children: impl Into<WaitFor>,
+    options: WaitOptions,
+) -> Result<Option<(u32, ExitStatus)>, WaitError> {
     let block = options == WaitOptions::Block;
-    let which = match pid {
-        -1 => Children::Any,
-        0 => Children::Group(0),
-        1.. => Children::Pid(pid.unsigned_abs()),
-        _ => Children::Group(pid.unsigned_abs()),
+    let which = match children.into() {
+        WaitFor::Any => Children::Any,
+        // No process has another number; the kernel rejects it.
+        WaitFor::Pid(pid) if i32::try_from(pid).is_ok_and(|pid| pid > 0) => Children::Pid(pid),
+        WaitFor::Group(group) if i32::try_from(group).is_ok() => Children::Group(group),
+        WaitFor::Pid(_) | WaitFor::Group(_) => return Err(WaitError::NoChild),
     };
     loop {
         // Looks first: the status of a process that has a handle must get there.

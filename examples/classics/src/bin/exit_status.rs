@@ -23,7 +23,7 @@ fn main() -> Result<(), Error> {
         }
         Fork::Parent(child) => child,
     };
-    let pid = child.pid() as i32;
+    let pid = child.pid();
     // Does not wait: there is nothing to tell yet.
     let ended = waitpid(pid, WaitOptions::NoHang)?;
     println!("parent: child {pid} sleeps, waitpid says {ended:?}");

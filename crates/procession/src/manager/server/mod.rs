@@ -190,7 +190,7 @@ impl Home {
             match listener.accept_unless(Some(stop.as_fd()), deadline) {
                 Ok(Some(connection)) => {
                     let client = match listener.last_accepted() {
-                        Some(Peer::Local { pid, .. }) => rustix::process::Pid::from_raw(pid),
+                        Some(Peer::Local { pid, .. }) => rustix::process::Pid::from_raw(pid.cast_signed()),
                         _ => None,
                     };
                     line::attend(self, connection, client);
