@@ -25,6 +25,7 @@ pub mod privilege;
 pub mod process;
 pub mod process_owned;
 pub mod procfs;
+pub mod scoped;
 pub mod sibling;
 pub mod socket;
 pub mod spawn;

@@ -4,6 +4,7 @@
 //! taken back.
 
 use std::cell::{Cell, RefCell};
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 use super::handed_out::{self, Travels};
@@ -15,7 +16,9 @@ thread_local! {
     static DEPTH: Cell<u32> = const { Cell::new(0) };
     /// How many entries there are.
     static LEN: Cell<usize> = const { Cell::new(0) };
-    static ENTRIES: RefCell<Vec<Entry>> = const { RefCell::new(Vec::new()) };
+    /// No destructor: an exit handler may send handles. Empty, without memory, outside of tallies.
+    static ENTRIES: RefCell<ManuallyDrop<Vec<Entry>>> =
+        const { RefCell::new(ManuallyDrop::new(Vec::new())) };
 }
 
 enum Entry {
@@ -83,10 +86,11 @@ impl Drop for Tally {
 
 /// The entries from `start` on.
 fn take(start: usize) -> Vec<Entry> {
-    // Nothing while the thread ends, where what it noted is lost: a descriptor is kept for longer than it need be.
-    let entries = ENTRIES.try_with(|entries| entries.borrow_mut().split_off(start));
     LEN.set(start);
-    entries.unwrap_or_default()
+    ENTRIES.with_borrow_mut(|entries| match start {
+        0 => std::mem::take(&mut **entries),
+        _ => entries.split_off(start),
+    })
 }
 
 fn take_back(entries: Vec<Entry>) {
@@ -101,12 +105,11 @@ fn take_back(entries: Vec<Entry>) {
 }
 
 fn note(entry: Entry) {
-    let len = ENTRIES.try_with(|entries| {
-        let mut entries = entries.borrow_mut();
+    let len = ENTRIES.with_borrow_mut(|entries| {
         entries.push(entry);
         entries.len()
     });
-    LEN.set(len.unwrap_or(LEN.get()));
+    LEN.set(len);
 }
 
 /// A handle of the object was serialised.

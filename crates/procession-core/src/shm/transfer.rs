@@ -21,12 +21,13 @@ use super::header::{Header, ObjectId};
 use super::{holders, tally};
 use crate::os::identity::Identity;
 use crate::os::procfs;
+use crate::os::scoped::Scoped;
 
 thread_local! {
     static FAILURE: RefCell<Option<OpenError>> = const { RefCell::new(None) };
-    static OUTGOING: RefCell<Option<Outgoing>> = const { RefCell::new(None) };
-    static INCOMING: RefCell<Option<Vec<OwnedFd>>> = const { RefCell::new(None) };
-    static READ_AGAIN: RefCell<Option<Opened>> = const { RefCell::new(None) };
+    static OUTGOING: Scoped<Outgoing> = const { Scoped::empty() };
+    static INCOMING: Scoped<Vec<OwnedFd>> = const { Scoped::empty() };
+    static READ_AGAIN: Scoped<Opened> = const { Scoped::empty() };
 }
 
 /// What goes with the message that is being serialised.
@@ -86,26 +87,17 @@ impl Transit {
     }
 }
 
-/// Restores what a nested or unwinding use found.
-struct Restore<T: 'static>(&'static std::thread::LocalKey<RefCell<Option<T>>>, Option<T>);
-
-impl<T> Drop for Restore<T> {
-    fn drop(&mut self) {
-        self.0.replace(self.1.take());
-    }
-}
-
 /// Runs `serialise` with descriptors attached: duplicates of those that [`attach`] and [`send`] see are returned, to be
 /// sent along with the bytes. An object that is sent several times has one.
 pub fn collect<R>(serialise: impl FnOnce() -> R) -> (R, Vec<OwnedFd>) {
-    let _restore = Restore(&OUTGOING, OUTGOING.replace(Some(Outgoing::default())));
+    let outgoing = Scoped::enter(&OUTGOING, Outgoing::default());
     let result = serialise();
-    (result, OUTGOING.take().unwrap_or_default().descriptors)
+    (result, outgoing.leave().unwrap_or_default().descriptors)
 }
 
 /// Runs `deserialise` with the descriptors that came along with the bytes.
 pub fn deliver<R>(descriptors: Vec<OwnedFd>, deserialise: impl FnOnce() -> R) -> R {
-    let _restore = Restore(&INCOMING, INCOMING.replace(Some(descriptors)));
+    let _incoming = Scoped::enter(&INCOMING, descriptors);
     deserialise()
 }
 
@@ -114,7 +106,7 @@ pub fn deliver<R>(descriptors: Vec<OwnedFd>, deserialise: impl FnOnce() -> R) ->
 /// # Errors
 /// Out of descriptors.
 pub fn attach(fd: BorrowedFd<'_>) -> std::io::Result<Option<Transit>> {
-    OUTGOING.with_borrow_mut(|outgoing| {
+    Scoped::with(&OUTGOING, |outgoing| {
         let Some(outgoing) = outgoing else { return Ok(None) };
         Ok(Some(outgoing.add(fd.try_clone_to_owned()?)))
     })
@@ -123,7 +115,7 @@ pub fn attach(fd: BorrowedFd<'_>) -> std::io::Result<Option<Transit>> {
 /// As [`attach`], once an object.
 fn attach_object<T: Travels>(object: &T) -> std::io::Result<Option<Transit>> {
     let id = object.id();
-    OUTGOING.with_borrow_mut(|outgoing| {
+    Scoped::with(&OUTGOING, |outgoing| {
         let Some(outgoing) = outgoing else { return Ok(None) };
         if let Some(place) = outgoing.places.get(&id) {
             return Ok(Some(*place));
@@ -146,8 +138,8 @@ impl Outgoing {
 /// # Errors
 /// [`OpenError::NotAttached`] when there is none.
 pub fn attached(index: u32) -> Result<OwnedFd, OpenError> {
-    INCOMING.with_borrow(|incoming| {
-        let fd = incoming.as_ref().and_then(|fds| fds.get(index as usize)).ok_or(OpenError::NotAttached)?;
+    Scoped::with(&INCOMING, |incoming| {
+        let fd = incoming.and_then(|fds| fds.get(index as usize)).ok_or(OpenError::NotAttached)?;
         fd.try_clone().map_err(OpenError::system("duplicating a descriptor"))
     })
 }
@@ -156,14 +148,15 @@ pub fn attached(index: u32) -> Result<OwnedFd, OpenError> {
 /// failed, but not what. Returns the message for its own error.
 pub fn fail(error: OpenError) -> String {
     let message = error.to_string();
-    FAILURE.set(Some(error));
+    // A thread that ends loses the reason, not the failure.
+    let _ = FAILURE.try_with(|failure| failure.replace(Some(error)));
     message
 }
 
 /// Takes what [`fail`] recorded last on this thread. Whoever is about to serialise takes, and drops, what an
 /// earlier use may have left; whoever has failed to serialise takes the reason.
 pub fn failure() -> Option<OpenError> {
-    FAILURE.take()
+    FAILURE.try_with(RefCell::take).ok().flatten()
 }
 
 /// How the handle of a shared object is to refer to its descriptor: attached inside [`collect`], else held open by this
@@ -222,7 +215,7 @@ pub fn when_settled(settled: impl FnOnce() + Send + Sync + 'static) {
     if !may_be_read_again() {
         return settled();
     }
-    READ_AGAIN.with_borrow_mut(|opened| {
+    Scoped::with(&READ_AGAIN, |opened| {
         if let Some(opened) = opened {
             opened.others.push(Box::new(settled));
         }
@@ -231,20 +224,20 @@ pub fn when_settled(settled: impl FnOnce() + Send + Sync + 'static) {
 
 /// Whether the message that is being deserialised may be read again: it is inside of [`to_be_read_again`].
 pub fn may_be_read_again() -> bool {
-    READ_AGAIN.with_borrow(Option::is_some)
+    Scoped::is_set(&READ_AGAIN)
 }
 
 /// Whether descriptors go along with what is being serialised: it is inside of [`collect`].
 pub fn carries_descriptors() -> bool {
-    OUTGOING.with_borrow(Option::is_some)
+    Scoped::is_set(&OUTGOING)
 }
 
 /// Runs `deserialise` without counting the handles in it as opened: the same bytes may be read again, so that their
 /// sender has to keep what they refer to.
 pub fn to_be_read_again<R>(deserialise: impl FnOnce() -> R) -> (R, Opened) {
-    let _restore = Restore(&READ_AGAIN, READ_AGAIN.replace(Some(Opened::default())));
+    let opened = Scoped::enter(&READ_AGAIN, Opened::default());
     let result = deserialise();
-    (result, READ_AGAIN.take().unwrap_or_default())
+    (result, opened.leave().unwrap_or_default())
 }
 
 /// Counts a handle as opened, after [`receive`] or where its object was open already.
@@ -252,7 +245,7 @@ pub(crate) fn opened<T: Travels + 'static>(transit: Transit, object: &Arc<T>) {
     if matches!(transit, Transit::Attached(_)) {
         return;
     }
-    READ_AGAIN.with_borrow_mut(|opened| match opened {
+    Scoped::with(&READ_AGAIN, |opened| match opened {
         Some(opened) => opened.objects.push(Arc::clone(object) as Arc<dyn Travels>),
         None => object.header().note_opened(),
     });

@@ -39,11 +39,13 @@ impl Shape {
         // Two types may have one such function only if it is the same code, which finds the same
         // shape.
         let key = trace::<T> as fn() -> Shape as usize;
-        if let Some(shape) = KNOWN.with_borrow(|known| known.get(&key).copied()) {
+        // A thread that ends has no table any more.
+        let known = KNOWN.try_with(|known| known.borrow().get(&key).copied());
+        if let Ok(Some(shape)) = known {
             return shape;
         }
         let shape = trace::<T>();
-        KNOWN.with_borrow_mut(|known| known.insert(key, shape));
+        let _ = KNOWN.try_with(|known| known.borrow_mut().insert(key, shape));
         shape
     }
 

@@ -4,11 +4,11 @@
 //! descriptors, so that the value outlives the process that sent it, and references to objects of the same manager.
 
 use std::any::type_name;
-use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use procession_core::os::scoped::Scoped;
 use procession_core::shm::transfer;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -82,8 +82,8 @@ impl io::Write for Growing<'_> {
 }
 
 thread_local! {
-    static PACKING: RefCell<Option<Packing>> = const { RefCell::new(None) };
-    static OPENING: RefCell<Option<Opening>> = const { RefCell::new(None) };
+    static PACKING: Scoped<Packing> = const { Scoped::empty() };
+    static OPENING: Scoped<Opening> = const { Scoped::empty() };
 }
 
 /// The value that is being serialised.
@@ -99,17 +99,6 @@ struct Opening {
     granted: Vec<Number>,
 }
 
-/// Restores what a nested or unwinding use found.
-struct Restore<T: 'static>(&'static std::thread::LocalKey<RefCell<Option<T>>>, Option<T>);
-
-impl<T> Drop for Restore<T> {
-    fn drop(&mut self) {
-        let inner = self.0.replace(self.1.take());
-        // Not while the cell is borrowed: dropping it may lead back here.
-        drop(inner);
-    }
-}
-
 /// Serialises a value for a manager.
 pub(super) fn pack<T: Serialize + ?Sized>(
     manager: Token,
@@ -117,8 +106,7 @@ pub(super) fn pack<T: Serialize + ?Sized>(
     form: Form,
     value: &T,
 ) -> Result<Packed, PackError> {
-    let packing = Packing { manager, objects: Vec::new() };
-    let _restore = Restore(&PACKING, PACKING.replace(Some(packing)));
+    let packing = Scoped::enter(&PACKING, Packing { manager, objects: Vec::new() });
     let _stale = transfer::failure();
     let mut bytes = Vec::new();
     let (result, descriptors) = match carriage {
@@ -132,7 +120,7 @@ pub(super) fn pack<T: Serialize + ?Sized>(
     if carriage == Carriage::Nothing && !descriptors.is_empty() {
         return Err(PackError::OtherMachine);
     }
-    let objects = PACKING.take().map(|packing| packing.objects).unwrap_or_default();
+    let objects = packing.leave().map(|packing| packing.objects).unwrap_or_default();
     Ok(Packed { bytes, descriptors, objects })
 }
 
@@ -170,7 +158,7 @@ impl std::fmt::Display for PackError {
 
 /// Notes a proxy in the value that is being serialised for this manager; whether there is one.
 pub(super) fn refer(manager: Token, object: Number) -> bool {
-    PACKING.with_borrow_mut(|packing| match packing {
+    Scoped::with(&PACKING, |packing| match packing {
         Some(packing) if packing.manager == manager => {
             packing.objects.push(object);
             true
@@ -181,13 +169,13 @@ pub(super) fn refer(manager: Token, object: Number) -> bool {
 
 /// Whether a value for some manager is being serialised.
 pub(super) fn is_packing() -> bool {
-    PACKING.with_borrow(Option::is_some)
+    Scoped::is_set(&PACKING)
 }
 
 /// A proxy in the value that is being deserialised: its manager, and the session that got a reference for it, if one did.
 pub(super) fn granted(object: Number) -> Option<(Arc<Remote>, Option<Token>)> {
-    OPENING.with_borrow_mut(|opening| {
-        let opening = opening.as_mut()?;
+    Scoped::with(&OPENING, |opening| {
+        let opening = opening?;
         let place = opening.granted.iter().position(|granted| *granted == object);
         let session = place.map(|place| {
             opening.granted.swap_remove(place);
@@ -232,13 +220,11 @@ impl Parcel {
             session: self.session,
             granted: std::mem::take(&mut self.granted),
         };
-        let restore = Restore(&OPENING, OPENING.replace(Some(opening)));
+        let opening = Scoped::enter(&OPENING, opening);
         let _stale = transfer::failure();
         let descriptors = std::mem::take(&mut self.descriptors);
         let result = transfer::deliver(descriptors, || form.read::<T>(&self.bytes));
-        let left = OPENING.take();
-        drop(restore);
-        self.granted = left.map(|opening| opening.granted).unwrap_or_default();
+        self.granted = opening.leave().map(|opening| opening.granted).unwrap_or_default();
         let (type_name, len) = (type_name::<T>(), self.bytes.len());
         result.map_err(|cause| match transfer::failure() {
             Some(cause) => CallError::Open { type_name, cause },

@@ -133,7 +133,8 @@ fn run(function: impl FnOnce() -> Report) -> Report {
     if !std::thread::panicking() {
         let report = panic::take_hook();
         panic::set_hook(Box::new(move |panic| {
-            LOCATION.set(panic.location().map(ToString::to_string));
+            // A thread that ends has no place for it.
+            let _ = LOCATION.try_with(|place| place.replace(panic.location().map(ToString::to_string)));
             report(panic);
         }));
     }
@@ -146,7 +147,7 @@ pub(crate) fn caught<R>(function: impl FnOnce() -> R) -> Result<R, Panic> {
         let message = message(&*payload);
         // What the payload does when it is dropped is not ours to run here.
         std::mem::forget(payload);
-        Panic { message, location: LOCATION.take() }
+        Panic { message, location: LOCATION.try_with(RefCell::take).ok().flatten() }
     })
 }
 

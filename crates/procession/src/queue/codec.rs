@@ -1,7 +1,7 @@
 //! Messages as bytes: postcard, through a buffer that each thread reuses.
 
 use std::any::type_name;
-use std::cell::RefCell;
+use std::cell::Cell;
 
 use procession_core::os::clock::Deadline;
 use procession_core::queue::{Batch, Part, Queue};
@@ -20,19 +20,20 @@ const KEPT: usize = 4 << 20;
 const KEPT_MESSAGES: usize = 1024;
 
 thread_local! {
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-    static BATCH: RefCell<Batch> = const { RefCell::new(Batch::new()) };
+    // A thread that ends has neither any more, and allocates.
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    static BATCH: Cell<Batch> = const { Cell::new(Batch::new()) };
 }
 
 /// Runs `use_it` with an empty buffer. Nested uses (a message that puts another one while it is serialised) get one
 /// of their own.
 #[inline]
 pub(crate) fn with_buffer<R>(use_it: impl FnOnce(&mut Vec<u8>) -> R) -> R {
-    let mut buffer = BUFFER.take();
+    let mut buffer = BUFFER.try_with(Cell::take).unwrap_or_default();
     buffer.clear();
     let result = use_it(&mut buffer);
     if buffer.capacity() <= KEPT {
-        BUFFER.replace(buffer);
+        let _ = BUFFER.try_with(|kept| kept.set(buffer));
     }
     result
 }
@@ -115,7 +116,7 @@ pub(super) fn get_many<T: DeserializeOwned>(
     max: usize,
     deadline: Deadline,
 ) -> Result<Vec<Result<T, GetError>>, GetError> {
-    let mut batch = BATCH.take();
+    let mut batch = BATCH.try_with(Cell::take).unwrap_or_default();
     queue.get_many_into(max, &mut batch, deadline)?;
     let count = batch.len();
     let mut messages = Vec::with_capacity(count);
@@ -125,7 +126,7 @@ pub(super) fn get_many<T: DeserializeOwned>(
     }));
     batch.clear();
     if count <= KEPT_MESSAGES {
-        BATCH.replace(batch);
+        let _ = BATCH.try_with(|kept| kept.set(batch));
     }
     Ok(messages)
 }

@@ -154,7 +154,6 @@ impl Home {
                 _ => return Err("registering a type: an unexpected report".into()),
             }
         }
-        service::note_panics();
         let key = AuthKey::new(orders.key.clone());
         let mut listener = Listener::builder()
             .authkey(key.clone())

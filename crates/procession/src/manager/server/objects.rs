@@ -1,11 +1,11 @@
 //! The objects that a manager keeps, and who keeps them: sessions, values that refer to them, names, and tickets of handles
 //! that are on their way. An object goes with the last of these.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 
+use procession_core::os::scoped::Scoped;
 use serde::{Serialize, Serializer};
 
 use super::sequence::Sequence;
@@ -45,7 +45,7 @@ impl Hosted {
 
 thread_local! {
     /// What is to be dropped after what is being dropped: a chain of objects, each in the one before, may be long.
-    static ENDED: RefCell<Option<Vec<State>>> = const { RefCell::new(None) };
+    static ENDED: Scoped<Vec<State>> = const { Scoped::empty() };
 }
 
 impl Drop for Hosted {
@@ -53,26 +53,20 @@ impl Drop for Hosted {
         self.objects.lock().all.remove(&self.number);
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         let state = std::mem::replace(state, State::Over);
-        let later = ENDED.with_borrow_mut(|ended| match ended {
+        let mut next = Scoped::with(&ENDED, |ended| match ended {
             Some(ended) => {
                 ended.push(state);
                 None
             }
-            None => {
-                *ended = Some(Vec::new());
-                Some(state)
-            }
+            None => Some(state),
         });
-        let mut next = later;
+        if next.is_none() {
+            return;
+        }
+        let _ended = Scoped::enter(&ENDED, Vec::new());
         while let Some(state) = next {
             self.end(state);
-            next = ENDED.with_borrow_mut(|ended| {
-                let next = ended.as_mut().and_then(Vec::pop);
-                if next.is_none() {
-                    *ended = None;
-                }
-                next
-            });
+            next = Scoped::with(&ENDED, |ended| ended.and_then(Vec::pop));
         }
     }
 }

@@ -1,9 +1,6 @@
 //! Objects of registered types.
 
-use std::any::Any;
-use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::manager::client::Remote;
@@ -11,6 +8,7 @@ use crate::manager::error::CallError;
 use crate::manager::service::Service;
 use crate::manager::value::{Carriage, Form, Parcel, pack};
 use crate::manager::wire::{Packed, Refusal};
+use crate::process::{self, Panic};
 
 /// An object of a registered type, whichever it is.
 pub(super) trait Served: Send {
@@ -82,35 +80,8 @@ pub(super) fn make(name: &str, remote: &Arc<Remote>, arguments: Packed) -> Resul
     make(remote, arguments)
 }
 
-thread_local! {
-    static LOCATION: RefCell<Option<String>> = const { RefCell::new(None) };
-}
-
-/// Has panics note where they happen.
-pub(super) fn note_panics() {
-    let report = panic::take_hook();
-    panic::set_hook(Box::new(move |panic| {
-        LOCATION.set(panic.location().map(ToString::to_string));
-        report(panic);
-    }));
-}
-
 /// Runs a user's code.
 fn caught<R>(run: impl FnOnce() -> Result<R, Refusal>) -> Result<R, Refusal> {
-    panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| {
-        let message = message(&*payload);
-        // What the payload does when it is dropped is not to be run here.
-        std::mem::forget(payload);
-        Err(Refusal::Panicked { message, location: LOCATION.take() })
-    })
-}
-
-fn message(payload: &(dyn Any + Send)) -> String {
-    if let Some(text) = payload.downcast_ref::<&str>() {
-        (*text).into()
-    } else if let Some(text) = payload.downcast_ref::<String>() {
-        text.clone()
-    } else {
-        "a value that is no text".into()
-    }
+    process::caught(run)
+        .unwrap_or_else(|Panic { message, location }| Err(Refusal::Panicked { message, location }))
 }
