@@ -158,6 +158,98 @@ fn a_namespace_has_values_of_all_types() {
     assert!(!namespace.contains("x").unwrap() && namespace.contains("n").unwrap());
 }
 
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Either {
+    Number(u64),
+    Text(String),
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Skips {
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    note: Option<u8>,
+    a: u8,
+}
+
+/// A type whose requests, responses and arguments are of these types.
+struct Echo<A, Q, R>(std::marker::PhantomData<(A, Q, R)>);
+
+macro_rules! echo {
+    ($name:literal, $arguments:ty, $request:ty, $response:ty, $answer:expr) => {
+        impl Service for Echo<$arguments, $request, $response> {
+            const NAME: &'static str = $name;
+            type Arguments = $arguments;
+            type Request = $request;
+            type Response = $response;
+
+            fn create(_: $arguments) -> Self {
+                Echo(std::marker::PhantomData)
+            }
+
+            fn handle(&mut self, _: $request) -> $response {
+                $answer
+            }
+        }
+    };
+}
+
+echo!("arguments", Either, u8, u8, 1);
+echo!("request", u8, Either, u8, 1);
+echo!("response", u8, u8, Either, panic!("the call was to be refused"));
+
+#[test]
+fn what_could_not_be_read_back_is_not_kept() {
+    let _watchdog = watchdog("what_could_not_be_read_back_is_not_kept");
+    fn refused<T>(result: Result<T, CallError>) {
+        match result.map(drop) {
+            Err(CallError::Serialize { cause, .. }) => {
+                assert!(cause.to_string().contains("could not be read back"), "{cause}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let manager = Manager::builder()
+        .register::<Echo<Either, u8, u8>>()
+        .register::<Echo<u8, Either, u8>>()
+        .register::<Echo<u8, u8, Either>>()
+        .start()
+        .unwrap();
+    let either = Either::Number(1);
+    let list = manager.list::<Either>().unwrap();
+    refused(list.push(&either));
+    refused(list.insert(0, &either));
+    refused(list.set(0, &either));
+    refused(list.extend([&either]));
+    refused(list.update_all(|list| list.push(either.clone())));
+    assert!(list.is_empty().unwrap());
+    let dict = manager.dict::<u8, Either>().unwrap();
+    refused(dict.set(&1, &either));
+    refused(dict.insert(&1, &either));
+    refused(dict.get_or_insert(&1, &either));
+    refused(dict.extend([(&1, &either)]));
+    refused(dict.update(&1, |_| either.clone()));
+    assert!(dict.is_empty().unwrap());
+    let dict = manager.dict::<Either, u8>().unwrap();
+    refused(dict.set(&either, &1));
+    refused(dict.update(&either, |_| 1));
+    assert!(dict.is_empty().unwrap());
+    refused(manager.create::<Echo<Either, u8, u8>>(&either));
+    refused(manager.create::<Echo<u8, Either, u8>>(&1).unwrap().call(&either));
+    refused(manager.create::<Echo<u8, u8, Either>>(&1).unwrap().call(&1));
+
+    // A namespace says what its values are.
+    let namespace = manager.namespace().unwrap();
+    for value in [either, Either::Text("a".into())] {
+        namespace.set("value", &value).unwrap();
+        assert_eq!(namespace.get("value").unwrap(), Some(value));
+    }
+    for value in [Skips { note: None, a: 1 }, Skips { note: Some(2), a: 1 }] {
+        namespace.set("value", &value).unwrap();
+        assert_eq!(namespace.get("value").unwrap(), Some(value));
+    }
+}
+
 #[test]
 fn a_registered_type_answers_and_outlives_its_panics() {
     let _watchdog = watchdog("a_registered_type_answers_and_outlives_its_panics");

@@ -1,6 +1,7 @@
 //! Values as bytes, by postcard. A failed allocation is an error, not the end of the process.
 
 mod error;
+mod readable;
 mod shape;
 mod strict;
 
@@ -9,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use error::SerializeError;
+pub(crate) use readable::Readable;
 pub(crate) use shape::Shape;
 
 /// Appends a value's bytes; on failure the buffer is as before.

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::channel::{Channel, Message};
 use super::error::{RecvError, SendError};
-use crate::codec::{Shape, append};
+use crate::codec::{Readable, append};
 
 /// Makes pipes: pairs of connected ends, as Python's `multiprocessing.Pipe` does.
 ///
@@ -59,12 +59,14 @@ impl Pipe {
 /// [`Client`](super::Client): sends `S`, receives `R`. See [the module](super) for what all ends have in common.
 pub struct Connection<S, R> {
     channel: Channel,
+    sent: Readable<S>,
     types: PhantomData<fn(S) -> R>,
 }
 
 /// The end of a one-way pipe that sends. See [the module](super) for what all ends have in common.
 pub struct Sender<T> {
     channel: Channel,
+    sent: Readable<T>,
     types: PhantomData<fn(T)>,
 }
 
@@ -76,7 +78,7 @@ pub struct Receiver<T> {
 
 /// What every end is and does.
 macro_rules! end {
-    ($end:ident<$($param:ident),+>, $kind:expr) => {
+    ($end:ident<$($param:ident),+> $({ $sent:ident })?, $kind:expr) => {
         impl<$($param),+> AsFd for $end<$($param),+> {
             fn as_fd(&self) -> BorrowedFd<'_> {
                 self.channel.as_fd()
@@ -95,7 +97,8 @@ macro_rules! end {
             type Error = io::Error;
 
             fn try_from(socket: OwnedFd) -> io::Result<Self> {
-                Ok($end { channel: Channel::new(socket)?, types: PhantomData })
+                let channel = Channel::new(socket)?;
+                Ok($end { channel, $($sent: Readable::default(),)? types: PhantomData })
             }
         }
 
@@ -115,14 +118,15 @@ macro_rules! end {
 
         impl<'de, $($param),+> Deserialize<'de> for $end<$($param),+> {
             fn deserialize<Z: Deserializer<'de>>(deserializer: Z) -> Result<Self, Z::Error> {
-                Ok($end { channel: deserialize_end($kind, deserializer)?, types: PhantomData })
+                let channel = deserialize_end($kind, deserializer)?;
+                Ok($end { channel, $($sent: Readable::default(),)? types: PhantomData })
             }
         }
     };
 }
 
-end!(Connection<S, R>, Kind::Connection);
-end!(Sender<T>, Kind::Sender);
+end!(Connection < S, R > { sent }, Kind::Connection);
+end!(Sender<T> { sent }, Kind::Sender);
 end!(Receiver<T>, Kind::Receiver);
 
 /// What an end that sends does.
@@ -142,8 +146,7 @@ macro_rules! sending {
                 $sent: Serialize + DeserializeOwned,
             {
                 let type_name = std::any::type_name::<$sent>();
-                let readable = Shape::of::<$sent>().check::<$sent>();
-                readable.map_err(|cause| SendError::Serialize { type_name, cause })?;
+                self.sent.check().map_err(|cause| SendError::Serialize { type_name, cause })?;
                 send_value(&self.channel, value)
             }
 

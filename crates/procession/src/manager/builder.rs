@@ -15,7 +15,7 @@ use super::namespace::Namespace;
 use super::reference::{Reference, refused};
 use super::server::{self, Orders, Started};
 use super::service::{Proxy, Service};
-use super::value::{Carriage, Form, pack};
+use super::value::{Carriage, Form, check_readable, pack};
 use super::wire::{Answer, Kind, Packed, Request};
 use crate::connection::{Address, AuthKey, Pipe, RecvError};
 use crate::process::entry::TaskRef;
@@ -269,6 +269,7 @@ impl Manager {
         name: Option<&str>,
         arguments: &S::Arguments,
     ) -> Result<Proxy<S>, CallError> {
+        check_readable::<S::Arguments>()?;
         let packed = pack(self.remote.manager(), self.remote.carriage()?, Form::Plain, arguments)
             .map_err(|error| error.of::<S::Arguments>(&self.remote))?;
         self.make(&Kind::Service(S::NAME.into()), name, packed).map(Proxy::over)

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::error::CallError;
 use super::reference::{Reference, proxy};
-use super::value::Parcel;
+use super::value::{Parcel, check_readable};
 use super::wire::{Answer, Bytes, Operation, Packed, TableOperation};
 
 /// A dictionary in a manager's process, as Python's `Manager().dict()`: a proxy, see [the module](super) for what all
@@ -100,11 +100,11 @@ impl<K: Serialize, V> Dict<K, V> {
     }
 }
 
-impl<K: Serialize, V: Serialize> Dict<K, V> {
+impl<K: Serialize + DeserializeOwned, V: Serialize + DeserializeOwned> Dict<K, V> {
     /// Sets the value of a key.
     ///
     /// # Errors
-    /// [`CallError`].
+    /// [`CallError`]; [`CallError::Serialize`] also for types that could not be read back.
     pub fn set<Q: Serialize + ?Sized>(&self, key: &Q, value: &V) -> Result<(), CallError>
     where
         K: Borrow<Q>,
@@ -128,6 +128,7 @@ impl<K: Serialize, V: Serialize> Dict<K, V> {
     }
 
     fn entry<Q: Serialize + ?Sized>(&self, key: &Q, value: &V) -> Result<(Bytes, Packed), CallError> {
+        check_readable::<K>()?;
         Ok((self.reference.key(key)?, self.reference.pack(value)?))
     }
 }
@@ -163,7 +164,7 @@ impl<K: Serialize, V: DeserializeOwned> Dict<K, V> {
     }
 }
 
-impl<K: Serialize, V: Serialize + DeserializeOwned> Dict<K, V> {
+impl<K: Serialize + DeserializeOwned, V: Serialize + DeserializeOwned> Dict<K, V> {
     /// Sets the value of a key; the value that it had before. [`Dict::set`] is faster where that is large.
     ///
     /// # Errors
@@ -204,6 +205,7 @@ impl<K: Serialize, V: Serialize + DeserializeOwned> Dict<K, V> {
     where
         K: Borrow<Q>,
     {
+        check_readable::<K>()?;
         let key = self.reference.key(key)?;
         loop {
             let (old, version) = self.one(TableOperation::Get(key.clone()))?.unzip();

@@ -86,11 +86,11 @@ impl<T> List<T> {
     }
 }
 
-impl<T: Serialize> List<T> {
+impl<T: Serialize + DeserializeOwned> List<T> {
     /// Appends an element.
     ///
     /// # Errors
-    /// [`CallError`].
+    /// [`CallError`]; [`CallError::Serialize`] also for a type that could not be read back.
     pub fn push(&self, value: &T) -> Result<(), CallError> {
         self.done(SequenceOperation::Push(self.reference.pack(value)?))
     }

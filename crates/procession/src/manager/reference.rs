@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use procession_core::shm::{OpenError, tally, transfer};
-use serde::de::{self, Deserializer};
+use serde::de::{self, DeserializeOwned, Deserializer};
 use serde::ser::{self, Serializer};
 use serde::{Deserialize, Serialize};
 
@@ -103,8 +103,9 @@ impl Reference {
         reply.map_err(|refusal| refused(&self.remote, &about, kind, Err(refusal)))
     }
 
-    /// Serialises a value for the object.
-    pub(super) fn pack<T: Serialize + ?Sized>(&self, value: &T) -> Result<Packed, CallError> {
+    /// Serialises a value for the object, which is to be read back as what it is.
+    pub(super) fn pack<T: Serialize + DeserializeOwned>(&self, value: &T) -> Result<Packed, CallError> {
+        value::check_readable::<T>()?;
         self.pack_as(Form::Plain, value)
     }
 
@@ -116,7 +117,7 @@ impl Reference {
 
     /// Serialises a key: its bytes are the key.
     pub(super) fn key<T: Serialize + ?Sized>(&self, key: &T) -> Result<Bytes, CallError> {
-        let packed = self.pack(key)?;
+        let packed = self.pack_as(Form::Plain, key)?;
         if !packed.descriptors.is_empty() || !packed.objects.is_empty() {
             let cause = OpenError::Malformed("a key cannot have handles in it");
             return Err(CallError::Send { type_name: std::any::type_name::<T>(), cause });

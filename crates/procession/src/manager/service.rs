@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::error::CallError;
 use super::reference::{Reference, proxy};
+use super::value::check_readable;
 use super::wire::{Answer, Kind, Operation};
 
 /// A type whose objects live in a manager's process and answer requests.
@@ -109,6 +110,8 @@ impl<S: Service> Proxy<S> {
 
     fn call_until(&self, request: &S::Request, timeout: Option<Duration>) -> Result<S::Response, CallError> {
         let request = self.reference.pack(request)?;
+        // Before the object has changed.
+        check_readable::<S::Response>()?;
         let kind = Kind::Service(S::NAME.into());
         match self.reference.call(&kind, Operation::Service(request), timeout)? {
             Answer::One(Some((response, _))) => response.open(),

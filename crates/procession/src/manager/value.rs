@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use super::client::Remote;
 use super::error::CallError;
 use super::wire::{Number, Packed, Token};
-use crate::codec::{append, take};
+use crate::codec::{Shape, append, take};
 
 /// How handles in a value travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +42,11 @@ impl Form {
     fn write<T: Serialize + ?Sized>(self, value: &T, bytes: &mut Vec<u8>) -> Result<(), AnyError> {
         match self {
             Form::Plain => append(value, bytes)?,
-            Form::Described => value.serialize(&mut rmp_serde::Serializer::new(Growing(bytes)))?,
+            // With the names of fields: `skip_serializing_if` may leave out any of them.
+            Form::Described => {
+                let mut writer = rmp_serde::Serializer::new(Growing(bytes)).with_struct_map();
+                value.serialize(&mut writer)?;
+            }
         }
         Ok(())
     }
@@ -97,6 +101,12 @@ struct Opening {
     remote: Arc<Remote>,
     session: Token,
     granted: Vec<Number>,
+}
+
+/// Refuses values of a type that could not be read back from [`Form::Plain`].
+pub(super) fn check_readable<T: DeserializeOwned>() -> Result<(), CallError> {
+    let type_name = type_name::<T>();
+    Shape::of::<T>().check::<T>().map_err(|cause| CallError::Serialize { type_name, cause: cause.into() })
 }
 
 /// Serialises a value for a manager.

@@ -176,6 +176,9 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Builder<'a, R> {
                 "a detached process cannot be a daemon, which ends with its starter",
             ));
         }
+        // Before the function has run.
+        let readable = Shape::of::<R>().check::<R>();
+        readable.map_err(|problem| StartError::Result(problem.to_string()))?;
         exit::register()?;
         let (settings, default) = {
             let mut state = state::lock();

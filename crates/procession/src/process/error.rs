@@ -39,6 +39,9 @@ pub enum StartError {
     /// An argument could not be serialised.
     #[error("cannot start a process: an argument cannot be serialised: {0}")]
     Arguments(String),
+    /// The function's result could not be read.
+    #[error("cannot start a process: its result could not be handed over: {0}")]
+    Result(String),
     /// The function is not part of the program's executable, so that the new process could not find it.
     #[error(
         "cannot start a process: the function {function} is in a shared library, not in the program itself; \
