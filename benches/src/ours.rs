@@ -1,6 +1,6 @@
 //! Ours: the core's queue of byte messages, and the library's typed one.
 
-use procession_core::os::clock::Deadline;
+use procession_sys::clock::Deadline;
 use procession_core::queue::{Queue, QueueOptions};
 
 use crate::contender::{Contender, Receive, Result, Send, Shape};

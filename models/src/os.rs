@@ -3,7 +3,7 @@
 //! The kernel is one mutex: what a system call makes known to another process, a death among it, it makes known with all that
 //! came before. Time does not pass but when somebody looks: every wait was long enough.
 
-/// As `procession_core::os::clock`.
+/// As `procession_sys::clock`.
 pub(crate) mod clock {
     use std::cell::Cell;
     use std::time::Duration;
@@ -61,7 +61,7 @@ pub(crate) mod clock {
     }
 }
 
-/// As `procession_core::os::cpu`.
+/// As `procession_sys::cpu`.
 pub(crate) mod cpu {
     /// One, so that nobody spins: whoever does takes the same steps again.
     pub(crate) fn count() -> usize {
@@ -69,7 +69,7 @@ pub(crate) mod cpu {
     }
 }
 
-/// As `procession_core::os::futex`.
+/// As `procession_sys::futex`.
 pub(crate) mod futex {
     use std::time::Duration;
 
@@ -117,10 +117,10 @@ pub(crate) mod futex {
     }
 }
 
-/// As `procession_core::os::host`.
-pub(crate) mod host {
+/// As `procession_sys::interrupt`.
+pub(crate) mod interrupt {
     /// No host ends anything here.
-    pub(crate) fn to_the_end<R>(operation: impl FnOnce() -> R) -> R {
+    pub(crate) fn uninterruptible<R>(operation: impl FnOnce() -> R) -> R {
         operation()
     }
 
@@ -128,12 +128,12 @@ pub(crate) mod host {
         false
     }
 
-    pub(crate) fn take_call() -> bool {
+    pub(crate) fn take_deferred() -> bool {
         false
     }
 }
 
-/// As `procession_core::os::identity`.
+/// As `procession_sys::identity`.
 pub(crate) mod identity {
     use std::cell::Cell;
 

@@ -36,7 +36,7 @@ enum What {
 const EXCLUSIONS: &[Exclusion] = &[
     Exclusion {
         under: &[Sanitizer::Thread, Sanitizer::Address],
-        what: What::Programs(&["steps"]),
+        what: What::Programs(&["crash_points"]),
         reason: "a build of its own for thousands of processes with one thread, each of which kills itself",
     },
     Exclusion {
@@ -101,7 +101,7 @@ const EXCLUSIONS: &[Exclusion] = &[
     },
     Exclusion {
         under: &[Sanitizer::Thread],
-        what: What::Tests(&["os::apart::", "without_descriptors_a_process_knows_itself"]),
+        what: What::Tests(&["helper_process::", "without_descriptors_a_process_knows_itself"]),
         reason: "it takes a clone() that shares the memory for a fork, and its thread for two",
     },
 ];
@@ -202,7 +202,7 @@ fn test(sanitizer: Sanitizer, host: &str) -> Result<Outcome, Failure> {
             What::Tests(names) => skipped.extend(names.iter().flat_map(|name| ["--skip", name])),
         }
     }
-    for package in ["procession-core", "procession"] {
+    for package in ["procession-sys", "procession-core", "procession"] {
         tool = tool.args(["--package", package]);
         for program in test_programs(package)?.iter().filter(|name| !left_out.contains(&name.as_str())) {
             tool = tool.args(["--test", program]);
@@ -230,7 +230,7 @@ fn test_programs(package: &str) -> Result<Vec<String>, Failure> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(&folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        // `kills.rs`, `steps/main.rs`, but no module that several of them share.
+        // `kills.rs`, `crash_points/main.rs`, but no module that several of them share.
         if path.extension().is_some_and(|extension| extension == "rs") || path.join("main.rs").exists() {
             names.extend(path.file_stem().map(|name| name.to_string_lossy().into_owned()));
         }

@@ -119,7 +119,15 @@ pub(crate) fn ci() -> Result<(), Failure> {
         cargo("clippy", ROOT).args(models).args(["--", "--deny", "warnings"]).run()
     })?;
     step("lints of the steps", || {
-        let core = ["--package", "procession-core", "--features", "steps", "--all-targets"];
+        let core = [
+            "--package",
+            "procession-sys",
+            "--package",
+            "procession-core",
+            "--features",
+            "procession-core/crash-points",
+            "--all-targets",
+        ];
         cargo("clippy", ROOT).args(core).args(["--", "--deny", "warnings"]).run()
     })?;
     step("format and lints in Python", python::lints)?;
@@ -145,9 +153,9 @@ pub(crate) fn models() -> Result<(), Failure> {
     cargo("run", ROOT).args(["--package", "procession-models"]).run()
 }
 
-/// The test that has a process die at each step, see `crates/procession-core/tests/steps`.
+/// The test that has a process die at each step, see `crates/procession-core/tests/crash_points`.
 pub(crate) fn every_death(pairs: bool, only: Option<&str>) -> Result<(), Failure> {
-    let test = ["--package", "procession-core", "--features", "steps", "--test", "steps"];
+    let test = ["--package", "procession-core", "--features", "crash-points", "--test", "crash_points"];
     let mut tool = cargo("test", ROOT).args(test);
     if pairs {
         tool = tool.env("PAIRS", "all");

@@ -5,7 +5,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use crate::os::identity::Identity;
+use procession_sys::identity::Identity;
 
 /// Displays what `write` writes.
 pub(crate) struct Description<F>(pub(crate) F);

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 
-use crate::os::identity::Identity;
+use procession_sys::identity::Identity;
 
 /// A case that has not ended after so many seconds hangs: its victims wait for milliseconds.
 const WATCHDOG: u32 = 30;
@@ -92,8 +92,8 @@ pub(crate) fn target<S: Strategy>(name: &str, cases: u32, strategy: S, victim: i
 
 /// Runs `victim` in a forked child.
 fn in_child(victim: impl FnOnce()) -> Result<(), TestCaseError> {
-    let said =
-        crate::os::memory::create(c"stderr", 0).map_err(|error| TestCaseError::fail(error.to_string()))?;
+    let said = procession_sys::memory::create(c"stderr", 0)
+        .map_err(|error| TestCaseError::fail(error.to_string()))?;
     // SAFETY: the only other thread of this program waits for this one; the child runs `victim` and ends.
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0, "fork: {}", std::io::Error::last_os_error());
@@ -135,7 +135,7 @@ fn in_child(victim: impl FnOnce()) -> Result<(), TestCaseError> {
 fn confine() {
     let pages = std::fs::read_to_string("/proc/self/statm").expect("its own size");
     let pages: Vec<u64> = pages.split_whitespace().map(|n| n.parse().expect("a number")).collect();
-    let page = crate::os::memory::page_size() as u64;
+    let page = procession_sys::memory::page_size() as u64;
     let limits = [
         (libc::RLIMIT_AS, pages[0] * page + ADDRESSES),
         (libc::RLIMIT_DATA, pages[5] * page + 2 * ALLOWANCE as u64),

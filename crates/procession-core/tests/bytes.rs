@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use procession_core::os::clock::Deadline;
 use procession_core::queue::{PutError, Queue, QueueOptions, RingError};
+use procession_sys::clock::Deadline;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::BorrowedFd;
 use rustix::time::{ClockId, clock_gettime};

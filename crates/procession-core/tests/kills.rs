@@ -5,8 +5,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use procession_core::os::clock::Deadline;
 use procession_core::queue::{GetError, JoinError, Queue, QueueOptions};
+use procession_sys::clock::Deadline;
 
 /// A word of memory that a child shares with the test and that outlives it.
 struct Mark(&'static AtomicU64);

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use procession_core::os::clock::Deadline;
 use procession_core::queue::{MessageMapping, Queue, QueueOptions};
+use procession_sys::clock::Deadline;
 
 const LEN: usize = 100_000;
 

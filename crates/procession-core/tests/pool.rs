@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use procession_core::os::clock::Deadline;
-use procession_core::os::identity::Identity;
 use procession_core::pool::{
     Assignment, Cancelled, Condemned, Lost, Next, Outcome, Report, Task, TaskId, WorkQueue, who_lost,
 };
 use procession_core::queue::{GetError, RingError};
+use procession_sys::clock::Deadline;
+use procession_sys::identity::Identity;
 
 fn soon() -> Deadline {
     Deadline::after(Duration::from_secs(60))

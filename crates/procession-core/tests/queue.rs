@@ -4,10 +4,10 @@ use std::collections::{HashSet, VecDeque};
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
-use procession_core::os::clock::Deadline;
 use procession_core::queue::{
     GetError, INLINE_MAX, JoinError, PutError, Queue, QueueOptions, RingError, TaskDoneError,
 };
+use procession_sys::clock::Deadline;
 
 fn unbounded() -> Queue {
     Queue::create(&QueueOptions::new()).unwrap()
@@ -449,7 +449,7 @@ fn names() {
 
 #[test]
 fn a_name_goes_with_the_last_of_several_that_end_at_once() {
-    use procession_core::os::file_lock::{FileLock, try_lock, unlock};
+    use procession_sys::file_lock::{FileLock, try_lock, unlock};
     let name = format!("test-{}-ends", std::process::id());
     let path = format!("/dev/shm/procession.{name}");
     let queue = Queue::create_named(&name, &QueueOptions::new()).unwrap();

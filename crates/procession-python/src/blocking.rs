@@ -3,12 +3,12 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use procession_core::os::clock::Deadline;
-use procession_core::os::host::{Host, hosted, hosted_asking};
+use procession_sys::clock::Deadline;
+use procession_sys::interrupt::{Runtime, with_runtime, with_runtime_deferring};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-/// Only threads that hold the interpreter's lock call [`hosted`] with it.
+/// Only threads that hold the interpreter's lock call [`with_runtime`] with it.
 struct Interpreter;
 
 /// A signal that comes when the operation has begun and does not sleep yet ends no sleep. So the first sleep of [`block`] that
@@ -20,7 +20,7 @@ thread_local! {
     static UNDISTURBED: Cell<u32> = const { Cell::new(0) };
 }
 
-impl Host for Interpreter {
+impl Runtime for Interpreter {
     fn around(&self, sleep: &mut (dyn FnMut() -> bool + Send)) -> bool {
         // Only the main thread runs handlers, but which one that is is not worth asking: the kernel gives signals to it, and
         // a thread that looks in vain goes on. Handlers do not run here: the operation may hold a lock of the core.
@@ -43,7 +43,7 @@ pub(crate) fn block<R>(
 ) -> PyResult<Option<R>> {
     UNDISTURBED.set(0);
     loop {
-        match hosted(&Interpreter, || attempt(deadline)) {
+        match with_runtime(&Interpreter, || attempt(deadline)) {
             (Some(result), _) => return Ok(Some(result)),
             (None, false) => return Ok(None),
             (None, true) => py.check_signals()?,
@@ -64,14 +64,14 @@ pub(crate) fn ask<R>(
         }
         raised.is_some()
     };
-    let result = hosted_asking(&Interpreter, || operation(&mut interrupted));
+    let result = with_runtime_deferring(&Interpreter, || operation(&mut interrupted));
     (result, raised)
 }
 
 /// Calls an operation that waits for nothing but locks of the core, for a moment: whoever holds one may need the interpreter's lock to
 /// go on.
 pub(crate) fn brief<R>(operation: impl FnOnce() -> R) -> R {
-    hosted_asking(&Interpreter, operation)
+    with_runtime_deferring(&Interpreter, operation)
 }
 
 /// Whether a timeout is one.

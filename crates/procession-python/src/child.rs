@@ -2,9 +2,9 @@
 
 use std::os::fd::{BorrowedFd, IntoRawFd};
 
-use procession_core::os::clock::Deadline;
-use procession_core::os::process::{self, Children, ExitStatus, ForkSide};
-use procession_core::os::sibling::{self, Side};
+use procession_sys::clock::Deadline;
+use procession_sys::process::{self, Children, ExitStatus, ForkSide};
+use procession_sys::sibling::{self, Side};
 use pyo3::exceptions::PyValueError;
 use pyo3::ffi;
 use pyo3::intern;

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use procession_core::objects::{self, ConditionError, ConditionLock};
-use procession_core::os::clock::Deadline;
+use procession_sys::clock::Deadline;
 use pyo3::exceptions::{PyAssertionError, PyRuntimeError, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
-use procession_core::os::identity::Identity;
+use procession_sys::identity::Identity;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 

@@ -1,7 +1,7 @@
 //! What a lock says of an owner that died: `robust=`.
 
 use procession_core::objects::Acquisition;
-use procession_core::os::identity::Identity;
+use procession_sys::identity::Identity;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 

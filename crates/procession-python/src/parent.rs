@@ -1,8 +1,8 @@
 //! How processes end: daemons with their parent; and each with what it has sent.
 
-use procession_core::os::identity::Identity;
-use procession_core::os::parent;
 use procession_core::shm::keeper;
+use procession_sys::identity::Identity;
+use procession_sys::parent_death;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -24,7 +24,7 @@ fn this_process() -> u64 {
 fn end_with(process: u64, by_kernel: bool) -> PyResult<()> {
     let process =
         Identity::from_bits(process).ok_or_else(|| PyValueError::new_err("no process has that number"))?;
-    let begun = if by_kernel { parent::end_with_parent(process) } else { parent::watch(process) };
+    let begun = if by_kernel { parent_death::end_with_parent(process) } else { parent_death::watch(process) };
     Ok(begun?)
 }
 

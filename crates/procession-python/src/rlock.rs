@@ -1,7 +1,7 @@
 //! `RLock`.
 
 use procession_core::objects;
-use procession_core::os::identity::Identity;
+use procession_sys::identity::Identity;
 use pyo3::exceptions::PyAssertionError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;

@@ -1,7 +1,7 @@
 //! What software finds that looks inside a lock for CPython's `_multiprocessing.SemLock`.
 
 use procession_core::objects;
-use procession_core::os::identity::Identity;
+use procession_sys::identity::Identity;
 use pyo3::prelude::*;
 
 use crate::arguments::Truth;

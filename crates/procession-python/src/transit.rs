@@ -3,8 +3,8 @@
 
 use std::os::fd::IntoRawFd;
 
-use procession_core::os::privilege;
 use procession_core::shm::{tally, transfer};
+use procession_sys::privilege;
 use pyo3::prelude::*;
 
 use crate::child::borrowed;

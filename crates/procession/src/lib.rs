@@ -65,6 +65,7 @@
 
 mod codec;
 pub mod connection;
+mod elf;
 pub mod error;
 mod handle;
 #[cfg(test)]

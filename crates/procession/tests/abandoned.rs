@@ -43,7 +43,7 @@ fn put_and_end(queue: Queue<u32>) {
 
 fn put_and_be_killed(queue: Queue<u32>) {
     queue.put(&1).unwrap();
-    procession_core::os::process::kill_self()
+    procession_sys::process::kill_self()
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn a_task_of_a_killed_consumer_comes_before_the_end() {
             let _task = tasks.get().unwrap();
             taken.set(1);
             std::thread::sleep(LONG);
-            procession_core::os::process::kill_self()
+            procession_sys::process::kill_self()
         };
         let consumer = start(method, take, (tasks.clone(), taken.clone()));
         eventually("it is taken", || taken.get() == 1);

@@ -7,8 +7,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use common::{fork_among_threads, watchdog};
 use procession::process::{self, Fork, StartError};
 use procession::{Array, JoinableQueue, Process, Queue, Value};
-use procession_core::os::clock::Deadline;
 use procession_core::queue::{self as core, QueueOptions};
+use procession_sys::clock::Deadline;
 
 const LARGE: usize = 1 << 20;
 

@@ -352,7 +352,7 @@ fn of_a_killed_process<K: Kind>() {
     let queue = Queue::<K::There>::unbounded().unwrap();
     let work = |queue: Queue<K::There>| -> () {
         queue.put(&K::make().1).unwrap();
-        procession_core::os::process::kill_self()
+        procession_sys::process::kill_self()
     };
     let dead = Process::spawn(work, queue.clone()).unwrap();
     dead.join().unwrap_err();

@@ -120,7 +120,7 @@ fn a_task_that_is_handed_out_again_has_its_handles() {
     run(|tasks: JoinableQueue<Numbers>| tasks.put(&numbers()).unwrap(), tasks.clone());
     let work = |tasks: JoinableQueue<Numbers>| -> () {
         let _task = tasks.get().unwrap();
-        procession_core::os::process::kill_self()
+        procession_sys::process::kill_self()
     };
     for _ in 0..3 {
         Process::spawn(work, tasks.clone()).unwrap().join().unwrap_err();
@@ -186,7 +186,7 @@ fn a_process_that_waits_for_children_at_its_exit_hands_out_meanwhile() {
         (0..COUNT).for_each(|_| senders.put(&sender).unwrap());
         std::mem::forget(receiver);
         ENDING.set(ending).unwrap();
-        procession_core::os::process::at_exit(tell).unwrap();
+        procession_sys::process::at_exit(tell).unwrap();
         std::process::exit(0)
     };
     let queues = (Queue::unbounded().unwrap(), Queue::unbounded().unwrap());

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use connection_support::{Reaped, bare, python, rerun, role, start, watchdog};
 use procession::connection::{Connection, Pipe, Receiver, RecvError, SendError, Sender};
-use procession_core::os::socket;
+use procession_sys::socket;
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize, PartialEq, Debug)]

@@ -106,7 +106,7 @@ fn large_arrays_have_memory_of_their_own() {
 
 #[test]
 fn more_than_there_is_is_an_error() {
-    let more_than_memory = procession_core::os::memory::limit() as usize + 1;
+    let more_than_memory = procession_sys::memory::limit() as usize + 1;
     for len in [usize::MAX, usize::MAX / 8, usize::MAX / 64, 1 << 50, 1 << 40, more_than_memory] {
         match Array::<u64>::new(len) {
             Err(CreateError::Invalid { .. } | CreateError::System { .. }) => {}

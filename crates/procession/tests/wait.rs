@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use connection_support::{rerun, role, watchdog};
 use procession::connection::{Pipe, Waitable, wait};
 use procession::{JoinableQueue, Queue, SimpleQueue};
-use procession_core::os::identity::Identity;
+use procession_sys::identity::Identity;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit};
 
 #[test]

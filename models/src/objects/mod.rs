@@ -8,10 +8,10 @@ mod wait_for;
 
 use self::wait_for::wait_for;
 
-use crate::os::clock::Deadline;
-use crate::os::identity::Identity;
 use crate::sync::Spinner;
 use owned::{Acquisition, Owned, Recursive};
+use procession_sys::clock::Deadline;
+use procession_sys::identity::Identity;
 
 /// As `Lock`, of `objects/lock.rs`.
 #[derive(Debug, Default)]

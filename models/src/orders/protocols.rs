@@ -6,11 +6,11 @@ use loom::sync::Arc;
 use loom::thread;
 
 use crate::objects::{Lock, RLock};
-use crate::os::clock::Deadline;
-use crate::os::identity::Identity;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, AtomicU64};
 use crate::sync::{Robust, WaitQueue};
+use procession_sys::clock::Deadline;
+use procession_sys::identity::Identity;
 
 /// Memory that is written and read without any order of its own.
 #[derive(Debug, Default)]

@@ -37,7 +37,7 @@ use std::time::Duration;
 
 use procession::process::StartError;
 use procession::{Barrier, JoinableQueue, Process, Queue, StartMethod};
-use procession_core::os::identity::Identity;
+use procession_sys::identity::Identity;
 use serde::{Deserialize, Serialize};
 
 use crate::board::{Board, Log, Slot, now};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use procession::pool::TaskError;
 use procession::process::{ExitStatus, getpid};
 use procession::{Pool, RawArray, StartMethod};
-use procession_core::os::identity::Identity;
+use procession_sys::identity::Identity;
 use rustix::process::{Pid, Signal, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 

@@ -3,7 +3,7 @@
 use std::ops::AddAssign;
 use std::sync::atomic::Ordering::{Acquire, Release};
 
-use procession_core::os::identity::Identity;
+use procession_sys::identity::Identity;
 use rustix::fd::AsFd;
 use rustix::process::{Pid, Signal, pidfd_send_signal};
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use procession::process::JoinError;
 use procession::{Process, StartMethod};
-use procession_core::os::identity::Identity;
+use procession_sys::identity::Identity;
 
 use self::blows::{Blows, Stopped};
 use crate::account::{Tally, audit};

@@ -5,11 +5,12 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use procession_sys::clock::Deadline;
+use procession_sys::identity::Identity;
+
 use super::owned::{Acquisition, Recursive};
 use super::{Handle, NotOwner};
 use crate::describe::Description;
-use crate::os::clock::Deadline;
-use crate::os::identity::Identity;
 use crate::shm::arena::{SLOT_ALIGN, Slot, SlotHead, SlotKind, Words};
 use crate::shm::{CreateError, OpenError, copy};
 use crate::sync::Spinner;

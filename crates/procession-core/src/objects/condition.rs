@@ -23,12 +23,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
+use procession_sys::clock::Deadline;
+use procession_sys::identity::Identity;
+use procession_sys::{futex, interrupt};
+
 use super::owned::{Acquisition, Recursive};
 use super::{Handle, Lock, Object, RLock};
 use crate::describe::{Description, Holder};
-use crate::os::clock::Deadline;
-use crate::os::identity::Identity;
-use crate::os::{futex, host};
 use crate::shm::arena::{SlotHead, SlotKind, Words};
 use crate::shm::{CreateError, OpenError};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -204,7 +205,7 @@ impl Condition {
 
     /// Releases the lock, waits for a notification until `deadline`, and takes the lock again for as long as that may
     /// take. `interrupted` is asked after every slice, without the lock; when it says so the wait ends as at a deadline. Under
-    /// [`host::hosted_asking`] it is asked after each signal too, also while the lock is taken again, which goes on all the same.
+    /// [`interrupt::with_runtime_deferring`] it is asked after each signal too, also while the lock is taken again, which goes on all the same.
     ///
     /// # Errors
     /// See [`ConditionError`]; the lock is as it was.
@@ -385,7 +386,7 @@ impl Condition {
             ConditionLock::Lock(lock) => lock.acquire(Deadline::Never),
         };
         loop {
-            let acquisition = host::until_called(acquire);
+            let acquisition = interrupt::interruptible(acquire);
             if acquisition.is_held() {
                 return acquisition;
             }
@@ -445,7 +446,7 @@ impl Occupied<'_> {
                 if futex::wait(upper_half(place), (asleep >> 32) as u32, time) {
                     slices.undisturbed();
                 }
-                if host::take_call() || looked.elapsed() >= SLICE {
+                if interrupt::take_deferred() || looked.elapsed() >= SLICE {
                     if let Some(inherited) = self.take_over() {
                         return Some(inherited);
                     }

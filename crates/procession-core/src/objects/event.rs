@@ -3,8 +3,9 @@
 use std::io;
 use std::sync::Arc;
 
+use procession_sys::clock::Deadline;
+
 use super::{Handle, Object, wait_for};
-use crate::os::clock::Deadline;
 use crate::shm::arena::{SlotHead, SlotKind, Words};
 use crate::shm::{CreateError, OpenError};
 use crate::sync::WaitQueue;
@@ -83,7 +84,7 @@ impl Event {
     }
 
     /// As [`Event::wait`], but false too once `interrupted` says so, which is asked after every slice, and after each signal
-    /// under [`crate::os::host::hosted_asking`].
+    /// under [`procession_sys::interrupt::with_runtime_deferring`].
     pub fn wait_unless(&self, deadline: Deadline, interrupted: &mut dyn FnMut() -> bool) -> bool {
         let before = self.0.state.load(Ordering::Acquire);
         let set = || {

@@ -3,13 +3,13 @@
 use std::fs::File;
 use std::time::{Duration, Instant};
 
+use procession_sys::clock::Deadline;
+use procession_sys::identity::Identity;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
 use crate::hostile::{dead, elsewhere, scribble, target, value, word};
-use crate::os::clock::Deadline;
-use crate::os::identity::Identity;
 
 /// One of each kind. What goes with locks of others shares their slots.
 #[derive(Clone)]
@@ -379,7 +379,7 @@ mod single {
         let size: u64 = 1 << 40;
         chunk[16] ^= 1;
         chunk[64..72].copy_from_slice(&size.to_le_bytes());
-        let fd = crate::os::memory::create(c"hostile", size).unwrap();
+        let fd = procession_sys::memory::create(c"hostile", size).unwrap();
         scribble(&File::from(fd.try_clone().unwrap()), 0, &chunk);
         let mut handle = bytes;
         handle[8..12].copy_from_slice(&(std::os::fd::AsRawFd::as_raw_fd(&fd) as u32).to_le_bytes());

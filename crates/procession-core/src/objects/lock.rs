@@ -4,11 +4,12 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use procession_sys::clock::Deadline;
+use procession_sys::identity::Identity;
+
 use super::owned::{Acquisition, Owned};
 use super::{Handle, Object};
 use crate::describe::Description;
-use crate::os::clock::Deadline;
-use crate::os::identity::Identity;
 use crate::shm::arena::{SlotHead, SlotKind, Words};
 use crate::shm::{CreateError, OpenError};
 use crate::sync::atomic::AtomicU32;

@@ -4,10 +4,11 @@ use std::cell::Cell;
 use std::fmt;
 use std::sync::atomic::AtomicU64 as LocalAtomicU64;
 
+use procession_sys::clock::Deadline;
+use procession_sys::identity::Identity;
+
 use super::wait_for;
 use crate::describe::Holder;
-use crate::os::clock::Deadline;
-use crate::os::identity::Identity;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Lookout, Spinner, WaitQueue};
 

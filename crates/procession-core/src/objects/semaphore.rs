@@ -5,10 +5,11 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use procession_sys::clock::Deadline;
+use procession_sys::identity::Identity;
+
 use super::{Handle, Object, wait_for};
 use crate::describe::{Description, Holder};
-use crate::os::clock::Deadline;
-use crate::os::identity::Identity;
 use crate::shm::arena::{SlotHead, SlotKind, Words};
 use crate::shm::{CreateError, OpenError};
 use crate::sync::WaitQueue;

@@ -1,7 +1,8 @@
 //! How a lock and its like are waited for.
 
-use crate::os::clock::{Deadline, Instant};
-use crate::os::host;
+use procession_sys::clock::{Deadline, Instant};
+use procession_sys::interrupt;
+
 use crate::sync::wait::Slept;
 use crate::sync::{SLICE, Slices, Spinner, WaitQueue};
 
@@ -41,7 +42,7 @@ pub(super) fn wait_for<R>(
         if let Some(result) = attempt() {
             return Some(result);
         }
-        if !in_time || host::take_call() || recovered.elapsed() >= SLICE {
+        if !in_time || interrupt::take_deferred() || recovered.elapsed() >= SLICE {
             if let Some(result) = recover() {
                 return Some(result);
             }

@@ -2,8 +2,9 @@
 
 use std::io;
 
+use procession_sys::identity::Identity;
+
 use crate::objects::{Block, Handle};
-use crate::os::identity::Identity;
 use crate::shm::{CreateError, OpenError};
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::{Relaxed, SeqCst};

@@ -1,6 +1,7 @@
 //! What stands before the bytes of a task and of a report.
 
-use crate::os::identity::Identity;
+use procession_sys::identity::Identity;
+
 use crate::ring::Damaged;
 
 /// A task's number: the job that it is a part of, and which part. Job 0 is nobody's.

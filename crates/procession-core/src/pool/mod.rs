@@ -13,11 +13,12 @@ mod message;
 use std::io;
 use std::time::Duration;
 
+use procession_sys::clock::Deadline;
+use procession_sys::identity::Identity;
+
 use self::board::Board;
 pub use self::message::{Outcome, Report, Task, TaskId, who_lost};
 use crate::objects::Handle;
-use crate::os::clock::Deadline;
-use crate::os::identity::Identity;
 use crate::queue::{Delivery, GetError, HANDLE_LEN, PutError, Queue, QueueOptions, RingError};
 use crate::shm::{CreateError, OpenError};
 

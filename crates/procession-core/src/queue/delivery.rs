@@ -4,10 +4,11 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use procession_sys::identity::Identity;
+use procession_sys::process_owned::OwnedByProcess;
+
 use super::message::{OwnedBlock, report};
 use super::{Damaged, Message, Shared};
-use crate::os::identity::Identity;
-use crate::os::process_owned::OwnedByProcess;
 use crate::ring::RingError;
 use crate::sync::atomic::Ordering;
 

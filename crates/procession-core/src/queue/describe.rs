@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 
+use procession_sys::identity::Identity;
+
 use super::Queue;
 use crate::describe::{Description, Holder, Who};
-use crate::os::identity::Identity;
 use crate::ring::layout::{BlockState, Segment};
 use crate::ring::{Ring, Side};
 use crate::sync::Robust;
@@ -205,9 +206,9 @@ fn accounts(ring: &Ring, f: &mut Formatter<'_>) -> fmt::Result {
 
 #[cfg(test)]
 mod tests {
-    use crate::os::clock::Deadline;
     use crate::queue::{Queue, QueueOptions};
     use crate::sync::atomic::Ordering;
+    use procession_sys::clock::Deadline;
 
     fn queue_with_everything() -> Queue {
         let queue = Queue::create(&QueueOptions::new().joinable(true).max_messages(10)).unwrap();

@@ -5,12 +5,13 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
+use procession_sys::clock::{self, Deadline};
+use procession_sys::identity::Identity;
+use procession_sys::presence::Presence;
+use procession_sys::process_owned::OwnedByProcess;
+use procession_sys::thread;
+
 use super::{Damaged, Delivery, GetError, Message, Queue, Shared, unless_busy, wait_until};
-use crate::os::clock::{self, Deadline};
-use crate::os::identity::Identity;
-use crate::os::presence::Presence;
-use crate::os::process_owned::OwnedByProcess;
-use crate::os::thread;
 use crate::ring::{GetSession, ON_ITS_WAY, RingError, Side, Take, Taken};
 use crate::shm::Header;
 use crate::sync::{SLICE, atomic::Ordering};

@@ -1,7 +1,8 @@
 //! Tasks that are to be done.
 
+use procession_sys::clock::Deadline;
+
 use super::{JoinError, Queue, TaskDoneError, unless_busy, wait_until};
-use crate::os::clock::Deadline;
 use crate::sync::Spinner;
 
 impl Queue {

@@ -6,9 +6,10 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use procession_sys::fork;
+use procession_sys::identity::Identity;
+
 use super::message::OwnedBlock;
-use crate::os::fork;
-use crate::os::identity::Identity;
 use crate::ring::Apart;
 
 /// A large message that was taken, at an address of its own, for as long as this value lives. Dereferences to its bytes, which
@@ -170,8 +171,8 @@ impl fmt::Debug for MessageMapping {
 
 #[cfg(test)]
 mod tests {
-    use crate::os::clock::Deadline;
     use crate::queue::{Queue, QueueOptions};
+    use procession_sys::clock::Deadline;
 
     const LEN: usize = 1 << 20;
 

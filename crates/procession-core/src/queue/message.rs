@@ -6,10 +6,11 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use procession_sys::clock::Deadline;
+use procession_sys::process_owned::OwnedByProcess;
+
 use super::delivery::Lent;
 use super::{MessageMapping, PutError, Shared};
-use crate::os::clock::Deadline;
-use crate::os::process_owned::OwnedByProcess;
 use crate::ring::{Content, Damaged, INLINE_MAX, RingError};
 use crate::sync::atomic::Ordering;
 

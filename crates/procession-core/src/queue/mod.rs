@@ -16,6 +16,9 @@ use std::io;
 use std::sync::atomic::{AtomicU64 as LocalAtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
+use procession_sys::clock::{self, Deadline};
+use procession_sys::presence::{self, Presence};
+use procession_sys::{fork, memory};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 
 pub use self::delivery::{Delivery, LentDelivery};
@@ -25,9 +28,6 @@ pub use self::mapping::MessageMapping;
 pub use self::message::{Message, Reservation};
 pub use crate::ring::{BEGINNING, Damaged, INLINE_MAX, MAX_MESSAGES, RingError, WatchError};
 
-use crate::os::clock::{self, Deadline};
-use crate::os::presence::{self, Presence};
-use crate::os::{fork, memory};
 use crate::ring::{ON_ITS_WAY, PRESENT, Ring, Settings};
 use crate::shm::handed_out::{self, Travels};
 use crate::shm::named::Name;

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use procession_sys::clock::{self, Deadline};
+use procession_sys::cpu;
+
 use super::{Damaged, PutError, Queue, Reservation, Shared, wait_until};
-use crate::os::clock::{self, Deadline};
-use crate::os::cpu;
 use crate::ring::{Content, INLINE_MAX, Pushed, RingError, Side, Usage};
 use crate::sync::SLICE;
 

@@ -49,9 +49,9 @@ impl Queue {
 mod tests {
     use super::*;
     use crate::hostile::dead;
-    use crate::os::clock::Deadline;
-    use crate::os::pipe;
     use crate::queue::QueueOptions;
+    use procession_sys::clock::Deadline;
+    use procession_sys::pipe;
 
     /// As a producer and a consumer leave it that wrote to the pipe and died before they cleared the bit, when somebody else has
     /// recovered the lock.

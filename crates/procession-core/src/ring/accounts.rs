@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 
+use procession_sys::clock::Deadline;
+use procession_sys::identity::Identity;
+use procession_sys::process_owned::OwnedByProcess;
+
 use super::layout::{Account, BlockState};
 use super::watch::Side;
 use super::{Damaged, Ring, RingError};
-use crate::os::clock::Deadline;
-use crate::os::identity::Identity;
-use crate::os::process_owned::OwnedByProcess;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 impl Ring {

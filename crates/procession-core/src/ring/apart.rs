@@ -2,8 +2,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::os::fork;
-use crate::os::memory::Mapping;
+use procession_sys::fork;
+use procession_sys::memory::Mapping;
 
 /// So many places of large messages are in use in turn where one process takes them as another puts them, with some to spare.
 const MOST: usize = 8;

@@ -5,18 +5,19 @@
 
 use std::sync::atomic::AtomicU8;
 
+use procession_sys::clock::Deadline;
+use procession_sys::identity::Identity;
+use procession_sys::memory;
+
 use super::layout::{
     BEGINNING, BlockState, CLASSES, Descriptor, FIRST_TABLE, SMALLEST_CLASS, Segment, TABLES,
 };
 use super::segment::half_where_steps_count;
 use super::{Damaged, Ring, RingError, table_of};
-use crate::os::clock::Deadline;
-use crate::os::identity::Identity;
-use crate::os::memory;
 use crate::shm::windows;
 use crate::sync::RobustGuard;
 use crate::sync::atomic::Ordering::{Relaxed, Release};
-use crate::sync::atomic::step;
+use crate::sync::atomic::crash_point;
 
 /// How many bytes free blocks may keep while the queue is used, so that the next large message finds memory that is touched already:
 /// as many as four messages of 16 MiB, or 64 of 1 MiB, take with what is around them.
@@ -163,7 +164,7 @@ impl Ring {
         unsafe {
             let (from, to) = (message.as_ptr(), place.as_ptr());
             to.copy_from_nonoverlapping(from, half);
-            step();
+            crash_point();
             to.add(half).copy_from_nonoverlapping(from.add(half), message.len() - half);
         };
         Ok(())

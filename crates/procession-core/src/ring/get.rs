@@ -1,11 +1,12 @@
 //! The consumers' side.
 
+use procession_sys::clock::Deadline;
+use procession_sys::identity::Identity;
+
 use super::layout::{BlockState, Cursor, Descriptor, INLINE_MAX, Record, Segment, UNIT, units};
 use super::segment::SegmentMemory;
 use super::watch::Side;
 use super::{Damaged, Ring, RingError};
-use crate::os::clock::Deadline;
-use crate::os::identity::Identity;
 use crate::sync::RobustGuard;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 

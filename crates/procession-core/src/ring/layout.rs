@@ -12,7 +12,8 @@
 //! Three locks, taken in the order `get`, `put`, `memory`. Each is robust: who takes it after its holder
 //! died restores what the lock guards (`recovery.rs`) before going on.
 
-use crate::os::identity::Identity;
+use procession_sys::identity::Identity;
+
 use crate::shm::Header;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Robust, WaitQueue};

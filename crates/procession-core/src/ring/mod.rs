@@ -20,6 +20,8 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32 as LocalAtomicU32;
 
+use procession_sys::clock::Deadline;
+use procession_sys::memory::{self, Mapping};
 use rustix::fd::{BorrowedFd, OwnedFd};
 
 pub use self::layout::{BEGINNING, INLINE_MAX, MAX_MESSAGES};
@@ -41,8 +43,6 @@ use self::layout::{
 use self::segment::{SegmentCache, SegmentMemory};
 use self::shortage::Shortage;
 use self::watch::Watches;
-use crate::os::clock::Deadline;
-use crate::os::memory::{self, Mapping};
 use crate::shm::windows::{self, Windows};
 use crate::shm::{CreateError, Header, Kind, ObjectId, OpenError};
 use crate::sync::atomic::Ordering;

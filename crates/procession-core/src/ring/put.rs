@@ -1,5 +1,7 @@
 //! The producers' side.
 
+use procession_sys::clock::Deadline;
+
 use super::layout::{
     BlockState, Cursor, INLINE_MAX, LARGEST_SEGMENT, MAX_MESSAGES, MAX_UNITS, RECORD_HEADER, Record, Segment,
     UNIT, units,
@@ -7,7 +9,6 @@ use super::layout::{
 use super::segment::SegmentMemory;
 use super::watch::Side;
 use super::{Damaged, Ring, RingError};
-use crate::os::clock::Deadline;
 use crate::sync::RobustGuard;
 use crate::sync::atomic::Ordering::{Relaxed, Release};
 

@@ -2,12 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 
+use procession_sys::clock::Deadline;
+use procession_sys::identity::Identity;
+
 use super::layout::{BlockState, Segment};
 use super::put::PutSession;
 use super::watch::Side;
 use super::{Damaged, Ring, RingError};
-use crate::os::clock::Deadline;
-use crate::os::identity::Identity;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use crate::sync::{Robust, RobustGuard};
 
@@ -320,12 +321,12 @@ mod tests {
     use std::time::Duration;
 
     use crate::hostile::dead;
-    use crate::os::clock::Deadline;
-    use crate::os::identity::Identity;
-    use crate::os::memory;
     use crate::ring::layout::{BlockState, Segment};
     use crate::ring::{Content, Ring, Settings, Take, Taken};
     use crate::shm::windows;
+    use procession_sys::clock::Deadline;
+    use procession_sys::identity::Identity;
+    use procession_sys::memory;
 
     fn ring_of_tasks() -> Ring {
         let fd = memory::create(c"test", windows::FIRST).unwrap();

@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 
 use super::layout::{RECORD_HEADER, Record, UNIT, units};
-use crate::sync::atomic::{AtomicU64, step};
+use crate::sync::atomic::{AtomicU64, crash_point};
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 /// A mapped segment of a power of two of units.
@@ -122,7 +122,7 @@ impl SegmentMemory {
         unsafe {
             let payload = self.place(offset).add(RECORD_HEADER as usize);
             copy(message.as_ptr(), payload, half);
-            step();
+            crash_point();
             copy(message.as_ptr().add(half), payload.add(half), message.len() - half);
         }
     }
@@ -148,7 +148,7 @@ impl SegmentMemory {
 /// How much of a copy of `len` bytes comes first, so that a death may leave a torn one: nothing in a build without steps.
 #[inline(always)]
 pub(crate) fn half_where_steps_count(len: usize) -> usize {
-    if cfg!(feature = "steps") { len / 2 } else { 0 }
+    if cfg!(feature = "crash-points") { len / 2 } else { 0 }
 }
 
 /// Copies `len` bytes, short ones without a call.

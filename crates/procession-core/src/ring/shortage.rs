@@ -2,9 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use procession_sys::clock::Deadline;
+
 use super::layout::BlockState;
 use super::{Damaged, Ring};
-use crate::os::clock::Deadline;
 use crate::ring::{RingError, Side};
 
 /// How much is in use at a moment before an attempt to put. If that attempt found too little room,

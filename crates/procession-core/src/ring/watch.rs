@@ -9,13 +9,13 @@ use std::io;
 use std::sync::atomic::{AtomicU32 as LocalAtomicU32, AtomicU64 as LocalAtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock, TryLockError};
 
+use procession_sys::clock::Deadline;
+use procession_sys::identity::Identity;
+use procession_sys::{fork, pipe};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::layout::{WATCHERS, WATCHERS_AT, Watcher, Watchers};
 use super::{Damaged, Ring, RingError};
-use crate::os::clock::Deadline;
-use crate::os::identity::Identity;
-use crate::os::{fork, pipe};
 use crate::sync::RobustGuard;
 use crate::sync::atomic::{AtomicU64, Ordering, store_load_barrier};
 

@@ -19,15 +19,15 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use procession_sys::crash_point::{AtomicU32, AtomicU64, Ordering};
+use procession_sys::memory::{self, Mapping};
+use procession_sys::{fork, identity::Identity};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::handed_out::{self, Travels};
 use super::registry::Registry;
 use super::transfer::{self, Transit};
 use super::{CreateError, Header, Kind, ObjectId, OpenError};
-use crate::os::memory::{self, Mapping};
-use crate::os::word::{AtomicU32, AtomicU64, Ordering};
-use crate::os::{fork, identity::Identity};
 
 /// Slots begin at multiples of this and their size is one, in bytes.
 pub const SLOT_ALIGN: usize = 64;

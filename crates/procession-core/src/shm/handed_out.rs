@@ -6,13 +6,14 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Mutex, PoisonError};
 
+use procession_sys::clock::now_ms;
+use procession_sys::fork;
+use procession_sys::identity::Identity;
+
 use super::header::{Header, ObjectId};
 use super::keeper::{self, CARRIERS};
 use super::named::Name;
 use super::transfer::Transit;
-use crate::os::clock::now_ms;
-use crate::os::fork;
-use crate::os::identity::Identity;
 
 /// A shared object, as far as its handles need to know it.
 pub trait Travels: Send + Sync {

@@ -2,12 +2,12 @@
 
 use std::fmt;
 
+use procession_sys::crash_point::{AtomicU32, AtomicU64, Ordering};
+use procession_sys::identity;
 use rustix::fd::BorrowedFd;
 
 use super::error::OpenError;
 use super::kind::Kind;
-use crate::os::identity;
-use crate::os::word::{AtomicU32, AtomicU64, Ordering};
 
 /// The first bytes of every object.
 pub(super) const MARK: &[u8; 8] = b"PROCESSN";

@@ -8,6 +8,8 @@ use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
+use procession_sys::clock::Deadline;
+use procession_sys::identity::Identity;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -18,8 +20,6 @@ use super::posix::{SharedMemory, SharedMemoryError};
 use super::transfer::{Transit, deliver};
 use super::{CreateError, ObjectId, OpenError};
 use crate::hostile::{elsewhere, scribble, target};
-use crate::os::clock::Deadline;
-use crate::os::identity::Identity;
 use crate::queue::{Queue, QueueOptions};
 use crate::shm::windows;
 
@@ -286,8 +286,8 @@ fn handles_of_any_bytes() {
 fn of_all_sorts() -> Vec<std::os::fd::OwnedFd> {
     let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
     let (reader, writer) = std::io::pipe().unwrap();
-    let sparse = crate::os::memory::create(c"sparse", 1 << 45).unwrap();
-    let small = crate::os::memory::create(c"small", 10).unwrap();
+    let sparse = procession_sys::memory::create(c"sparse", 1 << 45).unwrap();
+    let small = procession_sys::memory::create(c"small", 10).unwrap();
     let unsealed = rustix::fs::memfd_create(c"unsealed", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
     rustix::fs::ftruncate(&unsealed, windows::FIRST).unwrap();
     let pidfd = Identity::current().open().unwrap();

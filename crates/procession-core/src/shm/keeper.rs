@@ -22,6 +22,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use procession_sys::clock::Deadline;
+use procession_sys::{process, socket};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::{Mode, OFlags, open, readlinkat_raw};
@@ -36,8 +38,6 @@ use super::header::{Header, ObjectId};
 use super::holders;
 use super::mailbox::{self, HERE, NOT_HERE};
 use super::named;
-use crate::os::clock::Deadline;
-use crate::os::{process, socket};
 
 /// How many queues that carry an object's handles are remembered.
 pub(super) const CARRIERS: usize = 16;

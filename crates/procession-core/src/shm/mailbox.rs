@@ -16,16 +16,16 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use procession_sys::clock::Deadline;
+use procession_sys::identity::Identity;
+use procession_sys::socket::{self, Blocking, Endpoint};
+use procession_sys::thread::spawn_without_signals;
 use rustix::event::{PollFd, PollFlags};
 
 use super::error::OpenError;
 use super::header::ObjectId;
 use super::transfer::{Transit, attach, attached};
 use super::{keeper, tally};
-use crate::os::clock::Deadline;
-use crate::os::identity::Identity;
-use crate::os::socket::{self, Blocking, Endpoint};
-use crate::os::thread::spawn_without_signals;
 
 /// How long [`receive`] waits for a sender that lives but does not answer.
 pub const PATIENCE: Duration = Duration::from_secs(10);

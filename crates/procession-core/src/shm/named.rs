@@ -10,15 +10,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use procession_sys::clock::{Deadline, now_ms};
+use procession_sys::file_lock::{FileLock, try_lock};
+use procession_sys::{posix_shm, procfs};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags, fstat, lstat, open, stat, unlink};
 use rustix::io::Errno;
 
 use super::error::{CreateError, OpenError};
 use super::kind::Kind;
-use crate::os::clock::{Deadline, now_ms};
-use crate::os::file_lock::{FileLock, try_lock};
-use crate::os::{posix_shm, procfs};
 
 const SOMETHING_ELSE: &str = "the file in /dev/shm holds something else";
 const OTHER_OWNER: &str = "it belongs to another user";
@@ -274,13 +274,13 @@ fn is_of_another_user(path: &PathBuf) -> bool {
 /// unlocked is unlocked with the last copy.
 fn give_up(fd: impl AsFd) {
     for byte in [USERS, GATE] {
-        let _ = crate::os::file_lock::unlock(&fd, byte);
+        let _ = procession_sys::file_lock::unlock(&fd, byte);
     }
 }
 
 /// Gives the gate back.
 fn leave(fd: impl AsFd) -> io::Result<()> {
-    crate::os::file_lock::unlock(fd, GATE)
+    procession_sys::file_lock::unlock(fd, GATE)
 }
 
 fn is_at(fd: &OwnedFd, path: &Path) -> bool {

@@ -4,8 +4,8 @@ use std::ffi::CString;
 use std::io;
 use std::ptr::NonNull;
 
-use crate::os::memory::{self, Mapping};
-use crate::os::posix_shm;
+use procession_sys::memory::{self, Mapping};
+use procession_sys::posix_shm;
 
 use super::{ObjectId, OpenError, copy};
 

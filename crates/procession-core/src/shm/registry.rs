@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use procession_sys::fork;
+
 use super::header::ObjectId;
-use crate::os::fork;
 
 /// Open objects of one kind by id. Holds none of them open.
 ///

@@ -12,6 +12,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use procession_sys::identity::Identity;
+use procession_sys::procfs;
+use procession_sys::scoped::Scoped;
 use rustix::fs::{FileType, Mode, OFlags, fstat, open, stat};
 use rustix::io::Errno;
 
@@ -19,9 +22,6 @@ use super::error::OpenError;
 use super::handed_out::{self, Travels};
 use super::header::{Header, ObjectId};
 use super::{holders, tally};
-use crate::os::identity::Identity;
-use crate::os::procfs;
-use crate::os::scoped::Scoped;
 
 thread_local! {
     static FAILURE: RefCell<Option<OpenError>> = const { RefCell::new(None) };

@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::os::fork;
-use crate::os::memory::{self, Mapping};
+use procession_sys::fork;
+use procession_sys::memory::{self, Mapping};
 
 /// The size of window 0 in bytes. Window `k` covers `FIRST << (k - 1)` to `FIRST << k`.
 pub const FIRST: u64 = 256 << 10;

@@ -1,6 +1,6 @@
 //! The atomic types of all control words, and what their orders cannot say.
 
-pub use crate::os::word::{AtomicU32, AtomicU64, Ordering, fence, step};
+pub use procession_sys::crash_point::{AtomicU32, AtomicU64, Ordering, crash_point, fence};
 
 /// Orders a store before it against a load after it, between the two sides of a wait.
 ///

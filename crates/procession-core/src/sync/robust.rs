@@ -6,12 +6,13 @@
 use std::marker::PhantomData;
 use std::time::Duration;
 
+use procession_sys::clock::{Deadline, Instant};
+use procession_sys::cpu;
+use procession_sys::identity::Identity;
+use procession_sys::interrupt;
+
 use super::atomic::{AtomicU64, Ordering};
 use super::wait::{SLICE, Slept, WaitQueue};
-use crate::os::clock::{Deadline, Instant};
-use crate::os::cpu;
-use crate::os::host;
-use crate::os::identity::Identity;
 
 /// A critical section takes well under a microsecond. After so long the holder is looked at.
 const SUSPICION: Duration = Duration::from_millis(5);
@@ -61,7 +62,7 @@ impl Robust {
         }
     }
 
-    /// [`Robust::lock`] that gives up after `deadline`, or when the [host] ends the operation.
+    /// [`Robust::lock`] that gives up after `deadline`, or when the [runtime](procession_sys::interrupt::Runtime) ends the operation.
     /// `None` then: nothing has changed.
     ///
     /// A waiter waits for a busy lock beyond the deadline. It gives up when it sees that the holder
@@ -92,18 +93,18 @@ impl Robust {
         self.word.compare_exchange(from, me, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
-    /// [`Robust::lock_until`] with a deadline that has passed, whatever the [host] says: for what
+    /// [`Robust::lock_until`] with a deadline that has passed, whatever the [runtime](procession_sys::interrupt::Runtime) says: for what
     /// cannot be called again.
     #[inline(always)]
     pub fn lock_briefly(&self, may_hold: impl Fn(Identity) -> bool) -> Option<RobustGuard<'_>> {
-        self.try_lock().or_else(|| host::to_the_end(|| self.lock_slow(Deadline::Now, &may_hold)))
+        self.try_lock().or_else(|| interrupt::uninterruptible(|| self.lock_slow(Deadline::Now, &may_hold)))
     }
 
     #[cold]
     fn lock_without_limit(&self, may_hold: impl Fn(Identity) -> bool) -> RobustGuard<'_> {
         loop {
             // Not even the host ends this, so that the loop runs once.
-            if let Some(guard) = host::to_the_end(|| self.lock_slow(Deadline::Never, &may_hold)) {
+            if let Some(guard) = interrupt::uninterruptible(|| self.lock_slow(Deadline::Never, &may_hold)) {
                 return guard;
             }
         }
@@ -134,7 +135,7 @@ impl Robust {
             if take_free() {
                 return Some(self.guard(false));
             }
-            if host::is_interrupted() {
+            if interrupt::is_interrupted() {
                 return None;
             }
             let holder = self.word.load(Ordering::Relaxed);

@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicU32 as LocalAtomicU32, compiler_fence};
 use std::time::Duration;
 
+use procession_sys::clock::{Deadline, Instant, now_ms};
+use procession_sys::{cpu, futex};
+
 use super::atomic::{AtomicU32, Ordering, store_load_barrier};
-use crate::os::clock::{Deadline, Instant, now_ms};
-use crate::os::{cpu, futex};
 
 /// Nobody sleeps longer at a time without looking again: a wake can be lost with the process that it was
 /// meant for, or that should have sent it.

@@ -8,10 +8,10 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::thread;
 
-use procession_core::os::clock::Deadline;
-use procession_core::os::identity::Identity;
 use procession_core::pool::{Outcome, Report, TaskId, who_lost};
 use procession_core::queue::{Batch, GetError, Part};
+use procession_sys::clock::Deadline;
+use procession_sys::identity::Identity;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;

@@ -1,6 +1,6 @@
 //! A job's results, one after another.
 
-use procession_core::os::clock::Deadline;
+use procession_sys::clock::Deadline;
 use pyo3::exceptions::PyStopIteration;
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};

@@ -11,10 +11,10 @@
 
 use std::sync::Arc;
 
-use procession_core::os::clock::Deadline;
 use procession_core::pool::{Report, Task};
 use procession_core::queue::{self as core, Message};
 use procession_core::shm::tally::Tally;
+use procession_sys::clock::Deadline;
 use pyo3::exceptions::{PyAttributeError, PyImportError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;

@@ -16,10 +16,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::ThreadId;
 use std::time::Duration;
 
-use procession_core::os::clock::Deadline;
-use procession_core::os::identity::Identity;
 use procession_core::pool::{self as core, Cancelled, Condemned, Outcome, Report};
 use procession_core::queue::Damaged;
+use procession_sys::clock::Deadline;
+use procession_sys::identity::Identity;
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyIterator, PyTuple};

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
-use procession_core::os::clock::Deadline;
-use procession_core::os::memory;
 use procession_core::pool::{Assignment, Next, Outcome, Report, Task, TaskId, UNTIL_COLLECTED};
 use procession_core::queue::{GetError, INLINE_MAX, Message, PutError};
 use procession_core::shm::tally::Tally;
 use procession_core::shm::transfer;
+use procession_sys::clock::Deadline;
+use procession_sys::memory;
 use pyo3::exceptions::{PySystemExit, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;

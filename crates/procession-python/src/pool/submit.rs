@@ -3,9 +3,9 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use procession_core::os::clock::Deadline;
 use procession_core::pool::{Task, TaskId};
 use procession_core::shm::tally::Tally;
+use procession_sys::clock::Deadline;
 use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;

@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 
-use procession_core::os::clock::Deadline;
-use procession_core::os::identity::Identity;
 use procession_core::queue::{Delivery, GetError};
 use procession_core::shm::transfer::{self, Opened as Handles};
+use procession_sys::clock::Deadline;
+use procession_sys::identity::Identity;
 use pyo3::prelude::*;
 
 use super::{Opened, errors};

@@ -1,7 +1,7 @@
 //! Taking an object.
 
-use procession_core::os::clock::Deadline;
 use procession_core::queue::GetError;
+use procession_sys::clock::Deadline;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 

@@ -2,9 +2,9 @@
 
 use std::cell::Cell;
 
-use procession_core::os::clock::Deadline;
 use procession_core::queue::{self as core, Batch, GetError, INLINE_MAX, Part, PutError};
 use procession_core::shm::tally::Tally;
+use procession_sys::clock::Deadline;
 use pyo3::prelude::*;
 use pyo3::types::{PyIterator, PyList};
 

@@ -11,8 +11,8 @@ use std::os::fd::AsRawFd;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use procession_core::os::clock::Deadline;
 use procession_core::queue::{self as core, MAX_MESSAGES, QueueOptions};
+use procession_sys::clock::Deadline;
 use pyo3::exceptions::{PyOverflowError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;

@@ -1,8 +1,8 @@
 //! Putting an object.
 
-use procession_core::os::clock::Deadline;
 use procession_core::queue::{self as core, INLINE_MAX, PutError, Reservation};
 use procession_core::shm::tally::Tally;
+use procession_sys::clock::Deadline;
 use pyo3::prelude::*;
 
 use super::{Queue, errors};

@@ -14,7 +14,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
 
-use procession_core::os::image::Fingerprint;
+use crate::elf::Fingerprint;
 use procession_core::shm::transfer;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer, Visitor};
 

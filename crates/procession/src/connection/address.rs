@@ -5,7 +5,7 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
-use procession_core::os::socket::Endpoint;
+use procession_sys::socket::Endpoint;
 use serde::{Deserialize, Serialize};
 
 /// Where a [`Listener`](super::Listener) is, for a [`Client`](super::Client) in another process.

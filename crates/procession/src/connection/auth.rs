@@ -11,9 +11,9 @@ use std::io::{self, IoSlice};
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
-use procession_core::os::clock::Deadline;
-use procession_core::os::socket::{self, Blocking};
 use procession_core::shm::ObjectId;
+use procession_sys::clock::Deadline;
+use procession_sys::socket::{self, Blocking};
 use rustix::event::PollFlags;
 use rustix::fd::OwnedFd;
 

@@ -6,8 +6,8 @@
 use std::io::{self, IoSlice};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use procession_core::os::clock::Deadline;
-use procession_core::os::socket::{self, Blocking, MAX_DESCRIPTORS};
+use procession_sys::clock::Deadline;
+use procession_sys::socket::{self, Blocking, MAX_DESCRIPTORS};
 use rustix::event::PollFlags;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 

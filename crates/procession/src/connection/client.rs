@@ -3,9 +3,9 @@
 use std::io;
 use std::time::Duration;
 
-use procession_core::os::clock::Deadline;
-use procession_core::os::identity::Identity;
-use procession_core::os::socket;
+use procession_sys::clock::Deadline;
+use procession_sys::identity::Identity;
+use procession_sys::socket;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};

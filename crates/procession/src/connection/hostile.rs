@@ -4,8 +4,8 @@ use std::io::{IoSlice, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use procession_core::os::clock::Deadline;
-use procession_core::os::socket::{self, Blocking};
+use procession_sys::clock::Deadline;
+use procession_sys::socket::{self, Blocking};
 use proptest::collection::vec;
 use proptest::prelude::*;
 

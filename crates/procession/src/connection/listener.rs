@@ -3,10 +3,10 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use procession_core::os::clock::Deadline;
-use procession_core::os::identity::Identity;
-use procession_core::os::socket::{self, Endpoint, Watch};
 use procession_core::shm::ObjectId;
+use procession_sys::clock::Deadline;
+use procession_sys::identity::Identity;
+use procession_sys::socket::{self, Endpoint, Watch};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::{Resource, getrlimit};

@@ -5,10 +5,10 @@ use std::io;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use procession_core::os::clock::Deadline;
-use procession_core::os::socket;
 use procession_core::shm::mailbox::{self, Ticket};
 use procession_core::shm::{OpenError, transfer};
+use procession_sys::clock::Deadline;
+use procession_sys::socket;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use serde::de::{self, DeserializeOwned, Deserializer};
 use serde::ser::{self, Serializer};

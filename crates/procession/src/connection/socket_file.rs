@@ -5,9 +5,9 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use procession_core::os::clock::Deadline;
-use procession_core::os::identity::Identity;
-use procession_core::os::socket::{self, Endpoint};
+use procession_sys::clock::Deadline;
+use procession_sys::identity::Identity;
+use procession_sys::socket::{self, Endpoint};
 use rustix::fd::OwnedFd;
 
 use super::address::Address;

@@ -3,9 +3,9 @@
 use std::io;
 use std::time::Duration;
 
-use procession_core::os::clock::Deadline;
-use procession_core::os::socket;
 use procession_core::queue as core;
+use procession_sys::clock::Deadline;
+use procession_sys::socket;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, BorrowedFd};
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use procession_core::os::identity::Identity;
+use procession_sys::identity::Identity;
 use serde::de::DeserializeOwned;
 
 use super::client::Remote;

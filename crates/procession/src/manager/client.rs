@@ -12,10 +12,10 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use procession_core::os::clock::Deadline;
-use procession_core::os::fork;
-use procession_core::os::identity::Identity;
-use procession_core::os::socket;
+use procession_sys::clock::Deadline;
+use procession_sys::fork;
+use procession_sys::identity::Identity;
+use procession_sys::socket;
 use rustix::event::PollFlags;
 
 use super::dial::{Stream, begin, dial, not_a_manager, receive, silent, system};

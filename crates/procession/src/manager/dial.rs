@@ -3,8 +3,8 @@
 use std::io;
 use std::time::Duration;
 
-use procession_core::os::clock::Deadline;
-use procession_core::os::identity::Identity;
+use procession_sys::clock::Deadline;
+use procession_sys::identity::Identity;
 
 use super::error::CallError;
 use super::wire::{Answer, Machine, Packed, Refusal, Reply, Request, VERSION, Welcome};

@@ -72,7 +72,7 @@ fn a_manager_of_another_machine_shares_no_memory() {
         let welcome = Welcome {
             manager: token(),
             session: token(),
-            process: procession_core::os::identity::Identity::current().to_bits(),
+            process: procession_sys::identity::Identity::current().to_bits(),
             machine: Machine::another(),
         };
         session.send(&Ok(Answer::Welcome(welcome))).unwrap();

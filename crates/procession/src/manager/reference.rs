@@ -79,7 +79,7 @@ impl Reference {
     fn ensure(&self) -> Result<(), CallError> {
         let current = self.remote.session();
         let known = {
-            let _gate = procession_core::os::fork::gate();
+            let _gate = procession_sys::fork::gate();
             self.held.lock().unwrap_or_else(PoisonError::into_inner).session
         };
         if current == Some(known) {
@@ -272,7 +272,7 @@ impl Reference {
                 };
             }
         };
-        procession_core::os::fork::watch().map_err(OpenError::system("registering with fork"))?;
+        procession_sys::fork::watch().map_err(OpenError::system("registering with fork"))?;
         let remote = match (table::known(manager), key) {
             (Some(remote), _) => remote,
             (None, Some(Bytes(key))) => Remote::known(manager, address, AuthKey::new(key)),

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use procession_core::os::clock::now_ms;
-use procession_core::os::fork;
-use procession_core::os::identity::Identity;
+use procession_sys::clock::now_ms;
+use procession_sys::fork;
+use procession_sys::identity::Identity;
 
 use super::client::Remote;
 use super::reference::Reference;

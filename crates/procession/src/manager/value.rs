@@ -8,8 +8,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use procession_core::os::scoped::Scoped;
 use procession_core::shm::transfer;
+use procession_sys::scoped::Scoped;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

@@ -231,7 +231,7 @@ impl Machine {
     pub(super) fn this() -> std::io::Result<Self> {
         Ok(Machine {
             boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?,
-            pid_namespace: procession_core::os::identity::pid_namespace()?,
+            pid_namespace: procession_sys::identity::pid_namespace()?,
         })
     }
 }

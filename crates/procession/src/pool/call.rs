@@ -5,7 +5,7 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
-use procession_core::os::clock::Deadline;
+use procession_sys::clock::Deadline;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

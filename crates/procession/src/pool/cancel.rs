@@ -6,10 +6,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use procession_core::os::clock::Deadline;
-use procession_core::os::identity::Identity;
 use procession_core::pool::{Cancelled, Condemned, Outcome, Report, TaskId};
 use procession_core::queue::RingError;
+use procession_sys::clock::Deadline;
+use procession_sys::identity::Identity;
 
 use super::job::AnyJob;
 use super::shared::{REMEMBERED, Shared};

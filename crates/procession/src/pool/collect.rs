@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use std::sync::{Arc, Condvar, PoisonError};
 use std::time::Duration;
 
-use procession_core::os::clock::Deadline;
 use procession_core::pool::Report;
 use procession_core::queue::{Batch, GetError, Part};
+use procession_sys::clock::Deadline;
 
 use super::job::AnyJob;
 use super::shared::{AHEAD, NO_JOB, Shared};

@@ -5,7 +5,7 @@ use std::fmt;
 use std::iter::Fuse;
 use std::sync::Arc;
 
-use procession_core::os::clock::Deadline;
+use procession_sys::clock::Deadline;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

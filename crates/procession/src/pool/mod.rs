@@ -30,7 +30,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use procession_core::os::clock::Deadline;
+use procession_sys::clock::Deadline;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

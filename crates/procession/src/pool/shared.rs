@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use procession_core::os::clock::{Deadline, Instant};
-use procession_core::os::identity::Identity;
 use procession_core::pool::{Outcome, Report, TaskId, WorkQueue};
 use procession_core::queue::PutError;
+use procession_sys::clock::{Deadline, Instant};
+use procession_sys::identity::Identity;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::TaskError;

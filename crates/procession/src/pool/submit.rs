@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use procession_core::os::clock::Deadline;
 use procession_core::pool::{Task, TaskId};
 use procession_core::queue::PutError;
 use procession_core::shm::tally::Tally;
+use procession_sys::clock::Deadline;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

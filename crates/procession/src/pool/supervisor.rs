@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use procession_core::os::identity::Identity;
-use procession_core::os::process as os;
 use procession_core::pool::{Outcome, Report, TaskId};
+use procession_sys::identity::Identity;
+use procession_sys::process as os;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;

@@ -4,14 +4,14 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use procession_core::os::clock::Deadline;
-use procession_core::os::identity::Identity;
-use procession_core::os::memory;
-use procession_core::os::process::{self as os, Disposition};
 use procession_core::pool::{Assignment, Next, Outcome, Report, WorkQueue};
 use procession_core::queue::{GetError, RingError};
 use procession_core::shm::tally::Tally;
 use procession_core::shm::transfer;
+use procession_sys::clock::Deadline;
+use procession_sys::identity::Identity;
+use procession_sys::memory;
+use procession_sys::process::{self as os, Disposition};
 use rustix::process::Signal;
 use serde::de::{self, DeserializeOwned, Deserializer};
 use serde::ser::{self, Serializer};

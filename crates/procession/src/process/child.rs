@@ -5,11 +5,12 @@ use std::cell::RefCell;
 use std::io::Write;
 use std::panic::{self, AssertUnwindSafe};
 
-use procession_core::os::clock::Deadline;
-use procession_core::os::control::Channel;
-use procession_core::os::credentials::Credentials;
-use procession_core::os::identity::Identity;
-use procession_core::os::process::{self, Disposition, ForkSide};
+use procession_sys::clock::Deadline;
+use procession_sys::credentials::Credentials;
+use procession_sys::identity::Identity;
+use procession_sys::process::{self, Disposition, ForkSide};
+
+use super::control_channel::Channel;
 use rustix::process::Signal;
 
 use super::wire::{Order, Report, Settings, decode};

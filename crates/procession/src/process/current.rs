@@ -3,8 +3,8 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use procession_core::os::identity::Identity;
-use procession_core::os::{cpu, process};
+use procession_sys::identity::Identity;
+use procession_sys::{cpu, process};
 
 use super::state;
 

@@ -5,9 +5,10 @@ use std::ffi::{c_char, c_int};
 use std::hash::{Hash, Hasher};
 use std::os::fd::OwnedFd;
 
-use procession_core::os::control::{Channel, FromParent, Ticket};
-use procession_core::os::image::{Fingerprint, Image};
-use procession_core::os::{privilege, process};
+use procession_sys::{privilege, process};
+
+use super::control_channel::{Channel, FromParent, Ticket};
+use crate::elf::{Fingerprint, Image};
 use procession_core::shm::transfer;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -175,7 +176,7 @@ fn type_hash<A, R>() -> u64 {
     hash.0
 }
 
-type Initializer = procession_core::os::image::Initializer;
+type Initializer = crate::elf::Initializer;
 
 /// Called by the loader before `main`. A process that this library started never gets to `main`. It
 /// carries out its parent's order. The variable and the descriptor are trusted only if the kernel

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use procession_core::os::process::ExitStatus;
+use procession_sys::process::ExitStatus;
 
 /// A process could not be started. Nothing is left behind: no process, no descriptor.
 #[derive(Debug, thiserror::Error)]

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use procession_core::os::clock::Deadline;
-use procession_core::os::process;
 use procession_core::shm::keeper;
+use procession_sys::clock::Deadline;
+use procession_sys::process;
 use rustix::process::Signal;
 
 use super::error::StartError;

@@ -7,9 +7,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use procession_core::os::clock::Deadline;
-use procession_core::os::process::{self, ExitStatus};
 use procession_core::shm::transfer;
+use procession_sys::clock::Deadline;
+use procession_sys::process::{self, ExitStatus};
 use rustix::process::Signal;
 use serde::Serialize;
 use serde::de::DeserializeOwned;

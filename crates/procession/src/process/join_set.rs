@@ -5,8 +5,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use procession_core::os::clock::Deadline;
-use procession_core::os::process;
+use procession_sys::clock::Deadline;
+use procession_sys::process;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

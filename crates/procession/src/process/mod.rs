@@ -14,15 +14,19 @@
 
 mod builder;
 mod child;
+mod control_channel;
 mod current;
 pub(crate) mod entry;
 mod error;
 mod exit;
 mod handle;
+#[cfg(test)]
+mod hostile;
 mod join_set;
 mod posix;
 mod running;
 mod server;
+mod spawn;
 mod start;
 mod state;
 pub(crate) mod wire;
@@ -43,7 +47,7 @@ pub use posix::{
     Child, Fork, WaitFor, WaitOptions, fork, fork_allowing_threads, getpid, getppid, ignore_sigchld,
     restore_sigchld, wait, waitpid,
 };
-pub use procession_core::os::process::ExitStatus;
+pub use procession_sys::process::ExitStatus;
 
 /// The exit code of a process whose function panicked, as of a Rust program that panics.
 const PANIC_CODE: i32 = 101;

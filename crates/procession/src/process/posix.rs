@@ -3,8 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use procession_core::os::clock::Deadline;
-use procession_core::os::process::{self, Children, Disposition, ExitStatus};
+use procession_sys::clock::Deadline;
+use procession_sys::process::{self, Children, Disposition, ExitStatus};
 use rustix::process::Signal;
 
 use super::error::{StartError, WaitError};

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use procession_core::os::clock::Deadline;
-use procession_core::os::control::{Channel, Received};
-use procession_core::os::process::{self, Children, ExitStatus};
+use procession_sys::clock::Deadline;
+use procession_sys::process::{self, Children, ExitStatus};
+
+use super::control_channel::{Channel, Received};
 
 use super::wire::Report;
 

@@ -8,11 +8,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use procession_core::os::clock::Deadline;
-use procession_core::os::control::{Channel, Received};
-use procession_core::os::credentials::Credentials;
-use procession_core::os::identity::Identity;
-use procession_core::os::process::{self, Children, Disposition, ForkSide};
+use procession_sys::clock::Deadline;
+use procession_sys::credentials::Credentials;
+use procession_sys::identity::Identity;
+use procession_sys::process::{self, Children, Disposition, ForkSide};
+
+use super::control_channel::{Channel, Received};
 use rustix::io::Errno;
 use rustix::process::Signal;
 

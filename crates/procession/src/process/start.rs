@@ -5,10 +5,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use procession_core::os::control::Channel;
-use procession_core::os::process::{self, Children, ForkSide};
-use procession_core::os::process_owned::guards;
-use procession_core::os::{privilege, spawn};
+use procession_sys::privilege;
+use procession_sys::process::{self, Children, ForkSide};
+use procession_sys::process_owned::guards;
+
+use super::control_channel::Channel;
+use super::spawn;
 use rustix::process::Signal;
 
 use super::child::{self, Birth};

@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use procession_core::os::control::Channel;
-use procession_core::os::identity::Identity;
-use procession_core::os::{futex, process};
+use procession_sys::identity::Identity;
+use procession_sys::{futex, process};
+
+use super::control_channel::Channel;
 use procession_core::shm::{mailbox, transfer};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;

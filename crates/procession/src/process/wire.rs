@@ -2,9 +2,10 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use procession_core::os::control::{Channel, Message};
-use procession_core::os::identity::Identity;
-use procession_core::os::process::ExitStatus;
+use procession_sys::identity::Identity;
+use procession_sys::process::ExitStatus;
+
+use super::control_channel::{Channel, Message};
 use procession_core::shm::transfer;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

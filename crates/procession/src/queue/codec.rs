@@ -3,10 +3,10 @@
 use std::any::type_name;
 use std::cell::Cell;
 
-use procession_core::os::clock::Deadline;
 use procession_core::queue::{Batch, Part, Queue};
 use procession_core::shm::tally::Tally;
 use procession_core::shm::transfer;
+use procession_sys::clock::Deadline;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

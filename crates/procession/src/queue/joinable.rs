@@ -6,9 +6,9 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 use std::time::Duration;
 
-use procession_core::os::clock::Deadline;
 use procession_core::queue as core;
 use procession_core::shm::{CreateError, OpenError, transfer};
+use procession_sys::clock::Deadline;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 

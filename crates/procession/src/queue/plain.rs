@@ -5,9 +5,9 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use procession_core::os::clock::Deadline;
 use procession_core::queue as core;
 use procession_core::shm::{CreateError, OpenError};
+use procession_sys::clock::Deadline;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 

@@ -3,8 +3,8 @@
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
-use procession_core::os::clock::Deadline;
 use procession_core::queue as core;
+use procession_sys::clock::Deadline;
 
 use super::PutError;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytemuck::Pod;
 use procession_core::objects::Block;
-use procession_core::os::clock::Deadline;
+use procession_sys::clock::Deadline;
 
 use super::locked::{ArrayGuard, Locked};
 use super::{Layout, open_locked};

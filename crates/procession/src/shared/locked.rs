@@ -5,9 +5,9 @@ use std::ops::{Deref, DerefMut};
 
 use bytemuck::Pod;
 use procession_core::objects::Block;
-use procession_core::os::clock::Deadline;
-use procession_core::os::identity::Identity;
-use procession_core::os::process_owned::OwnedByThread;
+use procession_sys::clock::Deadline;
+use procession_sys::identity::Identity;
+use procession_sys::process_owned::OwnedByThread;
 
 use crate::sync::LockError;
 use crate::sync::error::guarded;

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
 use procession_core::objects::{self, ConditionLock, Handle};
-use procession_core::os::clock::Deadline;
+use procession_sys::clock::Deadline;
 
 use super::error::guarded;
 use super::{

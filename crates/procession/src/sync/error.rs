@@ -3,8 +3,8 @@
 use std::fmt;
 
 use procession_core::objects::Acquisition;
-use procession_core::os::clock::Deadline;
-use procession_core::os::identity::Identity;
+use procession_sys::clock::Deadline;
+use procession_sys::identity::Identity;
 
 /// A lock could not be had, or was had from a dead process.
 ///

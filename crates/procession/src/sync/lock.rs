@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use procession_core::objects;
-use procession_core::os::clock::Deadline;
+use procession_sys::clock::Deadline;
 
 use super::error::guarded;
 use super::{Acquisition, CreateError, Identity, LockError, NotLocked, deadline};

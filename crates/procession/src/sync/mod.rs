@@ -25,10 +25,10 @@ pub use rlock::{RLock, RLockGuard};
 pub use semaphore::{BoundedSemaphore, Semaphore, SemaphoreGuard};
 
 pub use procession_core::objects::{Acquisition, BarrierError, NotLocked, NotOwner, ReleaseError};
-pub use procession_core::os::identity::Identity;
 pub use procession_core::shm::{CreateError, OpenError};
+pub use procession_sys::identity::Identity;
 
-use procession_core::os::clock::Deadline;
+use procession_sys::clock::Deadline;
 use std::time::Duration;
 
 /// `None` waits for as long as it takes.

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use procession_core::objects;
-use procession_core::os::clock::Deadline;
+use procession_sys::clock::Deadline;
 
 use super::error::guarded;
 use super::{Acquisition, CreateError, Identity, LockError, NotOwner, deadline};

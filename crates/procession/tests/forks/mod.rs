@@ -32,8 +32,8 @@ pub struct Child {
 pub fn fork(work: impl FnOnce()) -> Child {
     // What is made once a process must not be half-made by another thread when the fork copies it.
     let me = procession::sync::Identity::current().pid();
-    procession_core::os::cpu::count();
-    procession_core::os::memory::limit();
+    procession_sys::cpu::count();
+    procession_sys::memory::limit();
     // SAFETY: the child runs only `work` and leaves with `_exit`.
     match unsafe { libc::fork() } {
         -1 => panic!("fork: {}", std::io::Error::last_os_error()),

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use procession_sys::memory;
+
 use super::{CHUNKS, Chunk, HEAD, Identity, SLOT_ALIGN, Slot, SlotKind, fork};
-use crate::os::memory;
 use crate::shm::{CreateError, Kind};
 
 const FIRST_CHUNK: usize = 64 << 10;

@@ -4,8 +4,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use procession_core::os::clock::Deadline;
-use procession_core::os::socket;
+use procession_sys::clock::Deadline;
+use procession_sys::identity::Identity;
+use procession_sys::socket;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::Pid;
@@ -18,7 +19,6 @@ use crate::manager::value::Carriage;
 use crate::manager::wire::{
     Answer, Machine, Number, Operation, Refusal, Reply, Request, VERSION, Welcome, token,
 };
-use procession_core::os::identity::Identity;
 
 type Stream = Connection<Reply<Stored>, Request>;
 

@@ -18,9 +18,9 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use procession_core::os::clock::Deadline;
-use procession_core::os::identity::Identity;
-use procession_core::os::{fork, process};
+use procession_sys::clock::Deadline;
+use procession_sys::identity::Identity;
+use procession_sys::{fork, process};
 use rustix::fd::AsFd;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};

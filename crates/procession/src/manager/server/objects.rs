@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 
-use procession_core::os::scoped::Scoped;
+use procession_sys::scoped::Scoped;
 use serde::{Serialize, Serializer};
 
 use super::sequence::Sequence;
