@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -103,3 +104,20 @@ def state(pid):
 def sleeps(pid):
     """Whether the process's main thread sleeps, as it does when it is blocked."""
     return state(pid) == "S"
+
+
+def lines_of_program(*command):
+    """The lines, of both streams, of a Python program that ended well, and of its children."""
+    # Unbuffered, print writes each part of a line by itself, and lines of processes mix.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        [sys.executable, *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=HUNG,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout.splitlines()

@@ -1,33 +1,17 @@
 """Each classic program prints what it promises, under every start method."""
 
-import os
 import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
-from processes import METHODS
+from processes import METHODS, lines_of_program
 
 PROGRAMS = pathlib.Path(__file__).parents[2] / "examples" / "classics" / "python"
-WATCHDOG = 120
 
 
 def lines(program, *arguments):
-    """The lines of a program that ended well, and of what it left behind: until nobody can write any more."""
-    # Unbuffered, a line is two writes.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    done = subprocess.run(
-        [sys.executable, PROGRAMS / f"{program}.py", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=WATCHDOG,
-        env=environment,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout.splitlines()
+    """The lines of a program, and of what it left behind."""
+    return lines_of_program(PROGRAMS / f"{program}.py", *arguments)
 
 
 def scan(patterns, found):
