@@ -1,6 +1,7 @@
 """Queues without a process that is left to put."""
 
 import asyncio
+import ctypes
 import os
 import pickle
 import signal
@@ -69,6 +70,23 @@ def test_each_of_several_consumers_is_told(context):
     consumers = [start(context, consume, queue, told, 3) for _ in range(3)]
     start(context, put_and_be_killed, queue).join()
     # This process neither puts nor gets.
+    queue.close()
+    for consumer in consumers:
+        finish(consumer)
+
+
+def consume_beside_a_thread_of_c(queue, told, number):
+    # As importing numpy starts some.
+    libc, thread = ctypes.CDLL(None), ctypes.c_ulong()
+    assert libc.pthread_create(ctypes.byref(thread), None, libc.sleep, ctypes.c_void_p(600)) == 0
+    assert len(os.listdir("/proc/self/task")) > 1
+    consume(queue, told, number)
+
+
+def test_threads_that_run_no_python_put_nothing(context):
+    queue, told = Queue(abandonable=True), Value("i", 0)
+    consumers = [start(context, consume_beside_a_thread_of_c, queue, told, 2) for _ in range(2)]
+    start(context, put_and_be_killed, queue).join()
     queue.close()
     for consumer in consumers:
         finish(consumer)
@@ -181,5 +199,6 @@ def test_a_consumer_with_a_timeout_may_put_after_it():
         queue.put(1)
 
     pid = fork(child)
-    assert queue.get() == 1
+    # With a timeout, so that each is one that may put.
+    assert queue.get(timeout=60) == 1
     assert ended(pid) == 0

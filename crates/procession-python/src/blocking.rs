@@ -29,6 +29,14 @@ impl Runtime for Interpreter {
         UNDISTURBED.set(before.wrapping_add(1));
         signal || before.is_multiple_of(LOOK)
     }
+
+    /// Threads of C libraries, which numpy starts when it is imported, do not count.
+    fn is_only_thread(&self) -> bool {
+        Python::attach(|py| {
+            let frames = py.import("sys").and_then(|sys| sys.call_method0("_current_frames"));
+            frames.and_then(|frames| frames.len()).is_ok_and(|count| count == 1)
+        })
+    }
 }
 
 /// Calls `attempt` until it comes to an end, with signal handlers run in between. It holds the interpreter's lock but for its sleeps,

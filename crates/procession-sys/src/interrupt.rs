@@ -3,12 +3,19 @@
 use std::cell::Cell;
 
 use super::process_owned::OwnedByProcess;
+use super::thread;
 
 /// The runtime of a host language, as the core needs to know it.
 pub trait Runtime: Sync {
     /// Calls `sleep`, which blocks the thread for a quarter of a second at most and tells whether a signal ended it, with
     /// the host's own lock released. Whether the operation is to end now, as if its deadline had passed.
     fn around(&self, sleep: &mut (dyn FnMut() -> bool + Send)) -> bool;
+
+    /// Whether no other thread runs code of the host language. Called between sleeps, with the
+    /// host's own lock held. False where that cannot be known.
+    fn is_only_thread(&self) -> bool {
+        thread::is_only_one()
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -86,6 +93,12 @@ pub fn uninterruptible<R>(operation: impl FnOnce() -> R) -> R {
         ..before
     });
     result
+}
+
+/// Whether no other thread of this process uses objects of this library: as far as the host of this
+/// thread's operation knows, or [`thread::is_only_one`].
+pub fn is_only_thread() -> bool {
+    HOSTED.get().host.map_or_else(thread::is_only_one, Runtime::is_only_thread)
 }
 
 /// Whether the host ends the operation that this thread is in.

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use procession_sys::clock::{self, Deadline};
 use procession_sys::identity::Identity;
+use procession_sys::interrupt;
 use procession_sys::presence::Presence;
 use procession_sys::process_owned::OwnedByProcess;
-use procession_sys::thread;
 
 use super::{Damaged, Delivery, GetError, Message, Queue, Shared, unless_busy, wait_until};
 use crate::ring::{GetSession, ON_ITS_WAY, RingError, Side, Take, Taken};
@@ -429,7 +429,7 @@ impl Shared {
     fn waits_in_vain(&self, deadline: Deadline) -> Result<bool, Damaged> {
         let Some(presence) = &self.presence else { return Ok(false) };
         // With a deadline it may put after it, and another thread may put at any time.
-        if deadline == Deadline::Never && !presence.is_away() && thread::is_only_one() {
+        if deadline == Deadline::Never && !presence.is_away() && interrupt::is_only_thread() {
             presence.leave();
         }
         self.learn_of_the_end()
