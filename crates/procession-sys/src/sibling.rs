@@ -6,6 +6,10 @@
 //! registers the thread's list of robust mutexes again. The locks that `fork` would take are free,
 //! because the caller has one thread. Of the functions registered by `pthread_atfork`, only those
 //! of this library run.
+//!
+//! The caller is a process that the C library's `fork` made. For such a process glibc registers
+//! the cached thread id with the kernel, so that the kernel says where it lies. For a thread that
+//! `fork` did not make, glibc registers another word since version 2.43.
 
 use std::io;
 use std::mem::size_of;
@@ -38,17 +42,13 @@ struct Registered {
 
 impl Registered {
     fn of_this_thread() -> io::Result<Self> {
-        let mut tid: *mut i32 = ptr::null_mut();
-        // SAFETY: the kernel writes one pointer.
-        if unsafe { libc::prctl(libc::PR_GET_TID_ADDRESS, &raw mut tid) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        let tid = tid_address()?;
         // SAFETY: the kernel clears the word at this address when the thread ends. The C library
         // keeps it mapped until then.
         let cached = (!tid.is_null()).then(|| unsafe { AtomicI32::from_ptr(tid) }.load(Ordering::Relaxed));
         // SAFETY: no preconditions.
         if cached != Some(unsafe { libc::gettid() }) {
-            // It has another meaning for some libraries: musl's is a lock.
+            // It has another meaning for some libraries: musl's is a lock, glibc's a state.
             return Err(io::ErrorKind::Unsupported.into());
         }
         let mut robust_list = ptr::null_mut();
@@ -73,20 +73,31 @@ impl Registered {
     }
 }
 
-/// Whether [`fork()`] can work here. It may fail all the same, under a kernel that refuses the
-/// flags.
-pub fn is_supported() -> bool {
-    Registered::of_this_thread().is_ok()
+/// Returns the address of the word that the kernel clears when the calling thread ends.
+fn tid_address() -> io::Result<*mut i32> {
+    let mut tid: *mut i32 = ptr::null_mut();
+    // SAFETY: the kernel writes one pointer.
+    match unsafe { libc::prctl(libc::PR_GET_TID_ADDRESS, &raw mut tid) } {
+        0 => Ok(tid),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
-/// Copies the calling process, which has one thread.
+/// Whether [`fork()`] can work in a child of the calling process. It may fail all the same, under
+/// a kernel that refuses the flags.
+pub fn is_supported() -> bool {
+    if cfg!(target_env = "gnu") { tid_address().is_ok() } else { Registered::of_this_thread().is_ok() }
+}
+
+/// Copies the calling process, which has one thread and which the C library's `fork` made.
 ///
 /// # Safety
 /// The new process uses no reference into shared memory that a guard gave out before, as with
 /// [`process::fork`].
 ///
-/// # Errors `Unsupported`: the caller has several threads, or the C library or the kernel lacks
-/// what this needs. `EAGAIN` over the limit of processes, `ENOMEM`, out of descriptors.
+/// # Errors
+/// `Unsupported`: the caller has several threads, `fork` did not make it, or the C library or the
+/// kernel lacks what this needs. `EAGAIN` over the limit of processes, `ENOMEM`, out of descriptors.
 pub unsafe fn fork() -> io::Result<Side> {
     if process::thread_count()? != 1 {
         return Err(io::Error::new(io::ErrorKind::Unsupported, "the process has several threads"));

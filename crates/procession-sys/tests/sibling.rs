@@ -7,13 +7,13 @@ use procession_sys::sibling::{self, Side};
 /// What a process checks exits with this.
 const RIGHT: i32 = 7;
 
-/// Whether the C library knows this thread: a mutex that checks its owner can be locked once, and
-/// not twice.
+/// Whether the C library knows the id of this thread, which the clock of a thread is made of.
 fn is_known_to_the_c_library() -> bool {
-    let mut tid: *mut i32 = std::ptr::null_mut();
-    // SAFETY: the kernel writes one pointer, to a word that the C library keeps for as long as the
-    // thread lives.
-    unsafe { libc::prctl(libc::PR_GET_TID_ADDRESS, &raw mut tid) == 0 && *tid == libc::gettid() }
+    let mut clock = 0;
+    // SAFETY: the library writes one number.
+    let asked = unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &raw mut clock) };
+    // SAFETY: no preconditions.
+    asked == 0 && !(clock >> 3) == unsafe { libc::gettid() }
 }
 
 #[test]
