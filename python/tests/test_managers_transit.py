@@ -109,3 +109,12 @@ def test_arguments_that_the_manager_cannot_read(manager):
     with pytest.raises(procession.managers.RemoteError, match="want to be read"):
         refuser.take(Unreadable(), manager.dict())
     until(lambda: manager._number_of_objects() == 1)
+
+
+def test_read_only_arrays_arrive_writable(manager):
+    numpy = pytest.importorskip("numpy")
+    fixed = numpy.arange(10)
+    fixed.flags.writeable = False
+    items = manager.list([fixed])
+    items[0][...] = 1
+    assert items[0].flags.writeable and items[0].sum() == fixed.sum()

@@ -4,9 +4,11 @@ import errno
 import socket
 import struct
 import time
-from multiprocessing import connection, managers as _stdlib
+from multiprocessing import connection, managers as _stdlib, reduction
 
 _ATTEMPTS = 4
+# Pickle's default before Python 3.14. With protocol 5, read-only arrays arrive read-only.
+_PROTOCOL = 4
 
 
 def keep_alive(sock):
@@ -74,7 +76,12 @@ def loads(file, data):
 
 def dumps(file, message):
     """The bytes of a message."""
-    return pickler().dumps(message) if isinstance(file, connection.Connection) else file._dumps(message)
+    if not isinstance(file, connection.Connection):
+        return file._dumps(message)
+    write = pickler().dumps
+    # A program's own may take no protocol.
+    is_cpythons = getattr(write, "__module__", None) == reduction.__name__
+    return write(message, _PROTOCOL) if is_cpythons else write(message)
 
 
 def pickler():
