@@ -29,7 +29,9 @@ struct Exclusion {
 enum What {
     /// Test programs, by their names.
     Programs(&'static [&'static str]),
-    /// Tests, by parts of their names.
+    /// Modules of test programs, as in `pool::deaths`.
+    Modules(&'static [&'static str]),
+    /// Tests of all programs, by parts of their names.
     Tests(&'static [&'static str]),
 }
 
@@ -41,30 +43,30 @@ const EXCLUSIONS: &[Exclusion] = &[
     },
     Exclusion {
         under: &[Sanitizer::Thread],
-        what: What::Programs(&["kills", "killed_trees"]),
+        what: What::Programs(&["kills"]),
         reason: "processes with one thread, whose races it cannot see",
     },
     Exclusion {
-        under: &[Sanitizer::Address],
-        what: What::Programs(&["killed_trees"]),
+        under: &[Sanitizer::Thread, Sanitizer::Address],
+        what: What::Modules(&["adversity::killed_trees"]),
         reason: "hundreds of processes, each of which takes long to start with the sanitizer and is killed; their work is \
                  that of the other tests",
     },
     Exclusion {
         under: &[Sanitizer::Thread, Sanitizer::Address],
-        what: What::Programs(&["adversity", "leaks", "scarcity"]),
+        what: What::Modules(&["adversity::leaks", "adversity::programs", "adversity::scarcity"]),
         reason: "they limit or count threads, descriptors, mappings and memory, of which the sanitizer has its own",
     },
     Exclusion {
         under: &[Sanitizer::Thread],
-        what: What::Programs(&[
-            "handles",
-            "manager",
-            "manager_deaths",
-            "manager_forks",
-            "process",
-            "process_death",
-            "process_posix",
+        what: What::Modules(&[
+            "channels::handles",
+            "manager::deaths",
+            "manager::forks",
+            "manager::objects",
+            "processes::death",
+            "processes::posix",
+            "processes::start",
         ]),
         reason: "they start programs by the hundred, each of which takes long with the sanitizer, and fork, which the \
                  sanitizer's own thread forbids",
@@ -168,6 +170,7 @@ impl Outcome {
         for Exclusion { what, reason, .. } in exclusions(*sanitizer) {
             let (kind, names) = match what {
                 What::Programs(names) => ("test programs", names),
+                What::Modules(names) => ("modules", names),
                 What::Tests(names) => ("tests", names),
             };
             println!("without the {kind} {}: {reason}", names.join(", "));
@@ -186,41 +189,63 @@ fn test(sanitizer: Sanitizer, host: &str) -> Result<Outcome, Failure> {
         Ok(given) => format!("{needed}:{given}"),
         Err(_) => needed.to_owned(),
     };
-    let mut tool = nightly("cargo");
-    tool.0.arg("test").arg("--manifest-path").arg(manifest(""));
-    // A folder of its own: other flags build everything anew.
-    tool.0.arg("--target-dir").arg(root().join("target").join(format!("sanitize-{}", sanitizer.name())));
-    // With a target, build scripts and macros are not instrumented.
-    let mut tool = tool.args(["--target", host, "--no-fail-fast", "--lib"]);
-    if sanitizer.needs_std() {
-        tool = tool.args(["-Zbuild-std"]);
+    let build = || {
+        let tool = nightly("cargo").args(["test", "--manifest-path"]).args([manifest("")]);
+        // A folder of its own: other flags build everything anew.
+        let folder = root().join("target").join(format!("sanitize-{}", sanitizer.name()));
+        // With a target, build scripts and macros are not instrumented.
+        let tool = tool.args(["--target-dir"]).args([folder]).args(["--target", host, "--no-fail-fast"]);
+        tool.args(sanitizer.needs_std().then_some("-Zbuild-std"))
+            .env(
+                "RUSTFLAGS",
+                &format!("-Zsanitizer={} -Cunsafe-allow-abi-mismatch=sanitizer", sanitizer.name()),
+            )
+            // What is instrumented runs several times as long without optimisation; reports need no more than lines.
+            .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1")
+            .env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only")
+            .env("CARGO_INCREMENTAL", "0")
+            .env(variable, &options)
+            // Each case of hostile memory is a process of its own.
+            .env("CASES", &std::env::var("CASES").unwrap_or_else(|_| "50".into()))
+    };
+    let (mut total, mut passed) = (Total::default(), true);
+    for package in ["procession-sys", "procession-core", "procession"] {
+        let programs = test_programs(package)?;
+        // Those in the library's own files, then each program's.
+        for program in std::iter::once(None).chain(programs.iter().map(|name| Some(name.as_str()))) {
+            let Some(skipped) = skipped(sanitizer, program) else { continue };
+            let tool = build().args(["--package", package]);
+            let tool = match program {
+                None => tool.args(["--lib"]),
+                Some(program) => tool.args(["--test", program]),
+            };
+            let (more, all) = run_counting(tool.args(["--", "--test-threads=2"]).args(skipped))?;
+            total += more;
+            passed &= all;
+        }
     }
-    let (mut skipped, mut left_out) = (Vec::new(), Vec::new());
+    Ok(Outcome { sanitizer, total, passed, took: start.elapsed() })
+}
+
+/// What a test program, or the library's own tests, is told to leave out; `None` when it is left out itself.
+fn skipped(sanitizer: Sanitizer, program: Option<&str>) -> Option<Vec<String>> {
+    let mut skipped = Vec::new();
     for Exclusion { what, .. } in exclusions(sanitizer) {
         match what {
-            What::Programs(names) => left_out.extend(*names),
-            What::Tests(names) => skipped.extend(names.iter().flat_map(|name| ["--skip", name])),
+            What::Programs(names) => {
+                if program.is_some_and(|program| names.contains(&program)) {
+                    return None;
+                }
+            }
+            What::Modules(names) => {
+                let modules = names.iter().filter_map(|name| name.split_once("::"));
+                let of_it = modules.filter(|(of, _)| program == Some(*of));
+                skipped.extend(of_it.map(|(_, module)| format!("{module}::")));
+            }
+            What::Tests(names) => skipped.extend(names.iter().map(|name| (*name).to_owned())),
         }
     }
-    for package in ["procession-sys", "procession-core", "procession"] {
-        tool = tool.args(["--package", package]);
-        for program in test_programs(package)?.iter().filter(|name| !left_out.contains(&name.as_str())) {
-            tool = tool.args(["--test", program]);
-        }
-    }
-    let tool = tool
-        .args(["--", "--test-threads=2"])
-        .args(skipped)
-        .env("RUSTFLAGS", &format!("-Zsanitizer={} -Cunsafe-allow-abi-mismatch=sanitizer", sanitizer.name()))
-        // What is instrumented runs several times as long without optimisation; reports need no more than lines.
-        .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1")
-        .env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only")
-        .env("CARGO_INCREMENTAL", "0")
-        .env(variable, &options);
-    // Each case of hostile memory is a process of its own.
-    let tool = if std::env::var_os("CASES").is_some() { tool } else { tool.env("CASES", "50") };
-    let (total, passed) = run_counting(tool)?;
-    Ok(Outcome { sanitizer, total, passed, took: start.elapsed() })
+    Some(skipped.into_iter().flat_map(|name| ["--skip".to_owned(), name]).collect())
 }
 
 /// The names of a package's test programs.

@@ -40,6 +40,13 @@ pub(crate) struct Total {
     failed: u64,
 }
 
+impl std::ops::AddAssign for Total {
+    fn add_assign(&mut self, more: Total) {
+        self.passed += more.passed;
+        self.failed += more.failed;
+    }
+}
+
 impl fmt::Display for Total {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} passed, {} failed", self.passed, self.failed)
@@ -52,8 +59,7 @@ fn copy_and_count(mut output: impl BufRead, mut to: impl Write) -> std::io::Resu
     while output.read_until(b'\n', &mut line)? > 0 {
         to.write_all(&line)?;
         if let Some((passed, failed)) = counts(&String::from_utf8_lossy(&line)) {
-            total.passed += passed;
-            total.failed += failed;
+            total += Total { passed, failed };
         }
         line.clear();
     }

@@ -1,0 +1,7 @@
+//! Pools of worker processes.
+
+mod calls;
+mod cancel;
+mod deaths;
+mod ends;
+mod results;
