@@ -1,7 +1,8 @@
 //! The internal lock: it knows its holder, so that a dead one does not keep it.
 //!
-//! A robust mutex of the C library does the same at more than twice the cost (see `docs/design.md`), and it keeps
-//! pointers into each holder's address space in the shared memory, where any peer could spoil them.
+//! A robust mutex of the C library does the same at more than twice the cost (see
+//! `docs/protocols/waiting.md`). It also keeps pointers into the address space of each holder in the
+//! shared memory, where any peer could spoil them.
 
 use std::marker::PhantomData;
 use std::time::Duration;
