@@ -5,6 +5,7 @@ use std::os::fd::{BorrowedFd, IntoRawFd};
 use procession_sys::clock::Deadline;
 use procession_sys::process::{self, Children, ExitStatus, ForkSide};
 use procession_sys::sibling::{self, Side};
+use procession_sys::signals;
 use pyo3::exceptions::PyValueError;
 use pyo3::ffi;
 use pyo3::intern;
@@ -102,7 +103,7 @@ fn fork_template(_py: Python<'_>, requests: i32, parent: i32, by_kernel: bool) -
     // classes of this module expect it.
     let forked = unsafe {
         ffi::PyOS_BeforeFork();
-        let mask = process::block_signals();
+        let mask = signals::block_all();
         let forked = process::fork();
         if let Ok(ForkSide::Child) = forked {
             await_request(requests, parent, by_kernel);

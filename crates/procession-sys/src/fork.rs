@@ -5,7 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-use super::{cpu, identity::Identity, memory, presence};
+use super::{cpu, identity::Identity, memory};
 
 static GATE: Mutex<()> = Mutex::new(());
 static FORKS: AtomicU64 = AtomicU64::new(0);
@@ -23,8 +23,37 @@ thread_local! {
     static NESTED: Cell<u32> = const { Cell::new(0) };
 }
 
-/// What is held while a fork is under way: the gate's guard is dropped last.
-struct DuringFork(UnsafeCell<Option<(presence::Forking, MutexGuard<'static, ()>)>>);
+/// What a table of the process does around each fork.
+///
+/// It is called before the fork, with the [`gate`] held. What it returns is called afterwards, in the
+/// parent with false and in the child with true; the child has no other thread.
+pub struct Hook(pub fn() -> Box<dyn FnOnce(bool)>);
+
+/// A fork holds them, after the [`gate`].
+static HOOKS: Mutex<Vec<&'static Hook>> = Mutex::new(Vec::new());
+
+/// Calls the hook around every fork from now on. Does nothing for one that was registered before.
+///
+/// # Errors
+/// As [`watch`].
+pub fn register_hook(hook: &'static Hook) -> io::Result<()> {
+    watch()?;
+    let mut hooks = HOOKS.lock().unwrap_or_else(PoisonError::into_inner);
+    if !hooks.iter().any(|known| std::ptr::eq(*known, hook)) {
+        hooks.push(hook);
+    }
+    Ok(())
+}
+
+/// What is held while a fork is under way.
+struct Held {
+    after: Vec<Box<dyn FnOnce(bool)>>,
+    _hooks: MutexGuard<'static, Vec<&'static Hook>>,
+    /// Dropped last.
+    _gate: MutexGuard<'static, ()>,
+}
+
+struct DuringFork(UnsafeCell<Option<Held>>);
 
 // SAFETY: only the thread that holds GATE, and forks with it, touches the cell; see `before` and `after`.
 unsafe impl Sync for DuringFork {}
@@ -104,10 +133,12 @@ extern "C" fn before() {
     Identity::current();
     cpu::count();
     memory::limit();
-    let guard = gate();
+    let gate = gate();
     FORKS.fetch_add(1, Ordering::Relaxed);
+    let hooks = HOOKS.lock().unwrap_or_else(PoisonError::into_inner);
+    let held = Held { after: hooks.iter().map(|hook| hook.0()).collect(), _hooks: hooks, _gate: gate };
     // SAFETY: this thread holds the gate, so no other is between `before` and `after`.
-    unsafe { *DURING_FORK.0.get() = Some((presence::before_fork(), guard)) };
+    unsafe { *DURING_FORK.0.get() = Some(held) };
 }
 
 extern "C" fn in_parent() {
@@ -126,8 +157,8 @@ fn after(in_child: bool) {
     if nested == 0 {
         // SAFETY: this thread took the gate in the first `before` and still holds it.
         let held = unsafe { (*DURING_FORK.0.get()).take() };
-        if let Some((presences, _gate)) = held {
-            presences.end(in_child);
+        if let Some(mut held) = held {
+            held.after.drain(..).for_each(|after| after(in_child));
         }
     }
 }

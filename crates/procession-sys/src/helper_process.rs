@@ -5,7 +5,7 @@ use std::io;
 
 use rustix::process::Pid;
 
-use super::process::with_signals_blocked;
+use super::signals;
 
 /// What the helper is to do, and what came of it.
 struct Errand {
@@ -69,7 +69,7 @@ fn send(mut errand: Errand) -> io::Result<usize> {
     // Of 16 bytes each, so that it is aligned as the machine wants a stack to be.
     let mut stack = vec![0_u128; 1024];
     // A handler that ran in the helper would run on this process's memory.
-    with_signals_blocked(|| {
+    signals::with_all_blocked(|| {
         // SAFETY: the stack is large enough for `run`, which makes a few system calls; with CLONE_VFORK this thread waits
         // until the helper has ended, so that stack and errand outlive it and nobody else uses them. No signal is sent at
         // its end, so that no handler and no `wait` of the program hears of it.

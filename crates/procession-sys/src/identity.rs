@@ -3,17 +3,18 @@
 
 use std::fmt;
 use std::io;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
-use super::instance::Instance;
-use super::process_owned::{STRIPES, Stripe};
-use super::procfs;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::mm::{self, Advice, MapFlags, ProtFlags};
-use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
+use rustix::process::{
+    Pid, PidfdFlags, PidfdGetfdFlags, WaitId, WaitIdOptions, pidfd_getfd, pidfd_open, waitid,
+};
+
+use super::fork_page::ForkPage;
+use super::instance::Instance;
+use super::procfs;
 
 /// Bits of a pid: the kernel's `PID_MAX_LIMIT` is 2^22.
 const PID_BITS: u32 = 22;
@@ -41,17 +42,14 @@ impl Identity {
     /// Costs one load: the answer is kept in a page that the kernel empties in a forked child.
     #[inline]
     pub fn current() -> Self {
-        // SAFETY: null, or the page, which is never unmapped.
-        let known = unsafe { PAGE.load(Ordering::Acquire).as_ref() }
-            .map_or(0, |page| page.me.load(Ordering::Relaxed));
+        let known = ForkPage::known().map_or(0, |page| page.me.load(Ordering::Relaxed));
         if known != 0 { Identity(known) } else { Self::find_out() }
     }
 
     /// Whether it is the calling process.
     #[inline]
     pub fn is_current(self) -> bool {
-        // SAFETY: null, or the page, which is never unmapped.
-        match unsafe { PAGE.load(Ordering::Acquire).as_ref() } {
+        match ForkPage::known() {
             Some(page) if page.me.load(Ordering::Relaxed) == self.0 => true,
             // The page of a forked child is empty at first.
             _ => self.is_found_out(),
@@ -65,7 +63,7 @@ impl Identity {
 
     #[cold]
     fn find_out() -> Self {
-        let me = &fork_cleared_page().me;
+        let me = &ForkPage::get().me;
         let found = Identity::new(rustix::process::getpid(), Instance::own());
         // Of two threads that ask at once, and learn different things, the first decides.
         match me.compare_exchange(0, found.0, Ordering::Relaxed, Ordering::Relaxed) {
@@ -157,6 +155,30 @@ impl Identity {
         }
     }
 
+    /// Duplicates a descriptor of the process. This is for a process that `/proc` does not show: where
+    /// it does, more processes can open the descriptor there. Where Yama restricts debugging, this is for the process's
+    /// ancestors and for root.
+    ///
+    /// # Errors
+    /// `NotFound` when the process, or its descriptor, is gone; `PermissionDenied` otherwise, with the
+    /// reason.
+    pub fn duplicate_descriptor(self, number: u32) -> io::Result<OwnedFd> {
+        let pidfd = self.open()?;
+        let number = i32::try_from(number).map_err(|_| io::ErrorKind::NotFound)?;
+        pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty()).map_err(|error| match error {
+            Errno::BADF | Errno::SRCH => io::ErrorKind::NotFound.into(),
+            Errno::PERM => {
+                let pid = self.pid().as_raw_nonzero();
+                let problem = format!(
+                    "/proc/{pid}/fd cannot be used: /proc is not mounted, is that of another pid namespace, or hides \
+                     the process, which is another user's (hidepid) or has changed its user"
+                );
+                io::Error::new(io::ErrorKind::PermissionDenied, problem)
+            }
+            error => error.into(),
+        })
+    }
+
     /// Whether the process is known to be stopped: by a signal, or by a debugger. False where it
     /// cannot be known, and for one whose cgroup is frozen.
     pub fn is_stopped(self) -> bool {
@@ -205,7 +227,7 @@ impl fmt::Debug for Identity {
 /// `/proc/self/ns/pid` cannot be looked at, and the kernel is older than Linux 6.11, which needs no
 /// `/proc` for it.
 pub fn pid_namespace() -> io::Result<u64> {
-    let known = &fork_cleared_page().pid_namespace;
+    let known = &ForkPage::get().pid_namespace;
     match known.load(Ordering::Relaxed) {
         0 => {
             const PATH: &str = "/proc/self/ns/pid";
@@ -265,51 +287,6 @@ fn is_readable(pidfd: &OwnedFd) -> bool {
 /// Field 3 of `/proc/PID/stat`.
 fn state(stat: &str) -> Option<&str> {
     stat.rsplit_once(')')?.1.split_ascii_whitespace().next()
-}
-
-/// What is found out once in each process, a forked child too; 0 before.
-struct Page {
-    me: AtomicU64,
-    pid_namespace: AtomicU64,
-    /// Counters of guards, which a forked child has none of.
-    stripes: [Stripe; STRIPES],
-}
-
-/// The counters of guards over shared memory: see [`super::process_owned`].
-#[inline]
-pub(super) fn stripes() -> &'static [Stripe; STRIPES] {
-    // SAFETY: null, or the page, which is never unmapped.
-    match unsafe { PAGE.load(Ordering::Acquire).as_ref() } {
-        Some(page) => &page.stripes,
-        None => &fork_cleared_page().stripes,
-    }
-}
-
-/// The page, once there is one; null before.
-static PAGE: AtomicPtr<Page> = AtomicPtr::new(std::ptr::null_mut());
-
-/// A page that reads 0 in a forked child, however the fork came about.
-fn fork_cleared_page() -> &'static Page {
-    static MADE: OnceLock<&'static Page> = OnceLock::new();
-    let made = MADE.get_or_init(|| {
-        const { assert!(size_of::<Page>() <= 4096) };
-        let len = rustix::param::page_size();
-        // SAFETY: a fresh private mapping that nothing else refers to and that is never unmapped; it is
-        // zeroed, page-aligned and large enough for the words.
-        unsafe {
-            let page = mm::mmap_anonymous(
-                std::ptr::null_mut(),
-                len,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE,
-            )
-            .expect("one page of memory");
-            mm::madvise(page, len, Advice::LinuxWipeOnFork).expect("MADV_WIPEONFORK, Linux 4.14 or newer");
-            &*page.cast::<Page>()
-        }
-    });
-    PAGE.store(std::ptr::from_ref(*made).cast_mut(), Ordering::Release);
-    made
 }
 
 #[cfg(test)]

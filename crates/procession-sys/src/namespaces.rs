@@ -150,11 +150,11 @@ fn processes_live_without_proc() {
     }
     let (one, other) = std::io::pipe().unwrap();
     let duplicate =
-        procfs::duplicate(Identity::current(), std::os::fd::AsRawFd::as_raw_fd(&one) as u32).unwrap();
+        Identity::current().duplicate_descriptor(std::os::fd::AsRawFd::as_raw_fd(&one) as u32).unwrap();
     let inodes = [rustix::fs::fstat(&one), rustix::fs::fstat(&duplicate)].map(|about| about.unwrap().st_ino);
     assert_eq!(inodes[0], inodes[1]);
     drop((one, other));
-    let gone = procfs::duplicate(Identity::current(), u32::MAX).unwrap_err();
+    let gone = Identity::current().duplicate_descriptor(u32::MAX).unwrap_err();
     assert_eq!(gone.kind(), std::io::ErrorKind::NotFound);
     let error = process::thread_count().unwrap_err();
     assert!(error.to_string().contains("/proc is not mounted"), "{error}");

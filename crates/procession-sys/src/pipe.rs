@@ -107,7 +107,7 @@ pub fn open(process: Identity, number: u32, wanted: u64) -> io::Result<OwnedFd> 
     let by_path = path_of(process, number, wanted)
         .and_then(|path| rustix::fs::open(&path, BOTH_ENDS, Mode::empty()).map_err(missing));
     let pipe = match by_path {
-        Err(error) if error.kind() == io::ErrorKind::Unsupported => procfs::duplicate(process, number)?,
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => process.duplicate_descriptor(number)?,
         pipe => pipe?,
     };
     // Whatever it is by now: it was opened without waiting, and nothing was done with it.

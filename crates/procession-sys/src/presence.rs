@@ -71,7 +71,7 @@ impl Presence {
     /// # Errors
     /// As [`lock_again`].
     pub fn new(file: BorrowedFd<'_>, byte: u32) -> io::Result<Self> {
-        fork::watch()?;
+        fork::register_hook(&FORK_HOOK)?;
         let mut held = held();
         let fd = lock_again(file, byte)?;
         held.push(Held { fd: fd.as_raw_fd(), byte, retired: false, shared: false });
@@ -145,30 +145,11 @@ impl Drop for Presence {
     }
 }
 
-/// A fork under way.
-pub(super) struct Forking {
-    held: MutexGuard<'static, Vec<Held>>,
-    /// The child's descriptions, one for each that is held.
-    prepared: Vec<Option<OwnedFd>>,
-}
-
-/// Prepares the child's descriptions.
-pub(super) fn before_fork() -> Forking {
-    let held = held();
-    let prepare = |held: &Held| {
-        // SAFETY: its `Presence` keeps it open, which is dropped with `HELD` locked.
-        let file = unsafe { BorrowedFd::borrow_raw(held.fd) };
-        // What this process has left only for a time, its child has not.
-        if held.retired { open_again(file).ok() } else { lock_again(file, held.byte).ok() }
-    };
-    let prepared = held.iter().map(prepare).collect();
-    Forking { held, prepared }
-}
-
-impl Forking {
-    /// In the parent, or when there is no child after all; in the child if `in_child`.
-    pub(super) fn end(mut self, in_child: bool) {
-        for (held, prepared) in self.held.iter_mut().zip(&self.prepared) {
+static FORK_HOOK: fork::Hook = fork::Hook(|| {
+    let mut held = held();
+    let prepared: Vec<_> = held.iter().map(prepare).collect();
+    Box::new(move |in_child| {
+        for (held, prepared) in held.iter_mut().zip(&prepared) {
             match prepared {
                 // SAFETY: both are open; what had the number is closed in the same step. Its owner
                 // continues with the new one.
@@ -179,7 +160,15 @@ impl Forking {
                 None => held.shared = true,
             }
         }
-    }
+    })
+});
+
+/// Prepares the child's description.
+fn prepare(held: &Held) -> Option<OwnedFd> {
+    // SAFETY: its `Presence` keeps it open, which is dropped with `HELD` locked.
+    let file = unsafe { BorrowedFd::borrow_raw(held.fd) };
+    // What this process has left only for a time, its child has not.
+    if held.retired { open_again(file).ok() } else { lock_again(file, held.byte).ok() }
 }
 
 #[cfg(test)]

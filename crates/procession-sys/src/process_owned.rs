@@ -14,15 +14,8 @@ use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::identity::{self, Identity};
-
-/// Counters of guards. A thread keeps to one, so that threads do not contend for a cache line.
-pub(super) const STRIPES: usize = 16;
-
-/// A counter, on a cache line of its own. A sum over all stripes is the number of guards: a guard
-/// that another thread drops is subtracted where it was added.
-#[repr(align(64))]
-pub(super) struct Stripe(AtomicU32);
+use super::fork_page::{ForkPage, STRIPES};
+use super::identity::Identity;
 
 /// Belongs to the process that made it, and is counted there until it is dropped. A forked child's
 /// copy belongs to the parent, and is counted nowhere.
@@ -40,7 +33,7 @@ impl OwnedByProcess {
     pub fn new() -> Self {
         let owner = Identity::current();
         let stripe = stripe();
-        identity::stripes()[usize::from(stripe)].0.fetch_add(1, Ordering::Relaxed);
+        ForkPage::get().stripes[usize::from(stripe)].0.fetch_add(1, Ordering::Relaxed);
         OwnedByProcess { owner, stripe }
     }
 
@@ -62,7 +55,7 @@ impl OwnedByProcess {
     pub fn uncount(&mut self) {
         let stripe = std::mem::replace(&mut self.stripe, STRIPES as u8);
         if self.is_mine()
-            && let Some(stripe) = identity::stripes().get(usize::from(stripe))
+            && let Some(stripe) = ForkPage::get().stripes.get(usize::from(stripe))
         {
             stripe.0.fetch_sub(1, Ordering::Relaxed);
         }
@@ -124,7 +117,7 @@ impl Drop for OfThread {
     fn drop(&mut self) {
         let left = self.count(Identity::current());
         if left != 0 {
-            identity::stripes()[0].0.fetch_add(left, Ordering::Relaxed);
+            ForkPage::get().stripes[0].0.fetch_add(left, Ordering::Relaxed);
         }
     }
 }
@@ -141,7 +134,7 @@ impl OwnedByThread {
         });
         if counted.is_err() {
             // In a thread that ends, whose count is a stripe's by now.
-            identity::stripes()[0].0.fetch_add(1, Ordering::Relaxed);
+            ForkPage::get().stripes[0].0.fetch_add(1, Ordering::Relaxed);
         }
         OwnedByThread { owner, of_this_thread: PhantomData }
     }
@@ -161,7 +154,7 @@ impl Drop for OwnedByThread {
         if self.owner.is_current()
             && OF_THREAD.try_with(|thread| thread.count.set(thread.count.get().wrapping_sub(1))).is_err()
         {
-            identity::stripes()[0].0.fetch_sub(1, Ordering::Relaxed);
+            ForkPage::get().stripes[0].0.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -171,7 +164,7 @@ impl Drop for OwnedByThread {
 pub fn guards() -> usize {
     let here = OF_THREAD.try_with(|thread| thread.count(Identity::current())).unwrap_or(0);
     // A wrapped sum is exact: each stripe wraps at 2^32, and there are fewer guards.
-    let loads = identity::stripes().iter().map(|stripe| stripe.0.load(Ordering::Relaxed));
+    let loads = ForkPage::get().stripes.iter().map(|stripe| stripe.0.load(Ordering::Relaxed));
     let sum = loads.fold(here, u32::wrapping_add);
     sum as usize
 }
@@ -216,6 +209,6 @@ mod tests {
             (before, OF_THREAD.with(|thread| thread.count(Identity::current())))
         });
         assert_eq!(counts.join().unwrap(), (0, 1));
-        assert!(identity::stripes()[0].0.load(Ordering::Relaxed) >= 1);
+        assert!(ForkPage::get().stripes[0].0.load(Ordering::Relaxed) >= 1);
     }
 }

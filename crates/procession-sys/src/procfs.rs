@@ -3,12 +3,8 @@
 use std::fmt;
 use std::io;
 
-use rustix::fd::OwnedFd;
 use rustix::fs::{lstat, readlink};
-use rustix::io::Errno;
-use rustix::process::{Pid, PidfdGetfdFlags, pidfd_getfd};
-
-use super::identity::Identity;
+use rustix::process::Pid;
 
 /// The number of the calling process in `/proc`. Needs no descriptor.
 ///
@@ -24,37 +20,13 @@ pub fn own_number() -> io::Result<u32> {
 
 /// Whether `/proc` names processes by their pids in this process's pid namespace.
 pub fn has_our_pids() -> bool {
-    own_number().is_ok_and(|number| number == super::process::getpid())
+    own_number().is_ok_and(|number| number == rustix::process::getpid().as_raw_nonzero().get().unsigned_abs())
 }
 
 /// Whether `/proc` shows the process that has this pid: it may be hidden, as other users' are with
 /// `hidepid`.
 pub fn shows(pid: Pid) -> bool {
     has_our_pids() && lstat(format!("/proc/{}", pid.as_raw_nonzero())).is_ok()
-}
-
-/// A duplicate of a descriptor of a process that `/proc` does not show; where it does, a descriptor
-/// can be opened there by more processes. Where Yama restricts debugging, this is for the process's
-/// ancestors and for root.
-///
-/// # Errors
-/// `NotFound` when the process, or its descriptor, is gone; `PermissionDenied` otherwise, with the
-/// reason.
-pub fn duplicate(process: Identity, number: u32) -> io::Result<OwnedFd> {
-    let pidfd = process.open()?;
-    let number = i32::try_from(number).map_err(|_| io::ErrorKind::NotFound)?;
-    pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty()).map_err(|error| match error {
-        Errno::BADF | Errno::SRCH => io::ErrorKind::NotFound.into(),
-        Errno::PERM => {
-            let pid = process.pid().as_raw_nonzero();
-            let problem = format!(
-                "/proc/{pid}/fd cannot be used: /proc is not mounted, is that of another pid namespace, or hides \
-                 the process, which is another user's (hidepid) or has changed its user"
-            );
-            io::Error::new(io::ErrorKind::PermissionDenied, problem)
-        }
-        error => error.into(),
-    })
 }
 
 /// Reads a file of `/proc`.

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use procession_sys::clock::Deadline;
-use procession_sys::{process, socket};
+use procession_sys::{process, signals, socket};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::{Mode, OFlags, open, readlinkat_raw};
@@ -166,7 +166,7 @@ fn start(kept: &mut [Kept], listener: RawFd) -> io::Result<()> {
         plan.copy_from_nonoverlapping(kept.as_ptr(), kept.len());
         std::slice::from_raw_parts_mut(plan, kept.len())
     };
-    process::with_signals_blocked(|| {
+    signals::with_all_blocked(|| {
         // SAFETY: the child has a copy of this thread and its stack alone. It never returns from
         // `keep`, which makes system calls only. No signal is sent to this process at its end.
         match unsafe { libc::syscall(libc::SYS_clone, 0_u64, 0_u64, 0_u64, 0_u64, 0_u64) } {

@@ -308,7 +308,7 @@ fn open_by_path(pid: u32, fd: u32) -> Result<OwnedFd, Errno> {
 /// A duplicate of the descriptor of a process that `/proc` does not show.
 fn duplicate(holder: Identity, fd: u32) -> Result<OwnedFd, OpenError> {
     let pid = holder.pid_number();
-    match procfs::duplicate(holder, fd) {
+    match holder.duplicate_descriptor(fd) {
         Ok(fd) => match fstat(&fd).map(|about| FileType::from_raw_mode(about.st_mode)) {
             Ok(FileType::RegularFile) => Ok(fd),
             _ => Err(OpenError::NotHeld { pid }),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use procession_core::pool::{Outcome, Report, TaskId};
 use procession_sys::identity::Identity;
-use procession_sys::process as os;
+use procession_sys::signals;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
@@ -114,12 +114,12 @@ impl Supervisor {
         let result = (0..target)
             .try_for_each(|_| {
                 // Until it takes care of Ctrl-C.
-                let process = os::with_signals_blocked(|| self.recruiter.start(false))?;
+                let process = signals::with_all_blocked(|| self.recruiter.start(false))?;
                 Ok::<_, PoolError>(self.seat(process)?)
             })
             .and_then(|()| {
                 shared.supervised.store(true, Ordering::Relaxed);
-                let thread = os::with_signals_blocked(|| {
+                let thread = signals::with_all_blocked(|| {
                     let builder = std::thread::Builder::new().name("procession-pool".into());
                     builder.stack_size(STACK).spawn(move || self.run())
                 });

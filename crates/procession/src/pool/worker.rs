@@ -11,7 +11,7 @@ use procession_core::shm::transfer;
 use procession_sys::clock::Deadline;
 use procession_sys::identity::Identity;
 use procession_sys::memory;
-use procession_sys::process::{self as os, Disposition};
+use procession_sys::signals::{self, Disposition};
 use rustix::process::Signal;
 use serde::de::{self, DeserializeOwned, Deserializer};
 use serde::ser::{self, Serializer};
@@ -180,9 +180,9 @@ impl fmt::Debug for Initializer {
 /// What a worker process runs.
 pub(super) fn work(order: Order) {
     // Ctrl-C is for the pool's process, with which the worker ends; the programs that a task runs get it too.
-    let passed = os::set_disposition(Signal::INT, Disposition::Pass);
+    let passed = signals::set_disposition(Signal::INT, Disposition::Pass);
     // It was started with this one blocked, or all.
-    os::unblock_signals();
+    signals::unblock_all();
     let Order { work: Work(work), initializer, tasks, memory, daemon } = order;
     let pid = getpid() as i32;
     let begun = passed

@@ -8,7 +8,8 @@ use std::panic::{self, AssertUnwindSafe};
 use procession_sys::clock::Deadline;
 use procession_sys::credentials::Credentials;
 use procession_sys::identity::Identity;
-use procession_sys::process::{self, Disposition, ForkSide};
+use procession_sys::process::{self, ForkSide};
+use procession_sys::signals::{self, Disposition};
 
 use super::control_channel::Channel;
 use rustix::process::Signal;
@@ -31,7 +32,7 @@ pub(super) fn begin(channel: Channel, parent: Credentials) -> ! {
     if let Err(error) = process::open_standard_streams() {
         complain(&format!("a closed standard stream cannot be opened: {error}"));
     }
-    if let Err(error) = process::set_disposition(Signal::PIPE, Disposition::Ignore) {
+    if let Err(error) = signals::set_disposition(Signal::PIPE, Disposition::Ignore) {
         complain(&format!("SIGPIPE cannot be ignored: {error}"));
     }
     named_after_program();
@@ -85,7 +86,7 @@ pub(super) fn live(
         detach(&channel);
     }
     if birth == Birth::Executed && !settings.defers_interrupts {
-        process::unblock_signals();
+        signals::unblock_all();
     }
     let daemon = settings.daemon;
     let begun = state::lock().become_process(settings, birth == Birth::Forked, channel);

@@ -4,7 +4,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use procession_sys::clock::Deadline;
-use procession_sys::process::{self, Children, Disposition, ExitStatus};
+use procession_sys::process::{self, Children, ExitStatus};
+use procession_sys::signals::{self, Disposition};
 use rustix::process::Signal;
 
 use super::error::{StartError, WaitError};
@@ -237,7 +238,7 @@ pub fn getppid() -> u32 {
 /// # Errors
 /// None that is known.
 pub fn ignore_sigchld() -> io::Result<()> {
-    process::set_disposition(Signal::CHILD, Disposition::Ignore).map(drop)
+    signals::set_disposition(Signal::CHILD, Disposition::Ignore).map(drop)
 }
 
 /// Undoes [`ignore_sigchld`].
@@ -245,5 +246,5 @@ pub fn ignore_sigchld() -> io::Result<()> {
 /// # Errors
 /// None that is known.
 pub fn restore_sigchld() -> io::Result<()> {
-    process::set_disposition(Signal::CHILD, Disposition::Default).map(drop)
+    signals::set_disposition(Signal::CHILD, Disposition::Default).map(drop)
 }

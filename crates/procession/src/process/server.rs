@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use procession_sys::clock::Deadline;
 use procession_sys::credentials::Credentials;
 use procession_sys::identity::Identity;
-use procession_sys::process::{self, Children, Disposition, ForkSide};
+use procession_sys::process::{self, Children, ForkSide};
+use procession_sys::signals::{self, Disposition};
 
 use super::control_channel::{Channel, Received};
 use rustix::io::Errno;
@@ -155,7 +156,7 @@ impl Serving {
     fn new(control: Channel, program: Identity, client: Credentials) -> io::Result<Serving> {
         process::set_command_name(b"procession-fork");
         // Ctrl-C is for the program and its workers: a program that survives it keeps its server.
-        let interrupt_was_ignored = process::set_disposition(Signal::INT, Disposition::Ignore)?;
+        let interrupt_was_ignored = signals::set_disposition(Signal::INT, Disposition::Ignore)?;
         let program = program.open()?;
         Ok(Serving { control, program, client, workers: Vec::new(), interrupt_was_ignored })
     }
@@ -199,7 +200,7 @@ impl Serving {
                 let (interrupt_was_ignored, client) = (self.interrupt_was_ignored, self.client);
                 drop(self);
                 if !interrupt_was_ignored {
-                    process::set_disposition(Signal::INT, Disposition::Default)?;
+                    signals::set_disposition(Signal::INT, Disposition::Default)?;
                 }
                 child::named_after_program();
                 child::obey(channel, client)

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use procession_sys::identity::Identity;
-use procession_sys::{futex, process};
+use procession_sys::{futex, process, signals};
 
 use super::control_channel::Channel;
 use procession_core::shm::{mailbox, transfer};
@@ -214,7 +214,7 @@ pub(super) fn ensure_attendant() -> std::io::Result<()> {
     let events = Arc::new(epoll::create(CreateFlags::CLOEXEC)?);
     let mine = Arc::clone(&events);
     READY.store(0, Ordering::Relaxed);
-    process::with_signals_blocked(|| {
+    signals::with_all_blocked(|| {
         std::thread::Builder::new().name("procession".into()).stack_size(128 << 10).spawn(move || {
             READY.store(1, Ordering::Release);
             futex::wake(&READY, 1);

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use procession_sys::clock::Deadline;
 use procession_sys::identity::Identity;
-use procession_sys::{fork, process};
+use procession_sys::{fork, process, signals};
 use rustix::fd::AsFd;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
@@ -138,7 +138,7 @@ impl Home {
         let failed = |action: &str, error: io::Error| format!("{action}: {error}");
         process::set_command_name(b"procession-mgr");
         // Ctrl-C is for the programs that use it, which may go on.
-        process::set_disposition(Signal::INT, process::Disposition::Ignore)
+        signals::set_disposition(Signal::INT, signals::Disposition::Ignore)
             .map_err(|error| failed("ignoring SIGINT", error))?;
         // Two descriptors for each client.
         if let Err(error) = process::raise_descriptor_limit() {
