@@ -80,7 +80,7 @@ impl Links {
 impl Remote {
     /// The manager at an address, of which nothing is known but the key.
     pub(super) fn connect(address: &Address, key: &AuthKey) -> Result<Arc<Remote>, CallError> {
-        fork::watch().map_err(|cause| system(address, "registering with fork", cause))?;
+        table::watch_forks().map_err(|cause| system(address, "registering with fork", cause))?;
         let (welcome, stream) = begin(address, key, Deadline::Never, None)?;
         let remote = Remote::known(welcome.manager, address.clone(), key.clone());
         remote.settle_in(welcome, stream)?;

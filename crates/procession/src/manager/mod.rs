@@ -64,4 +64,3 @@ pub use error::{CallError, ManagerError};
 pub use list::{Iter, List};
 pub use namespace::Namespace;
 pub use service::{Proxy, Service};
-pub(crate) use table::{before_fork, child_ended, forget_parents};

@@ -272,7 +272,7 @@ impl Reference {
                 };
             }
         };
-        procession_sys::fork::watch().map_err(OpenError::system("registering with fork"))?;
+        table::watch_forks().map_err(OpenError::system("registering with fork"))?;
         let remote = match (table::known(manager), key) {
             (Some(remote), _) => remote,
             (None, Some(Bytes(key))) => Remote::known(manager, address, AuthKey::new(key)),

@@ -10,6 +10,7 @@ use procession_sys::identity::Identity;
 use super::client::Remote;
 use super::reference::Reference;
 use super::wire::Token;
+use crate::process::{self, Hooks};
 
 /// Used with the fork gate held.
 static TABLE: Mutex<Option<Table>> = Mutex::new(None);
@@ -90,7 +91,7 @@ pub(super) fn sweep() {
 }
 
 /// A child has ended: drops what was kept for it.
-pub(crate) fn child_ended() {
+fn child_ended() {
     sweep_unless(|_, _| false);
 }
 
@@ -107,17 +108,31 @@ fn sweep_unless(too_soon: impl FnOnce(&Table, u64) -> bool) {
 }
 
 /// All proxies of a process that is about to fork.
-pub(crate) struct Inheritance(Vec<Arc<Reference>>);
+struct Inheritance(Vec<Arc<Reference>>);
 
-/// To be called before a fork, by a thread that holds no lock of this library.
-pub(crate) fn before_fork() -> Inheritance {
-    sweep();
-    Inheritance(remotes().iter().flat_map(|remote| remote.references()).collect())
+static HOOKS: Hooks = Hooks {
+    before_fork: || {
+        sweep();
+        let all = Inheritance(remotes().iter().flat_map(|remote| remote.references()).collect());
+        Box::new(|child| all.go_to(child))
+    },
+    in_child: forget_parents,
+    child_ended,
+};
+
+/// Keeps this table right in forked processes from now on. To be called before it has a manager.
+///
+/// # Errors
+/// Out of memory.
+pub(super) fn watch_forks() -> std::io::Result<()> {
+    fork::watch()?;
+    process::register_hooks(&HOOKS);
+    Ok(())
 }
 
 impl Inheritance {
     /// In the parent: the child with this pid has copies.
-    pub(crate) fn go_to(self, pid: u32) {
+    fn go_to(self, pid: u32) {
         let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
         // A child that has ended already has none.
         let child = pid.and_then(|pid| Identity::of_pid(pid).ok());
@@ -128,8 +143,7 @@ impl Inheritance {
 }
 
 /// In a forked child: closes the copies of its parent's sockets.
-pub(crate) fn forget_parents() {
-    super::server::stop_listening();
+fn forget_parents() {
     for remote in remotes() {
         remote.forget_parents();
     }

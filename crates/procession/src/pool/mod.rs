@@ -39,8 +39,8 @@ pub use self::call::Call;
 pub use self::error::{PoolError, TaskError, TaskName};
 pub use self::imap::Imap;
 pub use self::result::AsyncResult;
+use self::shared::Shared;
 use self::shared::{NO_JOB, Phase};
-pub(crate) use self::shared::{Shared, at_exit};
 
 /// Worker processes that call functions for this one.
 ///

@@ -4,12 +4,12 @@ use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use procession_core::pool::{Outcome, Report, TaskId, WorkQueue};
 use procession_core::queue::PutError;
-use procession_sys::clock::{Deadline, Instant};
+use procession_sys::clock::Deadline;
 use procession_sys::identity::Identity;
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -19,7 +19,7 @@ use super::collect::Follower;
 use super::error::{PoolError, TaskName};
 use super::job::{AnyJob, Ending, Settled};
 use super::supervisor::Seat;
-use crate::process::{self, ExitStatus, Process};
+use crate::process::{self, Background, ExitStatus, Process};
 
 /// How many bytes of arguments may wait for workers before a submission waits for some to be taken.
 pub(super) const AHEAD: u64 = 64 << 20;
@@ -166,7 +166,8 @@ impl Shared {
             supervised: AtomicBool::new(false),
             at_rest: AtomicBool::new(false),
         });
-        process::register_pool(&shared);
+        let background: Weak<Self> = Arc::downgrade(&shared);
+        process::register_background(background);
         Ok(shared)
     }
 
@@ -176,7 +177,7 @@ impl Shared {
     }
 
     /// Whether a thread of this process looks after the workers.
-    pub(crate) fn has_supervisor(&self) -> bool {
+    fn has_supervisor(&self) -> bool {
         self.is_ours() && self.supervised.load(Ordering::Relaxed) && !self.at_rest.load(Ordering::Relaxed)
     }
 
@@ -498,18 +499,14 @@ impl Shared {
     }
 }
 
-/// Ends all pools of this process, which exits. Takes no lock that user code may hold.
-pub(crate) fn at_exit() {
-    /// Beyond what the supervisor gives its workers.
-    const PATIENCE: Duration = Duration::from_secs(3);
-    let ours: Vec<_> = process::pools().into_iter().filter(|pool| pool.is_ours()).collect();
-    for pool in &ours {
-        pool.begin_end(Phase::Terminated);
+impl Background for Shared {
+    fn has_thread(&self) -> bool {
+        self.has_supervisor()
     }
-    let since = Instant::now();
-    while ours.iter().any(|pool| pool.has_supervisor()) && since.elapsed() < PATIENCE {
-        std::thread::sleep(Duration::from_millis(1));
+
+    fn terminate(&self) {
+        if self.is_ours() {
+            self.begin_end(Phase::Terminated);
+        }
     }
-    // A thread may still wait for results here.
-    std::mem::forget(ours);
 }

@@ -58,7 +58,7 @@ extern "C" fn at_exit() {
 
 /// Asks daemons to end, waits for the others, then makes the daemons end.
 fn see_to_children() {
-    crate::pool::at_exit();
+    end_background();
     let mut children = state::lock().children.clone();
     children.retain(|child| !child.is_released());
     let (daemons, others): (Vec<_>, Vec<_>) = children.into_iter().partition(|child| child.daemon);
@@ -66,6 +66,20 @@ fn see_to_children() {
     ask_to_end(&daemons);
     wait_for(&others);
     kill_late(&daemons, asked);
+}
+
+/// Ends what has threads of the library's own: pools, which end their workers.
+fn end_background() {
+    /// Beyond what a pool gives its workers.
+    const PATIENCE: Duration = Duration::from_secs(3);
+    let background = state::background();
+    background.iter().for_each(|background| background.terminate());
+    let since = Instant::now();
+    while background.iter().any(|background| background.has_thread()) && since.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // A thread may still wait for results here.
+    std::mem::forget(background);
 }
 
 /// Ends processes: by SIGTERM, and by SIGKILL those that have not ended a second later. Collects

@@ -20,6 +20,7 @@ pub(crate) mod entry;
 mod error;
 mod exit;
 mod handle;
+mod hooks;
 #[cfg(test)]
 mod hostile;
 mod join_set;
@@ -35,7 +36,8 @@ use std::time::Duration;
 
 pub(crate) use child::{Panic, caught};
 pub(crate) use entry::{TaskRef, function};
-pub(crate) use state::{pools, register_pool};
+pub(crate) use hooks::{Background, Hooks};
+pub(crate) use state::{register_background, register_hooks};
 
 pub use builder::{Builder, StartMethod, default_start_method, detach, set_default_start_method};
 pub use current::{Current, Parent, cpu_count, current, parent};

@@ -20,7 +20,6 @@ use super::running::{Origin, Running};
 use super::server;
 use super::state;
 use super::wire::{Report, Settings};
-use crate::manager;
 
 /// A process that exists but has no order yet.
 pub(super) struct Fresh {
@@ -155,7 +154,7 @@ pub(super) fn fork() -> Result<Forked, StartError> {
 /// # Safety
 /// As [`process::fork`].
 pub(super) unsafe fn fork_unchecked() -> Result<Forked, StartError> {
-    let inheritance = manager::before_fork();
+    let after_fork: Vec<_> = state::hooks().iter().map(|hooks| (hooks.before_fork)()).collect();
     // Held across the fork, so that the copy finds none of them locked by a thread it does not have, and nothing
     // in the buffer that both would write.
     let mut server = server::lock();
@@ -173,7 +172,7 @@ pub(super) unsafe fn fork_unchecked() -> Result<Forked, StartError> {
             drop(theirs);
             match process::open(child).and_then(|pidfd| channel.send(GO, &[], None).map(|()| pidfd)) {
                 Ok(pidfd) => {
-                    inheritance.go_to(child);
+                    after_fork.into_iter().for_each(|after| after(child));
                     Ok(Forked::Parent { pid: child, pidfd, channel })
                 }
                 // Killed before it took the message that it may go on.

@@ -19,10 +19,9 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 
 use super::StartMethod;
+use super::hooks::{Background, Hooks};
 use super::running::Running;
 use super::wire::{ParentRecord, Settings};
-use crate::manager;
-use crate::pool::Shared;
 
 /// The state of one process.
 pub(super) struct State {
@@ -39,8 +38,10 @@ pub(super) struct State {
     pub(super) report: Option<Channel>,
     /// Children that have not been seen to end, detached ones included.
     pub(super) children: Vec<Arc<Running>>,
-    /// This process's pools.
-    pools: Vec<Weak<Shared>>,
+    /// What other parts of the library have registered; a forked child keeps that.
+    hooks: Vec<&'static Hooks>,
+    /// What has threads in this process and ends with it.
+    background: Vec<Weak<dyn Background>>,
     started: u32,
     /// A daemon's parent.
     watched_parent: Option<OwnedFd>,
@@ -58,7 +59,8 @@ static STATE: Mutex<State> = Mutex::new(State {
     forked: false,
     report: None,
     children: Vec::new(),
-    pools: Vec::new(),
+    hooks: Vec::new(),
+    background: Vec::new(),
     started: 0,
     watched_parent: None,
     attendant: None,
@@ -88,14 +90,14 @@ impl State {
         self.forked = true;
         self.report = None;
         self.children = Vec::new();
-        self.pools = Vec::new();
+        self.background = Vec::new();
         self.started = 0;
         self.watched_parent = None;
         self.attendant = None;
         // Or the ends of pipes that the parent has sent would stay open for as long as this process lives.
         mailbox::forget_parents();
         transfer::forget_parents();
-        manager::forget_parents();
+        self.hooks.iter().for_each(|hooks| (hooks.in_child)());
     }
 
     /// Takes on the identity of a started process. A daemon watches its parent from here on.
@@ -161,8 +163,8 @@ impl State {
 
     /// How many threads of this process are this library's own.
     pub(super) fn own_threads(&self) -> usize {
-        let supervisors = self.pools.iter().filter_map(Weak::upgrade).filter(|pool| pool.has_supervisor());
-        usize::from(self.attendant.is_some()) + usize::from(mailbox::is_running()) + supervisors.count()
+        let others = self.background.iter().filter_map(Weak::upgrade).filter(|other| other.has_thread());
+        usize::from(self.attendant.is_some()) + usize::from(mailbox::is_running()) + others.count()
     }
 
     fn watch(&self, fd: BorrowedFd<'_>, number: u32) -> std::io::Result<()> {
@@ -176,16 +178,29 @@ impl State {
     }
 }
 
-/// Takes note of a pool, to be ended when the process exits.
-pub(crate) fn register_pool(pool: &Arc<Shared>) {
+/// Calls the hooks from now on. Does nothing for those that were registered before.
+pub(crate) fn register_hooks(hooks: &'static Hooks) {
     let mut state = lock();
-    state.pools.retain(|pool| pool.strong_count() != 0);
-    state.pools.push(Arc::downgrade(pool));
+    if !state.hooks.iter().any(|known| std::ptr::eq(*known, hooks)) {
+        state.hooks.push(hooks);
+    }
 }
 
-/// The pools of this process.
-pub(crate) fn pools() -> Vec<Arc<Shared>> {
-    lock().pools.iter().filter_map(Weak::upgrade).collect()
+/// The hooks that are registered, to be called without the lock.
+pub(super) fn hooks() -> Vec<&'static Hooks> {
+    lock().hooks.clone()
+}
+
+/// Takes note of something that ends when the process exits.
+pub(crate) fn register_background(background: Weak<dyn Background>) {
+    let mut state = lock();
+    state.background.retain(|other| other.strong_count() != 0);
+    state.background.push(background);
+}
+
+/// What has registered so in this process.
+pub(super) fn background() -> Vec<Arc<dyn Background>> {
+    lock().background.iter().filter_map(Weak::upgrade).collect()
 }
 
 /// Has the child attended to until it ends.
@@ -246,8 +261,8 @@ fn attendant(events: &OwnedFd) {
                 if ready.iter().any(|event| event.data.u64() == u64::from(PARENT)) {
                     process::kill_self();
                 }
-                // First, so that who has joined a child finds it done; and without the lock, for managers are told.
-                manager::child_ended();
+                // First, so that a thread that has joined a child finds it done.
+                hooks().iter().for_each(|hooks| (hooks.child_ended)());
                 lock().sweep();
             }
             Err(Errno::INTR) => {}

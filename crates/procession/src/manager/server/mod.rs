@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use procession_sys::clock::Deadline;
 use procession_sys::identity::Identity;
-use procession_sys::{fork, process, signals};
+use procession_sys::{process, signals};
 use rustix::fd::AsFd;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,7 @@ use super::wire::{Kind, Machine, Packed, Refusal, Token, token};
 use crate::connection::{Address, AuthKey, Listener, Peer, Pipe, Receiver, Sender};
 use crate::process::entry::TaskRef;
 use crate::process::wire::Report;
+use crate::process::{Hooks, register_hooks};
 
 /// How long a peer may take to authenticate.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -69,7 +70,7 @@ static LISTENING: AtomicI32 = AtomicI32::new(-1);
 
 /// In a forked child of a manager: closes its copy of the socket that listens. Nobody answers there, and the address is to be
 /// free once the manager has ended.
-pub(super) fn stop_listening() {
+fn stop_listening() {
     let socket = LISTENING.swap(-1, Ordering::Relaxed);
     if socket != -1 {
         // SAFETY: `accept` has the descriptor open as long as it is noted here. It runs on the manager's first thread, which
@@ -77,6 +78,8 @@ pub(super) fn stop_listening() {
         drop(unsafe { OwnedFd::from_raw_fd(socket) });
     }
 }
+
+static HOOKS: Hooks = Hooks { in_child: stop_listening, ..Hooks::NONE };
 
 /// Lives as a manager until it is told to end.
 pub(super) fn serve(orders: Orders) {
@@ -144,7 +147,8 @@ impl Home {
         if let Err(error) = process::raise_descriptor_limit() {
             tracing::warn!(%error, "a manager has to do with the descriptors that it may have now");
         }
-        fork::watch().map_err(|error| failed("registering with fork", error))?;
+        super::table::watch_forks().map_err(|error| failed("registering with fork", error))?;
+        register_hooks(&HOOKS);
         for task in &orders.types {
             match task.run(&[], Vec::new()) {
                 Report::Returned { .. } => {}
