@@ -89,10 +89,7 @@ impl Queue {
     fn replaced_put<'py>(this: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
         static PUT: Own = Own::new("put");
         static MANAGED: Own = Own::new("put");
-        match this.cast::<managed::ManagedQueue>() {
-            Ok(managed) => this.get().hooks.replaced(managed, &MANAGED),
-            Err(_) => this.get().hooks.replaced(this, &PUT),
-        }
+        this.get().replaced(this, &PUT, &MANAGED)
     }
 
     /// The method `get`, as `replaced_put`.
@@ -100,9 +97,22 @@ impl Queue {
     fn replaced_get<'py>(this: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
         static GET: Own = Own::new("get");
         static MANAGED: Own = Own::new("get");
+        this.get().replaced(this, &GET, &MANAGED)
+    }
+
+    #[inline]
+    fn replaced<'py>(
+        &self,
+        this: &Bound<'py, Self>,
+        own: &Own,
+        managed: &Own,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        if self.hooks.is_method_of::<Queue>(this.as_any(), own)? {
+            return Ok(None);
+        }
         match this.cast::<managed::ManagedQueue>() {
-            Ok(managed) => this.get().hooks.replaced(managed, &MANAGED),
-            Err(_) => this.get().hooks.replaced(this, &GET),
+            Ok(managed_queue) => self.hooks.replaced(managed_queue, managed),
+            Err(_) => self.hooks.replaced(this, own),
         }
     }
 
