@@ -88,7 +88,7 @@ def _watch_picklers():
 def _patch_process():
     """Give CPython's own process classes what those of this package have."""
     from . import context
-    from .process import BaseProcess, _begin, _note_starter
+    from .process import BaseProcess, _begin, _start
 
     theirs = multiprocessing.process.BaseProcess
     # What a tool may have put there.
@@ -96,9 +96,10 @@ def _patch_process():
 
     @functools.wraps(begin)
     def start(self):
-        if not isinstance(self, BaseProcess):
-            _note_starter(self)
-        begin(self)
+        if isinstance(self, BaseProcess):
+            begin(self)
+        else:
+            _start(self, functools.partial(begin, self))
 
     @functools.wraps(bootstrap)
     def _bootstrap(self, *args, **kwargs):

@@ -15,6 +15,8 @@ from functools import partial
 from itertools import starmap
 from multiprocessing import popen_fork, util
 
+from ._procession import Descriptor
+
 UNKNOWN = 255
 
 # Whether CPython's own children run what is registered with `atexit`.
@@ -26,16 +28,6 @@ _LONGEST_WAIT = (2**31 - 1) / 1000
 _GO = b"\0"
 
 
-class Descriptor:
-    """A descriptor that is open while something holds this object."""
-
-    def __init__(self, number):
-        self.number = number
-
-    def __del__(self, _close=os.close):
-        _close(self.number)
-
-
 class Watched:
     """A process that is watched by a pidfd: a base before one of CPython's `Popen`."""
 
@@ -45,16 +37,22 @@ class Watched:
         """Have a descriptor for the process; without one, it has ended and is collected."""
         self._owner = os.getpid()
         if pidfd is not None:
-            self._pidfd = Descriptor(pidfd)
-            self.sentinel = pidfd
+            self._pidfd = pidfd if isinstance(pidfd, Descriptor) else Descriptor(pidfd)
+            self.sentinel = self._pidfd.number
 
-    def watch_started(self):
-        """Open a descriptor for the process, which was just started. End the process if that
+    def launch(self, launch, process_obj):
+        """Call CPython's `_launch`, and have a descriptor for the process. End the process if that
         fails."""
         try:
+            launch(process_obj)
             self.watch(pidfd_open(self.pid))
+            # `start` ends it if a signal's handler raises from now on.
+            process_obj._popen = self
         except BaseException:
-            end(self.pid)
+            pid = getattr(self, "pid", None)
+            if pid is not None:
+                end(pid)
+            process_obj._popen = None
             raise
 
     def poll(self, flag=os.WNOHANG):
@@ -98,17 +96,19 @@ class Popen(Watched, popen_fork.Popen):
     """A forked process."""
 
     def _launch(self, process_obj):
-        parent = Descriptor(os.pidfd_open(os.getpid()))
-        go, tell = map(Descriptor, os.pipe())
+        # A signal's handler may raise between any two steps. A descriptor has an owner from the
+        # call that opens it on, and the list has the child from the call that forks it on.
+        parent = Descriptor.of(os.pidfd_open, os.getpid())
+        go, tell = Descriptor.of(os.pipe)
         pids = []
-        # Ctrl-C meanwhile is for the program once it has the child, and for the child once it is
-        # one.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         try:
             try:
+                # Ctrl-C meanwhile is for the program once it has the child, and for the child once
+                # it is one.
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
                 keep_tracker(True)
                 try:
-                    # No signal's handler, which may raise, runs before the list has the pid.
                     pids.extend(starmap(os.fork, [()]))
                 finally:
                     keep_tracker(False)
@@ -120,9 +120,11 @@ class Popen(Watched, popen_fork.Popen):
                     run_child(partial(_unblocked, mask, process_obj._bootstrap), parent.number)
                 (self.pid,) = pids
                 # It cannot have ended, so the number is still its own.
-                self.watch(os.pidfd_open(self.pid))
+                self.watch(Descriptor.of(os.pidfd_open, self.pid))
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            # `start` ends it if a signal's handler raises from now on.
+            process_obj._popen = self
             os.write(tell.number, _GO)
         except BaseException:
             if pids == [0]:
@@ -132,6 +134,10 @@ class Popen(Watched, popen_fork.Popen):
             for pid in pids:
                 # It may have been told to continue, if a signal's handler raised right then.
                 end(pid)
+            process_obj._popen = None
+            # Again, if the handler raised in place of one of these.
+            keep_tracker(False)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             raise
 
 
@@ -166,9 +172,9 @@ def run_child(bootstrap, parent):
 
 
 def pidfd_open(pid):
-    """Return a pidfd for a process just started, or None if it has ended and is collected."""
+    """Open a pidfd for a process just started; None if it has ended and is collected."""
     try:
-        return os.pidfd_open(pid)
+        return Descriptor.of(os.pidfd_open, pid)
     except ProcessLookupError:
         return None
 

@@ -62,17 +62,18 @@ class SpawnPopen(Watched, popen_spawn_posix.Popen):
     """A spawned process."""
 
     def _launch(self, process_obj):
-        _launch(super()._launch, process_obj)
-        self.watch_started()
+        self.launch(partial(_launch, super()._launch), process_obj)
 
 
 class ForkServerPopen(Watched, popen_forkserver.Popen):
     """A process that a forkserver has forked: a child of that, which says how it ended."""
 
     def _launch(self, process_obj):
-        _launch(super()._launch, process_obj)
+        self.launch(partial(_launch, super()._launch), process_obj)
+
+    def watch(self, pidfd):
         self._status = self.sentinel
-        self.watch_started()
+        super().watch(pidfd)
 
     def _collect(self, pidfd):
         from ._procession import _read_status

@@ -23,6 +23,7 @@ __all__ = [
     "Condition",
     "Abandoned",
     "DeliveryLost",
+    "Descriptor",
     "Event",
     "Job",
     "Lock",
@@ -55,6 +56,14 @@ __all__ = [
     "_when_not_sent",
     "_when_settled",
 ]
+
+@final
+class Descriptor:
+    def __new__(cls, number: int) -> Descriptor: ...
+    @staticmethod
+    def of(open: Callable[..., object], *args: object) -> Any: ...
+    @property
+    def number(self) -> int: ...
 
 def _can_fork_siblings() -> bool: ...
 def _collect_child(popen: Popen, pid: int, pidfd: int) -> bool: ...

@@ -18,9 +18,11 @@ class BaseProcess(_stdlib.BaseProcess):
     """
 
     def start(self):
-        """Start the process. Can be called once."""
-        _note_starter(self)
-        super().start()
+        """Start the process. Can be called once.
+
+        If a signal's handler raises meanwhile, a child that was made is ended and collected.
+        """
+        _start(self, super().start)
 
     def _bootstrap(self, *args, **kwargs):
         # CPython's is looked up each time: tools that want to be in every child replace it.
@@ -30,6 +32,22 @@ class BaseProcess(_stdlib.BaseProcess):
         """Interrupt the process: send it SIGINT, as Ctrl-C does."""
         self._check_closed()
         self._popen._send_signal(signal.SIGINT)
+
+
+def _start(process, start):
+    """Start the process by `start`, which is CPython's."""
+    _note_starter(process)
+    earlier = process._popen
+    try:
+        start()
+    except BaseException:
+        popen = process._popen
+        if earlier is None and popen is not None:
+            process._popen = None
+            _stdlib._children.discard(process)
+            popen.kill()
+            popen.wait()
+        raise
 
 
 def _note_starter(process):

@@ -1,6 +1,6 @@
 //! Child processes: how they ended, and forking them for a pool.
 
-use std::os::fd::{BorrowedFd, IntoRawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use procession_sys::clock::Deadline;
 use procession_sys::process::{self, Children, ExitStatus, ForkSide};
@@ -10,11 +10,13 @@ use pyo3::exceptions::PyValueError;
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Descriptor>()?;
     module.add_function(wrap_pyfunction!(collect_child, module)?)?;
     module.add_function(wrap_pyfunction!(read_status, module)?)?;
     module.add_function(wrap_pyfunction!(can_fork_siblings, module)?)?;
@@ -33,6 +35,43 @@ pub(crate) fn borrowed<'fd>(fd: i32) -> PyResult<BorrowedFd<'fd>> {
     // SAFETY: it is not -1. A number that is closed, or another file's, makes the system call fail
     // or ask that file; no memory depends on which file it is.
     Ok(unsafe { BorrowedFd::borrow_raw(fd) })
+}
+
+/// A descriptor that is open while this object exists.
+#[pyclass(frozen, module = "procession._procession")]
+struct Descriptor(OwnedFd);
+
+#[pymethods]
+impl Descriptor {
+    /// Owns an open descriptor.
+    #[new]
+    fn new(number: i32) -> PyResult<Self> {
+        borrowed(number)?;
+        // SAFETY: the caller gives the descriptor to this object. No memory depends on which file
+        // it is.
+        Ok(Descriptor(unsafe { OwnedFd::from_raw_fd(number) }))
+    }
+
+    /// Calls a built-in function that opens a descriptor, or several, and returns an object for
+    /// each. No Python code runs in between, so that a signal's handler that raises leaves none
+    /// open.
+    #[staticmethod]
+    #[pyo3(signature = (open, *args))]
+    fn of<'py>(open: &Bound<'py, PyAny>, args: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
+        let py = open.py();
+        let opened = open.call1(args)?;
+        let own = |number| Bound::new(py, Descriptor::new(number)?);
+        if let Ok(numbers) = opened.cast::<PyTuple>() {
+            let all = numbers.iter().map(|number| own(number.extract()?)).collect::<PyResult<Vec<_>>>()?;
+            return Ok(PyTuple::new(py, all)?.into_any());
+        }
+        Ok(own(opened.extract()?)?.into_any())
+    }
+
+    #[getter]
+    fn number(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
 }
 
 /// Collects the exit status of this process's child, if it has ended, into `popen.returncode`. If
