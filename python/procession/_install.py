@@ -1,11 +1,13 @@
 """Putting the package in the place of :mod:`multiprocessing`."""
 
+import copyreg
 import functools
 import multiprocessing
 import multiprocessing.managers
 import multiprocessing.pool
 import multiprocessing.process
 import multiprocessing.queues
+import multiprocessing.reduction
 import multiprocessing.shared_memory
 import multiprocessing.sharedctypes
 import multiprocessing.spawn
@@ -57,6 +59,8 @@ def install():
                     _private_parts.separate(cls)
     for module, names in _REPLACED.items():
         for name in names:
+            if module in ("queues", "synchronize"):
+                _keep_picklable(module, name)
             setattr(getattr(multiprocessing, module), name, getattr(ours[module], name))
     _adopt_pools(pool, ours["pool"].Pool)
     _watch_picklers()
@@ -65,6 +69,32 @@ def install():
     _patch_registries(managers, ours, pool)
     _reach_children()
     _installed = True
+
+
+# CPython's classes that were replaced, by the names of their module and their own.
+_replaced: dict[tuple[str, str], type] = {}
+
+
+def _keep_picklable(module, name):
+    """Have objects of the class that is about to be replaced go to children as before.
+
+    Their pickle would name the class, and the name is another class's by then.
+    """
+    cls = _replaced[module, name] = getattr(getattr(multiprocessing, module), name)
+    multiprocessing.reduction.register(cls, functools.partial(_reduce, module, name))
+
+
+def _reduce(module, name, obj):
+    make, (cls, *arguments), *state = obj.__reduce_ex__(2)
+    if make is not copyreg.__newobj__:
+        return (make, (cls, *arguments), *state)
+    return (_new, (module, name, *arguments), *state)
+
+
+def _new(module, name, *arguments):
+    """Make an object of CPython's class, whether it is replaced here or not."""
+    cls = _replaced.get((module, name)) or getattr(import_module(f"multiprocessing.{module}"), name)
+    return cls.__new__(cls, *arguments)
 
 
 def _adopt_pools(theirs, ours):

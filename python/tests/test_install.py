@@ -434,3 +434,53 @@ def test_blocks_that_were_there_before_are_removed(tmp_path):
     """
     done = run(program(tmp_path, text), check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "two\n", "")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_objects_that_were_made_before_go_to_children(tmp_path, method):
+    text = """
+    import multiprocessing
+    import sys
+
+    def child(queue, tasks, simple, locks, event, barrier, value, array, end):
+        for lock in locks:
+            with lock:
+                value.value += 1
+        array[0] = queue.get(timeout=60)
+        assert tasks.get(timeout=60) == "task"
+        tasks.task_done()
+        simple.put({type(thing).__module__ for thing in (queue, tasks, simple, event, barrier, *locks)})
+        event.set()
+        barrier.wait(60)
+        end.send("sent")
+
+    if __name__ == "__main__":
+        context = multiprocessing.get_context(sys.argv[1])
+        queue, tasks, simple = context.Queue(3), context.JoinableQueue(), context.SimpleQueue()
+        locks = [
+            getattr(context, name)()
+            for name in ("Lock", "RLock", "Semaphore", "BoundedSemaphore", "Condition")
+        ]
+        event, barrier = context.Event(), context.Barrier(2)
+        value, array = context.Value("i"), context.Array("i", 1)
+        ours, theirs = context.Pipe()
+
+        import procession
+
+        procession.install()
+        arguments = queue, tasks, simple, locks, event, barrier, value, array, theirs
+        process = multiprocessing.get_context(sys.argv[1]).Process(target=child, args=arguments)
+        process.start()
+        queue.put(7)
+        tasks.put("task")
+        tasks.join()
+        print(simple.get())
+        event.wait(60)
+        barrier.wait(60)
+        print(ours.recv(), value.value, array[0])
+        process.join()
+        print(process.exitcode)
+    """
+    modules, *rest = run(program(tmp_path, text), method)
+    assert "procession" not in modules
+    assert rest == ["sent 5 7", "0"]
