@@ -60,7 +60,7 @@ class SharedMemory(_stdlib.SharedMemory):
     def _open(self, name, create):
         flags = os.O_RDWR | (os.O_CREAT | os.O_EXCL if create else 0)
         while True:
-            self._name = _stdlib._make_filename() if name is None else f"/{name}"
+            self._name = _stdlib._make_filename() if name is None else "/" + name
             try:
                 self._fd = _posixshmem.shm_open(self._name, flags, mode=self._mode)
                 return

@@ -209,3 +209,10 @@ def test_arguments():
             SharedMemory(**arguments)
     with pytest.raises(FileNotFoundError):
         SharedMemory("no such block")
+
+
+@pytest.mark.parametrize("name", [5, 1.5, b"block", ["block"], True])
+def test_a_name_is_a_text(name):
+    for options in {}, {"create": True, "size": 1}:
+        with pytest.raises(TypeError, match="can only concatenate str"):
+            SharedMemory(name, **options)
