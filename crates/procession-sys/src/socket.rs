@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll as poll_once};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FlockOperation, Mode, OFlags, fcntl_setfl, flock, open};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
@@ -134,6 +134,22 @@ pub fn receive(
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// How many bytes the other end of a local socket has yet to receive of what was sent by this one,
+/// as the kernel counts them: 0 if and only if it has received all.
+///
+/// # Errors
+/// What the kernel reported.
+pub fn unreceived(socket: impl AsFd) -> io::Result<u32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the kernel writes one integer, which outlives the call. (The request is `SIOCOUTQ` by
+    // its other name.)
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(bytes.unsigned_abs())
 }
 
 /// Tells the other end that nothing more comes from this one, whoever else has it open.

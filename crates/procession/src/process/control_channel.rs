@@ -18,6 +18,7 @@ use procession_sys::clock::Deadline;
 use procession_sys::credentials::{Credentials, effective_user, peer_credentials, receive_from};
 use procession_sys::memory;
 use procession_sys::process::{self, wait_ended, wait_readable};
+use procession_sys::socket::unreceived;
 
 /// The kernel's `SCM_MAX_FD`.
 const DESCRIPTORS_A_PACKET: usize = 253;
@@ -198,6 +199,14 @@ impl Channel {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Whether the other end has received all that was sent.
+    ///
+    /// # Errors
+    /// What the kernel reported.
+    pub(super) fn is_received(&self) -> io::Result<bool> {
+        Ok(unreceived(&self.0)? == 0)
     }
 
     /// Waits for a message. `None` when the other end is gone, or `sender`, a pidfd, has ended without

@@ -56,16 +56,18 @@ extern "C" fn at_exit() {
     see_to_children();
 }
 
-/// Asks daemons to end, waits for the others, then makes the daemons end.
+/// Asks daemons to end, waits for the others, then makes the daemons end. Those that were released
+/// it leaves running.
 fn see_to_children() {
     end_background();
-    let mut children = state::lock().children.clone();
-    children.retain(|child| !child.is_released());
+    let children = state::lock().children.clone();
+    let (released, children): (Vec<_>, Vec<_>) = children.into_iter().partition(|child| child.is_released());
     let (daemons, others): (Vec<_>, Vec<_>) = children.into_iter().partition(|child| child.daemon);
     let asked = Instant::now();
     ask_to_end(&daemons);
     wait_for(&others);
     kill_late(&daemons, asked);
+    released.iter().filter(|child| !child.daemon).for_each(|child| child.wait_for_order());
 }
 
 /// Ends what has threads of the library's own: pools, which end their workers.

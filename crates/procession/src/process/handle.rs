@@ -192,6 +192,9 @@ impl<R> Process<R> {
     /// Gives the handle up and takes the process out of the care of this one: it is neither waited for nor ended when
     /// this process exits, and [`active_children`](super::active_children) leaves it out. A daemon still ends
     /// when this process is gone. See [`Builder::detached`] for a process that is no child at all.
+    ///
+    /// This process may exit right afterwards: its exit waits until the other one has its function
+    /// and arguments. A process whose starter is killed before that ends without having run.
     pub fn detach(self) {
         self.running.release();
     }

@@ -108,6 +108,15 @@ impl Running {
         process::wait_ended(&self.pidfd, deadline)
     }
 
+    /// Waits until it has received its order. Until then it ends if its starter does: it takes
+    /// orders from its parent alone.
+    pub(super) fn wait_for_order(&self) {
+        // An error means that memory is short: then nothing is waited for.
+        while !self.channel.is_received().unwrap_or(true) && !self.wait(Deadline::Now).unwrap_or(true) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -5,7 +5,7 @@ use std::io::{BufRead, Read};
 use std::time::Duration;
 
 use procession::process::{self, JoinError, JoinSet, StartError, StartMethod};
-use procession::{Event, Process};
+use procession::{Event, Process, Queue};
 use test_support::{AmongThreads, eventually, fork_among_threads, process_state, watchdog};
 
 const METHODS: [StartMethod; 2] = [StartMethod::Spawn, StartMethod::ForkServer];
@@ -211,6 +211,35 @@ fn a_released_process_is_not_waited_for() {
     assert!(!gone(child));
     // SAFETY: a signal to a process of this test.
     assert_eq!(unsafe { libc::kill(child as i32, libc::SIGKILL) }, 0);
+}
+
+/// Starts a process that is stopped before it has its order, and leaves it.
+fn start_and_leave((method, pids, begun): (usize, Queue<u32>, Queue<u32>)) {
+    let child = Process::builder(|begun: Queue<u32>| begun.put(&1).unwrap(), begun);
+    let child = child.start_method(StartMethod::ALL[method]).start().unwrap();
+    // It has ended, perhaps.
+    // SAFETY: a signal to a child that is not collected, or to none.
+    unsafe { libc::kill(child.pid() as i32, libc::SIGSTOP) };
+    pids.put(&child.pid()).unwrap();
+    child.detach();
+}
+
+#[test]
+fn a_released_process_begins_though_its_starter_exits_at_once() {
+    let _watchdog = watchdog();
+    for (method, name) in StartMethod::ALL.iter().enumerate() {
+        let (pids, begun) = (Queue::unbounded().unwrap(), Queue::unbounded().unwrap());
+        let starter = Process::spawn(start_and_leave, (method, pids.clone(), begun.clone())).unwrap();
+        let child = pids.get().unwrap();
+        // It waits, unless the child was stopped only when it had its order.
+        let exited = starter.join_timeout(Duration::from_millis(300)).unwrap();
+        // SAFETY: a signal that changes nothing for a process that is not stopped.
+        unsafe { libc::kill(child as i32, libc::SIGCONT) };
+        assert_eq!(begun.get_timeout(Duration::from_secs(60)).unwrap(), 1, "{name:?}");
+        if exited.is_none() {
+            starter.join().unwrap();
+        }
+    }
 }
 
 #[test]
