@@ -1,18 +1,19 @@
-//! The project's build tool: `cargo xtask demo | test | python | conformance | software | models | steps | storm | sanitize | bench | ci`.
+//! The project's build tool: `cargo xtask --help` lists its commands. `check`, `ci` and `nightly` run several of them.
 
+mod lanes;
 mod python;
 mod sanitize;
 mod steps;
 mod test;
+mod tool;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use python::{Profile, With};
-use steps::{BENCHES, Failure, ROOT, cargo};
+use tool::{BENCHES, cargo};
 
 /// Builds, runs and checks this project
 #[derive(Parser)]
@@ -25,24 +26,16 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Hash all files below a folder with worker processes, as sha256sum prints them
-    Demo {
-        /// The folder [default: the Rust toolchain's own]
-        dir: Option<PathBuf>,
-        /// Kill a random worker every 50 ms meanwhile
-        #[arg(long)]
-        chaos: bool,
-        /// Worker processes [default: one for each CPU]
-        #[arg(long)]
-        workers: Option<u32>,
-        /// The same job by the Python package
-        #[arg(long)]
-        python: bool,
+    Demo(steps::Demo),
+    /// Check format and lints, of one language or both
+    Lint {
+        #[arg(value_enum)]
+        language: Option<Language>,
     },
+    /// Build the documentation of the Rust crates, without warnings
+    Doc,
     /// Run all tests: of both languages, of the documentation and of the examples
-    Test {
-        /// Only tests whose name contains this
-        filter: Option<OsString>,
-    },
+    Test(test::Selection),
     /// Run Python with the package, as in `cargo xtask python program.py` or `cargo xtask python -m pytest -k queue`
     #[command(disable_help_flag = true)]
     Python {
@@ -57,6 +50,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Run the Python tests with every other Python that there is
+    Interpreters,
     /// Try the Python package with software from PyPI that was written for multiprocessing
     Software,
     /// Measure against other libraries; --help lists what can be chosen
@@ -83,6 +78,9 @@ enum Command {
         /// The storm over processes in Python
         #[arg(long)]
         python: bool,
+        /// Build without optimisation, as the tests are
+        #[arg(long)]
+        dev: bool,
         /// Passed on to the storm
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
@@ -92,28 +90,46 @@ enum Command {
         /// Which one [default: all]
         which: Option<sanitize::Sanitizer>,
     },
-    /// All that a change has to pass: format, lints, documentation, tests, models, deaths, the storm, the demo under kills
+    /// What to run before each commit, in minutes: format, lints, the quick tests, the demo under kills
+    Check,
+    /// All that a change has to pass: lints, documentation, tests, models, deaths, storms, demos under kills, CPython's own tests
     Ci,
+    /// What takes hours: long storms, all of CPython's own tests, other software and interpreters, sanitizers, pairs of deaths
+    Nightly,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Language {
+    Rust,
+    Python,
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Demo { dir, chaos, workers, python } => demo(dir, chaos, workers, python),
-        Command::Test { filter } => test::run(filter),
+        Command::Demo(demo) => steps::demo(demo),
+        Command::Lint { language: Some(Language::Rust) } => steps::lints(),
+        Command::Lint { language: Some(Language::Python) } => python::lints(),
+        Command::Lint { language: None } => steps::lints().and_then(|()| python::lints()),
+        Command::Doc => steps::documentation(),
+        Command::Test(selection) => test::run(selection),
         Command::Python { arguments } => {
             python::python(Profile::Release, With::Tests).and_then(|python| python.args(arguments).run())
         }
         Command::Conformance { arguments } => python::conformance(arguments),
+        Command::Interpreters => python::interpreters(),
         Command::Software => python::software(),
         Command::Bench { arguments } => cargo("run", BENCHES).args(["--release", "--"]).args(arguments).run(),
         Command::Steps { pairs, only } => steps::every_death(pairs, only.as_deref()),
-        Command::Storm { python, arguments } => {
-            let storm = if python { python::storm(Profile::Release) } else { Ok(steps::storm()) };
+        Command::Storm { python, dev, arguments } => {
+            let profile = Profile::of(dev);
+            let storm = if python { python::storm(profile) } else { Ok(steps::storm(profile)) };
             storm.and_then(|storm| storm.args(arguments).run())
         }
         Command::Sanitize { which } => sanitize::run(which),
         Command::Models => steps::models(),
-        Command::Ci => steps::ci(),
+        Command::Check => lanes::check(),
+        Command::Ci => lanes::ci(),
+        Command::Nightly => lanes::nightly(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -124,21 +140,4 @@ fn main() -> ExitCode {
             ExitCode::from(failure.status)
         }
     }
-}
-
-/// Runs `examples/checksum`, or the same in Python. Its exit status is this command's.
-fn demo(dir: Option<PathBuf>, chaos: bool, workers: Option<u32>, python: bool) -> Result<(), Failure> {
-    let dir = dir.map_or_else(steps::sysroot, Ok)?;
-    let mut demo = if python {
-        python::demo(Profile::Release)?
-    } else {
-        cargo("run", ROOT).args(["--release", "--package", "checksum", "--"])
-    };
-    if chaos {
-        demo = demo.args(["--chaos"]);
-    }
-    if let Some(workers) = workers {
-        demo = demo.args(["--workers".into(), workers.to_string()]);
-    }
-    demo.args(["--".as_ref(), dir.as_os_str()]).run()
 }

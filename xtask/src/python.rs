@@ -5,10 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::steps::{Failure, Tool, root};
+use crate::tool::{Failure, Tool, root};
 
 /// The oldest minor version of Python 3 that the package is for.
 const OLDEST: u32 = 11;
+
+/// The newest that may be installed.
+const NEWEST: u32 = 16;
 
 /// What else is in an environment.
 #[derive(Clone, Copy)]
@@ -36,24 +39,58 @@ pub(crate) enum Profile {
     Release,
 }
 
+impl Profile {
+    /// The one for `--dev`, or that for users.
+    pub(crate) fn of(dev: bool) -> Profile {
+        if dev { Profile::Dev } else { Profile::Release }
+    }
+}
+
+/// A virtual environment.
+struct Environment {
+    folder: PathBuf,
+}
+
+impl Environment {
+    /// The one of an interpreter, with all that is required there.
+    fn prepare(interpreter: &OsStr, with: With) -> Result<Self, Failure> {
+        let name = match with {
+            With::Tests => version(interpreter)?,
+            With::Software => version(interpreter)? + "-software",
+        };
+        let environment = Environment { folder: root().join("target/python").join(name) };
+        prepare(interpreter, &environment.folder, &with.folder().join("requirements.txt"))?;
+        Ok(environment)
+    }
+
+    /// A program in it.
+    fn tool(&self, name: &str) -> Tool {
+        in_environment(Tool(Command::new(self.folder.join("bin").join(name))), &self.folder)
+    }
+
+    /// Builds the package as it is now into it.
+    fn install(&self, profile: Profile) -> Result<(), Failure> {
+        let maturin = self
+            .tool("maturin")
+            .args(["develop", "--quiet", "--target-dir"])
+            // Apart from cargo's, for maturin builds with settings of its own.
+            .args([root().join("target/python/build")])
+            .args((profile == Profile::Release).then_some("--release"));
+        // What it says on standard output is no part of what the caller's program prints.
+        maturin.folder(root()).output(Stdio::inherit()).map(drop)
+    }
+}
+
+/// The interpreter that environments are made with.
+fn interpreter() -> std::ffi::OsString {
+    std::env::var_os("PYTHON").unwrap_or_else(|| "python3".into())
+}
+
 /// Python in an environment that has the package as it is now. `PYTHON` names another interpreter than `python3` to make it with.
 pub(crate) fn python(profile: Profile, with: With) -> Result<Tool, Failure> {
-    let interpreter = std::env::var_os("PYTHON").unwrap_or_else(|| "python3".into());
-    let name = match with {
-        With::Tests => version(&interpreter)?,
-        With::Software => version(&interpreter)? + "-software",
-    };
-    let folder = root().join("target/python").join(name);
-    let bin = folder.join("bin");
-    prepare(&interpreter, &folder, &bin, &with.folder().join("requirements.txt"))?;
-    let maturin = Tool(Command::new(bin.join("maturin")))
-        .args(["develop", "--quiet", "--target-dir"])
-        // Apart from cargo's, for maturin builds with settings of its own.
-        .args([root().join("target/python/build")])
-        .args((profile == Profile::Release).then_some("--release"));
-    // What it says on standard output is no part of what the caller's program prints.
-    in_environment(maturin, &folder).folder(root()).output(Stdio::inherit())?;
-    Ok(in_environment(Tool(Command::new(bin.join("python"))), &folder))
+    let environment = Environment::prepare(&interpreter(), with)?;
+    environment.install(profile)?;
+    Ok(environment.tool("python"))
 }
 
 /// The tests of the package, or those whose name contains the filter.
@@ -75,8 +112,10 @@ pub(crate) fn test(filter: Option<&OsStr>) -> Result<(), Failure> {
 
 /// Format and lints of everything in Python.
 pub(crate) fn lints() -> Result<(), Failure> {
+    // Of the source as it is: the package need not be built.
+    let environment = Environment::prepare(&interpreter(), With::Tests)?;
     for command in [["format", "--check"], ["check", "--quiet"]] {
-        python(Profile::Dev, With::Tests)?.args(["-m", "ruff"]).args(command).folder(root()).run()?;
+        environment.tool("ruff").args(command).folder(root()).run()?;
     }
     Ok(())
 }
@@ -95,6 +134,29 @@ pub(crate) fn storm(profile: Profile) -> Result<Tool, Failure> {
 pub(crate) fn conformance<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Result<(), Failure> {
     let runner = With::Tests.folder().join("cpython/run.py");
     python(Profile::Dev, With::Tests)?.args([runner]).args(arguments).run()
+}
+
+/// The tests of the package with each minor version of Python that is installed, but for the one that the other commands use.
+pub(crate) fn interpreters() -> Result<(), Failure> {
+    let own = version(&interpreter())?;
+    let mut run = 0;
+    for minor in OLDEST..=NEWEST {
+        let (number, program) = (format!("3.{minor}"), format!("python3.{minor}"));
+        if number == own {
+            continue;
+        }
+        if Tool(Command::new(&program)).args(["--version"]).output(Stdio::null()).is_err() {
+            println!("without Python {number}: it is not installed");
+            continue;
+        }
+        println!("== the tests with Python {number}");
+        let this = std::env::current_exe().map_err(|error| Failure::new(format!("xtask: {error}")))?;
+        let tests = Tool(Command::new(this)).args(["test", "--python"]);
+        tests.env("PYTHON", &program).run()?;
+        run += 1;
+    }
+    println!("{run} other versions of Python");
+    Ok(())
 }
 
 /// Tries the package with software that was written for `multiprocessing`.
@@ -119,7 +181,7 @@ fn version(interpreter: &OsStr) -> Result<String, Failure> {
 }
 
 /// Makes the environment, unless it is there with the same requirements.
-fn prepare(interpreter: &OsStr, folder: &Path, bin: &Path, requirements: &Path) -> Result<(), Failure> {
+fn prepare(interpreter: &OsStr, folder: &Path, requirements: &Path) -> Result<(), Failure> {
     let wrong = |path: &Path| {
         let path = path.to_owned();
         move |error| Failure::new(format!("{}: {error}", path.display()))
@@ -136,7 +198,7 @@ fn prepare(interpreter: &OsStr, folder: &Path, bin: &Path, requirements: &Path) 
         ),
         ..failure
     })?;
-    let pip = Tool(Command::new(bin.join("python")))
+    let pip = Tool(Command::new(folder.join("bin/python")))
         .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"])
         .args([requirements]);
     pip.run()?;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 
-use crate::steps::{Failure, Tool, manifest, root};
 use crate::test::{Total, run_counting};
+use crate::tool::{Failure, Tool, manifest, root};
 
 /// What to look for
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

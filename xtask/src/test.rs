@@ -5,17 +5,46 @@ use std::fmt;
 use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 
-use crate::python;
-use crate::steps::{Failure, ROOT, Tool, cargo};
+use clap::Args;
 
-/// Runs all tests, those of the documentation, the examples and the Python package too. Prints how many of Rust's passed and
-/// failed; pytest does so itself.
-pub(crate) fn run(filter: Option<OsString>) -> Result<(), Failure> {
-    let tool = cargo("test", ROOT).args(["--workspace", "--no-fail-fast"]).args(&filter);
-    let (total, passed) = run_counting(tool)?;
-    println!("\nRust: {total}\nPython:");
-    let python = python::test(filter.as_deref());
-    if passed { python } else { Err(Failure { message: None, status: 1 }) }
+use crate::python;
+use crate::tool::{Failure, ROOT, Tool, cargo};
+
+/// Which tests are run
+#[derive(Args)]
+pub(crate) struct Selection {
+    /// Only tests whose name contains this
+    filter: Option<OsString>,
+    /// Only those in Rust
+    #[arg(long, conflicts_with = "python")]
+    rust: bool,
+    /// Only those in Python
+    #[arg(long)]
+    python: bool,
+    /// Only those of Rust that take no longer than a minute together
+    #[arg(long, conflicts_with = "python")]
+    quick: bool,
+}
+
+/// Runs the tests that are selected, those of the documentation and the examples too. Prints how many of Rust's passed and failed;
+/// pytest does so itself.
+pub(crate) fn run(Selection { filter, rust, python, quick }: Selection) -> Result<(), Failure> {
+    let mut passed = true;
+    if !python {
+        let tool = cargo("test", ROOT).args(["--no-fail-fast"]);
+        let packages = ["procession-sys", "procession-core", "procession", "xtask"];
+        let packages = packages.iter().flat_map(|package| ["--package", package]);
+        let tool = match quick {
+            true => tool.args(["--lib", "--bins", "--test", "core"]).args(packages),
+            // What the tests of the models explore is part of what `models` explores.
+            false => tool.args(["--workspace", "--exclude", "procession-models"]),
+        };
+        let (total, all) = run_counting(tool.args(&filter))?;
+        println!("\nRust: {total}");
+        passed = all;
+    }
+    let rest = if rust || quick { Ok(()) } else { python::test(filter.as_deref()) };
+    if passed { rest } else { Err(Failure { message: None, status: 1 }) }
 }
 
 /// Runs a `cargo test`, showing what it prints; its total, and whether all of it passed.
