@@ -2,12 +2,12 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use procession_sys::identity::Identity;
 use procession_sys::process_owned::OwnedByProcess;
 
-use super::message::{OwnedBlock, report};
+use super::owned_block::{Lent, OwnedBlock, report};
 use super::{Damaged, Message, Shared};
 use crate::ring::RingError;
 use crate::sync::atomic::Ordering;
@@ -75,7 +75,7 @@ impl Delivery {
     pub fn lend(mut self) -> Result<(LentDelivery, Message), RingError> {
         self.block.check_owner()?;
         self.settled = true;
-        let lent = Arc::new(Lent(Mutex::new(State { is_done: false, is_back: false })));
+        let lent = Arc::new(Lent::default());
         let block = &self.block;
         let lend = |lent| OwnedBlock {
             shared: Arc::clone(&block.shared),
@@ -139,23 +139,6 @@ pub struct LentDelivery {
     block: OwnedBlock,
 }
 
-/// Whether a lent message is still used, and its delivery acknowledged. The block is free after both.
-pub(super) struct Lent(Mutex<State>);
-
-struct State {
-    is_done: bool,
-    is_back: bool,
-}
-
-impl Lent {
-    /// Notes that nobody uses the message any more; whether the block is to be freed.
-    pub(super) fn give_back(&self) -> bool {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.is_back = true;
-        state.is_done
-    }
-}
-
 impl LentDelivery {
     /// Acknowledges: the task is done. The message may be used on.
     ///
@@ -165,13 +148,10 @@ impl LentDelivery {
         self.block.check_owner()?;
         let shared = &self.block.shared;
         if let Some(lent) = &self.block.lent {
-            let mut state = lent.0.lock().unwrap_or_else(PoisonError::into_inner);
-            state.is_done = true;
-            if state.is_back {
-                shared.ring.acknowledge(self.block.number)?;
-            } else {
-                shared.ring.keep(self.block.number)?;
-            }
+            lent.settle(|is_back| match is_back {
+                true => shared.ring.acknowledge(self.block.number),
+                false => shared.ring.keep(self.block.number),
+            })?;
         }
         shared.ring.control().waiting.all_done.wake(u32::MAX);
         shared.ring.bytes_were_freed()?;

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use procession_sys::fork;
 use procession_sys::identity::Identity;
 
-use super::message::OwnedBlock;
+use super::owned_block::OwnedBlock;
 use crate::ring::Apart;
 
 /// A large message that was taken, at an address of its own, for as long as this value lives. Dereferences to its bytes, which

@@ -9,6 +9,7 @@ mod hostile;
 mod join;
 mod mapping;
 mod message;
+mod owned_block;
 mod put;
 mod watch;
 
