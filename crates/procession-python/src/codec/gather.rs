@@ -5,12 +5,21 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
+use procession_core::queue::INLINE_MAX;
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyBytesMethods, PyString, PyStringMethods};
 
-use super::{DETACH_FROM, Encoded, INLINE_MAX};
+use super::format::{ALIGNMENT, DETACH_FROM};
+
+/// Where an encoded message is.
+pub(crate) enum Encoded {
+    /// In the buffer.
+    InBuffer,
+    /// In pieces, mostly where they lay in the object.
+    InParts(Parts),
+}
 
 /// The pieces of one message, in order.
 #[derive(Default)]
@@ -25,7 +34,7 @@ enum Part {
     /// One that has UTF-8, which it keeps.
     Text(Py<PyString>),
     View(View),
-    /// So many zeroes, fewer than [`super::pickle::ALIGNMENT`].
+    /// So many zeroes, fewer than [`ALIGNMENT`].
     Padding(usize),
 }
 
@@ -124,7 +133,7 @@ impl Parts {
     }
 
     fn pieces<'a>(&'a self, py: Python<'a>) -> impl Iterator<Item = Piece<'a>> {
-        const ZEROES: [u8; super::pickle::ALIGNMENT] = [0; super::pickle::ALIGNMENT];
+        const ZEROES: [u8; ALIGNMENT] = [0; ALIGNMENT];
         self.parts.iter().map(move |part| match part {
             Part::Own(bytes) => Piece::of(bytes),
             Part::Bytes(bytes) => Piece::of(bytes.bind(py).as_bytes()),

@@ -1,10 +1,10 @@
 //! Short strings that occur in message after message, as the keys of dicts do: each thread keeps some of them.
 
 use std::cell::RefCell;
+use std::ptr;
 
+use pyo3::ffi;
 use pyo3::prelude::*;
-
-use super::plain::str_of;
 
 /// The longest string that is kept, in bytes.
 const LONGEST: usize = 24;
@@ -71,4 +71,17 @@ fn place((words, len): &Text) -> usize {
     let mixed =
         words.iter().fold(*len as u64, |mixed, word| (mixed.rotate_left(23) ^ word).wrapping_mul(SPREAD));
     (mixed >> 32) as usize % PLACES
+}
+
+#[inline]
+pub(super) fn str_of<'py>(py: Python<'py>, text: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    // SAFETY: the interpreter's lock is held; so many bytes are there. A slice has at most `isize::MAX`.
+    object(py, unsafe { ffi::PyUnicode_DecodeUTF8(text.as_ptr().cast(), text.len() as isize, ptr::null()) })
+}
+
+/// What a C function returned.
+#[inline]
+pub(super) fn object(py: Python<'_>, pointer: *mut ffi::PyObject) -> PyResult<Bound<'_, PyAny>> {
+    // SAFETY: the functions used here return a new reference, or null with an exception set.
+    unsafe { Bound::from_owned_ptr_or_err(py, pointer) }
 }

@@ -8,72 +8,40 @@
 //! [`replaced`].
 
 mod buffer;
+mod format;
+mod gather;
+mod key_cache;
 mod lent;
 mod msgpack;
-mod names;
-mod parts;
+mod out_of_band;
 mod pickle;
 mod plain;
 mod replaced;
 
-use procession_core::queue::{INLINE_MAX, Message};
+use procession_core::queue::Message;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyType};
+use pyo3::types::PyBytes;
 
 pub(crate) use self::buffer::with_buffer;
+use self::format::tag;
+pub(crate) use self::format::{ALIGNMENT, Retry, retrying};
+pub(crate) use self::gather::{Encoded, Parts};
 pub(crate) use self::lent::make_private;
-pub(crate) use self::parts::Parts;
-pub(crate) use self::pickle::ALIGNMENT;
-pub(crate) use self::replaced::{is_replaced, register};
+pub(crate) use self::replaced::is_replaced;
 
-/// What a message, or a value in one, is. The numbers are fixed: named queues outlive a version.
-mod tag {
-    pub(super) const NONE: u8 = 0;
-    pub(super) const FALSE: u8 = 1;
-    pub(super) const TRUE: u8 = 2;
-    /// Eight bytes, little-endian.
-    pub(super) const INT: u8 = 3;
-    /// Eight bytes, little-endian.
-    pub(super) const FLOAT: u8 = 4;
-    /// UTF-8. The rest of the message; inside another value, a length of four bytes and so many bytes.
-    pub(super) const STR: u8 = 5;
-    /// As `STR`.
-    pub(super) const BYTES: u8 = 6;
-    /// A count of four bytes and so many values.
-    pub(super) const TUPLE: u8 = 7;
-    /// As `TUPLE`.
-    pub(super) const LIST: u8 = 8;
-    /// As `TUPLE`, of pairs of values.
-    pub(super) const DICT: u8 = 9;
-    /// The rest is a pickle.
-    pub(super) const PICKLE: u8 = 0x40;
-    /// A pickle and buffers: see [`super::pickle`].
-    pub(super) const PICKLE_WITH_BUFFERS: u8 = 0x41;
-    /// What another pickler wrote: see [`super::replaced`].
-    pub(super) const REPLACED: u8 = 0x42;
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    replaced::register(module)?;
+    module.add_function(wrap_pyfunction!(pickle_of, module)?)
 }
 
-/// Copies of so many bytes are made without the interpreter's lock: giving it up costs less than they take.
-const DETACH_FROM: usize = 64 << 10;
-
-/// Where an encoded message is.
-pub(crate) enum Encoded {
-    /// In the buffer.
-    InBuffer,
-    /// In pieces, mostly where they lay in the object.
-    InParts(Parts),
-}
-
-/// Whether an object whose unpickling raised this is to be read once more.
-pub(crate) type Retry<'a> = &'a mut dyn FnMut(&PyErr) -> bool;
-
-/// Reads an object, and once more if `retry` says so.
-pub(crate) fn retrying<T>(retry: Retry<'_>, read: impl Fn() -> PyResult<T>) -> PyResult<T> {
-    match read() {
-        Err(error) if retry(&error) => read(),
-        result => result,
+/// The pickle of a message's object.
+#[pyfunction]
+#[pyo3(name = "_pickle_of")]
+fn pickle_of<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    match message {
+        [tag::PICKLE_WITH_BUFFERS, ..] => replaced::dumps(&pickle::decode_small(py, message)?),
+        _ => replaced::pickle_of(py, message),
     }
 }
 
@@ -161,8 +129,13 @@ impl Codec {
     /// `UnpicklingError` for bytes that are no message, or what unpickling raised.
     #[inline]
     pub(crate) fn decode<'py>(self, py: Python<'py>, message: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+        if self == Codec::Objects
+            && replaced::is_replaced()
+            && let Some(object) = replaced::decode_any(py, message)?
+        {
+            return Ok(object);
+        }
         match (self, message) {
-            (Codec::Objects, _) if replaced::is_replaced() => replaced::decode_any(py, message),
             (Codec::Objects, [tag::PICKLE, ..]) => pickle::decode(py, message),
             (Codec::Objects, [tag::PICKLE_WITH_BUFFERS, ..]) => pickle::decode_small(py, message),
             (Codec::Objects, [tag::REPLACED, content @ ..]) => replaced::decode_others(py, content),
@@ -208,15 +181,5 @@ impl Codec {
                 self.decode(py, &content)
             }
         }
-    }
-}
-
-/// `pickle.UnpicklingError`.
-#[cold]
-fn malformed(py: Python<'_>, problem: &str) -> PyErr {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    match CLASS.import(py, "pickle", "UnpicklingError") {
-        Ok(class) => PyErr::from_type(class.clone(), format!("the message cannot be read: {problem}")),
-        Err(error) => error,
     }
 }

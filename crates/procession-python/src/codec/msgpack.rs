@@ -9,7 +9,7 @@ use rmp::Marker;
 use rmp::decode::{RmpRead, read_marker};
 use rmp::encode as write;
 
-use super::malformed;
+use super::format::malformed;
 
 /// Values within values within values …: a list that contains itself has no end.
 const DEPTH: u32 = 256;

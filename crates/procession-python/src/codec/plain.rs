@@ -12,7 +12,8 @@ use procession_core::queue::INLINE_MAX;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-use super::{DETACH_FROM, malformed, names, tag};
+use super::format::{DETACH_FROM, malformed, tag};
+use super::key_cache::{self, object, str_of};
 
 /// Values within values within values …
 const DEPTH: u32 = 16;
@@ -284,19 +285,6 @@ fn new_bytes(_py: Python<'_>, content: &[u8]) -> *mut ffi::PyObject {
     unsafe { ffi::PyBytes_FromStringAndSize(content.as_ptr().cast::<c_char>(), content.len() as isize) }
 }
 
-#[inline]
-pub(super) fn str_of<'py>(py: Python<'py>, text: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    // SAFETY: as in `new_bytes`.
-    object(py, unsafe { ffi::PyUnicode_DecodeUTF8(text.as_ptr().cast(), text.len() as isize, ptr::null()) })
-}
-
-/// What a C function returned.
-#[inline]
-fn object(py: Python<'_>, pointer: *mut ffi::PyObject) -> PyResult<Bound<'_, PyAny>> {
-    // SAFETY: the functions used here return a new reference, or null with an exception set.
-    unsafe { Bound::from_owned_ptr_or_err(py, pointer) }
-}
-
 struct Decoder<'a, 'py> {
     py: Python<'py>,
     rest: &'a [u8],
@@ -393,7 +381,7 @@ impl<'a, 'py> Decoder<'a, 'py> {
             Some((&tag::STR, rest)) => {
                 self.rest = rest;
                 let text = self.counted()?;
-                names::get(self.py, text)
+                key_cache::get(self.py, text)
             }
             _ => self.value(),
         }

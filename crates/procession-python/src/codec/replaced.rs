@@ -13,13 +13,15 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use procession_core::queue::INLINE_MAX;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 
-use super::parts::{Parts, View};
-use super::{Encoded, INLINE_MAX, malformed, pickle, plain, tag};
+use super::format::{malformed, tag};
+use super::gather::{Encoded, Parts, View};
+use super::{out_of_band, plain};
 use crate::calls;
 
 /// Whether [`PICKLER`] is something. Stored after [`PICKLER`], with the interpreter's lock held.
@@ -29,9 +31,8 @@ static IS_REPLACED: AtomicBool = AtomicBool::new(false);
 /// takes.
 static PICKLER: Mutex<Option<Py<PyAny>>> = Mutex::new(None);
 
-pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(replace_pickler, module)?)?;
-    module.add_function(wrap_pyfunction!(pickle_of, module)?)?;
     module.add_function(wrap_pyfunction!(message_of, module)?)
 }
 
@@ -46,14 +47,11 @@ fn replace_pickler(pickler: Option<Py<PyAny>>) {
     drop(before);
 }
 
-/// The pickle of a message's object.
-#[pyfunction]
-#[pyo3(name = "_pickle_of")]
-fn pickle_of<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+/// The pickle of a message's object, unless its buffers lie behind it.
+pub(super) fn pickle_of<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     match message {
         [tag::PICKLE, pickle @ ..] => Ok(PyBytes::new(py, pickle).into_any()),
         [tag::REPLACED, content @ ..] => Ok(PyBytes::new(py, split(py, content)?.1).into_any()),
-        [tag::PICKLE_WITH_BUFFERS, ..] => dumps(&super::Codec::Objects.decode(py, message)?),
         _ => dumps(&plain::decode(py, message)?),
     }
 }
@@ -127,17 +125,13 @@ pub(super) fn encode(
     Ok(Encoded::InParts(parts))
 }
 
-/// Reads any message of this process's own bytes where [`is_replaced`].
+/// Reads any message of this process's own bytes where [`is_replaced`]; `None` when it is not any more.
 ///
 /// # Errors
 /// As [`decode`].
 #[cold]
-pub(super) fn decode_any<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    match for_reading(py)? {
-        Some(pickler) => decode(&pickler, message),
-        // Not any more.
-        None => super::Codec::Objects.decode(py, message),
-    }
+pub(super) fn decode_any<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Option<Bound<'py, PyAny>>> {
+    for_reading(py)?.map(|pickler| decode(&pickler, message)).transpose()
 }
 
 /// Reads any message of this process's own bytes with a pickler that is replaced.
@@ -153,7 +147,7 @@ pub(super) fn decode<'py>(pickler: &Bound<'py, PyAny>, message: &[u8]) -> PyResu
             (Some(PyString::new(py, writer)), PyBytes::new(py, pickle).into_any(), None)
         }
         [tag::PICKLE_WITH_BUFFERS, ..] => {
-            let (pickle, buffers) = pickle::parts_of(py, message)?;
+            let (pickle, buffers) = out_of_band::parts_of(py, message)?;
             (None, pickle.into_any(), Some(buffers))
         }
         _ => (None, pickle_of(py, message)?, None::<Bound<'py, PyList>>),
@@ -190,7 +184,7 @@ fn split<'a>(py: Python<'_>, content: &'a [u8]) -> PyResult<(&'a str, &'a [u8])>
 }
 
 /// CPython's pickle of an object.
-fn dumps<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+pub(super) fn dumps<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = object.py();
     let dumps = DUMPS.get_or_try_init(py, || {
