@@ -3,6 +3,8 @@
 use procession_core::shm::{CreateError, OpenError};
 use pyo3::exceptions::{PyFileExistsError, PyFileNotFoundError, PyMemoryError, PyOSError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyType;
 use pyo3::{create_exception, exceptions};
 
 create_exception!(
@@ -37,8 +39,21 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("OwnerDiedWarning", py.get_type::<OwnerDiedWarning>())?;
     module.add("Abandoned", py.get_type::<Abandoned>())?;
     module.add("DeliveryLost", py.get_type::<DeliveryLost>())?;
-    module.add("ShutDown", crate::queue::shut_down_class(py)?)?;
+    module.add("ShutDown", shut_down_class(py)?)?;
     Ok(())
+}
+
+/// The class that is raised after a shutdown: `queue.ShutDown` where the standard library has it (since 3.13).
+pub(crate) fn shut_down_class(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let class = CLASS.get_or_try_init(py, || {
+        let class = match py.import("queue")?.getattr_opt("ShutDown")? {
+            Some(class) => class.cast_into::<PyType>()?,
+            None => py.get_type::<ShutDown>(),
+        };
+        Ok::<_, PyErr>(class.unbind())
+    })?;
+    Ok(class.bind(py))
 }
 
 /// What making an object raises.

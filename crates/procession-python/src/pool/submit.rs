@@ -17,7 +17,7 @@ use super::message::{Encoding, Function, Shape, encode_task, put};
 use super::state::Kept;
 use crate::calls;
 use crate::codec::{Parts, with_buffer};
-use crate::queue::errors;
+use crate::errors;
 use crate::queue::many::put_encoded;
 
 /// So many tasks are put together.

@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
-use crate::errors::{Abandoned, DeliveryLost, ShutDown};
+use crate::errors::{Abandoned, DeliveryLost, shut_down_class};
 
 /// `queue.Full`.
 #[cold]
@@ -28,19 +28,6 @@ fn raise(
     arguments: impl pyo3::PyErrArguments + 'static,
 ) -> PyErr {
     class.map_or_else(|error| error, |class| PyErr::from_type(class.clone(), arguments))
-}
-
-/// The class that is raised after a shutdown: `queue.ShutDown` where the standard library has it (since 3.13).
-pub(crate) fn shut_down_class(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    let class = CLASS.get_or_try_init(py, || {
-        let class = match py.import("queue")?.getattr_opt("ShutDown")? {
-            Some(class) => class.cast_into::<PyType>()?,
-            None => py.get_type::<ShutDown>(),
-        };
-        Ok::<_, PyErr>(class.unbind())
-    })?;
-    Ok(class.bind(py))
 }
 
 #[cold]

@@ -19,11 +19,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 use self::deliveries::Deliveries;
-pub(crate) use self::errors::shut_down_class;
 use crate::arguments::Block;
 use crate::blocking::{block as wait, brief, deadline};
 use crate::calls;
 use crate::codec::Codec;
+use crate::errors::shut_down_class;
 use crate::errors::{create, open, send};
 use crate::hooks::{Hooks, Own};
 
