@@ -11,7 +11,7 @@ use crate::blocking::{block as wait, check, deadline};
 use crate::made::{Made, Taker};
 use crate::owner::{Robust, taken, taken_or};
 use crate::quick::{Ordinary, QuickLock};
-use crate::semlock::{Of, SemLock, owner_name};
+use crate::semlock::{self, SemLock, owner_name};
 use crate::{errors, handle};
 
 /// A lock between processes, which any process and thread may release. Taking it again in the same thread waits.
@@ -134,6 +134,33 @@ impl QuickLock for Lock {
     }
 }
 
+impl semlock::Owner for Py<Lock> {
+    fn count(&self) -> PyResult<i64> {
+        let shared = self.get().shared()?;
+        Ok(shared.core.is_mine().into())
+    }
+
+    fn is_mine(&self) -> PyResult<bool> {
+        Ok(self.get().shared()?.is_mine())
+    }
+
+    fn value(&self) -> PyResult<u32> {
+        Ok((!self.get().shared()?.core.is_locked()).into())
+    }
+
+    fn acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+        self.get().shared()?.acquire(py, block, timeout)
+    }
+
+    fn enter(&self, py: Python<'_>) -> PyResult<bool> {
+        self.get().shared()?.enter(py)
+    }
+
+    fn release(&self) -> PyResult<()> {
+        self.get().shared()?.release()
+    }
+}
+
 #[pymethods]
 impl Lock {
     #[new]
@@ -199,7 +226,7 @@ impl Lock {
     /// What CPython's class has under this name, for software that looks there.
     #[getter]
     fn _semlock(this: &Bound<'_, Self>) -> SemLock {
-        SemLock(Of::Lock(this.clone().unbind()))
+        SemLock(Box::new(this.clone().unbind()))
     }
 
     fn __repr__(this: &Bound<'_, Self>) -> PyResult<String> {

@@ -12,7 +12,7 @@ use crate::blocking::{block as wait, check, deadline};
 use crate::made::Made;
 use crate::owner::{Robust, taken, taken_or};
 use crate::quick::{Ordinary, QuickLock};
-use crate::semlock::{Of, SemLock, owner_name};
+use crate::semlock::{self, SemLock, owner_name};
 use crate::{errors, handle};
 
 /// A lock between processes that belongs to the thread that took it, which may take it again and releases it as often. A forked
@@ -141,6 +141,37 @@ impl QuickLock for RLock {
     }
 }
 
+impl semlock::Owner for Py<RLock> {
+    fn kind(&self) -> u32 {
+        0
+    }
+
+    fn count(&self) -> PyResult<i64> {
+        let shared = self.get().shared()?;
+        Ok(i64::try_from(shared.count()).unwrap_or(i64::MAX))
+    }
+
+    fn is_mine(&self) -> PyResult<bool> {
+        Ok(self.get().shared()?.core.is_mine())
+    }
+
+    fn value(&self) -> PyResult<u32> {
+        Ok((!self.get().shared()?.core.is_locked()).into())
+    }
+
+    fn acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+        self.get().shared()?.acquire(py, block, timeout)
+    }
+
+    fn enter(&self, py: Python<'_>) -> PyResult<bool> {
+        self.get().shared()?.enter(py)
+    }
+
+    fn release(&self) -> PyResult<()> {
+        self.get().shared()?.release()
+    }
+}
+
 #[pymethods]
 impl RLock {
     #[new]
@@ -206,7 +237,7 @@ impl RLock {
     /// What CPython's class has under this name, for software that looks there.
     #[getter]
     fn _semlock(this: &Bound<'_, Self>) -> SemLock {
-        SemLock(Of::RLock(this.clone().unbind()))
+        SemLock(Box::new(this.clone().unbind()))
     }
 
     fn __repr__(this: &Bound<'_, Self>) -> PyResult<String> {

@@ -10,7 +10,7 @@ use crate::arguments::{Context, Truth};
 use crate::blocking::{block as wait, check, deadline};
 use crate::made::{Count, Made};
 use crate::quick::{Ordinary, QuickLock};
-use crate::semlock::{Of, SemLock};
+use crate::semlock::{self, SemLock};
 use crate::{errors, handle};
 
 /// A number of permits between processes, at first `value` of them.
@@ -121,6 +121,37 @@ impl QuickLock for Semaphore {
     }
 }
 
+impl semlock::Owner for Py<Semaphore> {
+    fn bound(&self) -> PyResult<u32> {
+        Ok(self.get().shared()?.core.bound())
+    }
+
+    fn count(&self) -> PyResult<i64> {
+        let shared = self.get().shared()?;
+        Ok(shared.count())
+    }
+
+    fn is_mine(&self) -> PyResult<bool> {
+        Ok(self.get().shared()?.is_mine())
+    }
+
+    fn value(&self) -> PyResult<u32> {
+        Ok(self.get().shared()?.core.value())
+    }
+
+    fn acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+        self.get().shared()?.acquire(py, block, timeout)
+    }
+
+    fn enter(&self, py: Python<'_>) -> PyResult<bool> {
+        self.get().shared()?.acquire(py, true, None)
+    }
+
+    fn release(&self) -> PyResult<()> {
+        self.get().shared()?.release()
+    }
+}
+
 #[pymethods]
 impl Semaphore {
     #[new]
@@ -185,7 +216,7 @@ impl Semaphore {
     /// What CPython's class has under this name, for software that looks there.
     #[getter]
     fn _semlock(this: &Bound<'_, Self>) -> SemLock {
-        SemLock(Of::Semaphore(this.clone().unbind()))
+        SemLock(Box::new(this.clone().unbind()))
     }
 
     fn __repr__(this: &Bound<'_, Self>) -> PyResult<String> {

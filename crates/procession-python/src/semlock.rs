@@ -5,43 +5,54 @@ use procession_sys::identity::Identity;
 use pyo3::prelude::*;
 
 use crate::arguments::Truth;
-use crate::lock::Lock;
-use crate::rlock::RLock;
-use crate::semaphore::Semaphore;
 
 /// The attribute `_semlock` of locks and semaphores, with the methods of CPython's private class. There is no name and no handle
 /// of the system's behind it.
 #[pyclass(frozen, name = "SemLock", module = "procession._procession")]
-pub(crate) struct SemLock(pub(crate) Of);
+pub(crate) struct SemLock(pub(crate) Box<dyn Owner>);
 
-/// Whose attribute it is. In a type of its own, since Python would see its variants as classes.
-pub(crate) enum Of {
-    Lock(Py<Lock>),
-    RLock(Py<RLock>),
-    Semaphore(Py<Semaphore>),
+/// The lock or semaphore whose attribute it is.
+pub(crate) trait Owner: Send + Sync {
+    /// 0 for a recursive lock, 1 for all else.
+    fn kind(&self) -> u32 {
+        1
+    }
+
+    /// The most permits that it has.
+    fn bound(&self) -> PyResult<u32> {
+        Ok(1)
+    }
+
+    /// How often this process has acquired it and not released it.
+    fn count(&self) -> PyResult<i64>;
+
+    /// Whether the calling thread holds it.
+    fn is_mine(&self) -> PyResult<bool>;
+
+    /// How many could acquire it at this instant.
+    fn value(&self) -> PyResult<u32>;
+
+    fn acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool>;
+
+    /// As a `with` statement does.
+    fn enter(&self, py: Python<'_>) -> PyResult<bool>;
+
+    fn release(&self) -> PyResult<()>;
 }
-
-const RECURSIVE_MUTEX: u32 = 0;
-const SEMAPHORE: u32 = 1;
 
 #[pymethods]
 impl SemLock {
     #[classattr]
     const SEM_VALUE_MAX: u32 = objects::Semaphore::MAX;
 
-    /// 0 for a recursive lock, 1 for all else.
     #[getter]
     fn kind(&self) -> u32 {
-        if matches!(self.0, Of::RLock(_)) { RECURSIVE_MUTEX } else { SEMAPHORE }
+        self.0.kind()
     }
 
-    /// The most permits that it has.
     #[getter]
     fn maxvalue(&self) -> PyResult<u32> {
-        match &self.0 {
-            Of::Semaphore(semaphore) => Ok(semaphore.get().shared()?.core.bound()),
-            _ => Ok(1),
-        }
+        self.0.bound()
     }
 
     /// `None`: it has no name.
@@ -53,28 +64,16 @@ impl SemLock {
     /// As the lock's or semaphore's own.
     #[pyo3(signature = (block = Truth(true), timeout = None), text_signature = "($self, block=True, timeout=None)")]
     fn acquire(&self, py: Python<'_>, block: Truth, timeout: Option<f64>) -> PyResult<bool> {
-        match &self.0 {
-            Of::Lock(lock) => lock.get().shared()?.acquire(py, block.0, timeout),
-            Of::RLock(lock) => lock.get().shared()?.acquire(py, block.0, timeout),
-            Of::Semaphore(semaphore) => semaphore.get().shared()?.acquire(py, block.0, timeout),
-        }
+        self.0.acquire(py, block.0, timeout)
     }
 
     /// As the lock's or semaphore's own.
     fn release(&self) -> PyResult<()> {
-        match &self.0 {
-            Of::Lock(lock) => lock.get().shared()?.release(),
-            Of::RLock(lock) => lock.get().shared()?.release(),
-            Of::Semaphore(semaphore) => semaphore.get().shared()?.release(),
-        }
+        self.0.release()
     }
 
     fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
-        match &self.0 {
-            Of::Lock(lock) => lock.get().shared()?.enter(py),
-            Of::RLock(lock) => lock.get().shared()?.enter(py),
-            Of::Semaphore(semaphore) => semaphore.get().shared()?.acquire(py, true, None),
-        }
+        self.0.enter(py)
     }
 
     #[pyo3(signature = (exc_type = None, exc_value = None, traceback = None, /))]
@@ -88,36 +87,21 @@ impl SemLock {
         self.release()
     }
 
-    /// How often this process has acquired it and not released it.
     fn _count(&self) -> PyResult<i64> {
-        match &self.0 {
-            Of::Lock(lock) => Ok(lock.get().shared()?.core.is_mine().into()),
-            Of::RLock(lock) => Ok(i64::try_from(lock.get().shared()?.count()).unwrap_or(i64::MAX)),
-            Of::Semaphore(semaphore) => Ok(semaphore.get().shared()?.count()),
-        }
+        self.0.count()
     }
 
-    /// Whether the calling thread holds it.
     fn _is_mine(&self) -> PyResult<bool> {
-        match &self.0 {
-            Of::Lock(lock) => Ok(lock.get().shared()?.is_mine()),
-            Of::RLock(lock) => Ok(lock.get().shared()?.core.is_mine()),
-            Of::Semaphore(semaphore) => Ok(semaphore.get().shared()?.is_mine()),
-        }
+        self.0.is_mine()
     }
 
-    /// How many could acquire it at this instant.
     fn _get_value(&self) -> PyResult<u32> {
-        match &self.0 {
-            Of::Lock(lock) => Ok((!lock.get().shared()?.core.is_locked()).into()),
-            Of::RLock(lock) => Ok((!lock.get().shared()?.core.is_locked()).into()),
-            Of::Semaphore(semaphore) => Ok(semaphore.get().shared()?.core.value()),
-        }
+        self.0.value()
     }
 
     /// Whether nobody could acquire it at this instant.
     fn _is_zero(&self) -> PyResult<bool> {
-        Ok(self._get_value()? == 0)
+        Ok(self.0.value()? == 0)
     }
 }
 
