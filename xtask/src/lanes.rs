@@ -54,6 +54,7 @@ const NIGHTLY: &[Track] = &[&[
     Step(&["conformance"]),
     Step(&["software"]),
     Step(&["interpreters"]),
+    Step(&["msrv"]),
     Step(&["sanitize"]),
     Step(&["steps", "--pairs"]),
 ]];

@@ -90,6 +90,8 @@ enum Command {
         /// Which one [default: all]
         which: Option<sanitize::Sanitizer>,
     },
+    /// Build with the oldest Rust that the manifests name, which rustup installs where it is missing
+    Msrv,
     /// What to run before each commit, in minutes: format, lints, the quick tests, the demo under kills
     Check,
     /// All that a change has to pass: lints, documentation, tests, models, deaths, storms, demos under kills, CPython's own tests
@@ -127,6 +129,7 @@ fn main() -> ExitCode {
         }
         Command::Sanitize { which } => sanitize::run(which),
         Command::Models => steps::models(),
+        Command::Msrv => steps::msrv(),
         Command::Check => lanes::check(),
         Command::Ci => lanes::ci(),
         Command::Nightly => lanes::nightly(),

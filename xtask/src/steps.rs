@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use clap::Args;
 
 use crate::python::{self, Profile};
-use crate::tool::{Failure, ROOT, Tool, cargo};
+use crate::tool::{Failure, ROOT, Tool, cargo, manifest};
 
 /// How the demo is run
 #[derive(Args)]
@@ -70,6 +70,14 @@ pub(crate) fn lints() -> Result<(), Failure> {
 /// The documentation of the Rust crates, without a warning.
 pub(crate) fn documentation() -> Result<(), Failure> {
     cargo("doc", ROOT).args(["--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings").run()
+}
+
+/// Checks that the workspace builds with the Rust version that its manifests name.
+pub(crate) fn msrv() -> Result<(), Failure> {
+    // This tool's manifest inherits the workspace's version.
+    let version = env!("CARGO_PKG_RUST_VERSION");
+    let check = ["run", "--install", version, "cargo", "check", "--workspace", "--locked", "--manifest-path"];
+    Tool(Command::new("rustup")).args(check).args([manifest(ROOT)]).run()
 }
 
 /// Explores the models, and prints their states.
