@@ -18,7 +18,7 @@ use super::service::{Proxy, Service};
 use super::value::{Carriage, Form, check_readable, pack};
 use super::wire::{Answer, Kind, Packed, Request};
 use crate::connection::{Address, AuthKey, Pipe, RecvError};
-use crate::process::entry::TaskRef;
+use crate::process::TaskRef;
 use crate::process::{Process, StartError, StartMethod};
 use crate::shared::{Array, Pod, Value};
 use crate::sync::{Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore};

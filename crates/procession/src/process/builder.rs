@@ -4,37 +4,18 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use procession_core::shm::transfer;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
-use super::entry::TaskRef;
 use super::error::StartError;
 use super::handle::Process;
-use super::wire::{Order, Report, Settings, encode};
-use super::{exit, server, start, state};
+use super::order::{Order, Settings};
+use super::start_method::StartMethod;
+use super::task_ref::TaskRef;
+use super::wire::{Report, encode};
+use super::{exit, fork, forkserver, start, state};
 use crate::codec::{Shape, append};
 use crate::handle::with_reason;
-
-/// How a new process is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum StartMethod {
-    /// The program is executed once more and runs the function in place of `main`. Works with threads, and the new
-    /// process has nothing of this one but its arguments, environment, working directory and standard output and error.
-    /// Its only program argument is the program's name.
-    Spawn,
-    /// This process is copied. The fastest for a small program; refused when it has other threads.
-    Fork,
-    /// A small process, executed when first needed, is copied. Works with threads; a start costs less than with
-    /// spawn. The server keeps the environment and working directory of when it was started, ends with
-    /// this process and is started again if it was killed.
-    ForkServer,
-}
-
-impl StartMethod {
-    /// All of them, the default first.
-    pub const ALL: [StartMethod; 3] = [StartMethod::Spawn, StartMethod::Fork, StartMethod::ForkServer];
-}
 
 /// The start method of processes for which none is chosen: [`StartMethod::Spawn`] unless changed. A started process
 /// begins with its starter's.
@@ -199,25 +180,25 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Builder<'a, R> {
             (Task::Closure(_), None) => StartMethod::Fork,
             (_, chosen) => chosen.unwrap_or(default),
         };
-        let fork = || match self.allow_threads {
+        let make_copy = || match self.allow_threads {
             // SAFETY: as the caller of `allow_threads` promised.
-            true => unsafe { start::fork_unchecked() },
-            false => start::fork(),
+            true => unsafe { fork::fork_unchecked() },
+            false => fork::fork(),
         };
         let running = match (self.task, method) {
             (Task::Function(function), StartMethod::Fork) => {
-                let forked = fork()?;
-                start::run_forked(forked, &settings, || Report::returned(&function.call()))?
+                let forked = make_copy()?;
+                fork::run_forked(forked, &settings, || Report::returned(&function.call()))?
             }
             (Task::Closure(closure), StartMethod::Fork) => {
-                let forked = fork()?;
-                start::run_forked(forked, &settings, || Report::returned(&closure()))?
+                let forked = make_copy()?;
+                fork::run_forked(forked, &settings, || Report::returned(&closure()))?
             }
             (Task::Closure(_), _) => return Err(StartError::NeedsFork),
             (Task::Function(function), _) => {
                 let (order, descriptors) = function.order(&settings)?;
                 let fresh = match method {
-                    StartMethod::ForkServer => server::fork_worker()?,
+                    StartMethod::ForkServer => forkserver::fork_worker()?,
                     _ => start::execute()?,
                 };
                 let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
@@ -226,6 +207,71 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Builder<'a, R> {
         };
         tracing::debug!(name = running.name, pid = running.pid, ?method, "started a process");
         Ok(Process::new(running))
+    }
+}
+
+impl Process {
+    /// Starts a process that runs `function(arguments)`, by the program's default start method
+    /// ([`set_default_start_method`](super::set_default_start_method)), which is spawn unless changed.
+    ///
+    /// The function is a plain `fn` or a closure that captures nothing. Several arguments go as a
+    /// tuple. Handles of this library among the arguments and in the result stay handles of the
+    /// same object.
+    ///
+    /// A closure that captures is no `fn`, and does not compile. That includes values without
+    /// bytes, which may prove something about the process that made them.
+    ///
+    /// ```compile_fail,E0308
+    /// #[derive(Clone, Copy)]
+    /// struct Initialized(());
+    ///
+    /// let proof = Initialized(());
+    /// let child = procession::Process::spawn(move |()| drop(proof), ());
+    /// ```
+    ///
+    /// Returns when the process exists; its function may not have begun.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left behind then.
+    pub fn spawn<A, R>(function: fn(A) -> R, arguments: A) -> Result<Process<R>, StartError>
+    where
+        A: Serialize + DeserializeOwned + 'static,
+        R: Serialize + DeserializeOwned + 'static,
+    {
+        Process::builder(function, arguments).start()
+    }
+
+    /// Settings for a process that will run `function(arguments)`, see [`Process::spawn`].
+    pub fn builder<A, R>(function: fn(A) -> R, arguments: A) -> Builder<'static, R>
+    where
+        A: Serialize + DeserializeOwned + 'static,
+        R: Serialize + DeserializeOwned + 'static,
+    {
+        Builder::function(function, arguments)
+    }
+
+    /// Forks a process that runs `function`, which may capture and borrow anything: the process has a copy of
+    /// everything this one has in memory, so its changes never show here. Only the result is serialised.
+    ///
+    /// # Errors
+    /// [`StartError::Threads`] when this process has other threads. [`StartError::Guards`] when it
+    /// has guards over shared memory, as for [`fork`](super::fork). [`Builder::allow_threads`]
+    /// allows both. [`StartError::System`] when the system refused.
+    pub fn fork<'a, F, R>(function: F) -> Result<Process<R>, StartError>
+    where
+        F: FnOnce() -> R + 'a,
+        R: Serialize + DeserializeOwned + 'static,
+    {
+        Process::forking(function).start()
+    }
+
+    /// Settings for a process that will be forked to run `function`, see [`Process::fork`].
+    pub fn forking<'a, F, R>(function: F) -> Builder<'a, R>
+    where
+        F: FnOnce() -> R + 'a,
+        R: Serialize + DeserializeOwned + 'static,
+    {
+        Builder::closure(function)
     }
 }
 

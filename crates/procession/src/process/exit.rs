@@ -10,8 +10,8 @@ use procession_sys::clock::Deadline;
 use procession_sys::process;
 use rustix::process::Signal;
 
+use super::child_record::ChildRecord;
 use super::error::StartError;
-use super::running::Running;
 use super::state;
 
 /// How long a daemon may take to end after SIGTERM.
@@ -86,13 +86,13 @@ fn end_background() {
 
 /// Ends processes: by SIGTERM, and by SIGKILL those that have not ended a second later. Collects
 /// them.
-pub(super) fn end(processes: &[Arc<Running>]) {
+pub(super) fn end(processes: &[Arc<ChildRecord>]) {
     let asked = Instant::now();
     ask_to_end(processes);
     kill_late(processes, asked);
 }
 
-fn ask_to_end(processes: &[Arc<Running>]) {
+fn ask_to_end(processes: &[Arc<ChildRecord>]) {
     for process in processes {
         // Fails for a process that changed its user, which this one may not end. A daemon watches
         // for this one's end.
@@ -101,7 +101,7 @@ fn ask_to_end(processes: &[Arc<Running>]) {
 }
 
 /// Kills the processes that are still there a second after they were asked to end.
-fn kill_late(processes: &[Arc<Running>], asked: Instant) {
+fn kill_late(processes: &[Arc<ChildRecord>], asked: Instant) {
     for process in processes {
         let left = GRACE.saturating_sub(asked.elapsed());
         if !process.wait(Deadline::after(left)).unwrap_or(false)
@@ -117,10 +117,10 @@ fn kill_late(processes: &[Arc<Running>], asked: Instant) {
 
 /// Waits until all have ended. Says on standard error what the exit waits for if that takes longer
 /// than [`SILENT`].
-fn wait_for(children: &[Arc<Running>]) {
+fn wait_for(children: &[Arc<ChildRecord>]) {
     let silent_until = Deadline::after(SILENT);
     // As above, an error means that memory is short.
-    let ended = |child: &Running, deadline| child.wait(deadline).unwrap_or(true);
+    let ended = |child: &ChildRecord, deadline| child.wait(deadline).unwrap_or(true);
     if !children.iter().all(|child| ended(child, silent_until)) {
         let late: Vec<String> = children
             .iter()

@@ -11,12 +11,10 @@ use procession_core::shm::transfer;
 use procession_sys::clock::Deadline;
 use procession_sys::process::{self, ExitStatus};
 use rustix::process::Signal;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::builder::Builder;
-use super::error::{JoinError, StartError};
-use super::running::{Outcome, Running};
+use super::child_record::{ChildRecord, Outcome};
+use super::error::JoinError;
 use super::state;
 use super::wire::Report;
 use crate::codec::take;
@@ -46,81 +44,16 @@ use crate::handle::with_reason;
 /// # Ok::<(), procession::Error>(())
 /// ```
 pub struct Process<R = ()> {
-    running: Arc<Running>,
+    running: Arc<ChildRecord>,
     result: PhantomData<fn() -> R>,
 }
 
-impl Process {
-    /// Starts a process that runs `function(arguments)`, by the program's default start method
-    /// ([`set_default_start_method`](super::set_default_start_method)), which is spawn unless changed.
-    ///
-    /// The function is a plain `fn` or a closure that captures nothing. Several arguments go as a
-    /// tuple. Handles of this library among the arguments and in the result stay handles of the
-    /// same object.
-    ///
-    /// A closure that captures is no `fn`, and does not compile. That includes values without
-    /// bytes, which may prove something about the process that made them.
-    ///
-    /// ```compile_fail,E0308
-    /// #[derive(Clone, Copy)]
-    /// struct Initialized(());
-    ///
-    /// let proof = Initialized(());
-    /// let child = procession::Process::spawn(move |()| drop(proof), ());
-    /// ```
-    ///
-    /// Returns when the process exists; its function may not have begun.
-    ///
-    /// # Errors
-    /// [`StartError`]; nothing is left behind then.
-    pub fn spawn<A, R>(function: fn(A) -> R, arguments: A) -> Result<Process<R>, StartError>
-    where
-        A: Serialize + DeserializeOwned + 'static,
-        R: Serialize + DeserializeOwned + 'static,
-    {
-        Process::builder(function, arguments).start()
-    }
-
-    /// Settings for a process that will run `function(arguments)`, see [`Process::spawn`].
-    pub fn builder<A, R>(function: fn(A) -> R, arguments: A) -> Builder<'static, R>
-    where
-        A: Serialize + DeserializeOwned + 'static,
-        R: Serialize + DeserializeOwned + 'static,
-    {
-        Builder::function(function, arguments)
-    }
-
-    /// Forks a process that runs `function`, which may capture and borrow anything: the process has a copy of
-    /// everything this one has in memory, so its changes never show here. Only the result is serialised.
-    ///
-    /// # Errors
-    /// [`StartError::Threads`] when this process has other threads. [`StartError::Guards`] when it
-    /// has guards over shared memory, as for [`fork`](super::fork). [`Builder::allow_threads`]
-    /// allows both. [`StartError::System`] when the system refused.
-    pub fn fork<'a, F, R>(function: F) -> Result<Process<R>, StartError>
-    where
-        F: FnOnce() -> R + 'a,
-        R: Serialize + DeserializeOwned + 'static,
-    {
-        Process::forking(function).start()
-    }
-
-    /// Settings for a process that will be forked to run `function`, see [`Process::fork`].
-    pub fn forking<'a, F, R>(function: F) -> Builder<'a, R>
-    where
-        F: FnOnce() -> R + 'a,
-        R: Serialize + DeserializeOwned + 'static,
-    {
-        Builder::closure(function)
-    }
-}
-
 impl<R> Process<R> {
-    pub(super) fn new(running: Arc<Running>) -> Self {
+    pub(super) fn new(running: Arc<ChildRecord>) -> Self {
         Process { running, result: PhantomData }
     }
 
-    pub(super) fn running(&self) -> &Arc<Running> {
+    pub(super) fn running(&self) -> &Arc<ChildRecord> {
         &self.running
     }
 
@@ -191,7 +124,7 @@ impl<R> Process<R> {
 
     /// Gives the handle up and takes the process out of the care of this one: it is neither waited for nor ended when
     /// this process exits, and [`active_children`](super::active_children) leaves it out. A daemon still ends
-    /// when this process is gone. See [`Builder::detached`] for a process that is no child at all.
+    /// when this process is gone. See [`Builder::detached`](super::Builder::detached) for a process that is no child at all.
     ///
     /// This process may exit right afterwards: its exit waits until the other one has its function
     /// and arguments. A process whose starter is killed before that ends without having run.
@@ -262,7 +195,7 @@ impl<R: DeserializeOwned> Process<R> {
     }
 }
 
-fn is_alive(running: &Running) -> bool {
+fn is_alive(running: &ChildRecord) -> bool {
     // An error is want of memory: another look later decides.
     !running.wait(Deadline::Now).unwrap_or(false)
 }
@@ -279,7 +212,7 @@ impl<R> fmt::Debug for Process<R> {
     }
 }
 
-fn debug(kind: &str, running: &Running, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+fn debug(kind: &str, running: &ChildRecord, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     f.debug_struct(kind)
         .field("name", &running.name)
         .field("pid", &running.pid)
@@ -291,7 +224,7 @@ fn debug(kind: &str, running: &Running, f: &mut fmt::Formatter<'_>) -> fmt::Resu
 /// A child of this process as [`active_children`] lists it: without its function's result.
 #[derive(Clone)]
 pub struct ActiveChild {
-    running: Arc<Running>,
+    running: Arc<ChildRecord>,
 }
 
 impl ActiveChild {

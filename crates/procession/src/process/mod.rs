@@ -12,34 +12,41 @@
 //!
 //! [`fork`], [`wait`] and their kin are the system's own calls for programs that do it by hand.
 
+mod bootstrap;
 mod builder;
-mod child;
+mod child_record;
 mod control_channel;
 mod current;
-pub(crate) mod entry;
 mod error;
 mod exit;
+mod fork;
+mod forkserver;
+mod forkserver_process;
 mod handle;
 mod hooks;
 #[cfg(test)]
 mod hostile;
 mod join_set;
+mod marker;
+mod order;
 mod posix;
-mod running;
-mod server;
+mod reaper;
 mod spawn;
 mod start;
+mod start_method;
+mod startup;
 mod state;
+mod task_ref;
 pub(crate) mod wire;
 
 use std::time::Duration;
 
-pub(crate) use child::{Panic, caught};
-pub(crate) use entry::{TaskRef, function};
+pub(crate) use bootstrap::{Panic, caught};
 pub(crate) use hooks::{Background, Hooks};
 pub(crate) use state::{register_background, register_hooks};
+pub(crate) use task_ref::{TaskRef, function};
 
-pub use builder::{Builder, StartMethod, default_start_method, detach, set_default_start_method};
+pub use builder::{Builder, default_start_method, detach, set_default_start_method};
 pub use current::{Current, Parent, cpu_count, current, parent};
 pub use error::{JoinError, StartError, WaitError};
 pub use exit::exit;
@@ -50,6 +57,7 @@ pub use posix::{
     restore_sigchld, wait, waitpid,
 };
 pub use procession_sys::process::ExitStatus;
+pub use start_method::StartMethod;
 
 /// The exit code of a process whose function panicked, as of a Rust program that panics.
 const PANIC_CODE: i32 = 101;

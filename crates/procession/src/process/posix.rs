@@ -8,9 +8,9 @@ use procession_sys::process::{self, Children, ExitStatus};
 use procession_sys::signals::{self, Disposition};
 use rustix::process::Signal;
 
+use super::child_record::ChildRecord;
 use super::error::{StartError, WaitError};
-use super::running::Running;
-use super::start::{self, Forked};
+use super::fork::{self, Forked};
 use super::state;
 
 /// Which children [`waitpid`] waits for.
@@ -54,7 +54,7 @@ pub enum Fork {
 /// [`StartError::Threads`] when this process has other threads, [`StartError::Guards`] when it has
 /// guards over shared memory, [`StartError::System`] when the system refused.
 pub fn fork() -> Result<Fork, StartError> {
-    start::fork().map(Fork::from)
+    fork::fork().map(Fork::from)
 }
 
 /// As [`fork`], also when this process has other threads or guards over shared memory.
@@ -72,7 +72,7 @@ pub fn fork() -> Result<Fork, StartError> {
 /// What the system refused.
 pub unsafe fn fork_allowing_threads() -> Result<Fork, StartError> {
     // SAFETY: by the caller's word.
-    unsafe { start::fork_unchecked() }.map(Fork::from)
+    unsafe { fork::fork_unchecked() }.map(Fork::from)
 }
 
 impl From<Forked> for Fork {
@@ -201,7 +201,7 @@ pub fn waitpid(
         // Looks first: the status of a process that has a handle must get there.
         let Some((pid, _)) = process::wait_id(which, block, true)? else { return Ok(None) };
         let status = match state::lock().child(pid) {
-            Some(child) => Running::status(&child),
+            Some(child) => ChildRecord::status(&child),
             None => match process::wait_id(Children::Pid(pid), false, false) {
                 Ok(ended) => ended.map(|(_, status)| status),
                 // Something else was faster.

@@ -1,27 +1,20 @@
-//! What a process knows of itself and of the processes it started, and the thread that attends to them.
-//!
-//! The attendant, one thread a process from the first started child on, collects each child as it ends, so that
-//! there are no zombies whether or not anybody joins, and ends a daemon process whose parent is gone. Apart from
-//! polling it does everything under the state's lock, which a fork holds: so it is never copied half-way.
+//! What a process knows of itself and of the processes it started: the one state of this crate that
+//! is global to a process.
 
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
 
-use procession_sys::identity::Identity;
-use procession_sys::{futex, process, signals};
-
-use super::control_channel::Channel;
 use procession_core::shm::{mailbox, transfer};
-use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use procession_sys::identity::Identity;
+use procession_sys::process;
+use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 
-use super::StartMethod;
+use super::child_record::ChildRecord;
+use super::control_channel::Channel;
 use super::hooks::{Background, Hooks};
-use super::running::Running;
-use super::wire::{ParentRecord, Settings};
+use super::order::{ParentRecord, Settings};
+use super::start_method::StartMethod;
 
 /// The state of one process.
 pub(super) struct State {
@@ -37,16 +30,16 @@ pub(super) struct State {
     /// Where the process reports its function's result.
     pub(super) report: Option<Channel>,
     /// Children that have not been seen to end, detached ones included.
-    pub(super) children: Vec<Arc<Running>>,
+    pub(super) children: Vec<Arc<ChildRecord>>,
     /// What other parts of the library have registered; a forked child keeps that.
     hooks: Vec<&'static Hooks>,
     /// What has threads in this process and ends with it.
     background: Vec<Weak<dyn Background>>,
     started: u32,
     /// A daemon's parent.
-    watched_parent: Option<OwnedFd>,
-    /// The epoll descriptor that the attendant waits on; present while there is one.
-    attendant: Option<Arc<OwnedFd>>,
+    pub(super) watched_parent: Option<OwnedFd>,
+    /// The epoll descriptor that the reaper waits on; present while there is one.
+    pub(super) reaper: Option<Arc<OwnedFd>>,
 }
 
 static STATE: Mutex<State> = Mutex::new(State {
@@ -63,7 +56,7 @@ static STATE: Mutex<State> = Mutex::new(State {
     background: Vec::new(),
     started: 0,
     watched_parent: None,
-    attendant: None,
+    reaper: None,
 });
 
 /// This process's state. In a process that was forked without this library's doing, its own from now on.
@@ -93,7 +86,7 @@ impl State {
         self.background = Vec::new();
         self.started = 0;
         self.watched_parent = None;
-        self.attendant = None;
+        self.reaper = None;
         // Or the ends of pipes that the parent has sent would stay open for as long as this process lives.
         mailbox::forget_parents();
         transfer::forget_parents();
@@ -144,34 +137,34 @@ impl State {
 
     /// Collects children that have ended and forgets them.
     pub(super) fn sweep(&mut self) {
-        let attendant = self.attendant.as_deref();
+        let reaper = self.reaper.as_deref();
         self.children.retain(|child| {
             let over = child.collect();
-            if let (true, Some(attendant)) = (over, attendant) {
+            if let (true, Some(reaper)) = (over, reaper) {
                 // A forked process may hold a copy of the descriptor, so closing it would not be enough. Fails when
                 // it was never added.
-                let _ = epoll::delete(attendant, &child.pidfd);
+                let _ = epoll::delete(reaper, &child.pidfd);
             }
             !over
         });
     }
 
     /// The child with this pid that has not been seen to end.
-    pub(super) fn child(&self, pid: u32) -> Option<Arc<Running>> {
+    pub(super) fn child(&self, pid: u32) -> Option<Arc<ChildRecord>> {
         self.children.iter().find(|child| child.pid == pid).cloned()
     }
 
     /// How many threads of this process are this library's own.
     pub(super) fn own_threads(&self) -> usize {
         let others = self.background.iter().filter_map(Weak::upgrade).filter(|other| other.has_thread());
-        usize::from(self.attendant.is_some()) + usize::from(mailbox::is_running()) + others.count()
+        usize::from(self.reaper.is_some()) + usize::from(mailbox::is_running()) + others.count()
     }
 
-    fn watch(&self, fd: BorrowedFd<'_>, number: u32) -> std::io::Result<()> {
-        let Some(attendant) = &self.attendant else { return Ok(()) };
+    pub(super) fn watch(&self, fd: BorrowedFd<'_>, number: u32) -> std::io::Result<()> {
+        let Some(reaper) = &self.reaper else { return Ok(()) };
         let data = EventData::new_u64(number.into());
-        // Once: a process ends once, and the attendant must not spin over one that cannot be collected yet.
-        match epoll::add(attendant, fd, data, EventFlags::IN | EventFlags::ONESHOT) {
+        // Once: a process ends once, and the reaper must not spin over one that cannot be collected yet.
+        match epoll::add(reaper, fd, data, EventFlags::IN | EventFlags::ONESHOT) {
             Ok(()) | Err(Errno::EXIST) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -201,72 +194,4 @@ pub(crate) fn register_background(background: Weak<dyn Background>) {
 /// What has registered so in this process.
 pub(super) fn background() -> Vec<Arc<dyn Background>> {
     lock().background.iter().filter_map(Weak::upgrade).collect()
-}
-
-/// Has the child attended to until it ends.
-pub(super) fn attend(child: Arc<Running>) {
-    let attended = ensure_attendant().is_ok();
-    let mut state = lock();
-    let watched = state.watch(child.pidfd.as_fd(), child.pid).is_ok();
-    state.children.push(child);
-    // Then each start and each look at the children collects those that have ended.
-    if !attended || !watched {
-        state.sweep();
-    }
-}
-
-/// Starts the attendant unless there is one.
-///
-/// # Errors
-/// Out of threads, memory or descriptors.
-pub(super) fn ensure_attendant() -> std::io::Result<()> {
-    /// Set by the new thread once it is through with what Rust does at a thread's start.
-    static READY: AtomicU32 = AtomicU32::new(0);
-    let mut state = lock();
-    if state.attendant.is_some() {
-        return Ok(());
-    }
-    let events = Arc::new(epoll::create(CreateFlags::CLOEXEC)?);
-    let mine = Arc::clone(&events);
-    READY.store(0, Ordering::Relaxed);
-    signals::with_all_blocked(|| {
-        std::thread::Builder::new().name("procession".into()).stack_size(128 << 10).spawn(move || {
-            READY.store(1, Ordering::Release);
-            futex::wake(&READY, 1);
-            attendant(&mine);
-        })
-    })?;
-    state.attendant = Some(events);
-    for child in &state.children {
-        state.watch(child.pidfd.as_fd(), child.pid)?;
-    }
-    if let Some(parent) = &state.watched_parent {
-        state.watch(parent.as_fd(), PARENT)?;
-    }
-    // A fork right after this must not find the thread half-way through its start.
-    while READY.load(Ordering::Acquire) == 0 {
-        futex::wait(&READY, 0, Duration::from_millis(100));
-    }
-    Ok(())
-}
-
-/// Not a pid.
-const PARENT: u32 = 0;
-
-fn attendant(events: &OwnedFd) {
-    loop {
-        let mut space = [MaybeUninit::uninit(); 64];
-        match epoll::wait(events, &mut space[..], None) {
-            Ok((ready, _)) => {
-                if ready.iter().any(|event| event.data.u64() == u64::from(PARENT)) {
-                    process::kill_self();
-                }
-                // First, so that a thread that has joined a child finds it done.
-                hooks().iter().for_each(|hooks| (hooks.child_ended)());
-                lock().sweep();
-            }
-            Err(Errno::INTR) => {}
-            Err(error) => unreachable!("waiting on an epoll descriptor that stays open: {error}"),
-        }
-    }
 }

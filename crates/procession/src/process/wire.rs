@@ -1,56 +1,16 @@
-//! What a program and the processes it starts say to each other over the control connection.
+//! What a new process says to its starter over the control connection, and how both write.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use procession_sys::identity::Identity;
 use procession_sys::process::ExitStatus;
 
 use super::control_channel::{Channel, Message};
 use procession_core::shm::transfer;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
-use super::StartMethod;
-use super::entry::TaskRef;
 use crate::codec::append;
 use crate::handle::with_reason;
-
-/// The first message to a new process. For [`Order::Run`] the arguments follow it in the same message.
-#[derive(Serialize, Deserialize)]
-pub(super) enum Order {
-    /// Run a function.
-    Run { task: TaskRef, settings: Settings },
-    /// Be the fork server of a program.
-    Serve { program: u64 },
-}
-
-/// Who the new process is.
-#[derive(Clone, Serialize, Deserialize)]
-pub(super) struct Settings {
-    pub(super) name: String,
-    /// Its number among its parent's children, after its parent's numbers.
-    pub(super) lineage: Vec<u32>,
-    pub(super) daemon: bool,
-    pub(super) detached: bool,
-    /// SIGINT is blocked when its function is called, which sees to it.
-    pub(super) defers_interrupts: bool,
-    pub(super) parent: ParentRecord,
-    pub(super) start_method: StartMethod,
-}
-
-/// The process that started this one.
-#[derive(Clone, Serialize, Deserialize)]
-pub(super) struct ParentRecord {
-    /// [`Identity::to_bits`]
-    pub(super) identity: u64,
-    pub(super) name: String,
-}
-
-impl ParentRecord {
-    pub(super) fn identity(&self) -> Option<Identity> {
-        Identity::from_bits(self.identity)
-    }
-}
 
 /// What a new process, or its fork server, says. The first byte of a message is the number in its comment.
 pub(crate) enum Report {
@@ -165,7 +125,7 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> std::io::Result<(T, &
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -173,7 +133,7 @@ mod tests {
     use crate::hostile::target;
 
     /// Numbers as postcard writes them, large ones among them, and bytes.
-    fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    pub(in super::super) fn bytes() -> impl Strategy<Value = Vec<u8>> {
         let part = prop_oneof![
             any::<u64>().prop_map(|n| postcard::to_stdvec(&n).unwrap_or_default()),
             (0..64u32).prop_map(|bits| postcard::to_stdvec(&(1u64 << bits)).unwrap_or_default()),
@@ -192,13 +152,5 @@ mod tests {
                 Report::read(Message { body: [&[number], &bytes[..]].concat(), descriptors, sender: None });
         });
         assert!(Report::read(Message { body: Vec::new(), descriptors: Vec::new(), sender: None }).is_none());
-    }
-
-    #[test]
-    fn orders_of_any_bytes() {
-        target((0..4u8, bytes()), |(number, bytes)| {
-            let _ = decode::<Order>(&bytes).map(drop);
-            let _ = decode::<Order>(&[&[number], &bytes[..]].concat()).map(drop);
-        });
     }
 }

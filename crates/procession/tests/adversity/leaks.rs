@@ -83,7 +83,7 @@ fn objects_made_and_dropped() {
         }
         let last = Resources::now();
         println!("in all: {first}; then {last}");
-        // The attendant, with its epoll set; the fork server's connection and pidfd; a chunk and its mapping.
+        // The reaper, with its epoll set; the fork server's connection and pidfd; a chunk and its mapping.
         assert!(
             last.descriptors <= first.descriptors + 5 && last.threads <= first.threads + 1,
             "{first}; {last}"

@@ -328,7 +328,7 @@ fn with_every_number_of_processes_left() {
         drop(ends.get().unwrap());
         drop((receiver, sender));
         let now = Resources::now();
-        // The attendant and the mailbox, with a descriptor each; two for the fork server; a chunk.
+        // The reaper and the mailbox, with a descriptor each; two for the fork server; a chunk.
         assert!(
             now.threads <= before.threads + 2 && now.descriptors <= before.descriptors + 5,
             "{before}; {now}"

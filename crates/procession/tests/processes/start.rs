@@ -204,7 +204,7 @@ fn default_names_count_along_the_family() {
         let name = |_: ()| process::current().name().to_string();
         let first = Process::spawn(name, ()).unwrap();
         let second = Process::builder(name, ()).start_method(StartMethod::Fork).start();
-        // The attendant is no hindrance to a fork.
+        // The reaper is no hindrance to a fork.
         (own, first.join().unwrap(), second.unwrap().join().unwrap())
     };
     let process = Process::spawn(family, ()).unwrap();
@@ -576,7 +576,7 @@ fn children_have_children() {
             .start();
         1 + child.unwrap().join().unwrap()
     }
-    // A daemon has an attendant from its start, which a fork in it does not mind.
+    // A daemon has a reaper from its start, which a fork in it does not mind.
     assert_eq!(Process::spawn(generation, 6).unwrap().join().unwrap(), 6);
 }
 

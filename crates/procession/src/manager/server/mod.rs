@@ -31,7 +31,7 @@ use self::session::Sessions;
 use super::client::Remote;
 use super::wire::{Kind, Machine, Packed, Refusal, Token, token};
 use crate::connection::{Address, AuthKey, Listener, Peer, Pipe, Receiver, Sender};
-use crate::process::entry::TaskRef;
+use crate::process::TaskRef;
 use crate::process::wire::Report;
 use crate::process::{Hooks, register_hooks};
 

@@ -11,11 +11,12 @@ use procession_sys::identity::Identity;
 use procession_sys::process::{self, ForkSide};
 use procession_sys::signals::{self, Disposition};
 
-use super::control_channel::Channel;
 use rustix::process::Signal;
 
-use super::wire::{Order, Report, Settings, decode};
-use super::{FAILURE_CODE, PANIC_CODE, exit, server, state};
+use super::control_channel::Channel;
+use super::order::{Order, Settings};
+use super::wire::{Report, decode};
+use super::{FAILURE_CODE, PANIC_CODE, exit, forkserver_process, reaper, state};
 
 /// How a process came to be, which says what is its own to do at its end.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,43 +36,47 @@ pub(super) fn begin(channel: Channel, parent: Credentials) -> ! {
     if let Err(error) = signals::set_disposition(Signal::PIPE, Disposition::Ignore) {
         complain(&format!("SIGPIPE cannot be ignored: {error}"));
     }
-    named_after_program();
+    name_after_program();
     obey(channel, parent)
 }
 
 /// Shows the process as the program that it runs, not as `exe`.
-pub(super) fn named_after_program() {
+fn name_after_program() {
     if let Some(program) = std::env::args_os().next() {
         let name = std::path::Path::new(&program).file_name().unwrap_or(&program);
         process::set_command_name(name.as_encoded_bytes());
     }
 }
 
-/// Waits for the starter's order and carries it out.
-pub(super) fn obey(channel: Channel, starter: Credentials) -> ! {
-    let message = loop {
-        match channel.receive(None) {
-            Ok(Some(message)) if message.sender == Some(starter) => break message,
-            // Another process has a copy of the starter's end: one that it forked, and that may
-            // have become another user.
-            Ok(Some(_)) => {}
-            // The starter has ended or withdrawn: no process is left to report to.
-            Ok(None) => process::exit_now(FAILURE_CODE),
+/// Waits for the starter's order and carries it out. A process that is to be the fork server goes on
+/// in each of its workers, which wait for orders of their own.
+fn obey(mut channel: Channel, starter: Credentials) -> ! {
+    loop {
+        let message = loop {
+            match channel.receive(None) {
+                Ok(Some(message)) if message.sender == Some(starter) => break message,
+                // Another process has a copy of the starter's end: one that it forked, and that may
+                // have become another user.
+                Ok(Some(_)) => {}
+                // The starter has ended or withdrawn: no process is left to report to.
+                Ok(None) => process::exit_now(FAILURE_CODE),
+                Err(error) => fail(&channel, format!("reading its order: {error}")),
+            }
+        };
+        match decode(&message.body) {
+            Ok((Order::Run { task, settings }, arguments)) => {
+                live(channel, settings, Birth::Executed, || task.run(arguments, message.descriptors))
+            }
+            Ok((Order::Serve { program }, _)) => match Identity::from_bits(program) {
+                Some(program) => {
+                    detach(&channel);
+                    channel = forkserver_process::serve(channel, program, starter);
+                    name_after_program();
+                }
+                None => fail(&channel, "its program is no process".into()),
+            },
             Err(error) => fail(&channel, format!("reading its order: {error}")),
         }
-    };
-    match decode(&message.body) {
-        Ok((Order::Run { task, settings }, arguments)) => {
-            live(channel, settings, Birth::Executed, || task.run(arguments, message.descriptors))
-        }
-        Ok((Order::Serve { program }, _)) => match Identity::from_bits(program) {
-            Some(program) => {
-                detach(&channel);
-                server::serve(channel, program, starter)
-            }
-            None => fail(&channel, "its program is no process".into()),
-        },
-        Err(error) => fail(&channel, format!("reading its order: {error}")),
     }
 }
 
@@ -90,7 +95,7 @@ pub(super) fn live(
     }
     let daemon = settings.daemon;
     let begun = state::lock().become_process(settings, birth == Birth::Forked, channel);
-    let begun = begun.and_then(|()| if daemon { state::ensure_attendant() } else { Ok(()) });
+    let begun = begun.and_then(|()| if daemon { reaper::ensure() } else { Ok(()) });
     let report = match begun {
         Ok(()) => run(function),
         Err(error) => Report::Begin(format!("watching its parent: {error}")),

@@ -26,7 +26,7 @@ pub(super) enum Origin {
     },
 }
 
-pub(super) struct Running {
+pub(super) struct ChildRecord {
     pub(super) name: String,
     pub(super) pid: u32,
     pub(super) daemon: bool,
@@ -65,7 +65,12 @@ pub(super) enum Outcome {
     Taken,
 }
 
-impl Running {
+/// Waits for a child that is about to end. Somebody else may collect it first.
+pub(super) fn reap(pid: u32) {
+    let _ = process::wait_id(Children::Pid(pid), true, false);
+}
+
+impl ChildRecord {
     pub(super) fn new(
         name: String,
         pid: u32,
@@ -73,8 +78,8 @@ impl Running {
         origin: Origin,
         pidfd: OwnedFd,
         channel: Channel,
-    ) -> Running {
-        Running {
+    ) -> ChildRecord {
+        ChildRecord {
             name,
             pid,
             daemon,
