@@ -35,7 +35,7 @@ pub(crate) fn run(Selection { filter, rust, python, quick }: Selection) -> Resul
         let packages = ["procession-sys", "procession-core", "procession", "xtask"];
         let packages = packages.iter().flat_map(|package| ["--package", package]);
         let tool = match quick {
-            true => tool.args(["--lib", "--bins", "--test", "core"]).args(packages),
+            true => tool.args(["--lib", "--bins", "--test", "core", "--test", "imports"]).args(packages),
             // What the tests of the models explore is part of what `models` explores.
             false => tool.args(["--workspace", "--exclude", "procession-models"]),
         };
