@@ -2,7 +2,7 @@
 //!
 //! | here | in `procession-core/src` |
 //! | --- | --- |
-//! | `lock` | `ring/recovery.rs`: `lock_put`, `recover_put` |
+//! | `lock` | `ring/locks.rs`: `lock_put`; `ring/recovery.rs`: `recover_put` |
 //! | `put` | `ring/put.rs`: `PutSession::publish` under the put lock, with `Ring::signal_armed` of `ring/watch.rs` in it |
 //! | `At::Poll` | the program's `poll`: one step, which may happen when the pipe is readable |
 //! | `At::Get` | `Queue::get` without waiting: one step, then `Ring::refresh_if_dull` where it found nothing |

@@ -2,7 +2,7 @@
 //!
 //! | here | in `procession-core/src` |
 //! | --- | --- |
-//! | `Ring::lock` | `ring/recovery.rs`: `lock_put`, `lock_get`, `lock_memory`, `recover_put`, `recover_get`; the lock itself is one step, which `crate::wait` takes apart |
+//! | `Ring::lock` | `ring/locks.rs`: `lock_put`, `lock_get`, `lock_memory`; `ring/recovery.rs`: `recover_put`, `recover_get`; the lock itself is one step, which `crate::wait` takes apart |
 //! | `Ring::sweep` | `ring/recovery.rs`: `Ring::sweep`, `segments_in_use`, as far as they concern segments |
 //! | `Ring::put` | `queue/put.rs`: `Shared::try_put` with one message, `put_batch` with several |
 //! | `Put::push`, `room`, `fits`, `look_at_consumers`, `may_hold_one_more` | `ring/put.rs`: the methods of `PutSession` of these names |

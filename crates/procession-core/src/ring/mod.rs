@@ -10,6 +10,7 @@ mod apart;
 mod blocks;
 mod get;
 pub(crate) mod layout;
+mod locks;
 mod put;
 mod recovery;
 mod segment;
