@@ -37,9 +37,12 @@ const EXCEPTIONS: &[Exception] = &[
         "fields of `Ring`: the modules that define them also have the methods of `Ring` that use them",
     ),
     exception("procession-core", "shm::arena", &["shm::arena::pool"], ARENA),
-    exception("procession-core", "shm::keeper", &["shm::handed_out", "shm::mailbox"], HANDLES),
-    exception("procession-core", "shm::handed_out", &["shm::transfer"], HANDLES),
-    exception("procession-core", "shm::tally", &["shm::mailbox"], HANDLES),
+    exception(
+        "procession-core",
+        "shm::keeper",
+        &["shm::handed_out", "shm::mailbox"],
+        "the keeper takes over what both of these keep for receivers, and both start it",
+    ),
     exception(
         "procession",
         "manager::client",
@@ -78,7 +81,6 @@ const EXCEPTIONS: &[Exception] = &[
 ];
 
 const ARENA: &str = "the allocator of an arena makes the slots that the arena defines";
-const HANDLES: &str = "handles on their way pass through four modules that know each other";
 const POOL: &str = "the dispatcher of a pool and what it dispatches to are one state";
 
 /// A module's path below its crate, `queue::put`; the crate's root is empty.

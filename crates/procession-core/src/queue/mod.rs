@@ -30,10 +30,11 @@ pub use self::message::{Message, Reservation};
 pub use crate::ring::{BEGINNING, Damaged, INLINE_MAX, MAX_MESSAGES, RingError, WatchError};
 
 use crate::ring::{ON_ITS_WAY, PRESENT, Ring, Settings};
-use crate::shm::handed_out::{self, Travels};
+use crate::shm::FdRef;
+use crate::shm::handed_out::{self, Exportable};
 use crate::shm::named::Name;
 use crate::shm::registry::Registry;
-use crate::shm::transfer::{self, Transit};
+use crate::shm::transfer;
 use crate::shm::{CreateError, Header, Kind, ObjectId, OpenError, windows};
 use crate::sync::atomic::Ordering;
 use crate::sync::wait::Slept;
@@ -155,7 +156,7 @@ fn present(error: io::Error) -> OpenError {
 }
 
 /// The bytes of a handle.
-pub const HANDLE_LEN: usize = 16 + Transit::LEN;
+pub const HANDLE_LEN: usize = 16 + FdRef::LEN;
 
 impl Queue {
     /// Makes a queue.
@@ -242,7 +243,7 @@ impl Queue {
             handle.try_into().map_err(|_| OpenError::Malformed("wrong length"))?;
         let (id, transit) = handle.split_at(16);
         let id = ObjectId::from_bytes(id.try_into().map_err(|_| OpenError::Malformed("length"))?);
-        let transit = Transit::from_bytes(transit.try_into().map_err(|_| OpenError::Malformed("length"))?)?;
+        let transit = FdRef::from_bytes(transit.try_into().map_err(|_| OpenError::Malformed("length"))?)?;
         let shared = OPEN.get_or_open(id, || {
             let received = transfer::receive_object(transit, id)?;
             // It may hold the lock of a handle on its way: until this process has a lock of its
@@ -259,8 +260,8 @@ impl Queue {
             let ring = Ring::open(fd)?;
             if ring.id() != id {
                 return Err(match transit {
-                    Transit::Held { holder, .. } => OpenError::NotHeld { pid: holder.pid_number() },
-                    Transit::Attached(_) => OpenError::NotAttached,
+                    FdRef::Held { holder, .. } => OpenError::NotHeld { pid: holder.pid_number() },
+                    FdRef::Attached(_) => OpenError::NotAttached,
                 });
             }
             Shared::new(ring, name).map_err(present).map(Arc::new)
@@ -420,7 +421,7 @@ impl std::fmt::Debug for Queue {
     }
 }
 
-impl Travels for Shared {
+impl Exportable for Shared {
     fn id(&self) -> ObjectId {
         self.ring.id()
     }

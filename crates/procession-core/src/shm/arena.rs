@@ -24,9 +24,10 @@ use procession_sys::memory::{self, Mapping};
 use procession_sys::{fork, identity::Identity};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::handed_out::{self, Travels};
+use super::fd_ref::FdRef;
+use super::handed_out::{self, Exportable};
 use super::registry::Registry;
-use super::transfer::{self, Transit};
+use super::transfer;
 use super::{CreateError, Header, Kind, ObjectId, OpenError};
 
 /// Slots begin at multiples of this and their size is one, in bytes.
@@ -55,7 +56,7 @@ struct ChunkHead {
 
 const HEAD: usize = size_of::<ChunkHead>();
 
-impl Travels for Chunk {
+impl Exportable for Chunk {
     fn id(&self) -> ObjectId {
         self.id
     }
@@ -102,7 +103,7 @@ impl Chunk {
     }
 
     /// Opens what a handle refers to, after checking that it is the chunk with that id.
-    fn open(transit: Transit, id: ObjectId) -> Result<Arc<Self>, OpenError> {
+    fn open(transit: FdRef, id: ObjectId) -> Result<Arc<Self>, OpenError> {
         let fd = transfer::receive_object(transit, id)?;
         if !memory::cannot_shrink(&fd) {
             return Err(OpenError::NotAnObject("its memory could be taken away while it is used"));
@@ -331,7 +332,7 @@ impl Drop for Slot {
 /// What another process needs to open an object: where the chunk is, and which slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Handle {
-    transit: Transit,
+    transit: FdRef,
     id: ObjectId,
     offset: u32,
     tag: u64,
@@ -339,7 +340,7 @@ pub struct Handle {
 
 impl Handle {
     /// The size in bytes of the encoded form.
-    pub const LEN: usize = Transit::LEN + 16 + 4 + 8;
+    pub const LEN: usize = FdRef::LEN + 16 + 4 + 8;
 
     /// The handle as bytes.
     pub fn to_bytes(self) -> [u8; Self::LEN] {
@@ -363,7 +364,7 @@ impl Handle {
             return Err(OpenError::Malformed("wrong length"));
         }
         Ok(Handle {
-            transit: Transit::from_bytes(part(bytes, 0))?,
+            transit: FdRef::from_bytes(part(bytes, 0))?,
             id: ObjectId::from_bytes(part(bytes, 12)),
             offset: u32::from_le_bytes(part(bytes, 28)),
             tag: u64::from_le_bytes(part(bytes, 32)),

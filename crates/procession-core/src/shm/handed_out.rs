@@ -10,13 +10,13 @@ use procession_sys::clock::now_ms;
 use procession_sys::fork;
 use procession_sys::identity::Identity;
 
+use super::fd_ref::FdRef;
 use super::header::{Header, ObjectId};
 use super::keeper::{self, CARRIERS};
 use super::named::Name;
-use super::transfer::Transit;
 
 /// A shared object, as far as its handles need to know it.
-pub trait Travels: Send + Sync {
+pub trait Exportable: Send + Sync {
     /// Which one.
     fn id(&self) -> ObjectId;
     /// Its file.
@@ -52,7 +52,7 @@ struct HandedOut {
     fd: OwnedFd,
     /// Dropped after the descriptor: a name that nobody uses any more goes with its last user, which this may be.
     _name: Option<Name>,
-    /// [`Travels::is_open`]
+    /// [`Exportable::is_open`]
     is_open: fn(ObjectId) -> bool,
     /// The queues that its handles were put into, the last ones of them. None where they went
     /// elsewhere.
@@ -107,7 +107,7 @@ impl Table {
 ///
 /// # Errors
 /// Out of descriptors.
-pub(super) fn hand_out<T: Travels>(object: &T) -> io::Result<Transit> {
+pub(super) fn hand_out<T: Exportable>(object: &T) -> io::Result<FdRef> {
     fork::watch()?;
     keeper::register()?;
     let me = Identity::current();
@@ -131,7 +131,7 @@ pub(super) fn hand_out<T: Travels>(object: &T) -> io::Result<Transit> {
     };
     let result = duplicate.map(|number| {
         object.header().note_sent();
-        Transit::Held { holder: me, fd: number as u32 }
+        FdRef::Held { holder: me, fd: number as u32 }
     });
     drop((table, gate));
     // Without the gate: a name may have to wait for another process.

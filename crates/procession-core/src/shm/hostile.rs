@@ -13,11 +13,12 @@ use procession_sys::identity::Identity;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::fd_ref::FdRef;
 use super::header::Header;
 use super::mailbox::Ticket;
 use super::named::Name;
 use super::posix::{SharedMemory, SharedMemoryError};
-use super::transfer::{Transit, deliver};
+use super::transfer::deliver;
 use super::{CreateError, ObjectId, OpenError};
 use crate::hostile::{elsewhere, scribble, target};
 use crate::queue::{Queue, QueueOptions};
@@ -274,7 +275,7 @@ fn handles_of_any_bytes() {
         drop(queue);
         deliver(of_all_sorts(), || open(&bytes));
         for index in 0..9 {
-            let attached = Transit::Attached(index).to_bytes();
+            let attached = FdRef::Attached(index).to_bytes();
             bytes.resize(28, 0);
             bytes[16..].copy_from_slice(&attached);
             deliver(of_all_sorts(), || open(&bytes));
@@ -311,7 +312,7 @@ fn a_peer_with_a_lease_makes_nobody_wait() {
     let queue = Queue::create(&QueueOptions::new()).unwrap();
     let handle = queue.to_handle().unwrap();
     let fd = u32::from_le_bytes(handle[24..].try_into().unwrap());
-    assert!(fd as i32 > 2 && Transit::from_bytes(handle[16..].try_into().unwrap()).is_ok());
+    assert!(fd as i32 > 2 && FdRef::from_bytes(handle[16..].try_into().unwrap()).is_ok());
     target("shm::hostile::a_peer_with_a_lease_makes_nobody_wait", 1, Just(()), |()| {
         let spot = Spot::plain();
         let file = spot.file(&[1; 100], 0o600);

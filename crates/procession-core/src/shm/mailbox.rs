@@ -23,9 +23,11 @@ use procession_sys::thread::spawn_without_signals;
 use rustix::event::{PollFd, PollFlags};
 
 use super::error::OpenError;
+use super::fd_ref::FdRef;
 use super::header::ObjectId;
-use super::transfer::{Transit, attach, attached};
-use super::{keeper, tally};
+use super::keeper;
+use super::tally::{self, Fate};
+use super::transfer::{attach, attached};
 
 /// How long [`receive`] waits for a sender that lives but does not answer.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -185,7 +187,7 @@ pub fn is_running() -> bool {
 /// # Errors
 /// Out of descriptors or threads.
 pub fn send(socket: BorrowedFd<'_>) -> io::Result<Ticket> {
-    if let Some(Transit::Attached(index)) = attach(socket)? {
+    if let Some(FdRef::Attached(index)) = attach(socket)? {
         return Ok(Ticket::Attached(index));
     }
     let mailbox = own();
@@ -200,12 +202,15 @@ pub fn send(socket: BorrowedFd<'_>) -> io::Result<Ticket> {
         held.listener = Some(listener_number);
     }
     held.sockets.insert(number, Posted { socket: duplicate, carrier: None });
-    tally::posted(number);
+    tally::sent_with(move |fate| match fate {
+        Fate::Put(carrier) => carried(number, carrier),
+        Fate::TakenBack => take_back(number),
+    });
     Ok(Ticket::Mailbox { holder: mailbox.owner, mailbox: mailbox.name, number })
 }
 
 /// Notes that the ticket of a socket was put into the queue `carrier`.
-pub(super) fn carried(number: [u8; 16], carrier: ObjectId) {
+fn carried(number: [u8; 16], carrier: ObjectId) {
     if let Ok(mailbox) = existing(Identity::current()) {
         let mut held = mailbox.held.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(posted) = held.sockets.get_mut(&number) {
@@ -231,7 +236,7 @@ pub(super) fn leave_to_keeper() -> Option<(RawFd, Vec<Unfetched>)> {
 }
 
 /// Closes what [`send`] has sent, if nobody has fetched it: nobody will.
-pub(super) fn take_back(number: [u8; 16]) {
+fn take_back(number: [u8; 16]) {
     if let Ok(mailbox) = existing(Identity::current()) {
         drop(mailbox.take(number));
     }

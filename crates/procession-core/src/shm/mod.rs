@@ -3,6 +3,7 @@
 pub mod arena;
 pub(crate) mod copy;
 mod error;
+mod fd_ref;
 pub(crate) mod handed_out;
 mod header;
 mod holders;
@@ -19,5 +20,6 @@ pub mod transfer;
 pub mod windows;
 
 pub use error::{CreateError, OpenError};
+pub use fd_ref::FdRef;
 pub use header::{Header, ObjectId};
 pub use kind::Kind;

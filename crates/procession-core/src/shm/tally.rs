@@ -7,9 +7,8 @@ use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
-use super::handed_out::{self, Travels};
+use super::handed_out::{self, Exportable};
 use super::header::ObjectId;
-use super::mailbox;
 
 thread_local! {
     /// How many tallies there are, one within another: a message may put another one while it is serialised.
@@ -21,13 +20,19 @@ thread_local! {
         const { RefCell::new(ManuallyDrop::new(Vec::new())) };
 }
 
+/// What became of the message that a handle was serialised for.
+pub(super) enum Fate {
+    /// It was put into this queue.
+    Put(ObjectId),
+    /// It was not put.
+    TakenBack,
+}
+
 enum Entry {
     /// An object, whose header counts its handles.
-    Sent(Arc<dyn Travels>),
-    /// A number of this process's mailbox.
-    Posted([u8; 16]),
-    /// Something else that is to be taken back so.
-    Other(Box<dyn FnOnce()>),
+    Sent(Arc<dyn Exportable>),
+    /// Another handle, whose module is told what became of its message.
+    Other(Box<dyn FnOnce(Fate)>),
 }
 
 /// Notes the handles that this thread serialises. Dropped, by an error or a panic, it takes them back; [`Tally::keep`]
@@ -67,8 +72,7 @@ impl Tally {
         for entry in take(self.start) {
             match entry {
                 Entry::Sent(object) => handed_out::carried(object.id(), carrier),
-                Entry::Posted(number) => mailbox::carried(number, carrier),
-                Entry::Other(_) => {}
+                Entry::Other(settle) => settle(Fate::Put(carrier)),
             }
         }
     }
@@ -98,8 +102,7 @@ fn take_back(entries: Vec<Entry>) {
         match entry {
             // As if it had been opened: nobody will.
             Entry::Sent(object) => object.header().note_opened(),
-            Entry::Posted(number) => mailbox::take_back(number),
-            Entry::Other(take_back) => take_back(),
+            Entry::Other(settle) => settle(Fate::TakenBack),
         }
     }
 }
@@ -113,22 +116,24 @@ fn note(entry: Entry) {
 }
 
 /// A handle of the object was serialised.
-pub(super) fn sent(object: impl FnOnce() -> Arc<dyn Travels>) {
+pub(super) fn sent(object: impl FnOnce() -> Arc<dyn Exportable>) {
     if DEPTH.get() != 0 {
         note(Entry::Sent(object()));
     }
 }
 
-/// A socket was put into this process's mailbox.
-pub(super) fn posted(number: [u8; 16]) {
+/// A handle was serialised that only `settle` knows, which is told what became of its message.
+pub(super) fn sent_with(settle: impl FnOnce(Fate) + 'static) {
     if DEPTH.get() != 0 {
-        note(Entry::Posted(number));
+        note(Entry::Other(Box::new(settle)));
     }
 }
 
 /// A handle was serialised that nobody but its own library knows: `take_back` runs if its message is not put.
 pub fn sent_otherwise(take_back: impl FnOnce() + 'static) {
-    if DEPTH.get() != 0 {
-        note(Entry::Other(Box::new(take_back)));
-    }
+    sent_with(|fate| {
+        if let Fate::TakenBack = fate {
+            take_back();
+        }
+    });
 }

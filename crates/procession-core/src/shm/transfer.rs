@@ -19,7 +19,8 @@ use rustix::fs::{FileType, Mode, OFlags, fstat, open, stat};
 use rustix::io::Errno;
 
 use super::error::OpenError;
-use super::handed_out::{self, Travels};
+use super::fd_ref::FdRef;
+use super::handed_out::{self, Exportable};
 use super::header::{Header, ObjectId};
 use super::{holders, tally};
 
@@ -35,56 +36,7 @@ thread_local! {
 struct Outgoing {
     descriptors: Vec<OwnedFd>,
     /// The places of the objects among them: many locks share one chunk, and a queue may occur more than once.
-    places: HashMap<ObjectId, Transit>,
-}
-
-/// How a handle's bytes refer to its descriptor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transit {
-    /// The n-th descriptor that travels with the message.
-    Attached(u32),
-    /// A descriptor number in a process that keeps it open.
-    Held {
-        /// Whose descriptor.
-        holder: Identity,
-        /// Its number there.
-        fd: u32,
-    },
-}
-
-impl Transit {
-    /// The size in bytes of the encoded form.
-    pub const LEN: usize = 12;
-
-    /// Twelve bytes: the holder's identity (0 for an attached one), then the number, little-endian.
-    pub fn to_bytes(self) -> [u8; Self::LEN] {
-        let (holder, number) = match self {
-            Transit::Attached(index) => (0, index),
-            Transit::Held { holder, fd } => (holder.to_bits(), fd),
-        };
-        let mut bytes = [0; Self::LEN];
-        bytes[..8].copy_from_slice(&holder.to_le_bytes());
-        bytes[8..].copy_from_slice(&number.to_le_bytes());
-        bytes
-    }
-
-    /// Reads it back.
-    ///
-    /// # Errors
-    /// [`OpenError::Malformed`] for an impossible holder.
-    pub fn from_bytes(bytes: [u8; Self::LEN]) -> Result<Self, OpenError> {
-        let mut holder = [0; 8];
-        holder.copy_from_slice(&bytes[..8]);
-        let holder = u64::from_le_bytes(holder);
-        let mut number = [0; 4];
-        number.copy_from_slice(&bytes[8..]);
-        let number = u32::from_le_bytes(number);
-        if holder == 0 {
-            return Ok(Transit::Attached(number));
-        }
-        let holder = Identity::from_bits(holder).ok_or(OpenError::Malformed("impossible process"))?;
-        Ok(Transit::Held { holder, fd: number })
-    }
+    places: HashMap<ObjectId, FdRef>,
 }
 
 /// Runs `serialise` with descriptors attached: duplicates of those that [`attach`] and [`send`] see are returned, to be
@@ -105,7 +57,7 @@ pub fn deliver<R>(descriptors: Vec<OwnedFd>, deserialise: impl FnOnce() -> R) ->
 ///
 /// # Errors
 /// Out of descriptors.
-pub fn attach(fd: BorrowedFd<'_>) -> std::io::Result<Option<Transit>> {
+pub fn attach(fd: BorrowedFd<'_>) -> std::io::Result<Option<FdRef>> {
     Scoped::with(&OUTGOING, |outgoing| {
         let Some(outgoing) = outgoing else { return Ok(None) };
         Ok(Some(outgoing.add(fd.try_clone_to_owned()?)))
@@ -113,7 +65,7 @@ pub fn attach(fd: BorrowedFd<'_>) -> std::io::Result<Option<Transit>> {
 }
 
 /// As [`attach`], once an object.
-fn attach_object<T: Travels>(object: &T) -> std::io::Result<Option<Transit>> {
+fn attach_object<T: Exportable>(object: &T) -> std::io::Result<Option<FdRef>> {
     let id = object.id();
     Scoped::with(&OUTGOING, |outgoing| {
         let Some(outgoing) = outgoing else { return Ok(None) };
@@ -127,9 +79,9 @@ fn attach_object<T: Travels>(object: &T) -> std::io::Result<Option<Transit>> {
 }
 
 impl Outgoing {
-    fn add(&mut self, fd: OwnedFd) -> Transit {
+    fn add(&mut self, fd: OwnedFd) -> FdRef {
         self.descriptors.push(fd);
-        Transit::Attached((self.descriptors.len() - 1) as u32)
+        FdRef::Attached((self.descriptors.len() - 1) as u32)
     }
 }
 
@@ -164,17 +116,17 @@ pub fn failure() -> Option<OpenError> {
 ///
 /// # Errors
 /// Out of descriptors.
-pub fn send<T: Travels + 'static>(object: &Arc<T>) -> std::io::Result<Transit> {
+pub fn send<T: Exportable + 'static>(object: &Arc<T>) -> std::io::Result<FdRef> {
     if let Some(attached) = attach_object(&**object)? {
         return Ok(attached);
     }
     let transit = handed_out::hand_out(&**object)?;
-    tally::sent(|| Arc::clone(object) as Arc<dyn Travels>);
+    tally::sent(|| Arc::clone(object) as Arc<dyn Exportable>);
     Ok(transit)
 }
 
 /// Declares that whoever was sent a handle of the object, and has not opened it, never will.
-pub(crate) fn disown<T: Travels>(object: &T) {
+pub(crate) fn disown<T: Exportable>(object: &T) {
     object.header().note_all_opened();
 }
 
@@ -189,7 +141,7 @@ pub fn forget_parents() {
 #[derive(Default)]
 #[must_use = "their sender keeps a descriptor for each until they are settled"]
 pub struct Opened {
-    objects: Vec<Arc<dyn Travels>>,
+    objects: Vec<Arc<dyn Exportable>>,
     others: Vec<Settling>,
 }
 
@@ -241,12 +193,12 @@ pub fn to_be_read_again<R>(deserialise: impl FnOnce() -> R) -> (R, Opened) {
 }
 
 /// Counts a handle as opened, after [`receive`] or where its object was open already.
-pub(crate) fn opened<T: Travels + 'static>(transit: Transit, object: &Arc<T>) {
-    if matches!(transit, Transit::Attached(_)) {
+pub(crate) fn opened<T: Exportable + 'static>(transit: FdRef, object: &Arc<T>) {
+    if matches!(transit, FdRef::Attached(_)) {
         return;
     }
     Scoped::with(&READ_AGAIN, |opened| match opened {
-        Some(opened) => opened.objects.push(Arc::clone(object) as Arc<dyn Travels>),
+        Some(opened) => opened.objects.push(Arc::clone(object) as Arc<dyn Exportable>),
         None => object.header().note_opened(),
     });
 }
@@ -256,10 +208,10 @@ pub(crate) fn opened<T: Travels + 'static>(transit: Transit, object: &Arc<T>) {
 ///
 /// # Errors
 /// As [`receive`].
-pub fn receive_object(transit: Transit, id: ObjectId) -> Result<OwnedFd, OpenError> {
+pub fn receive_object(transit: FdRef, id: ObjectId) -> Result<OwnedFd, OpenError> {
     let received = receive(transit);
     let elsewhere = match (&received, transit) {
-        (_, Transit::Attached(_)) => false,
+        (_, FdRef::Attached(_)) => false,
         (Ok(fd), _) => Header::id_in(fd.as_fd()) != Some(id),
         (Err(OpenError::Gone { .. } | OpenError::NotHeld { .. }), _) => true,
         (Err(_), _) => false,
@@ -273,10 +225,10 @@ pub fn receive_object(transit: Transit, id: ObjectId) -> Result<OwnedFd, OpenErr
 ///
 /// # Errors
 /// The sender is gone or does not have it, or the system refused.
-pub fn receive(transit: Transit) -> Result<OwnedFd, OpenError> {
+pub fn receive(transit: FdRef) -> Result<OwnedFd, OpenError> {
     let (holder, fd) = match transit {
-        Transit::Attached(index) => return attached(index),
-        Transit::Held { holder, fd } => (holder, fd),
+        FdRef::Attached(index) => return attached(index),
+        FdRef::Held { holder, fd } => (holder, fd),
     };
     let pid = holder.pid_number();
     if !holder.is_alive() {

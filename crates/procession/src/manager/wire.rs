@@ -6,7 +6,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use procession_core::shm::transfer::{self, Transit};
+use procession_core::shm::{FdRef, transfer};
 use procession_core::shm::{ObjectId, OpenError};
 use serde::de::{self, Deserializer, Visitor};
 use serde::ser::{self, SerializeTuple, Serializer};
@@ -282,7 +282,7 @@ impl Serialize for Packed {
         let mut places = Vec::with_capacity(self.descriptors.len());
         for descriptor in &self.descriptors {
             let place = match transfer::attach(descriptor.as_fd()) {
-                Ok(Some(Transit::Attached(place))) => Ok(place),
+                Ok(Some(FdRef::Attached(place))) => Ok(place),
                 Ok(_) => Err(OpenError::NotAttached),
                 Err(error) => Err(OpenError::system("handing out a descriptor")(error)),
             };

@@ -593,7 +593,7 @@ impl serde::Serialize for Handle {
 
 impl<'de> serde::Deserialize<'de> for Handle {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let transit = transfer::Transit::from_bytes(<_>::deserialize(deserializer)?);
+        let transit = procession_core::shm::FdRef::from_bytes(<_>::deserialize(deserializer)?);
         transit.and_then(transfer::receive).map(Handle).map_err(serde::de::Error::custom)
     }
 }
