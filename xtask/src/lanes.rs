@@ -42,8 +42,8 @@ const CI: &[Track] = &[
     &[
         Step(&["models"]),
         Step(&["steps"]),
-        Step(&["storm", "--seconds", "40"]),
-        Step(&["demo", "--chaos", "--verify"]),
+        Step(&["storm", "--dev", "--seconds", "40"]),
+        Step(&["demo", "--dev", "--chaos", "--verify"]),
     ],
 ];
 

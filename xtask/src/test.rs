@@ -26,6 +26,9 @@ pub(crate) struct Selection {
     quick: bool,
 }
 
+/// Tests of one program that run at once: most of what they do is wait.
+const THREADS: &str = "4";
+
 /// Runs the tests that are selected, those of the documentation and the examples too. Prints how many of Rust's passed and failed;
 /// pytest does so itself.
 pub(crate) fn run(Selection { filter, rust, python, quick }: Selection) -> Result<(), Failure> {
@@ -38,6 +41,10 @@ pub(crate) fn run(Selection { filter, rust, python, quick }: Selection) -> Resul
             true => tool.args(["--lib", "--bins", "--test", "core", "--test", "imports"]).args(packages),
             // What the tests of the models explore is part of what `models` explores.
             false => tool.args(["--workspace", "--exclude", "procession-models"]),
+        };
+        let tool = match std::env::var_os("RUST_TEST_THREADS") {
+            Some(_) => tool,
+            None => tool.env("RUST_TEST_THREADS", THREADS),
         };
         let (total, all) = run_counting(tool.args(&filter))?;
         println!("\nRust: {total}");

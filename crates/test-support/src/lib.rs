@@ -16,7 +16,7 @@ pub use among_threads::{AmongThreads, fork_among_threads};
 pub use forks::{Child, fork};
 #[cfg(feature = "procession")]
 pub use objects::Object;
-pub use processes::{Entry, descendants, memfds, process, process_state, processes};
+pub use processes::{Entry, descendants, has_ended, memfds, process, process_state, processes};
 pub use programs::{
     Reaped, Scratch, kernel_keeps_status, only, python, rerun, role, scratch, start, stderr_silenced,
 };

@@ -29,6 +29,11 @@ pub fn process_state(pid: u32) -> Option<(char, u32)> {
     process(pid).map(|entry| (entry.state, entry.parent))
 }
 
+/// Whether it has ended: there is no such process any more, or only its status.
+pub fn has_ended(pid: u32) -> bool {
+    process(pid).is_none_or(|entry| entry.state == 'Z')
+}
+
 /// All processes.
 pub fn processes() -> BTreeMap<u32, Entry> {
     let pids = fs::read_dir("/proc").unwrap().flatten();

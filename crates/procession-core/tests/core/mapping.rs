@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use procession_core::queue::{MessageMapping, Queue, QueueOptions};
 use procession_sys::clock::Deadline;
+use test_support::fork;
 
 const LEN: usize = 100_000;
 
@@ -27,25 +28,6 @@ fn use_again(queue: &Queue) {
         queue.put(&[0xee; LEN], Deadline::Now).unwrap();
     }
     while queue.get_message(Deadline::Now).is_ok() {}
-}
-
-fn forked(body: impl FnOnce() -> bool) -> i32 {
-    // SAFETY: the child runs `body`, which takes no lock that a thread of the parent could have, and ends.
-    let pid = unsafe { libc::fork() };
-    assert!(pid >= 0);
-    if pid == 0 {
-        let ok = body();
-        // SAFETY: ends the child at once.
-        unsafe { libc::_exit(if ok { 0 } else { 101 }) };
-    }
-    pid
-}
-
-fn wait(pid: i32) -> i32 {
-    let mut status = 0;
-    // SAFETY: waits for our child; `status` is a word to write to.
-    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-    status
 }
 
 #[test]
@@ -103,13 +85,13 @@ fn each_side_of_a_fork_has_its_own() {
     let queue = queue();
     let mut mapping = mapped(&queue, 6);
     mapping.make_private().unwrap();
-    let child = forked(|| {
+    let child = fork(|| {
         let whole = is_all(&mapping, 6);
         mapping.fill(7);
-        whole && is_all(&mapping, 7) && mapping.make_private().is_ok()
+        assert!(whole && is_all(&mapping, 7) && mapping.make_private().is_ok());
     });
     use_again(&queue);
-    assert_eq!(wait(child), 0);
+    child.join();
     assert!(is_all(&mapping, 6));
     mapping.fill(8);
 }
@@ -119,15 +101,15 @@ fn each_side_of_a_fork_has_its_own() {
 fn a_childs_copy_frees_nothing() {
     let queue = queue();
     let mapping = Some(mapped(&queue, 9));
-    let child = forked(|| {
-        let Some(mapping) = mapping.as_ref() else { return false };
+    let child = fork(|| {
+        let mapping = mapping.as_ref().unwrap();
         // SAFETY: a copy of the value in the child's memory, and the original is not dropped there.
         let copy = unsafe { std::ptr::read(mapping) };
         let private = copy.make_private().is_ok() && is_all(&copy, 9);
         drop(copy);
-        private
+        assert!(private);
     });
-    assert_eq!(wait(child), 0);
+    child.join();
     use_again(&queue);
     assert!(mapping.is_some_and(|mapping| is_all(&mapping, 9)));
 }
@@ -139,12 +121,11 @@ fn what_a_dead_process_had_mapped_is_freed() {
     queue.trim().unwrap();
     let used = queue.memory_used();
     queue.put(&[1; LEN], Deadline::Now).unwrap();
-    let child = forked(|| {
+    let child = fork(|| {
         let mapping = queue.get_message(Deadline::Now).unwrap().into_mapping().unwrap();
         std::mem::forget(mapping);
-        true
     });
-    assert_eq!(wait(child), 0);
+    child.join();
     assert!(queue.memory_used() > used);
     queue.trim().unwrap();
     assert_eq!(queue.memory_used(), used);

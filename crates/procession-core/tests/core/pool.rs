@@ -8,6 +8,7 @@ use procession_core::pool::{
 use procession_core::queue::{GetError, RingError};
 use procession_sys::clock::Deadline;
 use procession_sys::identity::Identity;
+use test_support::fork;
 
 fn soon() -> Deadline {
     Deadline::after(Duration::from_secs(60))
@@ -39,17 +40,10 @@ fn reports(work: &WorkQueue) -> Vec<(Report, Vec<u8>)> {
 
 /// Runs a worker in a forked child that dies at the end of `work`, and waits for it.
 fn in_a_worker_that_dies(work: impl FnOnce()) -> Identity {
-    // SAFETY: the child uses only the objects that it inherits, and ends by `_exit`.
-    let pid = unsafe { libc::fork() };
-    assert!(pid >= 0);
-    if pid == 0 {
-        work();
-        // SAFETY: ends the process.
-        unsafe { libc::_exit(0) }
-    }
-    let identity = Identity::of_pid(rustix::process::Pid::from_raw(pid).expect("a pid")).expect("my child");
-    // SAFETY: waits for the child.
-    assert_eq!(unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) }, pid);
+    let child = fork(work);
+    let identity =
+        Identity::of_pid(rustix::process::Pid::from_raw(child.pid()).expect("a pid")).expect("my child");
+    child.join();
     identity
 }
 

@@ -8,6 +8,7 @@ use procession_core::queue::{
     GetError, INLINE_MAX, JoinError, PutError, Queue, QueueOptions, RingError, TaskDoneError,
 };
 use procession_sys::clock::Deadline;
+use test_support::descriptors;
 
 fn unbounded() -> Queue {
     Queue::create(&QueueOptions::new()).unwrap()
@@ -408,7 +409,6 @@ fn threads_share_a_handle() {
 
 #[test]
 fn many_queues_come_and_go() {
-    let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     drop(unbounded());
     let before = descriptors();
     for _ in 0..2000 {

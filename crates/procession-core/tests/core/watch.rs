@@ -8,6 +8,7 @@ use procession_core::queue::{Queue, QueueOptions, WatchError};
 use procession_sys::clock::Deadline;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsRawFd, BorrowedFd};
+use test_support::{Child, descriptors};
 
 /// Which of the descriptors are readable, waiting as long as it takes.
 fn wait(fds: &[BorrowedFd<'_>]) -> Vec<usize> {
@@ -42,41 +43,9 @@ fn take(queue: &Queue) -> Option<Vec<u8>> {
     queue.get_message(Deadline::Now).ok().map(|message| message.into_vec())
 }
 
-struct Child(i32);
-
+/// A child in which `body` must be true.
 fn fork(body: impl FnOnce() -> bool) -> Child {
-    // SAFETY: the child runs `body`, which takes no lock that a thread of the parent could have, and ends.
-    let pid = unsafe { libc::fork() };
-    assert!(pid >= 0);
-    if pid == 0 {
-        let ok = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(false);
-        // SAFETY: ends the child at once.
-        unsafe { libc::_exit(if ok { 0 } else { 101 }) };
-    }
-    Child(pid)
-}
-
-impl Child {
-    fn wait(self) {
-        assert_eq!(self.status(), 0);
-    }
-
-    fn kill(self) {
-        // SAFETY: the child is not waited for yet, so that the pid is its own.
-        unsafe { libc::kill(self.0, libc::SIGKILL) };
-        self.status();
-    }
-
-    fn status(&self) -> i32 {
-        let mut status = 0;
-        // SAFETY: waits for our child; `status` is a word to write to.
-        assert_eq!(unsafe { libc::waitpid(self.0, &raw mut status, 0) }, self.0);
-        status
-    }
-}
-
-fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
+    test_support::fork(|| assert!(body()))
 }
 
 #[test]
@@ -229,11 +198,11 @@ fn nothing_is_missed_between_many() {
             })
         })
         .collect();
-    producers.into_iter().for_each(Child::wait);
+    producers.into_iter().for_each(Child::join);
     for _ in 0..WATCHERS {
         put(&queue, b"end");
     }
-    watchers.into_iter().for_each(Child::wait);
+    watchers.into_iter().for_each(Child::join);
     let sum: u64 =
         (0..WATCHERS).map(|_| u64::from_le_bytes(take(&counted).unwrap().try_into().unwrap())).sum();
     assert_eq!(sum, (EACH * PRODUCERS) as u64);
@@ -256,7 +225,7 @@ fn all_who_wait_are_told() {
         here.get_message(Deadline::Never).unwrap();
     }
     put(&queue, b"to all");
-    watchers.into_iter().for_each(Child::wait);
+    watchers.into_iter().for_each(Child::join);
 }
 
 #[test]
@@ -275,7 +244,7 @@ fn a_forked_child_has_its_own() {
     answers.get_message(Deadline::Never).unwrap();
     assert!(!is_readable(fd));
     put(&queue, b"one");
-    child.wait();
+    child.join();
     assert!(is_readable(fd));
     assert!(!is_readable(queue.readable_fd().unwrap()));
     // A child that does not ask leaves its parent's alone, also with its last handle.
@@ -283,7 +252,7 @@ fn a_forked_child_has_its_own() {
         drop(queue.clone());
         take(&queue).is_none()
     })
-    .wait();
+    .join();
     put(&queue, b"two");
     assert!(is_readable(fd));
 }
@@ -309,7 +278,7 @@ fn the_dead_make_way() {
     let queue = unbounded();
     for _ in 0..70 {
         // Dies armed.
-        fork(|| queue.readable_fd().is_ok() && queue.writable_fd().is_ok()).wait();
+        fork(|| queue.readable_fd().is_ok() && queue.writable_fd().is_ok()).join();
     }
     let fd = queue.readable_fd().unwrap();
     put(&queue, b"one");
@@ -358,14 +327,14 @@ fn descriptors_are_closed() {
         let queue = unbounded();
         let open = descriptors();
         for _ in 0..200 {
-            fork(|| queue.readable_fd().is_ok()).wait();
+            fork(|| queue.readable_fd().is_ok()).join();
             put(&queue, b"one");
         }
         let more = descriptors() - open;
         drop(queue);
         more <= 1 && descriptors() == before
     });
-    child.wait();
+    child.join();
 }
 
 /// Who has no descriptor left to open the pipe with tells others all the same.
@@ -384,7 +353,7 @@ fn a_producer_without_descriptors() {
     let fd = queue.readable_fd().unwrap();
     put(&here, b"here");
     wait(&[fd]);
-    child.wait();
+    child.join();
     assert!(take(&queue).is_some());
 }
 
@@ -430,7 +399,7 @@ fn a_waiting_get_finds_the_dead_for_who_polls() {
         std::mem::forget(queue.get_delivery(Deadline::Now).unwrap());
         true
     })
-    .wait();
+    .join();
     // Armed before anybody could know: as if it had been for long.
     let fd = queue.readable_fd().unwrap();
     if !is_readable(fd) {
@@ -458,7 +427,7 @@ fn the_end_comes_with_the_last_delivery() {
     assert!(!is_readable(fd));
     put(&go, b"go");
     wait(&[fd]);
-    holder.wait();
+    holder.join();
     assert!(is_readable(queue.readable_fd().unwrap()));
     assert!(matches!(queue.get_message(Deadline::Now), Err(procession_core::queue::GetError::ShutDown)));
 }
@@ -489,5 +458,5 @@ fn killed_producers() {
     }
     // What the last one left is taken by the watcher, which gets this after it.
     put(&queue, b"end");
-    watcher.wait();
+    watcher.join();
 }

@@ -49,6 +49,7 @@ pub(crate) fn situations(run: &mut Run) {
     run.each_death(nobody_dies("wakes: queue", |(), _| {
         gets();
         puts();
+        puts_bounded_by_bytes();
         shutdowns();
     }));
     run.each_death(nobody_dies("wakes: tasks", |(), _| {
@@ -109,6 +110,27 @@ fn puts() {
         queue.put_many([&b"1"[..]], NEVER).expect("room");
     });
     get(&queue);
+    sleepers.are_served();
+}
+
+fn puts_bounded_by_bytes() {
+    const MIB: usize = 1 << 20;
+    // For large messages to go, for small ones, and for a task to be done.
+    let large = queue(QueueOptions::new().max_bytes(8 << 20));
+    (0..7).for_each(|_| large.put(&vec![0; MIB], NEVER).expect("room"));
+    let sleepers = asleep(1, || large.put(&vec![1; 3 * MIB], NEVER).expect("room"));
+    (0..7).for_each(|_| get(&large));
+    sleepers.are_served();
+    let small = queue(QueueOptions::new().max_bytes(1 << 20));
+    while small.put(&[0; 1000], Deadline::Now).is_ok() {}
+    let sleepers = asleep(1, || small.put(&[1; 1000], NEVER).expect("room"));
+    (0..small.len() - 1).for_each(|_| get(&small));
+    sleepers.are_served();
+    let tasks = queue(QueueOptions::new().joinable(true).max_bytes(8 << 20));
+    tasks.put(&vec![0; 5 * MIB], NEVER).expect("room");
+    let held = delivery(&tasks);
+    let sleepers = asleep(1, || tasks.put(&vec![1; 3 * MIB], NEVER).expect("room"));
+    held.done().expect("mine");
     sleepers.are_served();
 }
 

@@ -16,7 +16,7 @@ use procession::{Event, Lock, Pipe, Process, Queue, SharedMemory, StartMethod, V
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{geteuid, getuid};
-use test_support::{AmongThreads, eventually, only, process_state, watchdog};
+use test_support::{AmongThreads, eventually, has_ended, only, watchdog};
 
 /// The user that has no privileges.
 const NOBODY: u32 = 65534;
@@ -325,7 +325,7 @@ fn daemons_that_give_up_root_end_with_a_parent_that_is_killed() {
     parent.kill().unwrap();
     assert!(parent.join().is_err());
     for daemon in daemons {
-        eventually("the daemon is gone", || process_state(daemon).is_none_or(|(state, _)| state == 'Z'));
+        eventually("the daemon is gone", || has_ended(daemon));
     }
 }
 
@@ -398,20 +398,19 @@ fn does_what_it_can_without_proc() {
     }
     drop((Value::new(1), Event::new(), Pipe::one_way::<u8>()));
     if let (Ok(queue), Ok(lock)) = (queue, lock) {
-        let work = |(queue, lock): (Queue<Queue<u8>>, Lock)| {
+        let taken = Queue::unbounded().unwrap();
+        let work = |(queue, taken, lock): (Queue<Queue<u8>>, Queue<()>, Lock)| {
             let _guard = lock.lock();
             let inner = Queue::unbounded().unwrap();
             inner.put(&7).unwrap();
             queue.put(&inner).unwrap();
             // The receiver has the handle opened while its sender lives.
-            while !queue.is_empty() {
-                std::thread::yield_now();
-            }
-            std::thread::sleep(std::time::Duration::from_millis(200));
+            taken.get().unwrap();
         };
-        let builder = Process::builder(work, (queue.clone(), lock));
+        let builder = Process::builder(work, (queue.clone(), taken.clone(), lock));
         let process = builder.start_method(StartMethod::Fork).among_threads().start().unwrap();
         assert_eq!(queue.get().unwrap().get().unwrap(), 7);
+        taken.put(&()).unwrap();
         process.join().unwrap();
         println!("objects work");
     }

@@ -16,7 +16,7 @@ use procession::{
 };
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde::{Deserialize, Serialize};
-use test_support::{AmongThreads, eventually, only, process_state, stderr_silenced, watchdog};
+use test_support::{AmongThreads, eventually, has_ended, only, stderr_silenced, watchdog};
 
 fn limit(resource: Resource, most: u64) {
     setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) }).unwrap();
@@ -125,8 +125,7 @@ fn no_daemon_outlives_a_killed_program_wherever_it_waits() {
         program.kill().unwrap();
         assert!(matches!(program.join(), Err(JoinError::Killed { .. })));
         for daemon in daemons {
-            let gone = || process_state(daemon).is_none_or(|(state, _)| state == 'Z');
-            eventually("the daemon is gone", gone);
+            eventually("the daemon is gone", || has_ended(daemon));
         }
     }
 }

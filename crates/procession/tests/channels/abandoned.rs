@@ -1,10 +1,10 @@
 //! Gets of queues without a process that is left to put.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use procession::process::{self, Fork};
 use procession::queue::GetError;
-use procession::{JoinableQueue, Process, Queue, RawValue, StartMethod, Value};
+use procession::{Event, JoinableQueue, Process, Queue, RawValue, StartMethod, Value};
 use test_support::{eventually, watchdog};
 
 const METHODS: [StartMethod; 3] = [StartMethod::Spawn, StartMethod::Fork, StartMethod::ForkServer];
@@ -82,19 +82,20 @@ fn a_process_that_has_the_queue_is_waited_for() {
     let _watchdog = watchdog();
     alone(|method| {
         let queue = queue();
+        let may_end = Event::new().unwrap();
         let producer = start(
             method,
-            |queue: Queue<u32>| {
+            |(queue, may_end): (Queue<u32>, Event)| {
                 std::thread::sleep(LONG);
                 queue.put(&1).unwrap();
-                std::thread::sleep(LONG);
+                assert!(may_end.wait(None));
             },
-            queue.clone(),
+            (queue.clone(), may_end.clone()),
         );
         assert_eq!(queue.get().unwrap(), 1);
-        let begin = Instant::now();
+        assert!(matches!(queue.get_timeout(LONG), Err(GetError::Empty)));
+        may_end.set();
         assert!(is_abandoned(queue.get()));
-        assert!(begin.elapsed() >= LONG / 2);
         producer.join().unwrap();
     });
 }

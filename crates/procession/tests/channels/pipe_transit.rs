@@ -204,9 +204,8 @@ fn a_dead_holders_forked_child_keeps_nobody_waiting() {
     let _ends_the_forked_child = child.0.stdin.take();
     child.0.kill().unwrap();
     child.0.wait().unwrap();
-    let begun = Instant::now();
+    // One that lost its patience would be an error of the system.
     assert!(matches!(open(&bytes), Err(OpenError::Gone { pid: gone }) if gone == pid));
-    assert!(begun.elapsed() < mailbox::PATIENCE);
 }
 
 /// Stops all of a child's threads.

@@ -6,7 +6,7 @@ use procession::manager::{CallError, Dict, List, Manager, Proxy, Service};
 use procession::process;
 use procession::{Process, Queue, StartMethod};
 use rustix::process::{Pid, Signal, kill_process};
-use test_support::{Resources, eventually, process_state, stderr_silenced, watchdog};
+use test_support::{Resources, eventually, has_ended, process_state, stderr_silenced, watchdog};
 
 /// An object that can be slow.
 struct Sleeper;
@@ -33,7 +33,7 @@ fn signal(pid: u32, signal: Signal) {
 }
 
 fn is_gone(pid: u32) -> bool {
-    process_state(pid).is_none_or(|(state, _)| state == 'Z')
+    has_ended(pid)
 }
 
 /// How many descriptors and threads another process has.

@@ -9,7 +9,7 @@ use procession::queue::GetError;
 use procession::{Process, Queue};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
-use test_support::{eventually, fork_among_threads, process_state, watchdog};
+use test_support::{eventually, fork_among_threads, has_ended, process_state, watchdog};
 
 fn signal(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), signal).unwrap();
@@ -153,7 +153,7 @@ fn a_dead_manager_is_known_though_a_process_that_it_forked_has_its_sockets() {
         let _child = Killed(teller.call(&Request::Fork { by_hand: true }).unwrap());
         let pid = manager.pid().unwrap();
         signal(pid, Signal::KILL);
-        eventually("it is dead", || process_state(pid).is_none_or(|(state, _)| state == 'Z'));
+        eventually("it is dead", || has_ended(pid));
         // All but one need another connection.
         let callers: Vec<_> = (0..3)
             .map(|_| {

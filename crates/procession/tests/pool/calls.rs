@@ -5,7 +5,7 @@ use std::time::Duration;
 use procession::pool::{MAX_WORKERS, PoolError, TaskError};
 use procession::process::{self, StartMethod};
 use procession::{JoinableQueue, Lock, Pool, Process, Queue, Value};
-use test_support::{eventually, process_state, watchdog};
+use test_support::{eventually, has_ended, watchdog};
 
 fn square(n: u64) -> u64 {
     n * n
@@ -386,7 +386,7 @@ fn terminating_ends_whatever_goes_on() {
             pool.join().unwrap();
         }
         drop(pool);
-        assert!(pids.iter().all(|pid| process_state(*pid).is_none_or(|(state, _)| state == 'Z')), "{state}");
+        assert!(pids.iter().all(|pid| has_ended(*pid)), "{state}");
         for result in out {
             assert!(matches!(result.get(), Err(TaskError::Terminated)));
             assert!(result.is_ready() && !result.cancel() && !result.cancel_running());

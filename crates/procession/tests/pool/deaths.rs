@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use procession::pool::{PoolError, TaskError};
 use procession::process::{ExitStatus, StartMethod};
-use procession::{Pool, Process, Queue, Value, process};
-use test_support::{eventually, fork_among_threads, process_state, stderr_silenced, watchdog};
+use procession::{Event, Pool, Process, Queue, Value, process};
+use test_support::{eventually, fork_among_threads, has_ended, stderr_silenced, watchdog};
 
 fn square(n: u64) -> u64 {
     n * n
@@ -39,10 +39,6 @@ fn die(how: u32) {
     }
 }
 
-fn gone(pid: u32) -> bool {
-    process_state(pid).is_none_or(|(state, _)| state == 'Z')
-}
-
 #[test]
 fn a_dead_worker_fails_its_task_alone() {
     let _watchdog = watchdog();
@@ -67,7 +63,7 @@ fn a_dead_worker_fails_its_task_alone() {
                     (status, expected) => assert_eq!(*status, expected),
                 }
                 assert_eq!(task.to_string(), "a death");
-                assert!(*pid != 0 && gone(*pid));
+                assert!(*pid != 0 && has_ended(*pid));
                 assert!(error.to_string().contains(&format!("a death, process {pid}, died")), "{error}");
             }
             assert_eq!(others.get().unwrap(), vec![5; 100]);
@@ -320,11 +316,13 @@ fn a_task_that_takes_too_long_is_ended() {
     let TaskError::TimedOut { task, pid, timeout: whose } = &error else { panic!("{error}") };
     assert_eq!(*whose, timeout);
     assert!(task.to_string().starts_with(&format!("the call at {}:", file!())), "{task}");
-    assert!(gone(*pid));
+    assert!(has_ended(*pid));
     assert_eq!(others.get().unwrap(), vec![10; 50]);
     // Nobody waits for this one.
     let forgotten = pool.task(sleep).timeout(timeout).apply_async(150_000).unwrap();
-    eventually("it is ended", || pool.worker_pids().iter().all(|pid| !gone(*pid)) && forgotten.is_ready());
+    eventually("it is ended", || {
+        pool.worker_pids().iter().all(|pid| !has_ended(*pid)) && forgotten.is_ready()
+    });
     let results: Vec<_> = pool.task(sleep).timeout(timeout).imap([1, 150_000, 1]).unwrap().collect();
     assert!(matches!(results[..], [Ok(1), Err(TaskError::TimedOut { .. }), Ok(1)]), "{results:?}");
     // It counts as a death.
@@ -380,16 +378,21 @@ fn tasks_are_cancelled() {
 fn a_dropped_imap_begins_no_more() {
     let _watchdog = watchdog();
     let pool = Pool::new(1).unwrap();
-    let begun = Queue::<u32>::unbounded().unwrap();
-    let note = |(begun, n): (Queue<u32>, u32)| {
-        begun.put(&n).unwrap();
-        std::thread::sleep(Duration::from_millis(20));
+    let (begun, may_end) = (Queue::<()>::unbounded().unwrap(), Queue::<()>::unbounded().unwrap());
+    let both = (begun.clone(), may_end.clone());
+    let note = |(begun, may_end): (Queue<()>, Queue<()>)| {
+        begun.put(&()).unwrap();
+        may_end.get().unwrap();
     };
-    let mut results = pool.task(note).buffersize(100).imap((0..).map(|n| (begun.clone(), n))).unwrap();
+    let tasks = std::iter::repeat_with(move || both.clone());
+    let mut results = pool.task(note).buffersize(100).imap(tasks).unwrap();
+    may_end.put(&()).unwrap();
     results.next().unwrap().unwrap();
+    eventually("the second has begun", || begun.len() == 2);
     drop(results);
+    may_end.put_many(&[(); 100]).unwrap();
     assert_eq!(pool.apply(square, 5).unwrap(), 25);
-    assert!(begun.len() < 10, "{} were begun", begun.len());
+    assert_eq!(begun.len(), 2);
 }
 
 #[test]
@@ -412,7 +415,7 @@ fn a_pool_grows_and_shrinks() {
         pool.worker_pids().iter().for_each(|pid| kill(*pid, libc::SIGKILL));
         eventually("there are as many workers", || {
             let _ = pool.apply(square, 1);
-            pool.worker_pids().len() == workers && pool.worker_pids().iter().all(|pid| !gone(*pid))
+            pool.worker_pids().len() == workers && pool.worker_pids().iter().all(|pid| !has_ended(*pid))
         });
     }
 }
@@ -440,23 +443,27 @@ fn workers_end_with_a_killed_parent() {
     for daemon in [true, false] {
         let pids = Queue::<u32>::unbounded().unwrap();
         let done = Queue::<u32>::unbounded().unwrap();
-        let parent = |(pids, done, daemon): (Queue<u32>, Queue<u32>, bool)| {
+        let may_end = Event::new().unwrap();
+        let parent = |(pids, done, may_end, daemon): (Queue<u32>, Queue<u32>, Event, bool)| {
             let pool = Pool::builder().workers(2).daemon(daemon).build().unwrap();
-            let note = |(pids, done): (Queue<u32>, Queue<u32>)| {
+            let note = |(pids, done, may_end): (Queue<u32>, Queue<u32>, Event)| {
                 pids.put(&std::process::id()).unwrap();
-                sleep(1500);
+                may_end.wait(None);
                 done.put(&std::process::id()).unwrap();
             };
-            let _busy = pool.apply_async(note, (pids.clone(), done)).unwrap();
+            let _busy = pool.apply_async(note, (pids.clone(), done, may_end)).unwrap();
             let idle = pool.apply(pid, 0).unwrap();
             pids.put(&idle).unwrap();
             sleep(150_000);
         };
-        let parent = Process::spawn(parent, (pids.clone(), done.clone(), daemon)).unwrap();
+        let parent = Process::spawn(parent, (pids.clone(), done.clone(), may_end.clone(), daemon)).unwrap();
         let workers = [pids.get().unwrap(), pids.get().unwrap()];
         parent.kill().unwrap();
+        if !daemon {
+            may_end.set();
+        }
         for worker in workers {
-            eventually("the worker is gone", || gone(worker));
+            eventually("the worker is gone", || has_ended(worker));
         }
         assert_eq!(
             done.len(),
@@ -480,7 +487,7 @@ fn an_exit_ends_the_pools_that_nobody_ended() {
         };
         Process::spawn(parent, (pids.clone(), daemon)).unwrap().join().unwrap();
         while let Ok(pid) = pids.try_get() {
-            assert!(gone(pid));
+            assert!(has_ended(pid));
         }
     }
 }

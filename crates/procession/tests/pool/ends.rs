@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use procession::process::StartMethod;
 use procession::{Pool, Process, Queue};
-use test_support::{eventually, process_state, watchdog};
+use test_support::{eventually, has_ended, watchdog};
 
 fn square(n: u64) -> u64 {
     n * n
@@ -74,18 +74,22 @@ fn a_worker_that_is_no_daemon_begins_no_task_of_a_killed_pool() {
     let ready = Queue::<u32>::unbounded().unwrap();
     let parent = |ready: Queue<u32>| {
         let note = |ready: Queue<u32>| ready.put(&std::process::id()).unwrap();
+        let begun = ready.clone();
         let pool = Pool::builder().workers(1).daemon(false).initializer(note, ready).build().unwrap();
-        // More than anybody waits for here.
-        let sleep = |ms: u64| std::thread::sleep(Duration::from_millis(ms));
-        let _map = pool.task(sleep).chunksize(1).map_async(vec![300; 1000]).unwrap();
+        // More than the test waits for.
+        let sleep = |begun: Queue<u32>| {
+            begun.put(&std::process::id()).unwrap();
+            std::thread::sleep(Duration::from_secs(1));
+        };
+        let _map = pool.task(sleep).chunksize(1).map_async(vec![begun; 300]).unwrap();
         std::thread::sleep(Duration::from_secs(150));
     };
     let parent = Process::spawn(parent, ready.clone()).unwrap();
     let worker = ready.get().unwrap();
     // It has a task.
-    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(ready.get().unwrap(), worker);
     parent.kill().unwrap();
-    eventually("the worker is gone", || process_state(worker).is_none_or(|(state, _)| state == 'Z'));
+    eventually("the worker is gone", || has_ended(worker));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use procession::pool::TaskError;
 use procession::{Pool, Process, Queue};
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use test_support::{eventually, process_state, watchdog};
+use test_support::{eventually, has_ended, watchdog};
 
 fn square(n: u64) -> u64 {
     n * n
@@ -109,7 +109,7 @@ fn handles_in_a_result_outlive_its_worker_before_it_is_taken() {
     let many = pool.task(make).chunksize(2).map_async([6, 7]).unwrap();
     std::thread::sleep(UNWANTED);
     for (worker, queue) in many.get().unwrap().into_iter().chain([one.get().unwrap()]) {
-        eventually("its worker is gone", || process_state(worker).is_none_or(|(state, _)| state == 'Z'));
+        eventually("its worker is gone", || has_ended(worker));
         assert!((5..8).contains(&queue.get().unwrap()));
     }
 }

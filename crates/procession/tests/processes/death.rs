@@ -6,17 +6,13 @@ use std::time::Duration;
 
 use procession::process::{self, JoinError, JoinSet, StartError, StartMethod};
 use procession::{Event, Process, Queue};
-use test_support::{AmongThreads, eventually, fork_among_threads, process_state, watchdog};
+use test_support::{AmongThreads, eventually, fork_among_threads, has_ended, watchdog};
 
 const METHODS: [StartMethod; 2] = [StartMethod::Spawn, StartMethod::ForkServer];
 
 /// For longer than any test runs, but not beyond: a test that fails must not leave its program waiting at exit.
 fn sleep_until_killed(_: ()) {
     std::thread::sleep(Duration::from_secs(150));
-}
-
-fn gone(pid: u32) -> bool {
-    process_state(pid).is_none_or(|(state, _)| state == 'Z')
 }
 
 /// A file for what the processes of one test have to say.
@@ -74,14 +70,14 @@ fn daemons_die_with_a_killed_parent_and_others_do_not() {
     .unwrap();
     eventually("all have started", || notes.numbers().len() == 5);
     let pids = notes.numbers();
-    assert!(pids.iter().all(|pid| !gone(*pid)));
+    assert!(pids.iter().all(|pid| !has_ended(*pid)));
     parent.kill().unwrap();
     assert!(matches!(parent.join(), Err(JoinError::Killed { signal: 9, .. })));
     for daemon in [pids[0], pids[2], pids[4]] {
-        eventually("the daemon is gone", || gone(daemon));
+        eventually("the daemon is gone", || has_ended(daemon));
     }
     for survivor in [pids[1], pids[3]] {
-        assert!(!gone(survivor));
+        assert!(!has_ended(survivor));
         // SAFETY: a signal to a process of this test.
         assert_eq!(unsafe { libc::kill(survivor as i32, libc::SIGKILL) }, 0);
     }
@@ -106,7 +102,7 @@ fn a_daemon_whose_parent_died_before_it_began_ends() {
         .unwrap();
         assert!(parent.join().is_err());
         let daemon = notes.numbers()[0];
-        eventually("the daemon is gone", || gone(daemon));
+        eventually("the daemon is gone", || has_ended(daemon));
     }
 }
 
@@ -147,9 +143,14 @@ fn a_daemon_outlives_the_thread_that_started_it() {
     let _watchdog = watchdog();
     for method in METHODS {
         let start = move || {
-            let daemon = Process::builder(sleep_until_killed, ()).daemon(true).start_method(method).start();
-            // So long that the daemon has begun, and whatever it does then is done, before the thread ends.
-            std::thread::sleep(Duration::from_millis(300));
+            let begun = Event::new().unwrap();
+            let work = |begun: Event| {
+                begun.set();
+                sleep_until_killed(());
+            };
+            let daemon = Process::builder(work, begun.clone()).daemon(true).start_method(method).start();
+            // What a new process does first is done before the thread ends.
+            begun.wait(None);
             daemon
         };
         let daemon = std::thread::spawn(start).join().unwrap().unwrap();
@@ -187,7 +188,7 @@ fn at_exit_children_are_joined_and_daemons_ended() {
         )
         .unwrap();
         let daemon = parent.join().unwrap();
-        assert!(gone(daemon), "{method:?}");
+        assert!(has_ended(daemon), "{method:?}");
         assert_eq!(notes.numbers(), [1, 2], "{method:?}");
     }
 }
@@ -208,7 +209,7 @@ fn a_released_process_is_not_waited_for() {
     )
     .unwrap();
     let child = parent.join().unwrap();
-    assert!(!gone(child));
+    assert!(!has_ended(child));
     // SAFETY: a signal to a process of this test.
     assert_eq!(unsafe { libc::kill(child as i32, libc::SIGKILL) }, 0);
 }
@@ -258,9 +259,9 @@ fn the_fork_server_ends_with_a_killed_program() {
     .unwrap();
     eventually("the server has started", || notes.numbers().len() == 1);
     let server = notes.numbers()[0];
-    assert!(!gone(server));
+    assert!(!has_ended(server));
     program.kill().unwrap();
-    eventually("the server is gone", || gone(server));
+    eventually("the server is gone", || has_ended(server));
 }
 
 #[test]
@@ -364,7 +365,7 @@ fn processes_of_a_set_end_with_it() {
                 std::panic::resume_unwind(Box::new("a bug"));
             }));
             assert!(caught.is_err());
-            assert!(pids.iter().all(|pid| gone(*pid)));
+            assert!(pids.iter().all(|pid| has_ended(*pid)));
             assert!(process::active_children().is_empty());
             pids.len()
         });
@@ -389,7 +390,7 @@ fn processes_of_a_set_end_with_a_killed_parent() {
     eventually("the process has started", || notes.numbers().len() == 1);
     parent.kill().unwrap();
     assert!(matches!(parent.join(), Err(JoinError::Killed { .. })));
-    eventually("the process is gone", || gone(notes.numbers()[0]));
+    eventually("the process is gone", || has_ended(notes.numbers()[0]));
 }
 
 #[test]
@@ -411,7 +412,7 @@ fn a_set_gives_results_in_order_and_ends_the_others_at_the_first_failure() {
     let sleeper = set.iter().next().unwrap().pid();
     set.spawn(|()| std::process::exit(3), ()).unwrap();
     assert!(matches!(set.join_all(), Err(JoinError::Exited { code: 3, .. })));
-    assert!(gone(sleeper));
+    assert!(has_ended(sleeper));
 
     let mut set = JoinSet::new();
     let pid = set.spawn(|n: u32| n, 5).unwrap().pid();

@@ -6,7 +6,9 @@ use std::time::Duration;
 use procession::Process;
 use procession::process::{self, ExitStatus, JoinError, StartError, StartMethod};
 use procession_core::shm::transfer;
-use test_support::{AmongThreads, eventually, kernel_keeps_status, process_state, stderr_silenced, watchdog};
+use test_support::{
+    AmongThreads, descriptors, eventually, kernel_keeps_status, process_state, stderr_silenced, watchdog,
+};
 
 /// The methods that work in a process with threads, as a test is.
 const WITH_THREADS: [StartMethod; 2] = [StartMethod::Spawn, StartMethod::ForkServer];
@@ -313,10 +315,9 @@ fn nothing_is_left_open_and_no_zombie_remains() {
             eventually("all have ended", || process::active_children().is_empty());
         };
         round();
-        let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
-        let before = open();
+        let before = descriptors();
         round();
-        eventually("as much is open as before", || open() == before);
+        eventually("as much is open as before", || descriptors() == before);
         let me = std::process::id();
         for entry in std::fs::read_dir("/proc").unwrap() {
             if let Ok(pid) = entry.unwrap().file_name().to_string_lossy().parse()
@@ -462,12 +463,11 @@ fn the_default_start_method_is_the_starters() {
 fn running_out_of_descriptors_is_an_error() {
     let _watchdog = watchdog();
     single_threaded(|()| {
-        let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
         for method in StartMethod::ALL {
             // What stays open from a method's first use is open before the count.
             Process::builder(add, (1, 1)).start_method(method).start().unwrap().join().unwrap();
             eventually("it is forgotten", || process::active_children().is_empty());
-            let before = open();
+            let before = descriptors();
             let mut held: Vec<std::fs::File> = Vec::new();
             let limit = libc::rlimit { rlim_cur: before as u64 + 20, rlim_max: 4096 };
             // SAFETY: the limit is read only.
@@ -488,7 +488,9 @@ fn running_out_of_descriptors_is_an_error() {
                 Process::builder(add, (1, 1)).start_method(method).start().unwrap().join().unwrap(),
                 2
             );
-            eventually("nothing is left open", || process::active_children().is_empty() && open() <= before);
+            eventually("nothing is left open", || {
+                process::active_children().is_empty() && descriptors() <= before
+            });
         }
     });
 }

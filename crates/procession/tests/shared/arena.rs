@@ -5,11 +5,7 @@ use std::io::{Read, Write};
 use procession::shared::{Array, RawArray, RawValue, Value};
 use procession::sync::{Barrier, BoundedSemaphore, Condition, Event, Lock, OpenError, RLock, Semaphore};
 use procession_core::shm::transfer;
-use test_support::{Child, fork, sleep_until_killed, watchdog};
-
-fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
-}
+use test_support::{Child, descriptors, fork, sleep_until_killed, watchdog};
 
 fn mappings() -> usize {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
