@@ -47,11 +47,11 @@ __all__ = sorted(name for name in dir(context._default_context) if not name.star
 globals().update((name, getattr(context._default_context, name)) for name in __all__)
 __all__ += ["Abandoned", "OwnerDied", "OwnerDiedWarning", "install"]
 _LAZY = {
-    "PoolBroken": "_failures",
-    "PoolTerminated": "_failures",
+    "PoolBroken": "_errors",
+    "PoolTerminated": "_errors",
     "ProcessPoolExecutor": "futures",
-    "TaskTimeoutError": "_failures",
-    "WorkerDied": "_failures",
+    "TaskTimeoutError": "_errors",
+    "WorkerDied": "_errors",
 }
 __all__ += _LAZY
 

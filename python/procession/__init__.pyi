@@ -2,7 +2,7 @@ from multiprocessing import reduction as reducer
 from multiprocessing.util import SUBDEBUG as SUBDEBUG, SUBWARNING as SUBWARNING
 
 from . import context
-from ._failures import (
+from ._errors import (
     PoolBroken as PoolBroken,
     PoolTerminated as PoolTerminated,
     TaskTimeoutError as TaskTimeoutError,

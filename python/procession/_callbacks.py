@@ -4,7 +4,7 @@ import queue
 import sys
 import threading
 
-from ._starting import start_thread
+from ._spawn import start_thread
 
 
 class Callbacks:

@@ -185,7 +185,7 @@ def _reach_children():
     start = multiprocessing.forkserver.connect_to_new_process
 
     def connect_to_new_process(fds):
-        _preload("procession._installed")
+        _preload("procession._child_install")
         return start(fds)
 
     multiprocessing.forkserver.connect_to_new_process = connect_to_new_process

@@ -109,7 +109,7 @@ class Tasks:
         if hasattr(results, "_hand_out"):
             results._hand_out(call_task, (task[2:] for task in tasks))
         else:
-            from ._starting import start_thread
+            from ._spawn import start_thread
 
             start_thread("PoolFeeder", _feed, self._pool, tasks, set_length, results)
 

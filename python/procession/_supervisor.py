@@ -10,7 +10,7 @@ import time
 from multiprocessing import process as _processes, util
 
 from ._callbacks import Callbacks
-from ._failures import PoolBroken, PoolTerminated, TaskTimeoutError, WorkerDied
+from ._errors import PoolBroken, PoolTerminated, TaskTimeoutError, WorkerDied
 from ._popen import is_readable
 
 RUN, CLOSE, TERMINATE, BROKEN = "RUN", "CLOSE", "TERMINATE", "BROKEN"

@@ -1,7 +1,7 @@
 from multiprocessing.process import BaseProcess
 
 from ._procession import Job, WorkQueue
-from ._starting import Start
+from ._spawn import Start
 
 RUN: str
 CLOSE: str

@@ -206,7 +206,7 @@ class ForkServerProcess(process.BaseProcess, _stdlib.ForkServerProcess):
     def _Popen(process_obj):
         from ._popen_exec import ForkServerPopen
 
-        process._preload("procession._preload")
+        process._preload("procession._forkserver_preload")
         return ForkServerPopen(process_obj)
 
 

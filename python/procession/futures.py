@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import util
 
 from . import _private_names, pool as _pool
-from ._failures import PoolBroken, PoolTerminated, WorkerDied
+from ._errors import PoolBroken, PoolTerminated, WorkerDied
 
 __all__ = ["ProcessPoolExecutor"]
 

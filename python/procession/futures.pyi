@@ -4,7 +4,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import BaseContext
 from typing import Any, ParamSpec, TypeVar
 
-from ._failures import PoolBroken, WorkerDied
+from ._errors import PoolBroken, WorkerDied
 
 __all__ = ["ProcessPoolExecutor"]
 

@@ -10,10 +10,10 @@ from multiprocessing.pool import ThreadPool
 from multiprocessing.queues import SimpleQueue as _SimpleQueue
 
 from . import _private_names, _private_parts
-from ._failures import PoolBroken, PoolTerminated, TaskTimeoutError, WorkerDied
+from ._errors import PoolBroken, PoolTerminated, TaskTimeoutError, WorkerDied
 from ._procession import Job, ResultIterator, WorkQueue
 from ._progress import ShownIterator, shown
-from ._starting import Start, start_thread
+from ._spawn import Start, start_thread
 from ._supervisor import BROKEN, CLOSE, RUN, TERMINATE, Supervisor
 from .context import _default_context, _ours
 

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from typing_extensions import Self
 
-from ._failures import (
+from ._errors import (
     PoolBroken as PoolBroken,
     PoolTerminated as PoolTerminated,
     TaskTimeoutError as TaskTimeoutError,

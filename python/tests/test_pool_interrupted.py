@@ -229,7 +229,7 @@ def test_a_forkserver_that_the_pool_starts_blocks_no_signal(late, monkeypatch):
         first = pool.apply(os.getpid)
         if late:
             # As when it dies just after it was seen to run.
-            monkeypatch.setattr("procession._starting.Start._ensure_servers", lambda _: None)
+            monkeypatch.setattr("procession._spawn.Start._ensure_servers", lambda _: None)
         os.kill(_forkserver._forkserver_pid, signal.SIGKILL)
         os.kill(first, signal.SIGKILL)
         until(lambda: pool.apply(os.getpid, retries=10) != first)

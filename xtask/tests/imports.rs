@@ -75,7 +75,7 @@ const EXCEPTIONS: &[Exception] = &[
     exception(
         "procession-python",
         "queue",
-        &["queue::deliveries", "queue::get", "queue::managed", "queue::many", "queue::put"],
+        &["queue::batch", "queue::get", "queue::managed", "queue::put", "queue::unacked"],
         "PyO3 has all methods of a class in one block; what they do is in modules by subject",
     ),
 ];

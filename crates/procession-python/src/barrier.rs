@@ -8,8 +8,8 @@ use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use crate::arguments::Context;
 use crate::blocking::{ask, deadline};
-use crate::made::Made;
-use crate::{calls, errors, handle};
+use crate::init_once::InitOnce;
+use crate::{errors, handle, pycall};
 
 /// A place where `parties` processes and threads, 1 to 32,767, wait for each other, as often as they like.
 ///
@@ -27,7 +27,7 @@ use crate::{calls, errors, handle};
 ///     >>> barrier.wait() in (0, 1)
 ///     True
 #[pyclass(subclass, weakref, frozen, module = "procession._procession")]
-pub(crate) struct Barrier(Made<Shared>);
+pub(crate) struct Barrier(InitOnce<Shared>);
 
 struct Shared {
     core: objects::Barrier,
@@ -42,7 +42,7 @@ impl Barrier {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs), text_signature = "(parties, action=None, timeout=None, *, ctx=None)")]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Barrier(Made::nothing())
+        Barrier(InitOnce::new())
     }
 
     #[pyo3(signature = (parties, action = None, timeout = None, *, ctx = None))]
@@ -87,7 +87,7 @@ impl Barrier {
         let mut failure = None;
         let mut act = || match &shared.action {
             None => true,
-            Some(action) => match calls::call(action.bind(py), (), None) {
+            Some(action) => match pycall::call(action.bind(py), (), None) {
                 Ok(_) => true,
                 Err(error) => {
                     failure = Some(error);

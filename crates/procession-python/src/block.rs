@@ -8,7 +8,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
-use crate::made::Made;
+use crate::init_once::InitOnce;
 use crate::{errors, handle};
 
 /// `size` bytes of shared memory, zero at first, which `memoryview(block)` makes accessible. `element` is the size of
@@ -17,7 +17,7 @@ use crate::{errors, handle};
 /// The memory stays as long as any process has the block or a view of it. It can be pickled and
 /// sent to any process. Some process must have it open until it is unpickled.
 #[pyclass(weakref, frozen, module = "procession._procession")]
-pub(crate) struct Block(Made<objects::Block>);
+pub(crate) struct Block(InitOnce<objects::Block>);
 
 impl Block {
     pub(crate) fn core(&self) -> PyResult<&objects::Block> {
@@ -30,7 +30,7 @@ impl Block {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs), text_signature = "(size, element=1)")]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Block(Made::nothing())
+        Block(InitOnce::new())
     }
 
     #[pyo3(signature = (size, element = 1))]

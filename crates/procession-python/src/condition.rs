@@ -13,11 +13,11 @@ use pyo3::types::{IntoPyDict, PyBool, PyBytes, PyDict, PyTuple};
 use crate::arguments::{Context, Truth};
 use crate::blocking::{ask, deadline};
 use crate::hooks::{Hooks, Own};
+use crate::init_once::InitOnce;
 use crate::lock::Lock;
-use crate::made::Made;
-use crate::owner::{Robust, report};
+use crate::owner_death::{Robust, report};
 use crate::rlock::RLock;
-use crate::{calls, errors, handle};
+use crate::{errors, handle, pycall};
 
 /// A condition variable between processes: whoever holds its lock can wait to be notified by another that holds it.
 ///
@@ -37,7 +37,7 @@ use crate::{calls, errors, handle};
 ///     [1]
 #[pyclass(subclass, weakref, frozen, module = "procession._procession")]
 pub(crate) struct Condition {
-    made: Made<Shared>,
+    made: InitOnce<Shared>,
     hooks: Hooks,
 }
 
@@ -126,7 +126,7 @@ impl Shared {
         let taken = match &self.lock {
             _ if !self.is_plain => {
                 let lock = self.lock.object(py);
-                return calls::call_method(&lock, intern!(py, "acquire"), (block, timeout));
+                return pycall::call_method(&lock, intern!(py, "acquire"), (block, timeout));
             }
             AnyLock::Lock(lock) => lock.get().shared()?.acquire(py, block, timeout)?,
             AnyLock::RLock(lock) => lock.get().shared()?.acquire(py, block, timeout)?,
@@ -137,7 +137,7 @@ impl Shared {
     fn enter<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let taken = match &self.lock {
             _ if !self.is_plain => {
-                return calls::call_method(&self.lock.object(py), intern!(py, "__enter__"), ());
+                return pycall::call_method(&self.lock.object(py), intern!(py, "__enter__"), ());
             }
             AnyLock::Lock(lock) => lock.get().shared()?.enter(py)?,
             AnyLock::RLock(lock) => lock.get().shared()?.enter(py)?,
@@ -148,7 +148,7 @@ impl Shared {
     fn release(&self, py: Python<'_>) -> PyResult<()> {
         match &self.lock {
             _ if !self.is_plain => {
-                calls::call_method(&self.lock.object(py), intern!(py, "release"), ()).map(drop)
+                pycall::call_method(&self.lock.object(py), intern!(py, "release"), ()).map(drop)
             }
             AnyLock::Lock(lock) => lock.get().shared()?.release(),
             AnyLock::RLock(lock) => lock.get().shared()?.release(),
@@ -203,7 +203,7 @@ impl Condition {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs), text_signature = "(lock=None, *, ctx=None, robust=True)")]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Condition { made: Made::nothing(), hooks: Hooks::none() }
+        Condition { made: InitOnce::new(), hooks: Hooks::none() }
     }
 
     #[pyo3(signature = (lock = None, *, ctx = None, robust = Robust::Warn))]
@@ -284,14 +284,14 @@ impl Condition {
         let py = this.py();
         let shared = this.get().made.get()?;
         let replaced = this.get().hooks.replaced(this, &WAIT)?;
-        let mut result = calls::call(predicate, (), None)?;
+        let mut result = pycall::call(predicate, (), None)?;
         let deadline = deadline(true, timeout)?;
         while !result.is_truthy()? && !deadline.passed() {
             match &replaced {
                 None => drop(shared.wait(py, deadline)?),
-                Some(wait) => drop(calls::call(wait, (seconds_left(deadline),), None)?),
+                Some(wait) => drop(pycall::call(wait, (seconds_left(deadline),), None)?),
             }
-            result = calls::call(predicate, (), None)?;
+            result = pycall::call(predicate, (), None)?;
         }
         Ok(result)
     }
@@ -312,7 +312,7 @@ impl Condition {
             None => this.get().made.get()?.notify(usize::MAX),
             Some(notify) => {
                 let options = [("n", isize::MAX)].into_py_dict(py)?;
-                calls::call(&notify, (), Some(&options)).map(drop)
+                pycall::call(&notify, (), Some(&options)).map(drop)
             }
         }
     }
@@ -334,7 +334,8 @@ impl Condition {
         let shared = self.made.get()?;
         if !shared.is_plain {
             let exception = (exc_type, exc_value, traceback);
-            return calls::call_method(&shared.lock.object(py), intern!(py, "__exit__"), exception).map(drop);
+            return pycall::call_method(&shared.lock.object(py), intern!(py, "__exit__"), exception)
+                .map(drop);
         }
         shared.release(py)
     }

@@ -6,7 +6,7 @@ use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use crate::arguments::Context;
 use crate::blocking::{ask, deadline};
-use crate::made::Made;
+use crate::init_once::InitOnce;
 use crate::{errors, handle};
 
 /// A flag between processes that can be waited for. Nobody owns it, so no death matters.
@@ -20,14 +20,14 @@ use crate::{errors, handle};
 ///     >>> event.wait()
 ///     True
 #[pyclass(subclass, weakref, frozen, module = "procession._procession")]
-pub(crate) struct Event(Made<objects::Event>);
+pub(crate) struct Event(InitOnce<objects::Event>);
 
 #[pymethods]
 impl Event {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs), text_signature = "(*, ctx=None)")]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Event(Made::nothing())
+        Event(InitOnce::new())
     }
 
     #[pyo3(signature = (*, ctx = None))]

@@ -7,25 +7,25 @@ mod arguments;
 mod barrier;
 mod block;
 mod blocking;
-mod calls;
 mod child;
 mod codec;
 mod condition;
 mod errors;
 mod event;
+mod fastcall;
 mod handle;
+mod handle_callbacks;
 mod hooks;
+mod init_once;
 mod lock;
-mod made;
-mod owner;
+mod owner_death;
 mod parent;
 mod pool;
+mod pycall;
 mod queue;
-mod quick;
 mod rlock;
 mod semaphore;
 mod semlock;
-mod transit;
 mod value;
 
 use pyo3::exceptions::PyTypeError;
@@ -37,7 +37,7 @@ fn _procession(module: &Bound<'_, PyModule>) -> PyResult<()> {
     errors::register(module)?;
     parent::register(module)?;
     child::register(module)?;
-    transit::register(module)?;
+    handle_callbacks::register(module)?;
     module.add_class::<lock::Lock>()?;
     queue::register(module)?;
     pool::register(module)?;
@@ -61,17 +61,17 @@ fn _procession(module: &Bound<'_, PyModule>) -> PyResult<()> {
 #[pyfunction(name = "_quicken")]
 fn quicken(class: &Bound<'_, PyType>) -> PyResult<()> {
     if class.is_subclass_of::<lock::Lock>()? {
-        quick::quicken_lock::<lock::Lock>(class)
+        fastcall::quicken_lock::<lock::Lock>(class)
     } else if class.is_subclass_of::<rlock::RLock>()? {
-        quick::quicken_lock::<rlock::RLock>(class)
+        fastcall::quicken_lock::<rlock::RLock>(class)
     } else if class.is_subclass_of::<semaphore::Semaphore>()? {
-        quick::quicken_lock::<semaphore::Semaphore>(class)
+        fastcall::quicken_lock::<semaphore::Semaphore>(class)
     } else if class.is_subclass_of::<value::SynchronizedBase>()? {
         if class.is_subclass_of::<value::Synchronized>()? {
-            quick::quicken_value::<value::SynchronizedBase>(class)?;
+            fastcall::quicken_value::<value::SynchronizedBase>(class)?;
         }
-        quick::quicken_get_lock::<value::SynchronizedBase>(class)?;
-        quick::quicken_lock::<value::SynchronizedBase>(class)
+        fastcall::quicken_get_lock::<value::SynchronizedBase>(class)?;
+        fastcall::quicken_lock::<value::SynchronizedBase>(class)
     } else {
         Err(PyTypeError::new_err(format!("{class} is no class of a lock or value")))
     }

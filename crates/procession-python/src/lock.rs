@@ -8,9 +8,9 @@ use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
 
 use crate::arguments::{Context, Truth};
 use crate::blocking::{block as wait, check, deadline};
-use crate::made::{Made, Taker};
-use crate::owner::{Robust, taken, taken_or};
-use crate::quick::{Ordinary, QuickLock};
+use crate::fastcall::{Ordinary, QuickLock};
+use crate::init_once::{InitOnce, Taker};
+use crate::owner_death::{Robust, taken, taken_or};
 use crate::semlock::{self, SemLock, owner_name};
 use crate::{errors, handle};
 
@@ -31,7 +31,7 @@ use crate::{errors, handle};
 ///     False
 ///     >>> lock.release()
 #[pyclass(subclass, weakref, frozen, module = "procession._procession")]
-pub(crate) struct Lock(Made<Shared>);
+pub(crate) struct Lock(InitOnce<Shared>);
 
 pub(crate) struct Shared {
     pub(crate) core: objects::Lock,
@@ -166,7 +166,7 @@ impl Lock {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs), text_signature = "(*, ctx=None, robust=True)")]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Lock(Made::nothing())
+        Lock(InitOnce::new())
     }
 
     #[pyo3(signature = (*, ctx = None, robust = Robust::Warn))]

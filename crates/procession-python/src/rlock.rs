@@ -9,9 +9,9 @@ use pyo3::types::{IntoPyDict, PyBytes, PyDict, PyTuple, PyType};
 
 use crate::arguments::{Context, Truth};
 use crate::blocking::{block as wait, check, deadline};
-use crate::made::Made;
-use crate::owner::{Robust, taken, taken_or};
-use crate::quick::{Ordinary, QuickLock};
+use crate::fastcall::{Ordinary, QuickLock};
+use crate::init_once::InitOnce;
+use crate::owner_death::{Robust, taken, taken_or};
 use crate::semlock::{self, SemLock, owner_name};
 use crate::{errors, handle};
 
@@ -29,7 +29,7 @@ use crate::{errors, handle};
 ///     ...         lock.locked()
 ///     True
 #[pyclass(subclass, weakref, frozen, module = "procession._procession")]
-pub(crate) struct RLock(Made<Shared>);
+pub(crate) struct RLock(InitOnce<Shared>);
 
 pub(crate) struct Shared {
     pub(crate) core: objects::RLock,
@@ -177,7 +177,7 @@ impl RLock {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs), text_signature = "(*, ctx=None, robust=True)")]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        RLock(Made::nothing())
+        RLock(InitOnce::new())
     }
 
     #[pyo3(signature = (*, ctx = None, robust = Robust::Warn))]

@@ -8,8 +8,8 @@ use rustix::io::Errno;
 
 use crate::arguments::{Context, Truth};
 use crate::blocking::{block as wait, check, deadline};
-use crate::made::{Count, Made};
-use crate::quick::{Ordinary, QuickLock};
+use crate::fastcall::{Ordinary, QuickLock};
+use crate::init_once::{Count, InitOnce};
 use crate::semlock::{self, SemLock};
 use crate::{errors, handle};
 
@@ -26,7 +26,7 @@ use crate::{errors, handle};
 ///     ...     permits.get_value()
 ///     1
 #[pyclass(subclass, weakref, frozen, module = "procession._procession")]
-pub(crate) struct Semaphore(Made<Shared>);
+pub(crate) struct Semaphore(InitOnce<Shared>);
 
 pub(crate) struct Shared {
     pub(crate) core: objects::Semaphore,
@@ -157,7 +157,7 @@ impl Semaphore {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs), text_signature = "(value=1, *, ctx=None, robust=False)")]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Semaphore(Made::nothing())
+        Semaphore(InitOnce::new())
     }
 
     #[pyo3(signature = (value = 1, *, ctx = None, robust = false))]
@@ -245,7 +245,7 @@ impl BoundedSemaphore {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs), text_signature = "(value=1, *, ctx=None, robust=False)")]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> PyClassInitializer<Self> {
-        PyClassInitializer::from(Semaphore(Made::nothing())).add_subclass(BoundedSemaphore)
+        PyClassInitializer::from(Semaphore(InitOnce::new())).add_subclass(BoundedSemaphore)
     }
 
     #[pyo3(signature = (value = 1, *, ctx = None, robust = false))]

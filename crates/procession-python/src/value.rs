@@ -8,15 +8,15 @@ use pyo3::types::{PyBool, PyDict, PyFloat, PyGenericAlias, PyInt, PyTuple, PyTyp
 use pyo3::{ffi, intern};
 
 use crate::block::Block;
-use crate::calls;
+use crate::fastcall::{Ordinary, QuickLock, QuickValue};
+use crate::init_once::InitOnce;
 use crate::lock::Lock;
-use crate::made::Made;
-use crate::quick::{Ordinary, QuickLock, QuickValue};
+use crate::pycall;
 use crate::rlock::RLock;
 
 /// A ctypes object in shared memory together with a lock: what `Value` and `Array` return.
 #[pyclass(subclass, weakref, frozen, module = "procession._procession")]
-pub(crate) struct SynchronizedBase(Made<Shared>);
+pub(crate) struct SynchronizedBase(InitOnce<Shared>);
 
 struct Shared {
     object: Py<PyAny>,
@@ -78,9 +78,9 @@ impl AnyLock {
             }
             AnyLock::Other(lock) => {
                 let lock = lock.bind(py);
-                calls::call_method(lock, intern!(py, "acquire"), ())?;
+                pycall::call_method(lock, intern!(py, "acquire"), ())?;
                 let result = access();
-                calls::call_method(lock, intern!(py, "release"), ())?;
+                pycall::call_method(lock, intern!(py, "release"), ())?;
                 result
             }
         }
@@ -94,9 +94,9 @@ impl Shared {
         if !self.calls_methods {
             return self.lock.held(py, access);
         }
-        calls::call_method(this, intern!(py, "acquire"), ())?;
+        pycall::call_method(this, intern!(py, "acquire"), ())?;
         let result = access();
-        calls::call_method(this, intern!(py, "release"), ())?;
+        pycall::call_method(this, intern!(py, "release"), ())?;
         result
     }
 }
@@ -326,7 +326,7 @@ impl SynchronizedBase {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs), text_signature = "(obj, lock=None, ctx=None)")]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        SynchronizedBase(Made::nothing())
+        SynchronizedBase(InitOnce::new())
     }
 
     #[pyo3(signature = (obj, lock = None, ctx = None))]
@@ -340,7 +340,7 @@ impl SynchronizedBase {
         let lock = match (lock, ctx) {
             (Some(lock), _) if lock.is_truthy()? => AnyLock::of(lock)?,
             (_, Some(ctx)) => AnyLock::of(&ctx.call_method0("RLock")?)?,
-            _ => AnyLock::RLock(RLock::create(py, crate::owner::Robust::Warn)?),
+            _ => AnyLock::RLock(RLock::create(py, crate::owner_death::Robust::Warn)?),
         };
         let calls_methods = !is_plain(this)?;
         let number = if calls_methods { None } else { Number::of(obj)? };
@@ -387,7 +387,7 @@ impl SynchronizedBase {
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let lock = self.shared()?.lock.object(py);
-        calls::call(&lock.getattr(intern!(py, "acquire"))?, args.clone(), kwargs)
+        pycall::call(&lock.getattr(intern!(py, "acquire"))?, args.clone(), kwargs)
     }
 
     /// Release the lock.
@@ -399,7 +399,7 @@ impl SynchronizedBase {
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let lock = self.shared()?.lock.object(py);
-        calls::call(&lock.getattr(intern!(py, "release"))?, args.clone(), kwargs)
+        pycall::call(&lock.getattr(intern!(py, "release"))?, args.clone(), kwargs)
     }
 
     /// Return the ctypes object, access to which takes no lock.
@@ -429,7 +429,7 @@ impl SynchronizedBase {
                 Ok(PyBool::new(py, lock.get().shared()?.enter(py)?).to_owned().into_any())
             }
             AnyLock::Lock(lock) => Ok(PyBool::new(py, lock.get().shared()?.enter(py)?).to_owned().into_any()),
-            AnyLock::Other(lock) => calls::call_method(lock.bind(py), intern!(py, "__enter__"), ()),
+            AnyLock::Other(lock) => pycall::call_method(lock.bind(py), intern!(py, "__enter__"), ()),
         }
     }
 
@@ -447,7 +447,7 @@ impl SynchronizedBase {
             AnyLock::Lock(lock) => lock.get().shared()?.release()?,
             AnyLock::Other(lock) => {
                 let exception = (exc_type, exc_value, traceback);
-                return calls::call_method(lock.bind(py), intern!(py, "__exit__"), exception);
+                return pycall::call_method(lock.bind(py), intern!(py, "__exit__"), exception);
             }
         }
         Ok(py.None().into_bound(py))
@@ -479,7 +479,7 @@ impl Synchronized {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs), text_signature = "(obj, lock=None, ctx=None)")]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> PyClassInitializer<Self> {
-        PyClassInitializer::from(SynchronizedBase(Made::nothing())).add_subclass(Synchronized)
+        PyClassInitializer::from(SynchronizedBase(InitOnce::new())).add_subclass(Synchronized)
     }
 
     /// The value, read and written with the lock held, converted as ctypes does.

@@ -1,7 +1,7 @@
 //! Python objects as messages.
 //!
 //! A message begins with one byte that says what follows ([`tag`]). What programs mostly send (numbers, text, bytes, and tuples,
-//! lists and dicts of them) is written and read by hand ([`plain`]); all else is a pickle ([`pickle`]), with the large buffers
+//! lists and dicts of them) is written and read by hand ([`native`]); all else is a pickle ([`pickle`]), with the large buffers
 //! of protocol 5 behind it. A tag that this version does not know is an error of that one message.
 //!
 //! When the program has replaced CPython's pickler, everything goes through the replacement: see
@@ -11,12 +11,12 @@ mod buffer;
 mod format;
 mod gather;
 mod key_cache;
-mod lent;
 mod msgpack;
+mod native;
 mod out_of_band;
 mod pickle;
-mod plain;
 mod replaced;
+mod zero_copy;
 
 use procession_core::queue::Message;
 use pyo3::exceptions::PyValueError;
@@ -27,8 +27,8 @@ pub(crate) use self::buffer::with_buffer;
 use self::format::tag;
 pub(crate) use self::format::{ALIGNMENT, Retry, retrying};
 pub(crate) use self::gather::{Encoded, Parts};
-pub(crate) use self::lent::make_private;
 pub(crate) use self::replaced::is_replaced;
+pub(crate) use self::zero_copy::make_private;
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     replaced::register(module)?;
@@ -90,10 +90,10 @@ impl Codec {
             return self.encode_otherwise(object, buffer);
         }
         let start = buffer.len();
-        match plain::encode(object, buffer) {
-            plain::Outcome::Encoded => Ok(Encoded::InBuffer),
-            plain::Outcome::Large(tag) => Parts::of_one(object, tag).map(Encoded::InParts),
-            plain::Outcome::NotPlain => {
+        match native::encode(object, buffer) {
+            native::Outcome::Encoded => Ok(Encoded::InBuffer),
+            native::Outcome::Large(tag) => Parts::of_one(object, tag).map(Encoded::InParts),
+            native::Outcome::NotNative => {
                 buffer.truncate(start);
                 pickle::encode(object, buffer)
             }
@@ -139,7 +139,7 @@ impl Codec {
             (Codec::Objects, [tag::PICKLE, ..]) => pickle::decode(py, message),
             (Codec::Objects, [tag::PICKLE_WITH_BUFFERS, ..]) => pickle::decode_small(py, message),
             (Codec::Objects, [tag::REPLACED, content @ ..]) => replaced::decode_others(py, content),
-            (Codec::Objects, _) => plain::decode(py, message),
+            (Codec::Objects, _) => native::decode(py, message),
             (Codec::MessagePack, _) => msgpack::decode(py, message),
             (Codec::Bytes, _) => Ok(PyBytes::new(py, message).into_any()),
         }
@@ -167,9 +167,9 @@ impl Codec {
                 let content = content.to_vec();
                 retrying(retry, || self.decode(py, &content))
             }
-            (Codec::Objects, [tag::STR, content @ ..]) => plain::large_str(py, content),
+            (Codec::Objects, [tag::STR, content @ ..]) => native::large_str(py, content),
             (Codec::Objects, [tag::BYTES, content @ ..]) | (Codec::Bytes, content) => {
-                plain::large_bytes(py, content)
+                native::large_bytes(py, content)
             }
             (Codec::Objects, [tag::PICKLE, ..]) => pickle::decode_in_place(py, message, start, retry),
             (Codec::Objects, [tag::PICKLE_WITH_BUFFERS, ..]) => {

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyList};
 
 use super::format::{ALIGNMENT, DETACH_FROM, malformed};
-use super::lent::ArrayBuffer;
+use super::zero_copy::ArrayBuffer;
 
 /// Set in the length of a buffer that is the memory of a read-only array. The array that arrives is
 /// writable, as with protocol 4, which CPython's queues use.

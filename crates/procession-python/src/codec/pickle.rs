@@ -24,10 +24,10 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyMemoryView, PyType};
 
 use super::format::{ALIGNMENT, Retry, malformed, retrying, tag};
 use super::gather::{Encoded, Parts, View};
-use super::lent::{self, ArrayBuffer, MessageBuffer};
 use super::out_of_band::{HEADER, IS_ARRAY, Places, copies, parts_of};
 use super::replaced;
-use crate::calls;
+use super::zero_copy::{self, ArrayBuffer, MessageBuffer};
+use crate::pycall;
 
 /// Smaller buffers stay in the pickle.
 const OUT_OF_BAND_FROM: usize = 8 << 10;
@@ -164,7 +164,7 @@ impl Pickler {
 
     fn dump(&self, object: &Bound<'_, PyAny>) -> PyResult<Written> {
         let py = object.py();
-        calls::call(self.dump.bind(py), (object,), None)?;
+        pycall::call(self.dump.bind(py), (object,), None)?;
         Ok(self.sink.get().take())
     }
 }
@@ -182,7 +182,7 @@ pub(super) fn encode(object: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> PyResult<E
     // One whose object raised is not used again: it may be in the middle of anything.
     let Written { mut pickle, buffers } = pickler.dump(object)?;
     if pickle.len() < KEPT {
-        calls::call(pickler.clear_memo.bind(py), (), None)?;
+        pycall::call(pickler.clear_memo.bind(py), (), None)?;
         let _ = PICKLER.try_with(|kept| kept.set(Some(pickler)));
     }
     if buffers.is_empty() {
@@ -223,11 +223,11 @@ fn loads<'py>(
     let py = pickle.py();
     let loads = LOADS.import(py, "_pickle", "loads")?;
     match buffers {
-        None => calls::call(loads, (pickle,), None),
+        None => pycall::call(loads, (pickle,), None),
         Some(buffers) => {
             let options = PyDict::new(py);
             options.set_item(intern!(py, "buffers"), buffers)?;
-            calls::call(loads, (pickle,), Some(&options))
+            pycall::call(loads, (pickle,), Some(&options))
         }
     }
 }
@@ -286,7 +286,7 @@ pub(super) fn decode_with_buffers<'py>(
         // Out of mappings, say. There may be memory for a copy.
         Err((message, _)) => return retrying(retry, || decode_copies(py, &message[start..], &places)),
     };
-    lent::note(&mapping);
+    zero_copy::note(&mapping);
     let buffers = PyList::empty(py);
     for place in &places.buffers {
         let buffer = MessageBuffer::within(&mapping, start + place.range.start, place.range.len());

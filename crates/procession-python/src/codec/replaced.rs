@@ -21,8 +21,8 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 
 use super::format::{malformed, tag};
 use super::gather::{Encoded, Parts, View};
-use super::{out_of_band, plain};
-use crate::calls;
+use super::{native, out_of_band};
+use crate::pycall;
 
 /// Whether [`PICKLER`] is something. Stored after [`PICKLER`], with the interpreter's lock held.
 /// A forked child has its parent's.
@@ -52,7 +52,7 @@ pub(super) fn pickle_of<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Bound<
     match message {
         [tag::PICKLE, pickle @ ..] => Ok(PyBytes::new(py, pickle).into_any()),
         [tag::REPLACED, content @ ..] => Ok(PyBytes::new(py, split(py, content)?.1).into_any()),
-        _ => dumps(&plain::decode(py, message)?),
+        _ => dumps(&native::decode(py, message)?),
     }
 }
 
@@ -111,7 +111,7 @@ pub(super) fn encode(
     out: &mut Vec<u8>,
 ) -> PyResult<Encoded> {
     let py = object.py();
-    let pickle = calls::call_method(pickler, intern!(py, "dumps"), (object,))?;
+    let pickle = pycall::call_method(pickler, intern!(py, "dumps"), (object,))?;
     let view = View::of(&pickle)?;
     let head = head(pickler)?;
     if head.len() + view.len() < INLINE_MAX {
@@ -152,7 +152,7 @@ pub(super) fn decode<'py>(pickler: &Bound<'py, PyAny>, message: &[u8]) -> PyResu
         }
         _ => (None, pickle_of(py, message)?, None::<Bound<'py, PyList>>),
     };
-    calls::call_method(pickler, intern!(py, "loads"), (pickle, writer, buffers))
+    pycall::call_method(pickler, intern!(py, "loads"), (pickle, writer, buffers))
 }
 
 /// Reads what follows the tag of another pickler's message, where none is replaced.
@@ -163,7 +163,7 @@ pub(super) fn decode<'py>(pickler: &Bound<'py, PyAny>, message: &[u8]) -> PyResu
 pub(super) fn decode_others<'py>(py: Python<'py>, content: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     let (writer, pickle) = split(py, content)?;
     let read = py.import("procession._pickler")?.getattr("read_others")?;
-    calls::call(&read, (PyBytes::new(py, pickle), writer), None)
+    pycall::call(&read, (PyBytes::new(py, pickle), writer), None)
 }
 
 fn head(pickler: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
@@ -190,7 +190,7 @@ pub(super) fn dumps<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAn
     let dumps = DUMPS.get_or_try_init(py, || {
         py.import("procession._pickler")?.getattr("dumps_in_band").map(Bound::unbind)
     })?;
-    calls::call(dumps.bind(py), (object,), None)
+    pycall::call(dumps.bind(py), (object,), None)
 }
 
 /// What programs change in the class `ForkingPickler` itself, as it was when [`Class::check`] last

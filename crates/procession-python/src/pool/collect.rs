@@ -21,7 +21,7 @@ use super::state::{Arrival, Item};
 use super::unread::{self, Unread};
 use super::{Event, State, WorkQueue, damaged, errors};
 use crate::blocking::{block, brief};
-use crate::calls;
+use crate::pycall;
 
 /// How many reports are taken together.
 const GROUP: usize = 256;
@@ -134,10 +134,10 @@ impl WorkQueue {
         let acquire = intern!(py, "acquire");
         self.lock().followers.push((id, lock.clone().unbind()));
         let slept = match deadline {
-            Deadline::Never => calls::call_method(lock, acquire, ()),
+            Deadline::Never => pycall::call_method(lock, acquire, ()),
             _ => {
                 let left = deadline.slice(std::time::Duration::from_secs(3600)).unwrap_or_default();
-                calls::call_method(lock, acquire, (true, left.as_secs_f64()))
+                pycall::call_method(lock, acquire, (true, left.as_secs_f64()))
             }
         };
         let mine = {
@@ -433,7 +433,7 @@ impl WorkQueue {
 fn locked(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     static ALLOCATE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let lock = ALLOCATE.import(py, "_thread", "allocate_lock")?.call0()?;
-    calls::call_method(&lock, intern!(py, "acquire"), ())?;
+    pycall::call_method(&lock, intern!(py, "acquire"), ())?;
     Ok(lock)
 }
 

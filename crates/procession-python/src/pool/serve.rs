@@ -18,8 +18,8 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 use super::message::{self, Content, Encoding, Shape, encode_report, read_task};
 use super::{WorkQueue, errors};
 use crate::blocking::{block, brief};
-use crate::calls;
 use crate::codec::with_buffer;
+use crate::pycall;
 
 /// From this size in bytes on the arguments of a task that is not begun again stay where they lie.
 const LEND_FROM: usize = 256 << 10;
@@ -193,11 +193,11 @@ impl WorkQueue {
     ) -> PyResult<()> {
         let report = Report { id, outcome: Outcome::Raised };
         let error = error.into_value(py);
-        let described = calls::call(describe, (&error, value), None)?;
+        let described = pycall::call(describe, (&error, value), None)?;
         let sent = with_buffer(|buffer| self.report(py, report, &described, buffer, Tally::begin()));
         sent.or_else(|problem| {
             // What is left can always be sent.
-            let described = calls::call(describe, (problem.into_value(py), &error), None)?;
+            let described = pycall::call(describe, (problem.into_value(py), &error), None)?;
             with_buffer(|buffer| self.report(py, report, &described, buffer, Tally::begin()))
         })
     }
@@ -294,10 +294,10 @@ fn apply<'py>(
                 Err(other) => from_mapping(&other.into_inner())?,
             };
             let kwargs = (!kwargs.is_empty()).then_some(&kwargs);
-            calls::call(function, unpack(args)?, kwargs)
+            pycall::call(function, unpack(args)?, kwargs)
         }
-        Shape::One => calls::call(function, (arguments,), None),
-        Shape::OneUnpacked => calls::call(function, unpack(arguments)?, None),
+        Shape::One => pycall::call(function, (arguments,), None),
+        Shape::OneUnpacked => pycall::call(function, unpack(arguments)?, None),
         // The interpreter's own loops call the function with less ado than one here could.
         Shape::Each => {
             static MAP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
@@ -318,11 +318,11 @@ fn from_mapping<'py>(mapping: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>
         return Err(PyTypeError::new_err(format!("argument after ** must be a mapping, not {class}")));
     }
     let dict = PyDict::new(py);
-    calls::call_method(dict.as_any(), intern!(py, "update"), (mapping,))?;
+    pycall::call_method(dict.as_any(), intern!(py, "update"), (mapping,))?;
     Ok(dict)
 }
 
 /// `list(values)`.
 fn collected<'py>(values: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    calls::call(&values.py().get_type::<PyList>().into_any(), (values,), None)
+    pycall::call(&values.py().get_type::<PyList>().into_any(), (values,), None)
 }

@@ -15,10 +15,10 @@ use super::WorkQueue;
 use super::job::Job;
 use super::message::{Encoding, Function, Shape, encode_task, put};
 use super::state::Kept;
-use crate::calls;
 use crate::codec::{Parts, with_buffer};
 use crate::errors;
-use crate::queue::many::put_encoded;
+use crate::pycall;
+use crate::queue::batch::put_encoded;
 
 /// So many tasks are put together.
 const GROUP: usize = 256;
@@ -340,7 +340,7 @@ fn refused(py: Python<'_>, error: PyErr) -> Py<PyAny> {
         if !error.is_instance(py, errors::shut_down_class(py)?) {
             return Ok(error.clone_ref(py));
         }
-        let class = TERMINATED.import(py, "procession._failures", "PoolTerminated")?;
+        let class = TERMINATED.import(py, "procession._errors", "PoolTerminated")?;
         Ok(PyErr::from_value(class.call1(("the pool was closed or terminated before this was handed out",))?))
     };
     in_words().unwrap_or_else(|raised: PyErr| raised).into_value(py).into_any()
@@ -349,12 +349,12 @@ fn refused(py: Python<'_>, error: PyErr) -> Py<PyAny> {
 /// The arguments of the next task: `chunk` items or fewer in a tuple or, if that is 0, one item.
 fn next<'py>(items: &Bound<'py, PyIterator>, chunk: usize) -> PyResult<Option<Bound<'py, PyAny>>> {
     if chunk == 0 {
-        return calls::next(items).transpose();
+        return pycall::next(items).transpose();
     }
     let py = items.py();
     let mut taken = Vec::with_capacity(chunk.min(1024));
     while taken.len() < chunk {
-        match calls::next(items) {
+        match pycall::next(items) {
             Some(item) => taken.push(item?),
             None => break,
         }

@@ -5,7 +5,7 @@ use procession_sys::clock::Deadline;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use super::deliveries::{self, Delivered};
+use super::unacked::{self, Delivered};
 use super::{Queue, errors};
 use crate::blocking::block as wait;
 use crate::codec::with_buffer;
@@ -16,8 +16,8 @@ pub(super) fn get<'py>(this: &Bound<'py, Queue>, deadline: Deadline) -> PyResult
     let opened = Queue::usable(this)?;
     let core = &opened.core;
     let py = this.py();
-    if opened.deliveries.is_some() {
-        return match deliveries::get(py, opened, deadline)? {
+    if opened.unacked.is_some() {
+        return match unacked::get(py, opened, deadline)? {
             Delivered::Object(object) => Ok(object),
             Delivered::Unreadable(error) | Delivered::Nothing(error) => Err(error),
         };

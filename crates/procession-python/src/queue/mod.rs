@@ -1,11 +1,11 @@
 //! Queues.
 
-mod deliveries;
+pub(crate) mod batch;
 pub(crate) mod errors;
 mod get;
 mod managed;
-pub(crate) mod many;
 pub(crate) mod put;
+mod unacked;
 
 use std::os::fd::AsRawFd;
 use std::sync::OnceLock;
@@ -18,14 +18,14 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
-use self::deliveries::Deliveries;
+use self::unacked::Unacked;
 use crate::arguments::Block;
 use crate::blocking::{block as wait, brief, deadline};
-use crate::calls;
 use crate::codec::Codec;
 use crate::errors::shut_down_class;
 use crate::errors::{create, open, send};
 use crate::hooks::{Hooks, Own};
+use crate::pycall;
 
 /// What all queues of the package are made of: see `procession.queues`.
 ///
@@ -45,7 +45,7 @@ struct Opened {
     core: core::Queue,
     codec: Codec,
     /// Whether what is taken has to be acknowledged, and what has not been yet.
-    deliveries: Option<Deliveries>,
+    unacked: Option<Unacked>,
 }
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -117,7 +117,7 @@ impl Queue {
     }
 
     fn set(&self, core: core::Queue, codec: Codec, redeliver: bool) -> PyResult<()> {
-        let set = self.opened.set(Opened { core, codec, deliveries: redeliver.then(Deliveries::default) });
+        let set = self.opened.set(Opened { core, codec, unacked: redeliver.then(Unacked::default) });
         set.map_err(|_| PyRuntimeError::new_err("the queue was initialised already"))
     }
 }
@@ -257,7 +257,7 @@ impl Queue {
     /// Whether what this process gets is handed out again when it dies.
     #[getter]
     fn _redelivers(&self) -> PyResult<bool> {
-        Ok(self.opened()?.deliveries.is_some())
+        Ok(self.opened()?.unacked.is_some())
     }
 
     /// Says that an attribute of this object was set, which may hide a method.
@@ -296,7 +296,7 @@ impl Queue {
     /// Put obj into the queue if there is room now. The same as put(obj, block=False).
     fn put_nowait(this: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
         if let Some(put) = Queue::replaced_put(this)? {
-            return calls::call(&put, (obj, false), None).map(drop);
+            return pycall::call(&put, (obj, false), None).map(drop);
         }
         put::put(this, obj, deadline(false, None)?)
     }
@@ -319,7 +319,7 @@ impl Queue {
     /// Remove and return an object if there is one now. The same as get(block=False).
     fn get_nowait<'py>(this: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         if let Some(get) = Queue::replaced_get(this)? {
-            return calls::call(&get, (false,), None);
+            return pycall::call(&get, (false,), None);
         }
         get::get(this, deadline(false, None)?)
     }
@@ -340,7 +340,7 @@ impl Queue {
         if Queue::replaced_put(this)?.is_some() {
             return this.call_method1("_put_each", (iterable, block.0, timeout))?.extract();
         }
-        many::put_many(this, iterable, deadline(block.0, timeout)?)
+        batch::put_many(this, iterable, deadline(block.0, timeout)?)
     }
 
     /// Remove and return a list of the objects that are there, at most max_n of them: all, if that
@@ -358,7 +358,7 @@ impl Queue {
         if Queue::replaced_get(this)?.is_some() {
             return Ok(this.call_method1("_get_each", (max_n, block.0, timeout))?.cast_into()?);
         }
-        many::get_many(this, max_n.unwrap_or(usize::MAX), deadline(block.0, timeout)?)
+        batch::get_many(this, max_n.unwrap_or(usize::MAX), deadline(block.0, timeout)?)
     }
 
     /// An iterator that gets objects until the queue is empty and has been shut down, or is
@@ -436,8 +436,8 @@ impl Queue {
     /// Declares a task done.
     fn _task_done(&self) -> PyResult<()> {
         let opened = self.opened()?;
-        if let Some(deliveries) = &opened.deliveries {
-            return if deliveries.done()? {
+        if let Some(unacked) = &opened.unacked {
+            return if unacked.done()? {
                 Ok(())
             } else {
                 Err(errors::task_done(core::TaskDoneError::TooMany))

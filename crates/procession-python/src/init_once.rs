@@ -8,11 +8,11 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 /// What `__init__` or `__setstate__` makes. A subclass may have arguments of its own, so `__new__` makes nothing yet.
-pub(crate) struct Made<T>(OnceLock<T>);
+pub(crate) struct InitOnce<T>(OnceLock<T>);
 
-impl<T> Made<T> {
-    pub(crate) const fn nothing() -> Self {
-        Made(OnceLock::new())
+impl<T> InitOnce<T> {
+    pub(crate) const fn new() -> Self {
+        InitOnce(OnceLock::new())
     }
 
     /// Keeps what was made first.

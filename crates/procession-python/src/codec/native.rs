@@ -28,11 +28,11 @@ pub(super) enum Outcome {
     /// A `str` or `bytes`, which is to be written under this tag to where it will lie.
     Large(u8),
     /// To be pickled. The buffer holds a part.
-    NotPlain,
+    NotNative,
 }
 
 /// The object is to be pickled.
-struct NotPlain;
+struct NotNative;
 
 struct Encoder<'a> {
     out: &'a mut Vec<u8>,
@@ -52,18 +52,18 @@ pub(super) fn encode(object: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> Outcome {
     unsafe {
         let class = ffi::Py_TYPE(pointer);
         if class == &raw mut ffi::PyBytes_Type {
-            let Ok(bytes) = bytes_of(pointer) else { return Outcome::NotPlain };
+            let Ok(bytes) = bytes_of(pointer) else { return Outcome::NotNative };
             return whole(tag::BYTES, bytes, out);
         }
         if class == &raw mut ffi::PyUnicode_Type {
-            let Ok(text) = utf8_of(pointer) else { return Outcome::NotPlain };
+            let Ok(text) = utf8_of(pointer) else { return Outcome::NotNative };
             return whole(tag::STR, text, out);
         }
         let mut encoder =
             Encoder { most: out.len() + MOST, out, depth: 0, seen: [ptr::null_mut(); SHARED], count: 0 };
         match encoder.value(pointer) {
             Ok(()) => Outcome::Encoded,
-            Err(NotPlain) => Outcome::NotPlain,
+            Err(NotNative) => Outcome::NotNative,
         }
     }
 }
@@ -84,11 +84,11 @@ fn whole(tag: u8, bytes: &[u8], out: &mut Vec<u8>) -> Outcome {
 /// # Safety
 /// `object` is one, and outlives the slice.
 #[inline]
-unsafe fn bytes_of<'a>(object: *mut ffi::PyObject) -> Result<&'a [u8], NotPlain> {
+unsafe fn bytes_of<'a>(object: *mut ffi::PyObject) -> Result<&'a [u8], NotNative> {
     // SAFETY: by the caller; a bytes object has as many bytes as it says.
     unsafe {
         let start: *const u8 = ffi::PyBytes_AsString(object).cast();
-        let len = usize::try_from(ffi::PyBytes_Size(object)).map_err(|_| NotPlain)?;
+        let len = usize::try_from(ffi::PyBytes_Size(object)).map_err(|_| NotNative)?;
         Ok(std::slice::from_raw_parts(start, len))
     }
 }
@@ -98,16 +98,16 @@ unsafe fn bytes_of<'a>(object: *mut ffi::PyObject) -> Result<&'a [u8], NotPlain>
 /// # Safety
 /// `object` is one, and outlives the slice.
 #[inline]
-unsafe fn utf8_of<'a>(object: *mut ffi::PyObject) -> Result<&'a [u8], NotPlain> {
+unsafe fn utf8_of<'a>(object: *mut ffi::PyObject) -> Result<&'a [u8], NotNative> {
     let mut len: ffi::Py_ssize_t = 0;
     // SAFETY: by the caller; the string keeps its UTF-8 for as long as it lives.
     unsafe {
         let start: *const u8 = ffi::PyUnicode_AsUTF8AndSize(object, &mut len).cast();
         if start.is_null() {
             ffi::PyErr_Clear();
-            return Err(NotPlain);
+            return Err(NotNative);
         }
-        Ok(std::slice::from_raw_parts(start, usize::try_from(len).map_err(|_| NotPlain)?))
+        Ok(std::slice::from_raw_parts(start, usize::try_from(len).map_err(|_| NotNative)?))
     }
 }
 
@@ -115,7 +115,7 @@ impl Encoder<'_> {
     /// # Safety
     /// The interpreter's lock is held, and `object` is alive.
     #[inline]
-    unsafe fn value(&mut self, object: *mut ffi::PyObject) -> Result<(), NotPlain> {
+    unsafe fn value(&mut self, object: *mut ffi::PyObject) -> Result<(), NotNative> {
         // SAFETY: by the caller; each type is checked before what it has is read.
         unsafe {
             let class = ffi::Py_TYPE(object);
@@ -149,7 +149,7 @@ impl Encoder<'_> {
         &mut self,
         object: *mut ffi::PyObject,
         class: *mut ffi::PyTypeObject,
-    ) -> Result<(), NotPlain> {
+    ) -> Result<(), NotNative> {
         // SAFETY: by the caller; items of a collection live as long as it, as nothing else runs.
         unsafe {
             if class == &raw mut ffi::PyTuple_Type {
@@ -170,11 +170,11 @@ impl Encoder<'_> {
                     self.value(value)?;
                 }
             } else {
-                return Err(NotPlain);
+                return Err(NotNative);
             }
         }
         self.depth -= 1;
-        if self.out.len() > self.most { Err(NotPlain) } else { Ok(()) }
+        if self.out.len() > self.most { Err(NotNative) } else { Ok(()) }
     }
 
     /// Begins a collection of `len` items.
@@ -186,19 +186,19 @@ impl Encoder<'_> {
         tag: u8,
         object: *mut ffi::PyObject,
         len: ffi::Py_ssize_t,
-    ) -> Result<ffi::Py_ssize_t, NotPlain> {
+    ) -> Result<ffi::Py_ssize_t, NotNative> {
         self.depth += 1;
-        let count = u32::try_from(len).map_err(|_| NotPlain)?;
+        let count = u32::try_from(len).map_err(|_| NotNative)?;
         // An item takes a byte at least.
         if self.depth > DEPTH || count as usize > MOST {
-            return Err(NotPlain);
+            return Err(NotNative);
         }
         // Whatever occurs twice in the message is referred to twice. At the top, once by the caller and once more from within.
         let is_empty_tuple = count == 0 && tag == tag::TUPLE;
         // SAFETY: by the caller.
         if !is_empty_tuple && unsafe { ffi::Py_REFCNT(object) } > 1 {
             if self.count == SHARED || self.seen[..self.count].contains(&object) {
-                return Err(NotPlain);
+                return Err(NotNative);
             }
             self.seen[self.count] = object;
             self.count += 1;
@@ -214,9 +214,9 @@ impl Encoder<'_> {
     }
 
     #[inline]
-    fn counted(&mut self, tag: u8, bytes: &[u8]) -> Result<(), NotPlain> {
+    fn counted(&mut self, tag: u8, bytes: &[u8]) -> Result<(), NotNative> {
         if bytes.len() > MOST {
-            return Err(NotPlain);
+            return Err(NotNative);
         }
         self.out.reserve(5 + bytes.len());
         self.out.push(tag);
@@ -226,7 +226,7 @@ impl Encoder<'_> {
     }
 
     #[inline]
-    fn number(&mut self, tag: u8, value: [u8; 8]) -> Result<(), NotPlain> {
+    fn number(&mut self, tag: u8, value: [u8; 8]) -> Result<(), NotNative> {
         let mut bytes = [tag; 9];
         bytes[1..].copy_from_slice(&value);
         self.out.extend_from_slice(&bytes);
@@ -236,11 +236,11 @@ impl Encoder<'_> {
     /// # Safety
     /// `object` is exactly an `int`.
     #[inline]
-    unsafe fn int(&mut self, object: *mut ffi::PyObject) -> Result<(), NotPlain> {
+    unsafe fn int(&mut self, object: *mut ffi::PyObject) -> Result<(), NotNative> {
         let mut overflow: c_int = 0;
         // SAFETY: by the caller; it fails for nothing else.
         let value = unsafe { ffi::PyLong_AsLongLongAndOverflow(object, &mut overflow) };
-        if overflow != 0 { Err(NotPlain) } else { self.number(tag::INT, value.to_le_bytes()) }
+        if overflow != 0 { Err(NotNative) } else { self.number(tag::INT, value.to_le_bytes()) }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::blocking::{block as wait, brief};
 
 /// What this process has taken and not acknowledged, oldest first. Locked with the interpreter's lock held, and for no longer.
 #[derive(Default)]
-pub(super) struct Deliveries(Mutex<VecDeque<Taken>>);
+pub(super) struct Unacked(Mutex<VecDeque<Taken>>);
 
 struct Taken {
     thread: ThreadId,
@@ -35,7 +35,7 @@ pub(super) enum Delivered<'py> {
     Nothing(PyErr),
 }
 
-impl Deliveries {
+impl Unacked {
     fn lock(&self) -> MutexGuard<'_, VecDeque<Taken>> {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let process = Identity::current();
@@ -80,10 +80,10 @@ pub(super) fn get<'py>(py: Python<'py>, opened: &Opened, deadline: Deadline) -> 
     let (object, handles) = transfer::to_be_read_again(|| opened.codec.decode(py, &message));
     match object {
         Ok(object) => {
-            if let Some(deliveries) = &opened.deliveries {
+            if let Some(unacked) = &opened.unacked {
                 let taken =
                     Taken { thread: thread::current().id(), process: Identity::current(), delivery, handles };
-                deliveries.lock().push_back(taken);
+                unacked.lock().push_back(taken);
             }
             Ok(Delivered::Object(object))
         }

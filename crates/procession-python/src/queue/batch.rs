@@ -8,12 +8,12 @@ use procession_sys::clock::Deadline;
 use pyo3::prelude::*;
 use pyo3::types::{PyIterator, PyList};
 
-use super::deliveries::{self, Delivered};
 use super::put::{put_bytes, put_parts};
+use super::unacked::{self, Delivered};
 use super::{Opened, Queue, errors};
 use crate::blocking::block as wait;
-use crate::calls;
 use crate::codec::{Encoded, Parts, with_buffer};
+use crate::pycall;
 
 /// So many are encoded before they are put: a long iterable neither waits for its end nor fills memory.
 const GROUP: usize = 256;
@@ -76,7 +76,7 @@ fn put_group(
         if ends.len() == GROUP || buffer.len() >= GROUP_BYTES {
             break End::Full;
         }
-        match calls::next(objects) {
+        match pycall::next(objects) {
             None => break End::Objects,
             Some(Err(error)) => break End::Failed(error),
             Some(Ok(object)) => match opened.codec.encode(&object, buffer) {
@@ -168,8 +168,8 @@ pub(super) fn get_many<'py>(
     if most == 0 {
         return Ok(objects);
     }
-    if opened.deliveries.is_some() {
-        return get_deliveries(py, opened, objects, most, deadline);
+    if opened.unacked.is_some() {
+        return get_unacked(py, opened, objects, most, deadline);
     }
     let mut batch = BATCH.try_with(Cell::take).unwrap_or_default();
     let got = wait(py, deadline, |deadline| match opened.core.get_many_into(most, &mut batch, deadline) {
@@ -208,7 +208,7 @@ fn ended<'py>(objects: Bound<'py, PyList>, failed: Option<PyErr>) -> PyResult<Bo
 }
 
 /// [`get_many`] where each is to be acknowledged.
-fn get_deliveries<'py>(
+fn get_unacked<'py>(
     py: Python<'py>,
     opened: &Opened,
     objects: Bound<'py, PyList>,
@@ -216,7 +216,7 @@ fn get_deliveries<'py>(
     mut deadline: Deadline,
 ) -> PyResult<Bound<'py, PyList>> {
     while objects.len() < most {
-        match deliveries::get(py, opened, deadline)? {
+        match unacked::get(py, opened, deadline)? {
             Delivered::Object(object) => objects.append(object)?,
             Delivered::Unreadable(error) => return ended(objects, Some(error)),
             Delivered::Nothing(error) if objects.is_empty() => return Err(error),
