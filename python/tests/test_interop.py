@@ -16,7 +16,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def program():
-    """The example in Rust, built with the settings of cargo's own tests."""
+    """The example in Rust, as `cargo xtask test` has built it, or built with the settings of cargo's own tests."""
+    if built := os.environ.get("INTEROP"):
+        return built
     cargo = os.environ.get("CARGO", "cargo")
     command = [cargo, "build", "--quiet", "--package", "interop", "--message-format", "json"]
     built = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::tool::{Failure, Tool, root};
+use crate::tool::{Failure, ROOT, Tool, cargo, root};
 
 /// The oldest minor version of Python 3 that the package is for.
 const OLDEST: u32 = 11;
@@ -100,7 +100,11 @@ pub(crate) fn test(filter: Option<&OsStr>) -> Result<(), Failure> {
     /// pytest's exit status when no test was selected.
     const NO_TESTS: u8 = 5;
     let pytest = ["-m", "pytest", "--quiet", "--numprocesses", JOBS];
+    // Built here, where other builds may be waited for: a test that waits so long counts as hung.
+    cargo("build", ROOT).args(["--quiet", "--package", "interop"]).run()?;
+    let this = std::env::current_exe().map_err(|error| Failure::new(format!("xtask: {error}")))?;
     let mut pytest = python(Profile::Dev, With::Tests)?.args(pytest).folder(root());
+    pytest.0.env("INTEROP", this.with_file_name("interop"));
     if let Some(filter) = filter {
         pytest = pytest.args([OsStr::new("-k"), filter]);
     }
