@@ -6,6 +6,7 @@
 //! living process hold no lock.
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,7 +20,8 @@ use super::{fork, procfs};
 /// A lock of this process's own.
 #[derive(Debug)]
 pub struct Presence {
-    fd: OwnedFd,
+    /// Open as long as [`HELD`] lists it. Closed with that locked.
+    fd: ManuallyDrop<OwnedFd>,
     byte: u32,
     /// Whether this process has let go of the lock. In a forked child at first also what its parent
     /// had done, whatever the child's own lock.
@@ -37,7 +39,8 @@ struct Held {
     shared: bool,
 }
 
-/// This process's. A fork holds it, after the [`fork::gate`].
+/// This process's. A fork holds it, after the [`fork::gate`]. While no thread has it locked, each
+/// description of this process with a lock is listed, so that a fork replaces it in the child.
 static HELD: Mutex<Vec<Held>> = Mutex::new(Vec::new());
 
 fn held() -> MutexGuard<'static, Vec<Held>> {
@@ -75,19 +78,19 @@ impl Presence {
         let mut held = held();
         let fd = lock_again(file, byte)?;
         held.push(Held { fd: fd.as_raw_fd(), byte, retired: false, shared: false });
-        Ok(Presence { fd, byte, away: AtomicBool::new(false) })
+        Ok(Presence { fd: ManuallyDrop::new(fd), byte, away: AtomicBool::new(false) })
     }
 
     /// Whether another process is there; also where that cannot be known.
     pub fn has_company(&self) -> bool {
         let shared = held().iter().any(|held| held.fd == self.fd.as_raw_fd() && held.shared);
-        shared || is_locked_by_others(&self.fd, self.byte).unwrap_or(true)
+        shared || is_locked_by_others(&*self.fd, self.byte).unwrap_or(true)
     }
 
     /// Whether any open file description has a lock on another byte of the file; also where that
     /// cannot be known.
     pub fn is_locked(&self, byte: u32) -> bool {
-        is_locked_by_others(&self.fd, byte).unwrap_or(true)
+        is_locked_by_others(&*self.fd, byte).unwrap_or(true)
     }
 
     /// Whether this process does not count at present: [`Presence::leave`] was called last.
@@ -111,7 +114,7 @@ impl Presence {
     fn let_go(&self, with_children: bool) {
         let mut held = held();
         let Some(held) = held.iter_mut().find(|held| held.fd == self.fd.as_raw_fd()) else { return };
-        if !held.shared && unlock(&self.fd, self.byte).is_ok() {
+        if !held.shared && unlock(&*self.fd, self.byte).is_ok() {
             held.retired |= with_children;
             self.away.store(true, Ordering::Relaxed);
         }
@@ -123,7 +126,7 @@ impl Presence {
         let mut held = held();
         // No process locks the byte exclusively. When the kernel has no memory for the lock, the
         // next call tries again.
-        match try_lock(&self.fd, self.byte, FileLock::Shared) {
+        match try_lock(&*self.fd, self.byte, FileLock::Shared) {
             Ok(true) => {
                 for held in held.iter_mut().filter(|held| held.fd == self.fd.as_raw_fd()) {
                     held.retired = false;
@@ -141,7 +144,11 @@ impl Presence {
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        held().retain(|held| held.fd != self.fd.as_raw_fd());
+        let mut held = held();
+        held.retain(|held| held.fd != self.fd.as_raw_fd());
+        // A fork in between would leave the child the description, which it would not replace.
+        // SAFETY: nothing uses the field after this.
+        unsafe { ManuallyDrop::drop(&mut self.fd) };
     }
 }
 
@@ -165,7 +172,7 @@ static FORK_HOOK: fork::Hook = fork::Hook(|| {
 
 /// Prepares the child's description.
 fn prepare(held: &Held) -> Option<OwnedFd> {
-    // SAFETY: its `Presence` keeps it open, which is dropped with `HELD` locked.
+    // SAFETY: its `Presence` keeps it open, and closes it with `HELD` locked, as it is now.
     let file = unsafe { BorrowedFd::borrow_raw(held.fd) };
     // What this process has left only for a time, its child has not.
     if held.retired { open_again(file).ok() } else { lock_again(file, held.byte).ok() }
@@ -187,6 +194,40 @@ mod tests {
         }
         one.leave();
         assert!(!one.is_away() && other.has_company());
+    }
+
+    fn on_one_cpu() {
+        let mut first = rustix::thread::CpuSet::new();
+        let allowed = rustix::thread::sched_getaffinity(None).unwrap();
+        first.set((0..rustix::thread::CpuSet::MAX_CPU).find(|cpu| allowed.is_set(*cpu)).unwrap());
+        rustix::thread::sched_setaffinity(None, &first).unwrap();
+    }
+
+    /// What a fork relies on: it replaces what is listed, and the child shares the rest.
+    #[test]
+    fn a_description_that_is_locked_is_listed() {
+        const BYTE: u32 = 7;
+        let file = memory::create(c"procession-test", 4096).unwrap();
+        let looker = open_again(file.as_fd()).unwrap();
+        let is_done = AtomicBool::new(false);
+        let drop_many = || {
+            on_one_cpu();
+            for _ in 0..60_000 {
+                drop(Presence::new(file.as_fd(), BYTE).unwrap());
+            }
+            is_done.store(true, Ordering::Relaxed);
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(drop_many);
+            // On the same processor, the kernel often runs this thread as soon as the lock is free.
+            on_one_cpu();
+            while !is_done.load(Ordering::Relaxed) {
+                let held = held();
+                let is_listed = held.iter().any(|held| held.byte == BYTE);
+                let is_locked = is_locked_by_others(&looker, BYTE).unwrap();
+                assert!(is_listed || !is_locked, "no fork would replace it");
+            }
+        });
     }
 
     #[test]
