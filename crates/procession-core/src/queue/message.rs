@@ -29,7 +29,14 @@ impl Reservation {
         if len <= INLINE_MAX {
             return Ok(Reservation(Reserved::Copied(shared, vec![0; len])));
         }
-        let number = shared.ring.allocate(len as u64, deadline)?;
+        let number = match shared.ring.allocate(len as u64, deadline) {
+            Ok(number) => number,
+            Err(error) => {
+                // Other processes may wait for what this attempt had meanwhile.
+                shared.ring.bytes_were_freed()?;
+                return Err(error);
+            }
+        };
         shared.ring.descriptor(number)?.len.store(len as u64, Ordering::Relaxed);
         Ok(Reservation(Reserved::Block(OwnedBlock::of_length(shared, number, len)?)))
     }

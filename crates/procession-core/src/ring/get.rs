@@ -5,6 +5,7 @@ use procession_sys::identity::Identity;
 
 use super::layout::{BlockState, Cursor, Descriptor, INLINE_MAX, Record, Segment, UNIT, units};
 use super::segment::SegmentMemory;
+use super::shortage::FreedBytes;
 use super::watch::Side;
 use super::{Damaged, Ring, RingError};
 use crate::sync::RobustGuard;
@@ -42,6 +43,8 @@ pub(crate) type Wanted<'a> = &'a mut dyn FnMut(&[u8], u32) -> bool;
 pub(crate) struct GetSession<'a> {
     ring: &'a Ring,
     _guard: RobustGuard<'a>,
+    /// After the guard, so that it is dropped without the lock.
+    freed: FreedBytes<'a>,
     /// Until when it may wait for the memory lock.
     deadline: Deadline,
     segment: Segment,
@@ -61,6 +64,7 @@ impl Ring {
         Ok(GetSession {
             ring: self,
             _guard: guard,
+            freed: FreedBytes::none(self),
             deadline,
             segment,
             memory,
@@ -125,7 +129,7 @@ impl GetSession<'_> {
     }
 
     /// Gives memory back if the queue is empty and its ring is large.
-    pub(crate) fn shrink(self) -> Result<(), RingError> {
+    pub(crate) fn shrink(mut self) -> Result<(), RingError> {
         let large = u64::from(self.memory.units()) * UNIT > KEPT_SEGMENT;
         if !large || self.head.count != self.ring.tail().count {
             return Ok(());
@@ -135,12 +139,12 @@ impl GetSession<'_> {
         if self.head.count != self.ring.tail().count {
             return Ok(());
         }
-        put.shrink(KEPT_SEGMENT, SEGMENT_AFTER_DRAIN)?;
+        let shrunk = put.shrink(KEPT_SEGMENT, SEGMENT_AFTER_DRAIN);
+        self.freed.take_over(&mut put.freed);
         drop(put);
-        // Follows the link, and with it frees the large segment.
-        let mut this = self;
-        this.follow_link()?;
-        Ok(())
+        shrunk?;
+        // Frees the large segment.
+        self.follow_link()
     }
 
     /// Whether [`GetSession::shrink`] is worth a call.
@@ -190,6 +194,12 @@ impl GetSession<'_> {
         let old = self.segment.block;
         self.segment = segment;
         self.memory = memory;
+        self.freed.note();
+        if self.ring.settings.waits_for_bytes {
+            // A process that waits by a descriptor looks at its next use of this lock only, which
+            // this one may hold when it dies.
+            self.ring.signal(Side::Room);
+        }
         Ok(self.ring.free(old)?)
     }
 
@@ -219,17 +229,19 @@ impl GetSession<'_> {
     }
 
     /// Copies a message into a block of its own, where it stays until it is acknowledged.
-    fn copy_to_block(&self, offset: u32, len: usize) -> Result<u32, RingError> {
+    fn copy_to_block(&mut self, offset: u32, len: usize) -> Result<u32, RingError> {
         let mut copy = Vec::new();
         if !self.memory.read_message(offset, len, &mut copy) {
             return Err(Damaged("a message's length").into());
         }
-        let block = self.ring.allocate_to_take(len as u64, self.deadline)?;
+        let block = self.ring.allocate_to_take(len as u64, self.deadline);
+        let block = block.inspect_err(|_| self.freed.note())?;
         let descriptor = self.ring.descriptor(block)?;
         self.ring.fill(descriptor, &copy)?;
         match self.hold(descriptor, BlockState::HeldCopy) {
             Ok(()) => Ok(block),
             Err(error) => {
+                self.freed.note();
                 self.ring.free(block)?;
                 Err(error)
             }

@@ -7,6 +7,7 @@ use super::layout::{
     UNIT, units,
 };
 use super::segment::SegmentMemory;
+use super::shortage::FreedBytes;
 use super::watch::Side;
 use super::{Damaged, Ring, RingError};
 use crate::sync::RobustGuard;
@@ -47,6 +48,9 @@ pub(crate) enum Pushed {
 pub(crate) struct PutSession<'a> {
     ring: &'a Ring,
     _guard: RobustGuard<'a>,
+    /// After the guard, so that it is dropped without the lock. What an attempt gives back that
+    /// found too little memory.
+    pub(super) freed: FreedBytes<'a>,
     /// Until when it may wait for the memory lock.
     deadline: Deadline,
     segment: Segment,
@@ -72,7 +76,8 @@ impl Ring {
         let segment = Segment::from_bits(put.segment.load(Relaxed));
         let memory = self.segment_memory(&self.put_segment, segment.block)?;
         let tail = Cursor::from_bits(put.tail.load(Relaxed));
-        Ok(PutSession { ring: self, _guard: guard, deadline, segment, memory, tail })
+        let freed = FreedBytes::none(self);
+        Ok(PutSession { ring: self, _guard: guard, freed, deadline, segment, memory, tail })
     }
 }
 
@@ -211,6 +216,7 @@ impl PutSession<'_> {
             Ok(()) => {}
             Err(RingError::Busy) => return Err(RingError::Busy),
             Err(_) => {
+                self.freed.note();
                 self.ring.reserve_block(self.segment.block, end.min(size), limit, self.deadline)?;
             }
         }
@@ -235,10 +241,8 @@ impl PutSession<'_> {
             return Err(RingError::Limit { used, needed: u64::from(need) * UNIT + RECORD_HEADER, max_bytes });
         }
         let near = self.ring.limit_of_puts();
-        let segment = match self.ring.new_segment(size, self.tail.position, near, self.deadline) {
-            Err(RingError::Limit { .. }) if size > least || limit > near => {
-                self.ring.new_segment(least, self.tail.position, limit, self.deadline)?
-            }
+        let segment = match self.new_segment(size, near) {
+            Err(RingError::Limit { .. }) if size > least || limit > near => self.new_segment(least, limit)?,
             other => other?,
         };
         self.enter(segment)?;
@@ -249,11 +253,17 @@ impl PutSession<'_> {
     /// the caller holds the get lock too, so it may move the consumers along.
     pub(crate) fn shrink(&mut self, largest: u64, size: u64) -> Result<(), RingError> {
         if u64::from(self.memory.units()) * UNIT > largest {
-            let segment =
-                self.ring.new_segment(size, self.tail.position, self.ring.limit_of_puts(), self.deadline)?;
+            let segment = self.new_segment(size, self.ring.limit_of_puts())?;
             self.enter(segment)?;
         }
         Ok(())
+    }
+
+    /// A segment that begins at the tail. Other processes may wait for what an attempt that failed
+    /// had meanwhile.
+    fn new_segment(&mut self, size: u64, limit: u64) -> Result<Segment, RingError> {
+        let segment = self.ring.new_segment(size, self.tail.position, limit, self.deadline);
+        segment.inspect_err(|_| self.freed.note())
     }
 
     /// Leads the stream from the tail on into `segment`, which begins there.

@@ -137,7 +137,8 @@ impl Ring {
         let has_left = |owner: Option<Identity>| owner.is_some_and(|id| !self.may_hold(id));
         let blocks = self.blocks()?;
         let chain = self.segments_in_use()?;
-        let (mut done_late, mut freed) = (false, false);
+        // A request that is not this sweep's own may come from a recovery that has freed some.
+        let (mut done_late, mut freed) = (false, wanted != 1);
         for block in blocks {
             let descriptor = self.descriptor(block)?;
             let (state, owner) = descriptor.state().ok_or(Damaged("a block's state"))?;

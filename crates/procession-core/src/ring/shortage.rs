@@ -35,6 +35,41 @@ pub(super) struct Shortage {
     taken: AtomicU64,
 }
 
+/// Whether a session has freed bytes. Dropped after the session's lock, it wakes the producers that
+/// wait for them.
+pub(super) struct FreedBytes<'a> {
+    ring: &'a Ring,
+    any: bool,
+}
+
+impl<'a> FreedBytes<'a> {
+    #[inline(always)]
+    pub(super) fn none(ring: &'a Ring) -> Self {
+        FreedBytes { ring, any: false }
+    }
+
+    pub(super) fn note(&mut self) {
+        self.any = true;
+    }
+
+    /// Notes what `other`, which still holds a lock of this session, has freed.
+    pub(super) fn take_over(&mut self, other: &mut FreedBytes<'_>) {
+        self.any |= std::mem::take(&mut other.any);
+    }
+}
+
+impl Drop for FreedBytes<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if self.any
+            && let Err(error) = self.ring.bytes_were_freed()
+        {
+            // The session has its own result. The next call reports the damage too.
+            tracing::error!(%error, "producers that wait for bytes could not be woken");
+        }
+    }
+}
+
 impl Ring {
     pub(crate) fn usage(&self) -> Usage {
         let memory = &self.control().memory;
@@ -91,7 +126,8 @@ impl Ring {
         !self.has_more_room(since, true)
     }
 
-    /// Wakes producers that wait for bytes, after some were given back. No lock may be held.
+    /// Wakes producers that wait for bytes, after some were given back. No lock may be held. When a
+    /// process dies before, they find the bytes when they look again, after a slice.
     #[inline]
     pub(crate) fn bytes_were_freed(&self) -> Result<(), Damaged> {
         if self.settings.waits_for_bytes { self.wake_for_bytes() } else { Ok(()) }

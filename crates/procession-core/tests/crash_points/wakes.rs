@@ -50,6 +50,7 @@ pub(crate) fn situations(run: &mut Run) {
         gets();
         puts();
         puts_bounded_by_bytes();
+        puts_that_wait_for_bytes_of_small_messages();
         shutdowns();
     }));
     run.each_death(nobody_dies("wakes: tasks", |(), _| {
@@ -132,6 +133,34 @@ fn puts_bounded_by_bytes() {
     let sleepers = asleep(1, || tasks.put(&vec![1; 3 * MIB], NEVER).expect("room"));
     held.done().expect("mine");
     sleepers.are_served();
+}
+
+/// Consumers of small messages give back what they lay in, for which large ones wait.
+fn puts_that_wait_for_bytes_of_small_messages() {
+    const MIB: usize = 1 << 20;
+    let small = [1; 10_000];
+    let take: [fn(&Queue) -> usize; 2] = [
+        |queue| {
+            get(queue);
+            1
+        },
+        |queue| queue.get_many(16, NEVER).expect("messages").len(),
+    ];
+    for take in take {
+        let queue = queue(QueueOptions::new().max_bytes(16 << 20));
+        while queue.put(&small, Deadline::Now).is_ok() {}
+        let (mut left, needed) = (queue.len() as usize, 12 * MIB);
+        let half = asleep(1, || queue.reserve(4 * MIB).map(drop).expect("room"));
+        while left > 300 {
+            left -= take(&queue);
+        }
+        half.are_served();
+        let all = asleep(1, || queue.reserve(needed).map(drop).expect("room"));
+        while left > 0 {
+            left -= take(&queue);
+        }
+        all.are_served();
+    }
 }
 
 fn shutdowns() {
