@@ -1,6 +1,5 @@
 """The thread that looks after a pool's workers."""
 
-import collections
 import contextlib
 import os
 import select
@@ -12,23 +11,22 @@ from multiprocessing import process as _processes, util
 from ._callbacks import Callbacks
 from ._errors import PoolBroken, PoolTerminated, TaskTimeoutError, WorkerDied
 from ._popen import is_readable
+from ._procession import Dispatcher
 
 RUN, CLOSE, TERMINATE, BROKEN = "RUN", "CLOSE", "TERMINATE", "BROKEN"
 
 # Seconds.
 _UNTIL_KILLED = 1
-_LONGEST_TICK = 0.25
-_SHORTEST_TICK = 0.005
-# How long results lie about that nobody waits for.
+# How long results lie about that no thread waits for.
 _UNTIL_COLLECTED = 0.5
 # How often it looks for reports of which nothing can tell it.
 _UNTIL_LOOKED = 0.05
-# How long the others do without a worker that cannot be started.
-_UNTIL_STARTED_AGAIN = 1
+# How long a pool without a worker waits for another template.
+_UNTIL_TEMPLATE = 1
 
 
 class Supervisor:
-    """Starts the workers of a pool, replaces those that end and says what became of their tasks.
+    """Starts the workers of a pool, ends them, and does what else its dispatcher says.
 
     It knows nothing of the pool itself, so that a pool that nobody uses any more can go.
 
@@ -39,25 +37,15 @@ class Supervisor:
     def __init__(self, work, start, processes):
         self.work = work
         self.workers = []
-        self.processes = processes
+        # Why the pool is broken, and after how many failed starts in a row, if it is because of those.
         self.failure = None
-        # What it is to be, from the first of these that is so.
-        self._is_broken = self._is_terminated = self._is_closed = False
+        self._failed_starts = 0
+        self._dispatcher = Dispatcher(work)
+        self._dispatcher.target = processes
         self._start = start
         self._starting = None
         self._pid = os.getpid()
         self._pidfds = {}
-        # Workers that have ended: exit codes, and those whose end is not handled yet.
-        self._exitcodes = {}
-        self._untold = set()
-        self._ready = set()
-        self._lost = {}
-        # Why a worker was killed, by its pid: the job's number, the task's, and the exception.
-        self._kills = {}
-        self._failed_starts = 0
-        self._next_start = 0
-        self._timed = {}
-        self._since = {}
         self._closed = False
         self._rounds = 0
         # The template whose end this thread notices; whether that was killed, and since when there
@@ -70,12 +58,9 @@ class Supervisor:
         self._is_over = False
         # A pool that is not to go before its workers have ended.
         self.held = None
-        # How many workers there were to be when they were last told, and whom somebody wants to be killed.
-        self._told = processes
-        self._to_kill = collections.deque()
         self._callbacks = Callbacks()
         self._poll = select.poll()
-        self._poll.register(work.hang(), select.POLLIN)
+        self._poll.register(work.open_wakeup(), select.POLLIN)
         # Taken, once, by who looks after the workers: the thread, or `start` where that fails.
         self._charge = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="PoolSupervisor", daemon=True)
@@ -83,11 +68,12 @@ class Supervisor:
     @property
     def state(self):
         """RUN, CLOSE, TERMINATE or BROKEN."""
-        if self._is_broken:
-            return BROKEN
-        if self._is_terminated:
-            return TERMINATE
-        return CLOSE if self._is_closed else RUN
+        return self._dispatcher.phase
+
+    @property
+    def processes(self):
+        """How many workers there are to be."""
+        return self._dispatcher.target
 
     def start(self):
         """Start the workers and the thread, or raise and leave nothing behind. With signals blocked."""
@@ -101,7 +87,6 @@ class Supervisor:
             self._start.open_template()
             while processes:
                 self._watch(processes[0])
-                self.workers.append(processes[0])
                 del processes[0]
             self._thread.start()
         except BaseException:
@@ -118,11 +103,11 @@ class Supervisor:
 
     def wake(self):
         """Have the thread look around."""
-        self.work.ring()
+        self.work.wake()
 
     def resize(self, processes):
         """Have so many workers from now on. Some that are too many end after the task that they have."""
-        self.processes = processes
+        self._dispatcher.target = processes
         self.wake()
 
     def renew_template(self):
@@ -157,14 +142,13 @@ class Supervisor:
     def close(self):
         """Have the workers end when all jobs are done."""
         if self.state == RUN:
-            self._is_closed = True
+            self._dispatcher.phase = CLOSE
             # Nobody need wait for results any more, and yet they are to be collected.
             self.work.collect_always()
 
     def stop(self):
         """Have the workers killed, and what is not done fail. Does not wait for that."""
-        if not self._is_broken:
-            self._is_terminated = True
+        self._dispatcher.phase = TERMINATE
         self.wake()
         # One that is stopped may hold a lock of a queue that the thread waits for.
         for pidfd in list(self._pidfds.values()):
@@ -200,50 +184,36 @@ class Supervisor:
 
     def limit(self, job, timeout):
         """Have a task of the job fail that runs for longer than `timeout` seconds."""
-        self._timed[job._job] = (job, timeout)
-        self.wake()
+        self._dispatcher.limit(job._job, timeout)
 
     def kill(self, pid, number):
         """Have a worker killed if it runs a task of the job of that number by then."""
-        self._to_kill.append((pid, number))
-        self.wake()
-
-    def _kill_if_running(self, pid, number, index=None, exception=None):
-        """Kill a worker if it runs that task (or any of the job), which then fails with `exception`."""
-        pidfd = self._pidfds.get(pid)
-        found = None if pidfd is None else self.work.condemn(pid, number, index)
-        if found is None:
-            return
-        if exception is not None:
-            self._kills[pid] = (number, found, exception)
-        if not _send(pidfd, signal.SIGKILL):
-            self._kills.pop(pid, None)
-            self.work.pardon(pid)
-
-    def _populate(self):
-        """Start as many workers as are missing."""
-        try:
-            while self._is_short() and self.state in (RUN, CLOSE):
-                self._start_one()
-        except BaseException:
-            self._give_up()
-            raise
+        self._dispatcher.kill(pid, number)
 
     def _start_one(self):
-        # Named before it is started: whatever raises from then on, a signal handler too, it is known.
-        process = self._starting = self._start.make()
-        self._start.start(process)
-        self._watch(process)
-        self.workers.append(process)
-        self._starting = None
+        if self.lacks_template:
+            self._do_without_template()
+            return
+        try:
+            with self._start.signals_blocked():
+                try:
+                    # Named before it is started: whatever raises from then on, a signal handler too, it is known.
+                    process = self._starting = self._start.make()
+                    self._start.start(process)
+                    self._watch(process)
+                    self._starting = None
+                except BaseException:
+                    self._give_up()
+                    raise
+        except Exception as error:
+            util.debug(f"a pool cannot start a worker: {error!r}")
+            self._dispatcher.start_refused(error)
 
     def _give_up(self):
         """End a worker of which nobody would notice the end: mostly there is no descriptor for it."""
         process, self._starting = self._starting, None
         if process is None or process._popen is None:
             return
-        if process not in self.workers:
-            self.workers.append(process)
         process.kill()
         process.join()
         self._forget(process)
@@ -257,9 +227,8 @@ class Supervisor:
         else:
             self._poll.register(pidfd, select.POLLIN)
         self._pidfds[process.pid] = pidfd
-        # What is known of another process that had the number.
-        self._exitcodes.pop(process.pid, None)
-        self._kills.pop(process.pid, None)
+        self.workers.append(process)
+        self._dispatcher.started(process.pid)
 
     def _run(self):
         # None that the main thread has blocked for a while is to come in by this one.
@@ -282,17 +251,18 @@ class Supervisor:
         if is_woken:
             self.work.collect_reports()
         self._rounds = self.work.collect_left(self._rounds)
-        while (event := self.work.next_event()) is not None:
-            self._handle(*event)
-        while self._to_kill:
-            self._kill_if_running(*self._to_kill.popleft())
-        self._check_timeouts()
         self._watch_template()
-        self._maintain()
+        self._close_when_done()
+        while (effect := self._dispatcher.next_effect()) is not None:
+            self._carry_out(*effect)
+        self._close_when_done()
+
+    def _is_running(self):
+        return self.state in (RUN, CLOSE)
 
     def _go_on(self):
         return self.state == RUN or (
-            self.state == CLOSE and (self.workers or not self._closed or self._untold)
+            self.state == CLOSE and not (self._closed and self._dispatcher.has_no_worker)
         )
 
     def _wait(self):
@@ -312,20 +282,15 @@ class Supervisor:
         finally:
             if reports is not None:
                 self._poll.unregister(reports)
-        self.work.hush()
+        self.work.clear()
         if self._template is not None and any(fd == self._template.pidfd for fd, _ in ready):
             self._forget_template()
             self.lacks_template = True
         return bool(ready) or is_blind
 
     def _tick(self):
-        ticks = [] if self.work.rest() else [_UNTIL_COLLECTED]
-        if timed := list(self._timed.values()):
-            shortest = min(timeout for _, timeout in timed)
-            ticks.append(min(max(shortest / 8, _SHORTEST_TICK), _LONGEST_TICK))
-        if (self._is_short() or self._told != self.processes) and not self._closed:
-            ticks.append(max(self._next_start - time.monotonic(), 0))
-        return min(ticks, default=None)
+        ticks = [None if self.work.become_idle() else _UNTIL_COLLECTED, self._dispatcher.until_next_effect()]
+        return min((tick for tick in ticks if tick is not None), default=None)
 
     def _reap(self):
         for process in list(self.workers):
@@ -336,12 +301,9 @@ class Supervisor:
                 # Its exit status may be on its way.
                 process.join(1)
             # Not joined else: that would wait for children that it has left behind.
-            self._exitcodes[process.pid] = process.exitcode
+            exitcode = process.exitcode
             self._forget(process)
-            self._untold.add(process.pid)
-            # Its end is handled behind all that it has reported, whoever collects that.
-            self.work.collect_always()
-            self.work.ended(process.pid)
+            self._dispatcher.exited(process.pid, exitcode)
 
     def _watch_template(self):
         template = self._start.template
@@ -353,7 +315,7 @@ class Supervisor:
             self._poll.register(template.pidfd, select.POLLIN)
             self._template = template
             self._bare_since = None
-            self._next_start = 0
+            self._dispatcher.start_expedited()
 
     def _forget_template(self):
         """End the template, if it has not ended."""
@@ -365,88 +327,45 @@ class Supervisor:
         self._template = None
 
     def _forget(self, process):
-        self.workers.remove(process)
+        if process in self.workers:
+            self.workers.remove(process)
         # If somebody else has taken its exit status, the module does not know that it is gone.
         _processes._children.discard(process)
         pidfd = self._pidfds.pop(process.pid, None)
         if pidfd is not None:
             self._poll.unregister(pidfd)
             os.close(pidfd)
-            self.work.pardon(process.pid)
 
-    def _handle(self, what, job, index, pid, message):
+    def _carry_out(self, what, *details):
         if what == "complete":
-            self._callbacks.put(job)
-        elif what == "ready":
-            self._ready.add(pid)
-            self._failed_starts = 0
-        elif what == "unready":
-            self.failure = message
-        elif what == "lost":
-            if pid is None or pid in self._exitcodes:
-                self._fail(job, index, pid)
-            else:
-                self._lost.setdefault(pid, []).append((job, index))
-        elif what == "ended":
-            self._has_ended(pid)
-
-    def _has_ended(self, pid):
-        for job, index in self._lost.pop(pid, ()):
-            self._fail(job, index, pid)
-        self.work.find_lost()
-        while (event := self.work.next_event()) is not None:
-            self._handle(*event)
-        self._untold.discard(pid)
-        self.work.collect_always_no_more()
-        # Another worker may still report what this one has left, but not once that many others have ended.
-        while len(self._exitcodes) > 1000:
-            oldest = next(iter(self._exitcodes))
-            del self._exitcodes[oldest]
-            self._kills.pop(oldest, None)
-        if pid in self._ready:
-            self._ready.discard(pid)
-            return
-        self._failed_starts += 1
-        self._check_starts(self.failure)
-
-    def _check_starts(self, cause):
-        # While a worker is ready for tasks the others can be waited for.
-        is_alive = any(process.pid in self._ready for process in self.workers)
-        if self._failed_starts >= self._most_failures() and not is_alive:
+            # Of a pool that ends, too.
+            self._callbacks.put(*details)
+        elif what == "fail":
+            self._fail(*details)
+        elif what == "kill":
+            self._kill(*details)
+        elif what == "start":
+            self._start_one()
+        elif what == "give_up":
+            self._failed_starts, cause = details
             self._break(cause)
-        elif self._failed_starts:
-            self._next_start = time.monotonic() + min(0.01 * 2 ** min(self._failed_starts, 10), 1)
 
-    def _most_failures(self):
-        # What was killed from outside says less than an initializer that has raised.
-        return max(10, self.processes) if self.failure is None else max(3, self.processes)
-
-    def _fail(self, job, index, pid):
-        number, task, exception = self._kills.get(pid, (None, None, None))
-        if (number, task) != (job._job, index):
+    def _fail(self, job, index, pid, exitcode, limit):
+        if limit is None:
             what = f"{job._function_name}, task {index} of job {job._job}"
-            exception = WorkerDied(pid, self._exitcodes.get(pid), what)
+            exception = WorkerDied(pid, exitcode, what)
+        else:
+            exception = TaskTimeoutError(
+                f"{job._function_name} ran for longer than {limit:g} s in the worker process {pid}, which was killed"
+            )
         self.work.fail(job, index, exception)
 
-    def _check_timeouts(self):
-        if not self._timed:
-            self._since.clear()
-            return
-        # Others add to it meanwhile.
-        for number in list(self._timed):
-            if self.work.job(number) is None:
-                del self._timed[number]
-        now = time.monotonic()
-        running = {task for task in self.work.running() if task[1] in self._timed}
-        self._since = {task: self._since.get(task, now) for task in running}
-        for task, since in self._since.items():
-            pid, number, index = task
-            job, timeout = self._timed[number]
-            if now - since > timeout:
-                message = f"{job._function_name} ran for longer than {timeout} s in the worker process {pid}, which was killed"
-                self._kill_if_running(pid, number, index, TaskTimeoutError(message))
+    def _kill(self, pid):
+        pidfd = self._pidfds.get(pid)
+        if pidfd is not None and not _send(pidfd, signal.SIGKILL):
+            self._dispatcher.spared(pid)
 
-    def _maintain(self):
+    def _close_when_done(self):
         if self.state == CLOSE and not self._closed and not self.work.jobs:
             self._closed = True
             if self._template is not None:
@@ -455,51 +374,23 @@ class Supervisor:
                 self._template.kill()
                 self._template = None
             self.work.close()
-        if self._closed or self.state not in (RUN, CLOSE) or time.monotonic() < self._next_start:
-            return
-        try:
-            self._tell_size()
-            if self._is_short() and self.lacks_template:
-                self._do_without_template()
-            elif self._is_short():
-                with self._start.signals_blocked():
-                    self._populate()
-        except Exception as error:
-            util.debug(f"a pool cannot start or release a worker: {error!r}")
-            if self.workers:
-                self._next_start = time.monotonic() + _UNTIL_STARTED_AGAIN
-                return
-            self._failed_starts += 1
-            self._check_starts(error)
 
     def _do_without_template(self):
         """Wait for a call, which forks another template. Break the pool if no worker is left and
         none comes."""
         now = time.monotonic()
-        self._next_start = now + _UNTIL_STARTED_AGAIN
+        self._dispatcher.start_postponed()
         if self.workers:
             self._bare_since = None
         elif self._bare_since is None:
             self._bare_since = now
-        elif now - self._bare_since >= _UNTIL_STARTED_AGAIN:
+        elif now - self._bare_since >= _UNTIL_TEMPLATE:
             self._break(None)
 
-    def _is_short(self):
-        return len(self.workers) < self.processes
-
-    def _tell_size(self):
-        processes = self.processes
-        if processes == self._told:
-            return
-        self.work.recall()
-        if len(self.workers) > processes:
-            self.work.release(len(self.workers) - processes)
-        self._told = processes
-
     def _break(self, cause):
-        if self.state in (RUN, CLOSE):
+        if self._is_running():
             self.failure = cause
-            self._is_broken = True
+            self._dispatcher.phase = BROKEN
 
     def _end(self):
         """Leave nothing behind: no worker, no job that somebody waits for."""
@@ -513,21 +404,20 @@ class Supervisor:
                 self.work.fail_all(self.broken())
             else:
                 self.work.fail_all(PoolTerminated("the pool was terminated before this was done"))
-            while (event := self.work.next_event()) is not None:
-                if event[0] == "complete":
-                    self._handle(*event)
+            while (effect := self._dispatcher.next_effect()) is not None:
+                if effect[0] == "complete":
+                    self._carry_out(*effect)
             self._callbacks.end()
             self._is_over = True
             self._forget_template()
-            self.work.unhang()
+            self.work.close_wakeup()
             util.debug("a pool's supervisor ends")
 
     def broken(self):
         """The error of a pool that has given up."""
-        count = self._failed_starts
-        if count >= max(3, self.processes):
+        if self._failed_starts:
             error = PoolBroken(
-                f"{count} workers, one after another, ended before they were ready for tasks; see the initializer"
+                f"{self._failed_starts} workers, one after another, ended before they were ready for tasks; see the initializer"
             )
         elif self.lacks_template:
             error = PoolBroken(

@@ -17,8 +17,6 @@ import procession
 import pytest
 from processes import ended, fork, until
 from procession import PoolBroken, WorkerDied
-from procession._procession import WorkQueue
-from procession._supervisor import Supervisor
 from tasks import nap, pid, square
 
 FORK = procession.get_context("fork")
@@ -208,6 +206,19 @@ def test_a_stopped_worker_that_is_killed():
     pool.join()
 
 
+def test_a_stopped_worker_delays_no_other_tasks_timeout():
+    for _ in range(4):
+        with FORK.Pool(2) as pool:
+            overdue = pool.apply_async(nap, (600,), timeout=0.1)
+            # The other worker takes, reports and acknowledges all the time, and is stopped anywhere in that.
+            other = pool.apply(pid)
+            pool.map_async(square, range(50_000), chunksize=1)
+            time.sleep(random.random() * 0.02)
+            os.kill(other, signal.SIGSTOP)
+            with pytest.raises(procession.TaskTimeoutError):
+                overdue.get()
+
+
 def test_killing_for_one_task_never_waits_for_the_worker():
     with FORK.Pool(1) as pool:
         result = pool.map_async(square, range(20_000), chunksize=1)
@@ -278,15 +289,6 @@ def test_a_worker_that_may_not_be_killed(monkeypatch):
         asleep.cancel(kill=True)
         assert pool.apply(square, (3,)) == 9
         monkeypatch.setattr(signal, "pidfd_send_signal", send)
-
-
-def test_what_is_known_of_a_process_is_not_held_against_the_next_of_its_number():
-    supervisor = Supervisor(WorkQueue(), None, 1)
-    supervisor._exitcodes[os.getpid()] = 9
-    supervisor._kills[os.getpid()] = (1, 0, KeyError())
-    supervisor._watch(multiprocessing.current_process())
-    assert not supervisor._exitcodes and not supervisor._kills
-    os.close(supervisor._pidfds.pop(os.getpid()))
 
 
 # Beginnings
@@ -586,4 +588,4 @@ def test_memory_does_not_grow_with_tasks():
             pool.map(square, range(20_000), chunksize=1)
         assert resident() < before + 20_000_000
         assert all(now <= then + 8_000_000 for now, then in zip(pool._work.memory, memory))
-        assert not pool._supervisor._since and not pool._supervisor._timed
+        assert pool._supervisor._dispatcher.until_next_effect() is None

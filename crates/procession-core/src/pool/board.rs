@@ -6,8 +6,8 @@ use procession_sys::identity::Identity;
 
 use crate::objects::{Block, Handle};
 use crate::shm::{CreateError, OpenError};
-use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
+use crate::sync::atomic::{AtomicU64, store_load_barrier};
 
 /// How many jobs can be cancelled whose tasks have not all come back.
 const CANCELLED: usize = 1 << 16;
@@ -16,11 +16,11 @@ const LINE: usize = 8;
 /// Where the lines begin.
 const CANCELLED_AT: usize = LINE;
 /// How many workers can be about to be killed: more than a pool in Rust has.
-const CONDEMNED: usize = 512;
+const FENCED: usize = 512;
 /// Where their words begin.
-const CONDEMNED_AT: usize = CANCELLED_AT + CANCELLED;
+const FENCED_AT: usize = CANCELLED_AT + CANCELLED;
 /// How many words there are.
-const WORDS: usize = CONDEMNED_AT + 1 + CONDEMNED;
+const WORDS: usize = FENCED_AT + 1 + FENCED;
 
 /// The words, in a block of shared memory:
 ///
@@ -31,7 +31,7 @@ const WORDS: usize = CONDEMNED_AT + 1 + CONDEMNED;
 /// - then: how many of the last words are in use; and those: workers that are to take no task any more, or 0.
 ///
 /// All but the first the pool alone stores: a mark first and its number behind it, which publishes it, both under the lock under which
-/// tasks are taken and acknowledged; taken back, the mark goes first. A worker looks after it has had that lock, and changes
+/// tasks are taken and acknowledged (a fence also without, where a stopped process has that lock); taken back, the mark goes first. A worker looks after it has had that lock, and changes
 /// none of them. If the pool dies in between, the workers end with it; if a worker dies, the pool takes back what
 /// named it when it has noticed.
 #[derive(Clone, Debug)]
@@ -115,20 +115,21 @@ impl Board {
     }
 
     /// Has a worker take no task any more. False when there is no room. As [`Board::cancel`].
-    pub(super) fn condemn(&self, worker: Identity) -> bool {
-        let words = &self.words()[CONDEMNED_AT..];
+    pub(super) fn fence(&self, worker: Identity) -> bool {
+        let words = &self.words()[FENCED_AT..];
         let Some(word) = words[1..].iter().find(|word| word.load(Relaxed) == 0) else { return false };
         word.store(worker.to_bits(), SeqCst);
         words[0].fetch_add(1, SeqCst);
+        // What the caller looks at next, it sees as it is after that: see `Board::is_fenced`.
+        store_load_barrier();
         true
     }
 
-    /// Undoes one [`Board::condemn`] of a worker of this pid, if there was one. As [`Board::cancel`].
-    pub(super) fn pardon(&self, pid: i32) {
-        let words = &self.words()[CONDEMNED_AT..];
+    /// Undoes one [`Board::fence`] of a worker of this pid, if there was one. As [`Board::cancel`].
+    pub(super) fn unfence(&self, pid: u32) {
+        let words = &self.words()[FENCED_AT..];
         let is_its = |word: &&AtomicU64| {
-            Identity::from_bits(word.load(Relaxed))
-                .is_some_and(|worker| worker.pid().as_raw_nonzero().get() == pid)
+            Identity::from_bits(word.load(Relaxed)).is_some_and(|worker| worker.pid_number() == pid)
         };
         if let Some(word) = words[1..].iter().find(is_its) {
             word.store(0, SeqCst);
@@ -137,9 +138,13 @@ impl Board {
     }
 
     /// Whether the caller is to take no task any more.
+    ///
+    /// It has acknowledged its last task. So a pool that finds the task still in its hands, after it has fenced the worker, knows
+    /// that the worker will find the fence, also where a lock orders neither.
     #[inline]
-    pub(super) fn is_condemned(&self) -> bool {
-        let words = &self.words()[CONDEMNED_AT..];
+    pub(super) fn is_fenced(&self) -> bool {
+        store_load_barrier();
+        let words = &self.words()[FENCED_AT..];
         words[0].load(SeqCst) != 0 && {
             let me = Identity::current().to_bits();
             words[1..].iter().any(|word| word.load(SeqCst) == me)

@@ -78,8 +78,8 @@ impl Report {
     pub const LEN: usize = 16;
 
     /// A report about a worker.
-    pub fn of_worker(pid: i32, outcome: Outcome) -> Self {
-        Report { id: TaskId { job: 0, index: pid as u32 }, outcome }
+    pub fn of_worker(pid: u32, outcome: Outcome) -> Self {
+        Report { id: TaskId { job: 0, index: pid }, outcome }
     }
 
     /// As bytes.

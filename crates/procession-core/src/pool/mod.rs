@@ -8,7 +8,12 @@
 //! The pool is one process; who uses a `WorkQueue` in it as the pool lets one thread at a time cancel.
 
 mod board;
+mod dispatcher;
 mod message;
+#[cfg(test)]
+mod simulation;
+mod timeouts;
+mod workers;
 
 use std::io;
 use std::time::Duration;
@@ -17,9 +22,11 @@ use procession_sys::clock::Deadline;
 use procession_sys::identity::Identity;
 
 use self::board::Board;
+pub use self::dispatcher::{Dispatcher, Effect, Failure, Front, Phase, Reason};
 pub use self::message::{Outcome, Report, Task, TaskId, who_lost};
+pub use self::workers::Hopeless;
 use crate::objects::Handle;
-use crate::queue::{Delivery, GetError, HANDLE_LEN, PutError, Queue, QueueOptions, RingError};
+use crate::queue::{Delivery, GetError, HANDLE_LEN, Peeked, PutError, Queue, QueueOptions, RingError};
 use crate::shm::{CreateError, OpenError};
 
 /// Reports take more bytes than this where a dead worker may have left a large one.
@@ -70,6 +77,17 @@ pub struct Lost {
     pub worker: Option<Identity>,
 }
 
+/// What became of an attempt to put a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// It lies behind all others.
+    Done,
+    /// Reports take all memory that they may.
+    Full,
+    /// A stopped process has a lock: no process can put a report.
+    Stuck,
+}
+
 /// What became of an attempt to cancel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cancelled {
@@ -83,12 +101,12 @@ pub enum Cancelled {
 
 /// What became of an attempt to keep a worker from taking another task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Condemned {
+pub enum Fenced {
     /// It has this task in its hands, and takes no other.
     Yes(TaskId),
     /// It has no such task. Nothing has changed.
     NotRunning,
-    /// Too many are condemned and not yet pardoned. Nothing has changed.
+    /// Too many are fenced and not yet unfenced. Nothing has changed.
     NoRoom,
 }
 
@@ -168,7 +186,7 @@ impl WorkQueue {
     /// As [`Queue::get_delivery`]; [`GetError::ShutDown`] when there is nothing more to do.
     pub fn take(&self, deadline: Deadline) -> Result<Next, GetError> {
         loop {
-            if self.board.is_condemned() || self.board.may_leave() {
+            if self.board.is_fenced() || self.board.may_leave() {
                 return Ok(Next::Leave);
             }
             let delivery = self.tasks.get_delivery(deadline)?;
@@ -204,7 +222,7 @@ impl WorkQueue {
     /// As there.
     pub fn put_report(&self, message: &[u8]) -> Result<(), RingError> {
         let mut attempts = 0u32;
-        while !self.try_put_report(message)? {
+        while self.try_put_report(message, Deadline::Never)? != Put::Done {
             attempts += 1;
             if attempts.is_multiple_of(ATTEMPTS) && !self.pool.is_alive() {
                 // As after a shutdown.
@@ -215,20 +233,21 @@ impl WorkQueue {
         Ok(())
     }
 
-    /// As [`WorkQueue::report`], but false while reports take all memory that they may.
+    /// Puts a report as [`WorkQueue::report`] does, but does not wait for room, nor for a stopped process.
     ///
     /// # Errors
     /// As [`WorkQueue::report`].
-    pub fn try_report(&self, report: Report, payload: &[u8]) -> Result<bool, RingError> {
-        self.try_put_report(&[&report.to_bytes()[..], payload].concat())
+    pub fn try_report(&self, report: Report, payload: &[u8]) -> Result<Put, RingError> {
+        self.try_put_report(&[&report.to_bytes()[..], payload].concat(), Deadline::Now)
     }
 
-    fn try_put_report(&self, message: &[u8]) -> Result<bool, RingError> {
-        match self.reports.put(message, Deadline::Never) {
-            // After a shutdown nobody reads it any more.
-            Ok(()) | Err(PutError::ShutDown) => Ok(true),
-            Err(PutError::Full) => Ok(false),
-            Err(PutError::Memory(error)) if self.may_be_freed(&error) => Ok(false),
+    fn try_put_report(&self, message: &[u8], deadline: Deadline) -> Result<Put, RingError> {
+        match self.reports.put(message, deadline) {
+            // After a shutdown no process reads it any more.
+            Ok(()) | Err(PutError::ShutDown) => Ok(Put::Done),
+            // There is no bound on how many there are.
+            Err(PutError::Full) => Ok(Put::Stuck),
+            Err(PutError::Memory(error)) if self.may_be_freed(&error) => Ok(Put::Full),
             Err(PutError::Memory(error)) => Err(error),
         }
     }
@@ -259,64 +278,128 @@ impl WorkQueue {
     /// Finds the tasks that dead workers left and that are not to be begun again, or were cancelled, and acknowledges them; also the
     /// memory of large reports that they had begun. To be called when a worker has ended.
     ///
+    /// False if a stopped process has a lock. Then it finds what it can without, and acknowledges nothing: it is to be called
+    /// again, and finds the same tasks once more.
+    ///
+    /// # Errors
+    /// As [`Queue::get_left`].
+    pub fn find_lost(&self) -> Result<(Vec<Lost>, bool), GetError> {
+        let mut lost = Vec::new();
+        let mut complete = true;
+        if self.reports.memory_in_use() > MUCH {
+            // Some of it may be of reports that dead workers had begun. No other process may look for that soon.
+            complete = self.reports.try_trim()?;
+        }
+        while let Some(result) = self.next_lost(Deadline::Now).transpose() {
+            match result {
+                Ok(next) => lost.push(next),
+                Err(GetError::Empty) => {
+                    let peek = |peeked: Peeked<'_>| self.peek_lost(peeked);
+                    lost.extend(self.tasks.peek_deliveries(peek).map_err(GetError::from)?);
+                    return Ok((lost, false));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((lost, complete))
+    }
+
+    /// Finds tasks as [`WorkQueue::find_lost`] does, but waits for locks.
+    ///
     /// # Errors
     /// As [`Queue::get_left`].
     pub fn lost(&self) -> Result<Vec<Lost>, GetError> {
-        if self.reports.memory_in_use() > MUCH {
-            // Some of it may be of reports that dead workers had begun. Nobody else may look for that soon.
-            self.reports.trim()?;
-        }
-        let mut lost = Vec::new();
-        let hopeless = |task: &[u8], attempts| {
-            Task::read(task).is_ok_and(|task| {
-                task.id.job != 0 && (attempts > task.retries || self.board.is_cancelled(task.id.job))
-            })
-        };
-        while let Some(delivery) = self.tasks.get_left(Deadline::Never, hopeless)? {
-            lost.push(Lost { id: Task::read(&delivery)?.id, worker: delivery.left_by() });
-            delivery.done()?;
-        }
-        Ok(lost)
+        std::iter::from_fn(|| self.next_lost(Deadline::Never).transpose()).collect()
     }
 
-    /// Which workers have a task in their hands, as of an instant during the call.
+    fn next_lost(&self, deadline: Deadline) -> Result<Option<Lost>, GetError> {
+        let hopeless =
+            |task: &[u8], attempts| Task::read(task).is_ok_and(|task| self.is_hopeless(task, attempts));
+        let Some(delivery) = self.tasks.get_left(deadline, hopeless)? else { return Ok(None) };
+        let lost = Lost { id: Task::read(&delivery)?.id, worker: delivery.left_by() };
+        delivery.done()?;
+        Ok(Some(lost))
+    }
+
+    fn peek_lost(&self, Peeked { holder, is_left, attempts, beginning }: Peeked<'_>) -> Option<Lost> {
+        let task = Task::read(beginning).ok()?;
+        let attempts = if is_left {
+            attempts
+        } else if holder?.is_alive() {
+            return None;
+        } else {
+            attempts + 1
+        };
+        self.is_hopeless(task, attempts).then_some(Lost { id: task.id, worker: holder })
+    }
+
+    /// Whether a task that was left so often is not to be begun again.
+    fn is_hopeless(&self, task: Task, attempts: u32) -> bool {
+        task.id.job != 0 && (attempts > task.retries || self.board.is_cancelled(task.id.job))
+    }
+
+    /// Which workers have a task in their hands. As of an instant during the call, unless a stopped process has a lock: then as of
+    /// an instant each.
     ///
     /// # Errors
     /// As [`Queue::with_deliveries`].
     pub fn running(&self) -> Result<Vec<(Identity, TaskId)>, RingError> {
-        self.while_running(|running| running)
+        match self.while_running(Deadline::Now, |running| running) {
+            Err(RingError::Busy) => self.peek_running(),
+            running => running,
+        }
+    }
+
+    fn peek_running(&self) -> Result<Vec<(Identity, TaskId)>, RingError> {
+        self.tasks.peek_deliveries(|Peeked { holder, is_left, beginning, .. }| {
+            Some((holder.filter(|_| !is_left)?, Task::read(beginning).ok()?.id))
+        })
     }
 
     /// Calls `then` with what [`WorkQueue::running`] has, while it is so: no worker takes or acknowledges a task meanwhile. Who takes
     /// one afterwards finds on the board what `then` has written there, as does who acknowledges.
-    fn while_running<R>(&self, then: impl FnOnce(Vec<(Identity, TaskId)>) -> R) -> Result<R, RingError> {
+    fn while_running<R>(
+        &self,
+        deadline: Deadline,
+        then: impl FnOnce(Vec<(Identity, TaskId)>) -> R,
+    ) -> Result<R, RingError> {
         let read = |worker, task: &[u8]| Some((worker, Task::read(task).ok()?.id));
-        self.tasks.with_deliveries(Deadline::Never, read, then)
+        self.tasks.with_deliveries(deadline, read, then)
     }
 
     /// If a worker has a task of a job in its hands, or the one of that index, forbids it to take another one. The worker may be killed
-    /// then without any other task's being hurt; with [`WorkQueue::pardon`] when it is gone.
+    /// then without any other task's being hurt; with [`WorkQueue::unfence`] when it is gone.
     ///
     /// # Errors
     /// As [`WorkQueue::running`].
-    pub fn condemn_if_running(&self, pid: i32, job: u64, index: Option<u32>) -> Result<Condemned, RingError> {
-        self.while_running(|running| {
-            let found = running.into_iter().find(|(worker, id)| {
-                worker.pid().as_raw_nonzero().get() == pid
-                    && id.job == job
-                    && index.is_none_or(|index| index == id.index)
-            });
-            match found {
-                None => Condemned::NotRunning,
-                Some((worker, id)) if self.board.condemn(worker) => Condemned::Yes(id),
-                Some(_) => Condemned::NoRoom,
-            }
-        })
+    pub fn fence_if_running(&self, pid: u32, job: u64, index: Option<u32>) -> Result<Fenced, RingError> {
+        let find = |running: Vec<(Identity, TaskId)>| {
+            running.into_iter().find(|(worker, id)| {
+                worker.pid_number() == pid && id.job == job && index.is_none_or(|index| index == id.index)
+            })
+        };
+        let fence = |found| match found {
+            None => Fenced::NotRunning,
+            Some((worker, id)) if self.board.fence(worker) => Fenced::Yes(id),
+            Some(_) => Fenced::NoRoom,
+        };
+        match self.while_running(Deadline::Now, |running| fence(find(running))) {
+            Err(RingError::Busy) => {}
+            fenced => return fenced,
+        }
+        // A stopped process has the lock. A worker that has the task still after it was fenced, takes no other.
+        let found = find(self.peek_running()?);
+        let fenced = fence(found);
+        if matches!(fenced, Fenced::Yes(_)) && find(self.peek_running()?) != found {
+            self.board.unfence(pid);
+            return Ok(Fenced::NotRunning);
+        }
+        Ok(fenced)
     }
 
     /// Lets a worker of this pid take tasks again.
-    pub fn pardon(&self, pid: i32) {
-        self.board.pardon(pid);
+    pub fn unfence(&self, pid: u32) {
+        self.board.unfence(pid);
     }
 
     /// Cancels what has not begun of a job, unless a task of it runs.
@@ -324,7 +407,7 @@ impl WorkQueue {
     /// # Errors
     /// As [`WorkQueue::running`].
     pub fn cancel_unless_running(&self, job: u64) -> Result<Cancelled, RingError> {
-        self.while_running(|running| match running.iter().find(|(_, id)| id.job == job) {
+        self.while_running(Deadline::Never, |running| match running.iter().find(|(_, id)| id.job == job) {
             Some((worker, _)) => Cancelled::Running(*worker),
             None if self.board.cancel(job) => Cancelled::Yes,
             None => Cancelled::NoRoom,
@@ -336,7 +419,7 @@ impl WorkQueue {
     /// # Errors
     /// As [`WorkQueue::running`].
     pub fn cancel(&self, job: u64) -> Result<(bool, Vec<(Identity, TaskId)>), RingError> {
-        self.while_running(|mut running| {
+        self.while_running(Deadline::Never, |mut running| {
             running.retain(|(_, id)| id.job == job);
             (self.board.cancel(job), running)
         })
@@ -366,14 +449,15 @@ impl WorkQueue {
         }
     }
 
-    /// Lets so many workers end, each after the task that it has.
+    /// Lets so many workers end, each after the task that it has. Those that wait are woken, unless a stopped process has a lock:
+    /// then it fails with [`PutError::Full`], and is to be called again.
     ///
     /// # Errors
     /// As [`Queue::put`].
     pub fn release(&self, workers: u32) -> Result<(), PutError> {
         self.board.release(workers.into());
         let wake = Task { id: TaskId { job: 0, index: 0 }, retries: u32::MAX };
-        (0..workers).try_for_each(|_| self.tasks.put(&wake.to_bytes(), Deadline::Never))
+        (0..workers).try_for_each(|_| self.tasks.put(&wake.to_bytes(), Deadline::Now))
     }
 
     /// Lets the workers stay that [`WorkQueue::release`] let go and that have not gone yet; how many those are.

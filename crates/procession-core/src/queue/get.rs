@@ -11,7 +11,7 @@ use procession_sys::interrupt;
 use procession_sys::presence::Presence;
 use procession_sys::process_owned::OwnedByProcess;
 
-use super::{Damaged, Delivery, GetError, Message, Queue, Shared, unless_busy, wait_until};
+use super::{Damaged, Delivery, GetError, Message, Peeked, Queue, Shared, unless_busy, wait_until};
 use crate::ring::{GetSession, ON_ITS_WAY, RingError, Side, Take, Taken};
 use crate::shm::Header;
 use crate::sync::{SLICE, atomic::Ordering};
@@ -134,6 +134,15 @@ impl Queue {
         then: impl FnOnce(Vec<T>) -> R,
     ) -> Result<R, RingError> {
         self.shared.ring.with_deliveries(deadline, read, then)
+    }
+
+    /// Calls `read` for every delivery that is out, or was left and not taken again. It uses no lock: a process that is stopped
+    /// with one does not keep this one from looking. Each delivery was so at an instant of the call.
+    ///
+    /// # Errors
+    /// [`RingError`]: out of mappings, or damaged.
+    pub fn peek_deliveries<T>(&self, read: impl FnMut(Peeked<'_>) -> Option<T>) -> Result<Vec<T>, RingError> {
+        self.shared.ring.peek_deliveries(read)
     }
 
     /// Takes up to `max` messages that are there, waiting for the first until `deadline`; takes the lock and

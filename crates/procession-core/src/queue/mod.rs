@@ -27,7 +27,7 @@ pub use self::error::{GetError, JoinError, PutError, TaskDoneError};
 pub use self::get::{Batch, Part};
 pub use self::mapping::MessageMapping;
 pub use self::message::{Message, Reservation};
-pub use crate::ring::{BEGINNING, Damaged, INLINE_MAX, MAX_MESSAGES, RingError, WatchError};
+pub use crate::ring::{BEGINNING, Damaged, INLINE_MAX, MAX_MESSAGES, Peeked, RingError, WatchError};
 
 use crate::ring::{ON_ITS_WAY, PRESENT, Ring, Settings};
 use crate::shm::FdRef;
@@ -363,9 +363,25 @@ impl Queue {
     /// # Errors
     /// [`Damaged`].
     pub fn trim(&self) -> Result<(), RingError> {
-        self.shared.ring.sweep(Deadline::Never)?;
+        self.trim_until(Deadline::Never)
+    }
+
+    /// As [`Queue::trim`], unless a process that is stopped has a lock; whether it was done.
+    ///
+    /// # Errors
+    /// [`Damaged`].
+    pub fn try_trim(&self) -> Result<bool, RingError> {
+        match self.trim_until(Deadline::Now) {
+            Ok(()) => Ok(true),
+            Err(RingError::Busy) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn trim_until(&self, deadline: Deadline) -> Result<(), RingError> {
+        self.shared.ring.sweep(deadline)?;
         self.shared.shrink()?;
-        self.shared.ring.trim(Deadline::Never)
+        self.shared.ring.trim(deadline)
     }
 
     /// Ends the queue for all processes: further puts fail, gets take what is there and then fail; a delivery that another process

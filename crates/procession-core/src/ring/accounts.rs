@@ -10,6 +10,20 @@ use super::layout::{Account, BlockState};
 use super::watch::Side;
 use super::{Damaged, Ring, RingError};
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::atomic::fence;
+
+/// A delivery that was looked at without a lock.
+#[derive(Clone, Copy, Debug)]
+pub struct Peeked<'a> {
+    /// The process, dead or alive, that has it or that left it.
+    pub holder: Option<Identity>,
+    /// It was left, and not taken again.
+    pub is_left: bool,
+    /// How often it was left.
+    pub attempts: u32,
+    /// The message's first bytes, up to [`BEGINNING`](crate::ring::BEGINNING).
+    pub beginning: &'a [u8],
+}
 
 impl Ring {
     /// Puts that are not declared done: what waits, what is held, and what was taken for good and is owed.
@@ -276,6 +290,35 @@ impl Ring {
             }
         }
         Ok(then(deliveries))
+    }
+
+    /// Calls `read` for every delivery that is out, or was left and not taken again, without a lock: for when the holder of the
+    /// memory lock makes no progress. Each was so at an instant of the call. What changes meanwhile may be left out.
+    pub(crate) fn peek_deliveries<T>(
+        &self,
+        mut read: impl FnMut(Peeked<'_>) -> Option<T>,
+    ) -> Result<Vec<T>, RingError> {
+        let mut deliveries = Vec::new();
+        for block in self.blocks()? {
+            let descriptor = self.descriptor(block)?;
+            // The place in the stream tells two messages apart that one process had in one block.
+            let look = || (descriptor.state(), descriptor.seq.load(Relaxed));
+            let before = look();
+            let (Some((state, holder)), _) = before else { continue };
+            let is_left = match state {
+                BlockState::Held | BlockState::HeldCopy => false,
+                BlockState::Returned => true,
+                _ => continue,
+            };
+            let attempts = descriptor.attempts.load(Relaxed);
+            let beginning = self.beginning(descriptor)?;
+            // The bytes were read before the block is looked at again.
+            fence(Acquire);
+            if look() == before {
+                deliveries.extend(read(Peeked { holder, is_left, attempts, beginning: &beginning }));
+            }
+        }
+        Ok(deliveries)
     }
 
     /// The processes, dead or alive, that hold deliveries.

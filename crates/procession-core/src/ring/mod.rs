@@ -25,6 +25,7 @@ use procession_sys::clock::Deadline;
 use procession_sys::memory::{self, Mapping};
 use rustix::fd::{BorrowedFd, OwnedFd};
 
+pub use self::accounts::Peeked;
 pub use self::layout::{BEGINNING, INLINE_MAX, MAX_MESSAGES};
 pub(crate) use self::layout::{ON_ITS_WAY, PRESENT};
 pub use self::watch::WatchError;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use procession_core::pool::{
-    Assignment, Cancelled, Condemned, Lost, Next, Outcome, Report, Task, TaskId, WorkQueue, who_lost,
+    Assignment, Cancelled, Fenced, Lost, Next, Outcome, Report, Task, TaskId, WorkQueue, who_lost,
 };
 use procession_core::queue::{GetError, RingError};
 use procession_sys::clock::Deadline;
@@ -211,19 +211,19 @@ fn a_cancelled_task_of_a_dead_worker_is_not_begun_again() {
 }
 
 #[test]
-fn there_is_room_to_condemn_all_workers_of_a_pool() {
+fn there_is_room_to_fence_all_workers_of_a_pool() {
     let work = WorkQueue::new().expect("a pool");
     submit(&work, task(1, 0), 0);
     let assignment = take(&work);
-    let me = std::process::id() as i32;
-    let condemn = || work.condemn_if_running(me, 1, Some(0)).expect("sound");
-    assert!((0..500).all(|_| condemn() == Condemned::Yes(task(1, 0))));
-    let more = (0..10_000).take_while(|_| condemn() != Condemned::NoRoom).count();
+    let me = std::process::id();
+    let fence = || work.fence_if_running(me, 1, Some(0)).expect("sound");
+    assert!((0..500).all(|_| fence() == Fenced::Yes(task(1, 0))));
+    let more = (0..10_000).take_while(|_| fence() != Fenced::NoRoom).count();
     assert!(more < 10_000);
-    work.pardon(me);
-    assert_eq!(condemn(), Condemned::Yes(task(1, 0)));
+    work.unfence(me);
+    assert_eq!(fence(), Fenced::Yes(task(1, 0)));
     assignment.done().expect("it is mine");
-    assert_eq!(condemn(), Condemned::NotRunning);
+    assert_eq!(fence(), Fenced::NotRunning);
     assert!(matches!(work.take(Deadline::Now), Ok(Next::Leave)));
 }
 
@@ -327,4 +327,58 @@ fn the_task_of_a_lent_message_is_found_when_its_worker_dies() {
     assert_eq!(work.lost().expect("sound"), []);
     work.tasks().trim().expect("sound");
     assert!(work.tasks().memory_used() < 1 << 20, "{} bytes are left", work.tasks().memory_used());
+}
+
+/// Starts a process that is stopped while it has the lock under which tasks are taken.
+fn stopped_with_the_lock(work: &WorkQueue) -> i32 {
+    // SAFETY: the child uses only the objects that it inherits, and ends by `_exit`.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0);
+    if pid == 0 {
+        let stop = |_: Vec<()>| {
+            // SAFETY: stops the process.
+            unsafe { libc::raise(libc::SIGSTOP) }
+        };
+        let stopped = work.tasks().with_deliveries(Deadline::Never, |_, _| None, stop);
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(stopped.map_or(1, |_| 0)) }
+    }
+    let mut status = 0;
+    // SAFETY: waits until the child is stopped.
+    assert_eq!(unsafe { libc::waitpid(pid, &mut status, libc::WUNTRACED) }, pid);
+    assert!(libc::WIFSTOPPED(status), "{status}");
+    pid
+}
+
+#[test]
+fn a_stopped_process_with_the_lock_hides_no_task_and_no_death() {
+    let work = WorkQueue::new().expect("a pool");
+    (0..3).for_each(|index| submit(&work, task(1, index), index / 2));
+    let dead = [(); 2].map(|()| in_a_worker_that_dies(|| std::mem::forget(take(&work))));
+    let mine = take(&work);
+    let me = Identity::current();
+    let stopped = stopped_with_the_lock(&work);
+    let mut running = work.running().expect("sound");
+    running.sort_by_key(|(_, id)| id.index);
+    assert_eq!(running, [(dead[0], task(1, 0)), (dead[1], task(1, 1)), (me, task(1, 2))]);
+    let fence = |job| work.fence_if_running(me.pid_number(), job, None).expect("sound");
+    assert_eq!(fence(2), Fenced::NotRunning);
+    assert_eq!(fence(1), Fenced::Yes(task(1, 2)));
+    work.unfence(me.pid_number());
+    let all =
+        [Lost { id: task(1, 0), worker: Some(dead[0]) }, Lost { id: task(1, 1), worker: Some(dead[1]) }];
+    for complete in [false, false, true] {
+        if complete {
+            // SAFETY: continues and collects the child of this test.
+            unsafe {
+                assert_eq!(libc::kill(stopped, libc::SIGCONT), 0);
+                assert_eq!(libc::waitpid(stopped, std::ptr::null_mut(), 0), stopped);
+            }
+        }
+        let (mut lost, is_all) = work.find_lost().expect("sound");
+        lost.sort_by_key(|lost| lost.id.index);
+        assert_eq!((&lost[..], is_all), (&all[..], complete));
+    }
+    assert_eq!(work.find_lost().expect("sound"), (vec![], true));
+    mine.done().expect("it is mine");
 }

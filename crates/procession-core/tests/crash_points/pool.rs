@@ -1,6 +1,6 @@
 //! Workers of a pool: what they take, report and acknowledge.
 
-use procession_core::pool::{Cancelled, Condemned, Next, Outcome, Report, Task, TaskId, WorkQueue};
+use procession_core::pool::{Cancelled, Fenced, Next, Outcome, Report, Task, TaskId, WorkQueue};
 use procession_sys::clock::Deadline;
 
 use crate::harness::{Run, Situation, fork};
@@ -141,9 +141,9 @@ pub(crate) fn situations(run: &mut Run) {
             let Ok(Next::Task(assignment)) = work.take(soon()) else { panic!("a task") };
             let TaskId { job, index } = assignment.task.id;
             assert!(matches!(work.cancel_unless_running(job), Ok(Cancelled::Running(_))));
-            let me = std::process::id() as i32;
-            assert!(matches!(work.condemn_if_running(me, job, Some(index)), Ok(Condemned::Yes(_))));
-            work.pardon(me);
+            let me = std::process::id();
+            assert!(matches!(work.fence_if_running(me, job, Some(index)), Ok(Fenced::Yes(_))));
+            work.unfence(me);
             assignment.done().expect("it is mine");
             work.release(2).expect("room");
             assert!(matches!(work.take(soon()), Ok(Next::Leave)));

@@ -7,11 +7,11 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::thread;
+use std::time::Duration;
 
-use procession_core::pool::{Outcome, Report, TaskId, who_lost};
+use procession_core::pool::{Outcome, Report, TaskId};
 use procession_core::queue::{Batch, GetError, Part};
 use procession_sys::clock::Deadline;
-use procession_sys::identity::Identity;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -19,12 +19,14 @@ use pyo3::sync::PyOnceLock;
 use super::job::Job;
 use super::state::{Arrival, Item};
 use super::unread::{self, Unread};
-use super::{Event, State, WorkQueue, damaged, errors};
+use super::{State, WorkQueue, damaged, errors};
 use crate::blocking::{block, brief};
 use crate::pycall;
 
 /// How many reports are taken together.
 const GROUP: usize = 256;
+/// No thread sleeps for longer without looking again: a stopped worker may have a lock that keeps it from being woken.
+const SLICE: Duration = Duration::from_millis(250);
 
 thread_local! {
     /// Memory for the thread's next batch. Empty.
@@ -136,7 +138,7 @@ impl WorkQueue {
         let slept = match deadline {
             Deadline::Never => pycall::call_method(lock, acquire, ()),
             _ => {
-                let left = deadline.slice(std::time::Duration::from_secs(3600)).unwrap_or_default();
+                let left = deadline.slice(Duration::from_secs(3600)).unwrap_or_default();
                 pycall::call_method(lock, acquire, (true, left.as_secs_f64()))
             }
         };
@@ -154,13 +156,13 @@ impl WorkQueue {
 
     /// Has somebody else collect, if anybody waits or has to.
     fn hand_over(&self, py: Python<'_>) -> PyResult<()> {
-        let (follower, is_urgent) = {
+        let (follower, must_collect) = {
             let mut state = self.lock();
-            (state.followers.pop(), state.urgent != 0)
+            (state.followers.pop(), state.must_collect())
         };
         match follower {
             Some((_, lock)) => lock.call_method0(py, intern!(py, "release")).map(drop),
-            None if is_urgent => self.wake(),
+            None if must_collect => self.wake(),
             None => Ok(()),
         }
     }
@@ -188,13 +190,17 @@ impl WorkQueue {
         let result = loop {
             let reports = self.core.reports();
             let got = block(py, deadline, |deadline| {
-                // A signal handler may have collected what this waits for.
-                if until() {
-                    return Some(None);
-                }
-                match reports.get_many_into(GROUP, &mut batch, deadline) {
-                    Err(GetError::Empty) => None,
-                    got => Some(Some(got)),
+                loop {
+                    // A signal handler may have collected what this waits for.
+                    if until() {
+                        return Some(None);
+                    }
+                    let slice = deadline.slice(SLICE).map_or(Deadline::Now, Deadline::after);
+                    match reports.get_many_into(GROUP, &mut batch, slice) {
+                        Err(GetError::Empty) if deadline.passed() => return None,
+                        Err(GetError::Empty) => {}
+                        got => return Some(Some(got)),
+                    }
                 }
             });
             match got {
@@ -203,7 +209,7 @@ impl WorkQueue {
                 Ok(Some(Some(Err(error)))) => break Err(errors::get(py, error)),
                 Err(error) => break Err(error),
             }
-            self.lock().gives_out = true;
+            self.lock().is_delivering = true;
             let shared = Rc::new(batch);
             OPEN.with_borrow_mut(|open| open.push((self.address(), shared.clone())));
             let interrupted = self.give_out(py, &shared, &mut had_events);
@@ -213,7 +219,7 @@ impl WorkQueue {
             {
                 let mut state = self.lock();
                 state.rounds += 1;
-                state.gives_out = false;
+                state.is_delivering = false;
             }
             if let Err(error) = interrupted {
                 break Err(error);
@@ -266,19 +272,16 @@ impl WorkQueue {
         let report = Report::read(bytes).map_err(damaged)?;
         let id = report.id;
         match report.outcome {
-            Outcome::Lost => {
-                self.lost(id.job, id.index, who_lost(&bytes[Report::LEN..]));
-                return Ok(true);
+            Outcome::Lost | Outcome::Ready | Outcome::Ended => {
+                return Ok(self.lock().dispatcher.report(report, &bytes[Report::LEN..], || ()));
             }
-            Outcome::Ready | Outcome::Unready | Outcome::Ended => {
-                let has_message = bytes.len() > Report::LEN;
-                let message = if has_message { unread::object(py, part, &mut |_| false).ok() } else { None };
-                let event = Event::Worker {
-                    outcome: report.outcome,
-                    pid: id.index as i32,
-                    message: message.map(Bound::unbind),
-                };
-                self.lock().events.push_back(event);
+            Outcome::Unready => {
+                let cause = unread::object(py, part, &mut |_| false).ok().map(Bound::unbind);
+                let mut state = self.lock();
+                let before = std::mem::replace(&mut state.last_start_error, cause);
+                state.dispatcher.report(report, &[], || ());
+                drop(state);
+                drop(before);
                 return Ok(true);
             }
             Outcome::Wake => return Ok(false),
@@ -337,10 +340,10 @@ impl WorkQueue {
         {
             let mut state = self.lock();
             if arrival.complete && has_callbacks {
-                state.events.push_back(Event::Complete(job.clone().unbind()));
+                state.complete.push_back(job.clone().unbind());
                 is_event = true;
             } else if arrival.complete {
-                gone = state.jobs.remove(&id);
+                gone = state.remove_job(id);
             }
             if !is_event {
                 let mut place = 0;
@@ -362,7 +365,7 @@ impl WorkQueue {
         if !is_event && collector.is_some_and(|thread| thread != thread::current().id()) {
             // It may be the one that waits for this job.
             let wake = Report { id: TaskId { job: 0, index: 0 }, outcome: Outcome::Wake };
-            // If there is no room for it, that thread does not sleep.
+            // If this cannot be put, that thread looks by itself soon.
             brief(|| self.core.try_report(wake, &[])).map_err(errors::memory)?;
         }
         Ok(is_event)
@@ -381,22 +384,12 @@ impl WorkQueue {
         let py = job.py();
         let work = job.get().work.get();
         let id = job.get().lock().id;
-        work.lock().urgent -= 1;
+        work.lock().must_collect -= 1;
         if let Err(error) = work.tell(py, job, Arrival { news: true, complete: true, late: false }) {
             error.write_unraisable(py, Some(job));
         }
-        drop(work.lock().jobs.remove(&id));
-    }
-
-    /// Notes a task that a worker died with.
-    pub(super) fn lost(&self, job: u64, index: u32, worker: Option<Identity>) {
-        let mut state = self.lock();
-        if state.jobs.contains_key(&job) {
-            state.events.push_back(Event::Lost { job, index, pid: worker.map(super::pid_of) });
-        } else {
-            drop(state);
-            self.came_back(job);
-        }
+        let job = work.lock().remove_job(id);
+        drop(job);
     }
 
     /// A task of a job that is no more has come back.

@@ -1,6 +1,7 @@
 //! What `procession.pool` is made of: tasks and reports in shared memory, who waits for them, and what a worker does.
 
 mod collect;
+mod effects;
 mod iterator;
 mod job;
 mod message;
@@ -16,7 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::ThreadId;
 use std::time::Duration;
 
-use procession_core::pool::{self as core, Cancelled, Condemned, Outcome, Report};
+use procession_core::pool::{self as core, Cancelled, Dispatcher, Front};
 use procession_core::queue::Damaged;
 use procession_sys::clock::Deadline;
 use procession_sys::identity::Identity;
@@ -27,6 +28,7 @@ use pyo3::{PyTraverseError, PyVisit};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
+use self::effects::PyDispatcher;
 use self::iterator::ResultIterator;
 use self::job::Job;
 use self::message::Function;
@@ -36,6 +38,7 @@ use crate::queue::errors;
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<WorkQueue>()?;
+    module.add_class::<PyDispatcher>()?;
     module.add_class::<Job>()?;
     module.add_class::<ResultIterator>()
 }
@@ -56,8 +59,8 @@ pub(crate) struct WorkQueue {
     ends: AtomicBool,
 }
 
-#[derive(Default)]
 struct State {
+    dispatcher: Dispatcher<Workers>,
     jobs: HashMap<u64, Py<Job>>,
     last_job: u64,
     /// Cancelled jobs, and how many tasks of each are to come back.
@@ -65,17 +68,21 @@ struct State {
     /// The thread that collects reports, for all.
     collector: Option<ThreadId>,
     /// Whether that thread has reports in its hands.
-    gives_out: bool,
+    is_delivering: bool,
     /// Threads that wait for that thread to have something for them, or to leave its place: a job, and a lock.
     followers: Vec<(u64, Py<PyAny>)>,
-    /// Jobs whose results are to be collected even if nobody waits for them.
-    urgent: usize,
-    /// What the thread that looks after the workers is to see to.
-    events: VecDeque<Event>,
-    /// What wakes that thread, while there is one.
-    bell: Option<OwnedFd>,
+    /// Jobs whose results are to be collected even if no thread waits for them.
+    must_collect: usize,
+    /// Jobs with callbacks all whose results are here.
+    complete: VecDeque<Py<Job>>,
+    /// Workers that are to be killed if they run a task of that job.
+    to_kill: VecDeque<(u32, u64)>,
+    /// Why a worker, the last one of those, could not be started, or not begin.
+    last_start_error: Option<Py<PyAny>>,
+    /// What wakes the thread that looks after the workers, while there is one.
+    wakeup_fd: Option<OwnedFd>,
     /// Whether that thread wants to be woken when there is a job.
-    rests: bool,
+    is_idle: bool,
     /// How often reports were collected.
     rounds: u64,
     /// What ended all jobs, if something has: there are no more.
@@ -84,14 +91,52 @@ struct State {
     function: Option<(Py<PyAny>, Function)>,
 }
 
-/// Something that is no result.
-enum Event {
-    /// All results of a job with callbacks are here.
-    Complete(Py<Job>),
-    /// A worker died with this task; or gave it up.
-    Lost { job: u64, index: u32, pid: Option<i32> },
-    /// What a worker says of itself, or the pool of it.
-    Worker { outcome: Outcome, pid: i32, message: Option<Py<PyAny>> },
+/// The pool's types in the dispatcher.
+struct Workers;
+
+impl Front for Workers {
+    /// An exit code, if the system has told.
+    type Status = Option<i32>;
+    /// That is [`State::last_start_error`]: to drop it may run Python code, which needs a lock.
+    type Cause = ();
+
+    fn ended_by_itself(status: &Option<i32>) -> bool {
+        status.is_some_and(|code| code >= 0)
+    }
+}
+
+impl State {
+    fn new() -> Self {
+        State {
+            dispatcher: Dispatcher::new(0),
+            jobs: HashMap::new(),
+            last_job: 0,
+            cancelled: HashMap::new(),
+            collector: None,
+            is_delivering: false,
+            followers: Vec::new(),
+            must_collect: 0,
+            complete: VecDeque::new(),
+            to_kill: VecDeque::new(),
+            last_start_error: None,
+            wakeup_fd: None,
+            is_idle: false,
+            rounds: 0,
+            ended: None,
+            function: None,
+        }
+    }
+
+    /// Takes a job out that is over.
+    fn remove_job(&mut self, id: u64) -> Option<Py<Job>> {
+        self.dispatcher.job_is_over(id);
+        self.jobs.remove(&id)
+    }
+
+    /// Whether reports are to be collected even if no thread waits for them.
+    fn must_collect(&self) -> bool {
+        self.must_collect != 0 || self.dispatcher.must_collect()
+    }
 }
 
 impl WorkQueue {
@@ -103,7 +148,7 @@ impl WorkQueue {
         WorkQueue {
             core,
             owner: Identity::current(),
-            state: Mutex::new(State::default()),
+            state: Mutex::new(State::new()),
             is_busy: AtomicBool::new(false),
             reports_exits: AtomicBool::new(false),
             ends: AtomicBool::new(false),
@@ -131,7 +176,7 @@ impl WorkQueue {
             self.collect_now(py)?;
             let is_certain = {
                 let state = self.lock();
-                state.collector == Some(me) || !state.gives_out && self.core.reports().is_empty()
+                state.collector == Some(me) || !state.is_delivering && self.core.reports().is_empty()
             };
             if !job.is_open() || is_certain || patience.passed() {
                 return Ok(());
@@ -144,9 +189,9 @@ impl WorkQueue {
     /// and what comes next.
     fn wake(&self) -> PyResult<()> {
         let state = self.lock();
-        let Some(bell) = &state.bell else { return Ok(()) };
-        match rustix::io::write(bell, &1u64.to_ne_bytes()) {
-            // It has been rung so often that it rings.
+        let Some(wakeup_fd) = &state.wakeup_fd else { return Ok(()) };
+        match rustix::io::write(wakeup_fd, &1u64.to_ne_bytes()) {
+            // It was written to so often that it is readable.
             Ok(_) | Err(Errno::AGAIN) => Ok(()),
             Err(error) => Err(std::io::Error::from(error).into()),
         }
@@ -175,6 +220,7 @@ impl WorkQueue {
             Err(TryLockError::WouldBlock) => return Ok(()),
         };
         visit.call(&state.ended)?;
+        visit.call(&state.last_start_error)?;
         if let Some((function, _)) = &state.function {
             visit.call(function)?;
         }
@@ -183,7 +229,8 @@ impl WorkQueue {
 
     fn __clear__(&self) {
         let mut state = self.lock();
-        let rest = (state.ended.take(), state.function.take(), std::mem::take(&mut state.jobs));
+        let jobs = std::mem::take(&mut state.jobs);
+        let rest = (state.ended.take(), state.function.take(), state.last_start_error.take(), jobs);
         drop(state);
         drop(rest);
     }
@@ -278,11 +325,11 @@ impl WorkQueue {
         self.collect_now(py)
     }
 
-    /// Whether there are no jobs; then the bell is rung when there is one.
-    fn rest(&self) -> bool {
+    /// Whether there are no jobs; then the supervisor is woken when there is one.
+    fn become_idle(&self) -> bool {
         let mut state = self.lock();
-        state.rests = state.jobs.is_empty();
-        state.rests
+        state.is_idle = state.jobs.is_empty();
+        state.is_idle
     }
 
     /// Collects what is there if nobody has since `rounds` had that value; what it is then.
@@ -320,42 +367,43 @@ impl WorkQueue {
         format!("tasks: {}\nreports: {}", self.core.tasks().describe(), self.core.reports().describe())
     }
 
-    /// Makes the bell, which is rung when there is an event, or reports are to be collected that nobody waits for: a descriptor that
-    /// polls readable from then on until `hush`. It is this object's, until `unhang`.
-    fn hang(&self) -> PyResult<i32> {
-        let bell =
+    /// Makes what wakes the supervisor: a descriptor that polls readable from `wake` until `clear`. It is this object's, until
+    /// `close_wakeup`.
+    fn open_wakeup(&self) -> PyResult<i32> {
+        let wakeup_fd =
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(std::io::Error::from)?;
-        let number = bell.as_raw_fd();
-        self.lock().bell = Some(bell);
+        let number = wakeup_fd.as_raw_fd();
+        self.lock().wakeup_fd = Some(wakeup_fd);
         Ok(number)
     }
 
-    /// Rings the bell, if there is one.
-    fn ring(&self) -> PyResult<()> {
+    /// Wakes the supervisor, if there is one.
+    #[pyo3(name = "wake")]
+    fn py_wake(&self) -> PyResult<()> {
         self.wake()
     }
 
-    /// Has the bell ring no more.
-    fn hush(&self) -> PyResult<()> {
+    /// Undoes all `wake`s.
+    fn clear(&self) -> PyResult<()> {
         let state = self.lock();
-        let Some(bell) = &state.bell else { return Ok(()) };
-        match rustix::io::read(bell, &mut [0; 8]) {
+        let Some(wakeup_fd) = &state.wakeup_fd else { return Ok(()) };
+        match rustix::io::read(wakeup_fd, &mut [0; 8]) {
             Ok(_) | Err(Errno::AGAIN) => Ok(()),
             Err(error) => Err(std::io::Error::from(error).into()),
         }
     }
 
-    /// Closes the bell.
-    fn unhang(&self) {
-        let bell = self.lock().bell.take();
-        drop(bell);
+    /// Closes the descriptor of `open_wakeup`.
+    fn close_wakeup(&self) {
+        let wakeup_fd = self.lock().wakeup_fd.take();
+        drop(wakeup_fd);
     }
 
     /// A descriptor that polls readable while there are reports, if they are to be collected by who calls this; else None.
     fn reports_fd(&self) -> PyResult<Option<i32>> {
         let wanted = {
             let state = self.lock();
-            state.urgent != 0 && state.collector.is_none()
+            state.must_collect() && state.collector.is_none()
         };
         if !wanted {
             return Ok(None);
@@ -363,87 +411,16 @@ impl WorkQueue {
         Ok(Some(brief(|| self.core.reports().readable_fd()).map_err(errors::watch)?.as_raw_fd()))
     }
 
-    /// From now on reports are collected also when nobody waits for them.
+    /// From now on reports are collected also when no thread waits for them.
     fn collect_always(&self) -> PyResult<()> {
-        self.lock().urgent += 1;
+        self.lock().must_collect += 1;
         self.wake()
     }
 
-    /// Undoes one `collect_always`.
-    fn collect_always_no_more(&self) {
-        self.lock().urgent -= 1;
-    }
-
-    /// The next event, or None: what it is and, as it has them, a job, a task's number, a pid, and what was said.
-    #[allow(clippy::type_complexity, reason = "it is taken apart at once")]
-    fn next_event(
-        &self,
-        py: Python<'_>,
-    ) -> Option<(&'static str, Option<Py<Job>>, u32, Option<i32>, Option<Py<PyAny>>)> {
-        loop {
-            let event = self.lock().events.pop_front()?;
-            return Some(match event {
-                Event::Complete(job) => ("complete", Some(job), 0, None, None),
-                Event::Lost { job: number, index, pid } => {
-                    let job = self.lock().jobs.get(&number).map(|job| job.clone_ref(py));
-                    match job {
-                        Some(job) => ("lost", Some(job), index, pid, None),
-                        // It was cancelled.
-                        None => {
-                            self.came_back(number);
-                            continue;
-                        }
-                    }
-                }
-                Event::Worker { outcome, pid, message } => {
-                    let what = match outcome {
-                        Outcome::Ready => "ready",
-                        Outcome::Unready => "unready",
-                        _ => "ended",
-                    };
-                    (what, None, 0, Some(pid), message)
-                }
-            });
-        }
-    }
-
-    /// Says that a worker has ended, behind all that it has said.
-    fn ended(&self, py: Python<'_>, pid: i32) -> PyResult<()> {
-        let report = Report::of_worker(pid, Outcome::Ended);
-        while !brief(|| self.core.try_report(report, &[])).map_err(errors::memory)? {
-            self.collect_now(py)?;
-            py.detach(|| std::thread::sleep(core::UNTIL_COLLECTED));
-        }
-        Ok(())
-    }
-
-    /// Finds the tasks that dead workers left and that are not to be begun again: they become events.
-    fn find_lost(&self, py: Python<'_>) -> PyResult<()> {
-        let lost = brief(|| self.core.lost()).map_err(|error| errors::get(py, error))?;
-        for task in lost {
-            self.lost(task.id.job, task.id.index, task.worker);
-        }
-        Ok(())
-    }
-
     /// Which tasks run: the worker's pid, the job's number and the task's.
-    fn running(&self) -> PyResult<Vec<(i32, u64, u32)>> {
+    fn running(&self) -> PyResult<Vec<(u32, u64, u32)>> {
         let running = brief(|| self.core.running()).map_err(errors::memory)?;
-        Ok(running.into_iter().map(|(worker, id)| (pid_of(worker), id.job, id.index)).collect())
-    }
-
-    /// If that worker runs a task of the job, or that one, forbids it to take another, so that it may be killed: the task's number.
-    #[pyo3(signature = (pid, job, index = None))]
-    fn condemn(&self, pid: i32, job: u64, index: Option<u32>) -> PyResult<Option<u32>> {
-        match brief(|| self.core.condemn_if_running(pid, job, index)).map_err(errors::memory)? {
-            Condemned::Yes(id) => Ok(Some(id.index)),
-            Condemned::NotRunning | Condemned::NoRoom => Ok(None),
-        }
-    }
-
-    /// Undoes `condemn` for a worker that is gone.
-    fn pardon(&self, pid: i32) {
-        self.core.pardon(pid);
+        Ok(running.into_iter().map(|(worker, id)| (worker.pid_number(), id.job, id.index)).collect())
     }
 
     /// Cancels a job that has not begun; whether it had not. A job of more than one task is cancelled as far as it has not begun, and
@@ -454,7 +431,7 @@ impl WorkQueue {
         job: &Bound<'_, Job>,
         exception: Option<Py<PyAny>>,
         running: bool,
-    ) -> PyResult<(bool, Vec<i32>)> {
+    ) -> PyResult<(bool, Vec<u32>)> {
         self.check_owner()?;
         let this = job.get();
         let py = job.py();
@@ -471,7 +448,7 @@ impl WorkQueue {
         } else {
             match brief(|| self.core.cancel_unless_running(id)).map_err(errors::memory)? {
                 Cancelled::Yes => Vec::new(),
-                Cancelled::Running(worker) => return Ok((false, vec![pid_of(worker)])),
+                Cancelled::Running(worker) => return Ok((false, vec![worker.pid_number()])),
                 Cancelled::NoRoom => return Ok((false, Vec::new())),
             }
         };
@@ -494,7 +471,7 @@ impl WorkQueue {
             None => this.cancel(py)?,
         }
         self.settle(py, job)?;
-        Ok((true, workers.into_iter().map(pid_of).collect()))
+        Ok((true, workers.into_iter().map(Identity::pid_number).collect()))
     }
 
     /// Takes all tasks back that have not begun: which those are whose jobs are open, or run callbacks.
@@ -539,19 +516,10 @@ impl WorkQueue {
         self.lock().jobs.get(&number).map(|job| job.clone_ref(py))
     }
 
-    /// Lets so many workers end after the task that they have.
-    fn release(&self, py: Python<'_>, workers: u32) -> PyResult<()> {
-        brief(|| self.core.release(workers)).map_err(|error| errors::put(py, error))
-    }
-
-    /// Lets the workers stay that were to end and have not yet.
-    fn recall(&self) -> u64 {
-        self.core.recall()
-    }
-
-    /// Lets the workers end when all tasks are done.
+    /// Lets the workers end when all tasks are done. None is started any more.
     fn close(&self) -> PyResult<()> {
         self.ends.store(true, Ordering::Relaxed);
+        self.lock().dispatcher.drained();
         brief(|| self.core.close()).map_err(errors::memory)
     }
 
@@ -565,8 +533,4 @@ impl WorkQueue {
         self.ends.store(true, Ordering::Relaxed);
         brief(|| self.core.terminate()).map_err(errors::memory)
     }
-}
-
-fn pid_of(worker: Identity) -> i32 {
-    worker.pid().as_raw_nonzero().get()
 }

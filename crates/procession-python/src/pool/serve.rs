@@ -49,7 +49,7 @@ impl WorkQueue {
     /// Tells the pool how this worker's beginning ended: with `None`, or with this object.
     pub(super) fn tell_begun(&self, py: Python<'_>, problem: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         let outcome = if problem.is_some() { Outcome::Unready } else { Outcome::Ready };
-        let report = Report::of_worker(std::process::id() as i32, outcome);
+        let report = Report::of_worker(std::process::id(), outcome);
         match problem {
             None => brief(|| self.core.report(report, &[])).map_err(errors::memory),
             Some(problem) => with_buffer(|buffer| self.report(py, report, problem, buffer, Tally::begin())),

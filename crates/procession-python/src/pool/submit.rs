@@ -73,9 +73,9 @@ impl WorkQueue {
             if let Some(Kept { function: place, .. }) = &mut job.kept {
                 *place = Some(function.clone().unbind());
             }
-            state.urgent += usize::from(job.has_callbacks());
-            let is_urgent = job.has_callbacks() && state.collector.is_none();
-            (id, std::mem::take(&mut state.rests) || is_urgent)
+            state.must_collect += usize::from(job.has_callbacks());
+            let must_collect = job.has_callbacks() && state.collector.is_none();
+            (id, std::mem::take(&mut state.is_idle) || must_collect)
         };
         if wakes {
             self.wake()?;

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::shared::Shared;
-use super::supervisor::{Recruiter, Supervisor};
+use super::supervisor::{Spawner, Supervisor};
 use super::worker::{Initializer, Order, Work};
 use super::{Pool, PoolError};
 use crate::process::{StartError, StartMethod, cpu_count};
@@ -41,8 +41,9 @@ impl Builder {
 
     /// What each worker does before its first task: `function(arguments)`, a plain `fn` or a closure that captures nothing.
     ///
-    /// When as many workers as the pool has, and at least three (ten, if all were killed by a signal), end one after another before one
-    /// of them is through with it, and no other is there that was, the pool ends with an error that says why.
+    /// The pool ends with an error that says why when attempts to start workers fail: three in a row, or ten if all those workers were
+    /// killed by a signal. An attempt fails when one of its workers ends before it is through with the initializer. As long as a
+    /// worker is ready, or may still get ready that was started before the first of these attempts failed, the pool goes on.
     pub fn initializer<A>(mut self, function: fn(A), arguments: A) -> Self
     where
         A: Serialize + DeserializeOwned + Send + Sync + 'static,
@@ -67,7 +68,9 @@ impl Builder {
     ///
     /// With [`StartMethod::Fork`], [`Builder::build`] forks the first workers, which is refused
     /// while the program has other threads or guards over shared memory. Replacements are forked
-    /// later all the same. A lock that another thread holds at that moment stays locked in them.
+    /// later all the same, by the pool's thread. It waits until no other thread has the lock of
+    /// standard output or error, so no thread should keep one while it waits for the pool. Another
+    /// lock that a thread has at that moment stays locked in the replacement.
     pub fn start_method(mut self, method: StartMethod) -> Self {
         self.method = Some(method);
         self
@@ -95,7 +98,7 @@ impl Builder {
             memory: self.memory,
             daemon: self.daemon,
         };
-        Supervisor::new(shared.clone(), Recruiter { order, method: self.method, started: 0 })?.begin()?;
+        Supervisor::new(shared.clone(), Spawner { order, method: self.method, started: 0 })?.begin()?;
         Ok(Pool { shared })
     }
 }

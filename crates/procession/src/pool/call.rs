@@ -86,7 +86,8 @@ impl<A, R> Call<'_, A, R> {
     }
 
     /// How long a worker may take for a task (all items of a chunk together), from when it begins. Its worker is killed then, and
-    /// another takes its place. Looked at every 20 ms. No limit unless told.
+    /// another takes its place. The pool looks eight times in the shortest timeout, every 5 to 250 ms, so a task may run for so much
+    /// longer. No limit unless told.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self

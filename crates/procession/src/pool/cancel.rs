@@ -4,22 +4,14 @@
 //! memory, until workers have passed all its tasks over: without the mark they would begin them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use procession_core::pool::{Cancelled, Condemned, Outcome, Report, TaskId};
+use procession_core::pool::{Cancelled, Fenced, Outcome, Reason, Report, TaskId};
 use procession_core::queue::RingError;
 use procession_sys::clock::Deadline;
 use procession_sys::identity::Identity;
 
 use super::job::AnyJob;
-use super::shared::{REMEMBERED, Shared};
-
-/// Why the pool killed a worker.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Reason {
-    Overdue(Duration),
-    Cancelled,
-}
+use super::shared::Shared;
 
 /// A job that is marked as cancelled.
 pub(super) struct Cancellation {
@@ -47,8 +39,9 @@ impl Shared {
     /// failed when this returns, and what runs ends with its worker.
     pub(super) fn cancel_running(&self, id: u64) -> bool {
         let Some((is_marked, running)) = self.mark(id, || self.work.cancel(id)) else { return false };
-        let is_its = |_, task: TaskId| (task.job == id).then_some(Reason::Cancelled);
-        let killed = if running.is_empty() { 0 } else { self.kill(is_its) };
+        let kill =
+            |(worker, task): (Identity, TaskId)| self.kill(worker.pid_number(), task, Reason::Cancelled);
+        let killed = running.into_iter().map(kill).filter(|killed| *killed).count();
         if is_marked {
             self.settle_cancelled(id);
         }
@@ -111,7 +104,7 @@ impl Shared {
         self.announce(Report { id: TaskId { job: id, index: 0 }, outcome: Outcome::Wake });
         self.wait_until(id, Deadline::Never, || {
             let state = self.lock();
-            state.phase.is_over() || state.cancelled.get(&id).is_none_or(|cancelled| cancelled.is_settled)
+            state.is_over() || state.cancelled.get(&id).is_none_or(|cancelled| cancelled.is_settled)
         });
     }
 
@@ -128,50 +121,39 @@ impl Shared {
         }
     }
 
-    /// Kills the workers whose tasks there is a reason for, and that still have them; how many.
-    pub(super) fn kill(&self, reason: impl Fn(Identity, TaskId) -> Option<Reason>) -> usize {
-        let running = match self.work.running() {
-            Ok(running) => running,
+    /// Kills a worker if it still has that task in its hands; whether it is.
+    pub(super) fn kill(&self, pid: u32, id: TaskId, reason: Reason) -> bool {
+        let Some(process) = self.process(pid) else { return false };
+        let fenced = {
+            let _alone = self.alone();
+            let fenced = self.work.fence_if_running(pid, id.job, Some(id.index));
+            if let Ok(Fenced::Yes(_)) = fenced
+                && !self.lock().dispatcher.fenced(pid, id, reason)
+            {
+                self.work.unfence(pid);
+                return false;
+            }
+            fenced
+        };
+        match fenced {
+            Ok(Fenced::Yes(_)) => {}
+            // It has come to the task's end.
+            Ok(Fenced::NotRunning) => return false,
+            Ok(Fenced::NoRoom) => {
+                tracing::error!(pid, "too many workers are about to be killed: this one goes on");
+                return false;
+            }
             Err(error) => {
                 self.break_up(&format!("its tasks: {error}"));
-                return 0;
-            }
-        };
-        let mut killed = 0;
-        for (worker, id) in running {
-            let pid = worker.pid().as_raw_nonzero().get();
-            let Some(reason) = reason(worker, id) else { continue };
-            let process = self.processes().into_iter().find(|process| process.pid() == pid.unsigned_abs());
-            let Some(process) = process else { continue };
-            let condemned = {
-                let _alone = self.alone();
-                self.work.condemn_if_running(pid, id.job, Some(id.index))
-            };
-            match condemned {
-                Ok(Condemned::Yes(_)) => {}
-                // It has come to the task's end.
-                Ok(Condemned::NotRunning) => continue,
-                Ok(Condemned::NoRoom) => {
-                    tracing::error!(pid, "too many workers are about to be killed: this one goes on");
-                    continue;
-                }
-                Err(error) => {
-                    self.break_up(&format!("its tasks: {error}"));
-                    return killed;
-                }
-            }
-            {
-                let mut state = self.lock();
-                state.killed.push_back((pid.unsigned_abs(), id, reason));
-                if state.killed.len() > REMEMBERED {
-                    state.killed.pop_front();
-                }
-            }
-            match process.kill() {
-                Ok(()) => killed += 1,
-                Err(error) => tracing::error!(%error, pid, "a worker cannot be killed"),
+                return false;
             }
         }
-        killed
+        if let Err(error) = process.kill() {
+            tracing::error!(%error, pid, "a worker cannot be killed");
+            self.lock().dispatcher.spared(pid);
+            self.wake_supervisor();
+            return false;
+        }
+        true
     }
 }

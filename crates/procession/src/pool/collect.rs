@@ -2,10 +2,12 @@
 //! those whose jobs went on. When it has what it waited for, another waiting thread goes on in its place.
 
 use std::borrow::Cow;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, PoisonError};
+use std::thread;
 use std::time::Duration;
 
-use procession_core::pool::Report;
+use procession_core::pool::{Outcome, Report, TaskId};
 use procession_core::queue::{Batch, GetError, Part};
 use procession_sys::clock::Deadline;
 
@@ -14,8 +16,8 @@ use super::shared::{AHEAD, NO_JOB, Shared};
 
 /// Reports that are read at a time.
 const BATCH: usize = 512;
-/// Nobody sleeps for longer without looking again.
-const SLICE: Duration = Duration::from_millis(100);
+/// No thread sleeps for longer without looking again.
+const SLICE: Duration = Duration::from_millis(250);
 
 /// A thread that waits while another reads reports.
 pub(super) struct Follower {
@@ -40,7 +42,7 @@ struct Reader<'a> {
 impl Drop for Reader<'_> {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
-        state.collecting = false;
+        state.collector = None;
         if let Some(next) = state.followers.first() {
             next.signal.notify_one();
         }
@@ -61,14 +63,15 @@ impl Shared {
                     if check() {
                         return true;
                     }
-                    let over = !reader.read(deadline);
-                    if over && self.lock().phase.is_over() {
+                    // In slices: a stopped worker may have a lock that this read waits for, and so keep a wake from coming.
+                    let over = !reader.read(deadline.slice(SLICE).map_or(Deadline::Now, Deadline::after));
+                    if over && self.lock().is_over() {
                         // What has not come is failed by whoever ended the pool, if not yet.
                         drop(reader);
                         if check() {
                             return true;
                         }
-                        std::thread::sleep(Duration::from_millis(1));
+                        thread::sleep(Duration::from_millis(1));
                         break;
                     }
                     if deadline.passed() {
@@ -94,11 +97,19 @@ impl Shared {
         }
     }
 
+    /// [`Shared::collect_now`], all of them; unless another thread reads, which does so.
+    pub(super) fn collect_all(&self) {
+        if let Some(mut reader) = self.reader() {
+            while reader.read(Deadline::Now) {}
+        }
+    }
+
     fn reader(&self) -> Option<Reader<'_>> {
         let mut state = self.lock();
-        if std::mem::replace(&mut state.collecting, true) {
+        if state.collector.is_some() {
             return None;
         }
+        state.collector = Some(thread::current().id());
         Some(Reader { shared: self, batch: Batch::new(), touched: Vec::new() })
     }
 
@@ -107,7 +118,7 @@ impl Shared {
         // A thread that ends has none any more.
         let signal = SIGNAL.try_with(Arc::clone).unwrap_or_default();
         let mut state = self.lock();
-        if !state.collecting {
+        if state.collector.is_none() {
             return false;
         }
         state.followers.push(Follower { job, signal: Arc::clone(&signal) });
@@ -115,7 +126,7 @@ impl Shared {
         // Whoever reads from here on finds this one among the followers.
         let mut found = check();
         let mut state = self.lock();
-        if !found && state.collecting {
+        if !found && state.collector.is_some() {
             let slice = deadline.slice(SLICE).unwrap_or_default();
             state = signal.wait_timeout(state, slice).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -129,7 +140,7 @@ impl Shared {
         if found {
             let state = self.lock();
             // It may have been this one's turn.
-            if !state.collecting
+            if state.collector.is_none()
                 && let Some(next) = state.followers.first()
             {
                 next.signal.notify_one();
@@ -138,12 +149,22 @@ impl Shared {
         found
     }
 
-    /// Wakes those that wait for a job.
-    pub(super) fn wake(&self, job: u64) {
-        let state = self.lock();
-        state.followers.iter().filter(|follower| follower.job == job).for_each(|follower| {
-            follower.signal.notify_one();
-        });
+    /// Wakes those that wait for a job, of which something came that was not in a report.
+    pub(super) fn notify(&self, job: u64) {
+        let is_collected = {
+            let state = self.lock();
+            state.followers.iter().filter(|follower| follower.job == job).for_each(|follower| {
+                follower.signal.notify_one();
+            });
+            state.collector.is_some_and(|collector| collector != thread::current().id())
+        };
+        if is_collected {
+            // That thread may be the one that waits for this job. If this cannot be put, that thread looks by itself soon.
+            let wake = Report { id: TaskId { job: NO_JOB, index: 0 }, outcome: Outcome::Wake };
+            if let Err(error) = self.work.try_report(wake, &[]) {
+                self.break_up(&format!("its reports: {error}"));
+            }
+        }
     }
 
     /// Wakes all that wait.
@@ -161,7 +182,10 @@ impl Reader<'_> {
         self.batch.clear();
         match shared.work.reports().get_many_into(BATCH, &mut self.batch, deadline) {
             Ok(()) => {}
-            Err(GetError::Empty | GetError::ShutDown) => return false,
+            Err(GetError::Empty | GetError::ShutDown) => {
+                shared.empty_reads.fetch_add(1, Ordering::Release);
+                return false;
+            }
             Err(error) => {
                 shared.break_up(&format!("its reports: {error}"));
                 return false;
@@ -193,7 +217,7 @@ impl Reader<'_> {
         }
         let state = shared.lock();
         if !state.followers.is_empty() {
-            let room = shared.out.load(std::sync::atomic::Ordering::Relaxed) < AHEAD;
+            let room = shared.out.load(Ordering::Relaxed) < AHEAD;
             for follower in &state.followers {
                 let wanted = self.touched.contains(&follower.job) || (follower.job == NO_JOB && room);
                 if wanted || state.jobs.is_empty() {

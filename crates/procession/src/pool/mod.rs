@@ -30,6 +30,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use procession_core::pool::Phase;
 use procession_sys::clock::Deadline;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -39,8 +40,7 @@ pub use self::call::Call;
 pub use self::error::{PoolError, TaskError, TaskName};
 pub use self::imap::Imap;
 pub use self::result::AsyncResult;
-use self::shared::Shared;
-use self::shared::{NO_JOB, Phase};
+use self::shared::{NO_JOB, Shared};
 
 /// Worker processes that call functions for this one.
 ///
@@ -180,8 +180,7 @@ impl Pool {
         if !self.shared.is_ours() {
             return Vec::new();
         }
-        let state = self.shared.lock();
-        state.seats.iter().filter(|seat| seat.ended.is_none()).map(|seat| seat.pid()).collect()
+        self.shared.lock().dispatcher.workers().collect()
     }
 
     /// Changes how many workers there are, 1 to [`MAX_WORKERS`]. New ones are started by the pool's thread, soon; those that are too
@@ -215,17 +214,14 @@ impl Pool {
         self.check_ours()?;
         {
             let mut state = self.shared.lock();
-            if matches!(state.phase, Phase::Open) {
+            if state.dispatcher.phase() == Phase::Open {
                 return Err(PoolError::NotClosed);
             }
             state.sealed = true;
         }
-        self.shared.ring();
+        self.shared.wake_supervisor();
         self.shared.wait_until(NO_JOB, Deadline::Never, || self.shared.at_rest.load(Ordering::Acquire));
-        match &self.shared.lock().phase {
-            Phase::Broken(reason) => Err(PoolError::Broken(Arc::clone(reason))),
-            _ => Ok(()),
-        }
+        self.shared.lock().broken().map_or(Ok(()), |reason| Err(PoolError::Broken(reason)))
     }
 
     /// Ends the pool at once: what has not begun is not done, workers are sent SIGTERM and, a second later, SIGKILL. Returns when all
@@ -235,7 +231,7 @@ impl Pool {
     /// [`PoolError::Forked`].
     pub fn terminate(&self) -> Result<(), PoolError> {
         self.check_ours()?;
-        self.shared.end(Phase::Terminated);
+        self.shared.terminate();
         self.shared.wait_until(NO_JOB, Deadline::Never, || self.shared.at_rest.load(Ordering::Acquire));
         Ok(())
     }

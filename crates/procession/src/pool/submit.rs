@@ -174,7 +174,7 @@ impl Shared {
                 Ok(count) => *put += count,
                 Err((count, PutError::ShutDown)) => {
                     *put += count;
-                    let refusal = self.lock().phase.refusal().unwrap_or(TaskError::Terminated);
+                    let refusal = self.lock().refusal().unwrap_or(TaskError::Terminated);
                     for index in *put..tasks.len() {
                         self.fail_put(job, first.wrapping_add(index as u32), |_| refusal.clone());
                     }
@@ -203,7 +203,7 @@ impl Shared {
             let error = match self.work.tasks().put(message, Deadline::Never) {
                 Ok(()) => return Ok(()),
                 Err(PutError::ShutDown) => {
-                    let refusal = self.lock().phase.refusal().unwrap_or(TaskError::Terminated);
+                    let refusal = self.lock().refusal().unwrap_or(TaskError::Terminated);
                     self.fail_put(job, index, |_| refusal.clone());
                     return Err(refusal);
                 }
@@ -215,7 +215,7 @@ impl Shared {
                 return Ok(());
             }
             self.wait_until(NO_JOB, Deadline::Never, || {
-                self.out.load(Ordering::Relaxed) < out || self.lock().phase.is_over()
+                self.out.load(Ordering::Relaxed) < out || self.lock().is_over()
             });
         }
     }
@@ -231,7 +231,7 @@ impl Shared {
 
     /// Waits while as much waits for workers as should.
     fn wait_for_room(&self) {
-        let full = || self.out.load(Ordering::Relaxed) >= AHEAD && !self.lock().phase.is_over();
+        let full = || self.out.load(Ordering::Relaxed) >= AHEAD && !self.lock().is_over();
         while full() && self.waiting() >= AHEAD {
             // Nothing is reported when a worker takes a task.
             self.wait_until(NO_JOB, Deadline::after(LOOK), || !full());

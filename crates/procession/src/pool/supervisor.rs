@@ -1,4 +1,4 @@
-//! The thread that looks after a pool's workers: starts them, finds those that ended, kills those that take too long.
+//! The thread that looks after a pool's workers: carries out what the dispatcher says, and tells it of ended workers.
 
 use std::collections::HashMap;
 use std::io;
@@ -8,16 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use procession_core::pool::{Outcome, Report, TaskId};
-use procession_sys::identity::Identity;
+use procession_core::pool::{Effect, Hopeless, Outcome, Phase, Put, Report, TaskId};
+use procession_core::queue::PutError;
 use procession_sys::signals;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 
-use super::cancel::Reason;
 use super::error::PoolError;
-use super::shared::{NO_JOB, Phase, Shared};
+use super::shared::{NO_JOB, Shared};
 use super::worker::{Order, work};
 use crate::process::{ExitStatus, Process, StartError, StartMethod};
 
@@ -25,39 +24,20 @@ use crate::process::{ExitStatus, Process, StartError, StartMethod};
 const GRACE: Duration = Duration::from_secs(1);
 /// Of the thread, in bytes: results that hold handles are read by it too.
 const STACK: usize = 8 << 20;
-/// Between two looks at tasks that have a timeout.
-const TICK: Duration = Duration::from_millis(20);
-/// Between two looks at reports that nobody waits for.
+/// Between two looks at reports that no thread waits for.
 const IDLE: Duration = Duration::from_millis(500);
-/// Before another attempt to start a worker.
-const RETRY: Duration = Duration::from_millis(100);
-/// So many attempts in a row to start the only worker may fail.
-const ATTEMPTS: u32 = 50;
-
-/// A worker, as the pool sees it.
-pub(super) struct Seat {
-    pub(super) process: Arc<Process<()>>,
-    /// It has got ready.
-    pub(super) ready: bool,
-    /// How it ended; its last reports may not have been read.
-    pub(super) ended: Option<ExitStatus>,
-}
-
-impl Seat {
-    pub(super) fn pid(&self) -> u32 {
-        self.process.pid()
-    }
-}
+/// Between two looks at workers that were sent SIGKILL.
+const UNTIL_GONE: Duration = Duration::from_millis(100);
 
 /// How workers are started.
-pub(super) struct Recruiter {
+pub(super) struct Spawner {
     pub(super) order: Order,
     pub(super) method: Option<StartMethod>,
     /// How many there were.
     pub(super) started: u64,
 }
 
-impl Recruiter {
+impl Spawner {
     /// `among_threads`: by a helper thread of a program that goes on.
     pub(super) fn start(&mut self, among_threads: bool) -> Result<Process<()>, StartError> {
         self.started += 1;
@@ -80,28 +60,26 @@ impl Recruiter {
 
 pub(super) struct Supervisor {
     shared: Arc<Shared>,
-    recruiter: Recruiter,
+    spawner: Spawner,
     events: OwnedFd,
-    /// When each task with a timeout was first seen running.
-    running: HashMap<(Identity, TaskId), Instant>,
-    /// No worker is started before.
-    not_before: Option<Instant>,
-    failures: u32,
+    /// Ended workers whose end could not be announced, and how often there was no report to be read when that was first tried.
+    unannounced: HashMap<u32, u64>,
     /// The workers have been told to end, and are killed at this time.
     kill_at: Option<Instant>,
+    /// The tasks were shut down: the workers end when all are done.
     closed: bool,
 }
 
-/// The bell's number among events; no pid.
-const BELL: u32 = 0;
+/// The number of the supervisor's own descriptor among events; no pid.
+const WAKEUP: u32 = 0;
 
 impl Supervisor {
-    pub(super) fn new(shared: Arc<Shared>, recruiter: Recruiter) -> Result<Self, PoolError> {
+    pub(super) fn new(shared: Arc<Shared>, spawner: Spawner) -> Result<Self, PoolError> {
         let events = epoll::create(CreateFlags::CLOEXEC).map_err(io::Error::from)?;
-        epoll::add(&events, &shared.bell, EventData::new_u64(BELL.into()), EventFlags::IN)
+        epoll::add(&events, &shared.wakeup_fd, EventData::new_u64(WAKEUP.into()), EventFlags::IN)
             .map_err(io::Error::from)?;
-        let (running, not_before, failures, kill_at, closed) = (HashMap::new(), None, 0, None, false);
-        Ok(Supervisor { shared, recruiter, events, running, not_before, failures, kill_at, closed })
+        let unannounced = HashMap::new();
+        Ok(Supervisor { shared, spawner, events, unannounced, kill_at: None, closed: false })
     }
 
     /// Starts the first workers, from the thread that makes the pool, and goes on in a thread of its own.
@@ -110,13 +88,9 @@ impl Supervisor {
     /// What could not be started; no worker is left then.
     pub(super) fn begin(mut self) -> Result<(), PoolError> {
         let shared = Arc::clone(&self.shared);
-        let target = shared.lock().target;
-        let result = (0..target)
-            .try_for_each(|_| {
-                // Until it takes care of Ctrl-C.
-                let process = signals::with_all_blocked(|| self.recruiter.start(false))?;
-                Ok::<_, PoolError>(self.seat(process)?)
-            })
+        let result = (0..shared.target())
+            // Until it takes care of Ctrl-C.
+            .try_for_each(|_| signals::with_all_blocked(|| self.start(false)))
             .and_then(|()| {
                 shared.supervised.store(true, Ordering::Relaxed);
                 let thread = signals::with_all_blocked(|| {
@@ -127,158 +101,149 @@ impl Supervisor {
             });
         if result.is_err() {
             shared.supervised.store(false, Ordering::Relaxed);
-            shared.end(Phase::Terminated);
-            let seats = std::mem::take(&mut shared.lock().seats);
-            for seat in &seats {
+            shared.terminate();
+            let processes = std::mem::take(&mut shared.lock().processes);
+            for process in &processes {
                 // They are children of this process and have just begun.
-                let _ = seat.process.kill();
+                let _ = process.kill();
             }
-            for seat in seats {
-                let _ = seat.process.join();
+            for process in processes {
+                let _ = process.join();
             }
         }
         result
     }
 
-    /// Watches a new worker.
-    fn seat(&self, process: Process<()>) -> io::Result<()> {
-        let process = Arc::new(process);
+    /// Starts a worker and watches it.
+    fn start(&mut self, among_threads: bool) -> Result<(), PoolError> {
+        let process = Arc::new(self.spawner.start(among_threads)?);
         let data = EventData::new_u64(process.pid().into());
         let watched = epoll::add(&self.events, process.as_fd(), data, EventFlags::IN | EventFlags::ONESHOT);
         if let Err(error) = watched {
-            // It is a child of this process.
             let _ = process.kill();
-            return Err(error.into());
+            return Err(io::Error::from(error).into());
         }
-        let surplus = {
-            let mut state = self.shared.lock();
-            state.seats.push(Seat { process, ready: false, ended: None });
-            state.seats.len() > state.target
-        };
-        // The pool became smaller while this one was started.
-        if surplus && let Err(error) = self.shared.work.release(1) {
-            tracing::debug!(%error, "a pool that ends has one worker more");
-        }
+        let mut state = self.shared.lock();
+        state.dispatcher.started(process.pid());
+        state.processes.push(process);
         Ok(())
     }
 
     fn run(mut self) {
-        while !self.look() {
+        loop {
+            self.carry_out();
+            if self.is_at_end() {
+                break;
+            }
             self.wait();
         }
         self.shared.at_rest.store(true, Ordering::Release);
-        // Whoever reads reports in `join`; and the others.
+        // A thread that reads reports in `join`; and the others.
         self.shared.announce(Report { id: TaskId { job: NO_JOB, index: 0 }, outcome: Outcome::Wake });
         self.shared.wake_all();
     }
 
-    /// Does what there is to do; whether the pool is at an end.
-    fn look(&mut self) -> bool {
+    /// Does what there is to do.
+    fn carry_out(&mut self) {
+        loop {
+            let effect = self.shared.lock().dispatcher.poll(Instant::now());
+            let Some(effect) = effect else { return };
+            if let Err(reason) = self.carry_out_one(effect) {
+                self.shared.break_up(&reason);
+            }
+        }
+    }
+
+    /// # Errors
+    /// Why the pool cannot go on.
+    fn carry_out_one(&mut self, effect: Effect<ExitStatus, String>) -> Result<(), String> {
         let shared = Arc::clone(&self.shared);
-        let (phase, seats, jobs, sealed, filling) = {
+        match effect {
+            Effect::Start => {
+                if let Err(error) = self.start(true) {
+                    tracing::warn!(%error, "a worker of a pool cannot be started");
+                    shared.lock().dispatcher.start_refused(Instant::now(), error.to_string());
+                }
+            }
+            Effect::Announce(pid) => {
+                let report = Report::of_worker(pid, Outcome::Ended);
+                let put =
+                    shared.work.try_report(report, &[]).map_err(|error| format!("its reports: {error}"))?;
+                if put == Put::Done {
+                    self.unannounced.remove(&pid);
+                    shared.collect_now();
+                } else {
+                    let reads = shared.empty_reads.load(Ordering::Acquire);
+                    let first = *self.unannounced.entry(pid).or_insert(reads);
+                    shared.collect_all();
+                    // Since then a thread had read all reports and found no other.
+                    let is_last = put == Put::Stuck && shared.empty_reads.load(Ordering::Acquire) != first;
+                    shared.lock().dispatcher.not_announced(Instant::now(), pid, is_last);
+                }
+            }
+            Effect::Look => {
+                let running = shared.work.running().map_err(|error| format!("its tasks: {error}"))?;
+                shared.lock().dispatcher.look(Instant::now(), &running);
+            }
+            Effect::Kill(pid, id, reason) => drop(shared.kill(pid, id, reason)),
+            Effect::Unfence(pid) => {
+                let _alone = shared.alone();
+                shared.work.unfence(pid);
+            }
+            Effect::FindLost => {
+                let found = shared.work.find_lost();
+                let (lost, complete) = found.map_err(|error| format!("its tasks: {error}"))?;
+                shared.lock().dispatcher.found_lost(Instant::now(), lost, complete);
+            }
+            Effect::Fail(id, failure) => shared.fail(id, failure),
+            Effect::Resize(surplus) => {
+                shared.work.recall();
+                match shared.work.release(surplus) {
+                    Ok(()) | Err(PutError::ShutDown) => {}
+                    Err(error) => {
+                        tracing::warn!(%error, "a pool's workers cannot be told that they are too many");
+                        shared.lock().dispatcher.not_resized(Instant::now());
+                    }
+                }
+            }
+            Effect::GiveUp(hopeless) => return Err(describe(hopeless)),
+            Effect::CannotGoOn(pid, reason) => {
+                return Err(format!("a worker (process {pid}) cannot go on: {reason}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether all workers have ended, and no other is to be started. Ends them if the pool ends.
+    fn is_at_end(&mut self) -> bool {
+        let shared = Arc::clone(&self.shared);
+        let (phase, is_done) = {
             let state = shared.lock();
-            (state.phase.clone(), state.seats.len(), state.jobs.len(), state.sealed, state.filling)
+            let is_done = state.jobs.is_empty() || state.sealed && state.filling == 0;
+            (state.dispatcher.phase(), is_done)
         };
         match phase {
-            Phase::Terminated | Phase::Broken(_) => {
-                self.end_workers();
-                return shared.lock().seats.is_empty();
-            }
+            Phase::Open => return false,
+            Phase::Terminated | Phase::Broken => self.end_workers(),
             Phase::Closed => {
-                if !self.closed && (jobs == 0 || sealed && filling == 0) {
+                if is_done && !self.closed {
                     self.closed = true;
                     if let Err(error) = shared.work.close() {
                         shared.break_up(&format!("its tasks: {error}"));
-                        return false;
+                        return self.is_at_end();
                     }
                 }
-                let left = if self.closed { shared.work.tasks().unfinished() } else { 1 };
-                if left == 0 {
-                    return seats == 0;
+                if !self.closed || shared.work.tasks().unfinished() != 0 {
+                    return false;
                 }
-                self.recruit();
-            }
-            Phase::Open => self.recruit(),
-        }
-        if shared.lock().timed != 0 {
-            self.look_at_the_clock();
-        } else {
-            self.running.clear();
-        }
-        false
-    }
-
-    /// Starts workers until there are enough.
-    fn recruit(&mut self) {
-        if self.not_before.is_some_and(|at| Instant::now() < at) {
-            return;
-        }
-        self.not_before = None;
-        loop {
-            let (seats, target, slowly) = {
-                let state = self.shared.lock();
-                if state.phase.is_over() {
-                    return;
-                }
-                (state.seats.len(), state.target, state.stillbirths())
-            };
-            if seats >= target {
-                return;
-            }
-            if slowly {
-                // Others work, and this one may not get ready either.
-                self.not_before = Some(Instant::now() + RETRY);
-            }
-            let started = self.recruiter.start(true).map_err(PoolError::from);
-            match started.and_then(|process| Ok(self.seat(process)?)) {
-                Ok(()) if slowly => return,
-                Ok(()) => self.failures = 0,
-                Err(error) => {
-                    self.failures += 1;
-                    tracing::warn!(%error, "a worker of a pool cannot be started");
-                    if seats == 0 && self.failures >= ATTEMPTS {
-                        self.shared.break_up(&format!("no worker can be started: {error}"));
-                    }
-                    self.not_before = Some(Instant::now() + RETRY);
-                    return;
-                }
+                shared.lock().dispatcher.drained();
             }
         }
-    }
-
-    /// Kills workers that have been with a task for longer than its timeout.
-    fn look_at_the_clock(&mut self) {
-        let running = match self.shared.work.running() {
-            Ok(running) => running,
-            Err(error) => return self.shared.break_up(&format!("its tasks: {error}")),
-        };
-        let now = Instant::now();
-        let mut overdue = HashMap::new();
-        let seen: HashMap<_, _> = running
-            .into_iter()
-            .filter_map(|(worker, id)| {
-                let timeout = self.shared.lock().jobs.get(&id.job)?.timeout()?;
-                let since = *self.running.get(&(worker, id)).unwrap_or(&now);
-                if now.saturating_duration_since(since) >= timeout {
-                    overdue.insert((worker, id), timeout);
-                }
-                Some(((worker, id), since))
-            })
-            .collect();
-        self.running = seen;
-        if !overdue.is_empty() {
-            self.shared.kill(|worker, id| overdue.get(&(worker, id)).copied().map(Reason::Overdue));
-        }
+        shared.lock().dispatcher.has_no_worker()
     }
 
     /// Sends SIGTERM, and SIGKILL when that was not enough.
     fn end_workers(&mut self) {
-        let ended: Vec<u32> = {
-            let state = self.shared.lock();
-            state.seats.iter().filter(|seat| seat.ended.is_some()).map(Seat::pid).collect()
-        };
-        // Nobody reads what they have reported.
-        ended.into_iter().for_each(|pid| self.shared.bury(pid));
         let processes = self.shared.processes();
         let now = Instant::now();
         let due = *self.kill_at.get_or_insert_with(|| {
@@ -295,18 +260,17 @@ impl Supervisor {
         }
     }
 
-    /// Waits for the bell, a worker's end, or the time to look again.
+    /// Waits until it is woken, a worker ends, or it is time to look again.
     fn wait(&mut self) {
         let timeout = {
             let state = self.shared.lock();
             let now = Instant::now();
-            let due = [self.not_before, self.kill_at].into_iter().flatten().min();
+            let due = [state.dispatcher.next_poll(now), self.kill_at].into_iter().flatten().min();
             let due = due.map(|at| at.saturating_duration_since(now).max(Duration::from_millis(1)));
             // After SIGKILL there is nothing to do but wait.
-            let due = if self.kill_at.is_some_and(|at| at <= now) { Some(RETRY) } else { due };
-            let tick = if state.timed != 0 { Some(TICK) } else { None };
+            let due = if self.kill_at.is_some_and(|at| at <= now) { Some(UNTIL_GONE) } else { due };
             let idle = if state.jobs.is_empty() { None } else { Some(IDLE) };
-            [due, tick, idle].into_iter().flatten().min()
+            [due, idle].into_iter().flatten().min()
         };
         let timeout = timeout.map(|timeout| Timespec {
             tv_sec: timeout.as_secs() as i64,
@@ -319,42 +283,43 @@ impl Supervisor {
             Err(error) => unreachable!("waiting on an epoll descriptor that stays open: {error}"),
         };
         for pid in &ready {
-            if *pid == BELL {
-                // Fails only where it has stopped.
-                let _ = rustix::io::read(&self.shared.bell, &mut [0; 8]);
+            if *pid == WAKEUP {
+                // Fails only where it has been cleared.
+                let _ = rustix::io::read(&self.shared.wakeup_fd, &mut [0; 8]);
             } else {
-                self.ended(*pid);
+                self.exited(*pid);
             }
         }
-        // What nobody waits for; and what was said of the dead. At the end nobody wants it, and a worker that was stopped with the
-        // reports' lock would keep this thread from ending it.
-        if !self.shared.lock().phase.is_over() {
+        // What no thread waits for; and what was said of the dead. At the end no thread wants it, and a worker that was stopped with
+        // the reports' lock would keep this thread from ending it.
+        if !self.shared.lock().is_over() {
             self.shared.collect_now();
         }
     }
 
     /// A worker has ended.
-    fn ended(&self, pid: u32) {
-        let process = {
-            let state = self.shared.lock();
-            let seat = state.seats.iter().find(|seat| seat.pid() == pid && seat.ended.is_none());
-            seat.map(|seat| Arc::clone(&seat.process))
-        };
-        let Some(process) = process else { return };
+    fn exited(&self, pid: u32) {
+        let Some(process) = self.shared.process(pid) else { return };
         let _ = epoll::delete(&self.events, process.as_fd());
         let status = process.exit_status().unwrap_or(ExitStatus::Unknown);
         tracing::debug!(pid, %status, "a worker of a pool ended");
-        let over = {
-            let mut state = self.shared.lock();
-            if let Some(seat) = state.seats.iter_mut().find(|seat| seat.pid() == pid) {
-                seat.ended = Some(status);
-            }
-            state.phase.is_over()
-        };
-        if over {
-            self.shared.bury(pid);
-        } else {
-            self.shared.announce(Report::of_worker(pid as i32, Outcome::Ended));
+        let mut state = self.shared.lock();
+        state.processes.retain(|other| !Arc::ptr_eq(other, &process));
+        state.dispatcher.exited(pid, status);
+    }
+}
+
+fn describe(hopeless: Hopeless<ExitStatus, String>) -> String {
+    let Hopeless { failed_starts, cause, status } = hopeless;
+    match (status, cause) {
+        (None, cause) => format!("no worker can be started: {}", cause.unwrap_or_default()),
+        (Some(_), Some(cause)) => {
+            format!("{failed_starts} workers in a row ended before they were ready: {cause}")
+        }
+        (Some(status), None) => {
+            format!(
+                "{failed_starts} workers in a row ended before they were ready: the last one ended with {status}"
+            )
         }
     }
 }

@@ -184,7 +184,7 @@ pub(super) fn work(order: Order) {
     // It was started with this one blocked, or all.
     signals::unblock_all();
     let Order { work: Work(work), initializer, tasks, memory, daemon } = order;
-    let pid = getpid() as i32;
+    let pid = getpid();
     let begun = passed
         .map_err(|error| format!("SIGINT cannot be passed over: {error}"))
         .and_then(|_| initializer.map_or(Ok(()), Initializer::run));

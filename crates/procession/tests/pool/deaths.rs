@@ -603,3 +603,20 @@ fn pools_leave_nothing_behind() {
     };
     Process::spawn(run, ()).unwrap().join().unwrap_or_else(|error| panic!("{error}"));
 }
+
+#[test]
+fn a_stopped_worker_delays_no_other_tasks_timeout() {
+    let _watchdog = watchdog();
+    let mut random = fastrand::Rng::new();
+    for _ in 0..12 {
+        let pool = Pool::new(2).unwrap();
+        let overdue = pool.task(sleep).timeout(Duration::from_millis(100)).apply_async(600_000).unwrap();
+        // The other worker takes, reports and acknowledges all the time, and is stopped anywhere in that.
+        let other = pool.apply(pid, 0).unwrap();
+        let busy = pool.task(pid).chunksize(1).map_async(vec![0; 20_000]).unwrap();
+        std::thread::sleep(Duration::from_micros(random.u64(0..20_000)));
+        kill(other, libc::SIGSTOP);
+        assert!(matches!(overdue.get(), Err(TaskError::TimedOut { .. })));
+        drop(busy);
+    }
+}
