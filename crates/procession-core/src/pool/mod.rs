@@ -9,6 +9,7 @@
 
 mod board;
 mod dispatcher;
+mod in_flight;
 mod message;
 #[cfg(test)]
 mod simulation;
@@ -23,6 +24,7 @@ use procession_sys::identity::Identity;
 
 use self::board::Board;
 pub use self::dispatcher::{Dispatcher, Effect, Failure, Front, Phase, Reason};
+pub use self::in_flight::{InFlight, Order};
 pub use self::message::{Outcome, Report, Task, TaskId, who_lost};
 pub use self::workers::Hopeless;
 use crate::objects::Handle;

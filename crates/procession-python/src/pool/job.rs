@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
+use procession_core::pool::{InFlight, Order};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -51,7 +52,7 @@ impl Job {
     pub(super) fn arrive(&self, py: Python<'_>, index: u32, item: Item) -> PyResult<Arrival> {
         let mut state = self.lock();
         let late = state.phase != Phase::Open;
-        if late || !state.note(index) {
+        if late || state.in_flight.remove(index).is_none() {
             // The item is dropped after the lock: it may run Python code.
             drop(state);
             return Ok(Arrival { late, ..Arrival::default() });
@@ -78,7 +79,7 @@ impl Job {
     pub(super) fn arrive_unread(&self, index: u32, unread: Unread) -> Arrival {
         let mut state = self.lock();
         let late = state.phase != Phase::Open;
-        if late || !state.note(index) {
+        if late || state.in_flight.remove(index).is_none() {
             return Arrival { late, ..Arrival::default() };
         }
         state.unread = Some(unread);
@@ -113,7 +114,7 @@ impl Job {
         if state.phase != Phase::Open {
             return None;
         }
-        let to_come = state.submitted - state.arrived;
+        let to_come = state.to_come();
         state.phase = if state.has_callbacks() { Phase::Arrived } else { Phase::Done };
         let mut unused = None;
         let mut feeder = None;
@@ -140,7 +141,7 @@ impl Job {
         let mut state = self.lock();
         let phase = state.phase;
         let complete = state.is_complete();
-        let submitted = state.submitted;
+        let submitted = state.submitted();
         let Results::Stream(stream) = &mut state.results else {
             return Err(PyRuntimeError::new_err("not an iterator"));
         };
@@ -174,7 +175,7 @@ impl Job {
     /// How many more tasks may be handed out; if none, `gate` is released when there may be.
     pub(super) fn room(&self, gate: Option<&Bound<'_, PyAny>>) -> usize {
         let mut state = self.lock();
-        let submitted = state.submitted;
+        let submitted = state.submitted();
         match &mut state.results {
             Results::Stream(stream) => {
                 let ahead = submitted.wrapping_sub(stream.taken) as usize;
@@ -203,7 +204,7 @@ impl Job {
     /// Notes that there are no more tasks than those that were handed out.
     pub(super) fn ends_here(&self) -> Arrival {
         let mut state = self.lock();
-        let submitted = state.submitted;
+        let submitted = state.submitted();
         match &mut state.results {
             Results::Stream(stream) => stream.tasks = Some(submitted),
             Results::List { tasks, .. } => *tasks = submitted,
@@ -254,6 +255,10 @@ impl Job {
             (None, None) => Results::One(None),
         };
         let complete = matches!(&results, Results::List { tasks: 0, .. });
+        let order = match &results {
+            Results::Stream(Stream { ordered: false, .. }) => Order::AsDone,
+            _ => Order::AsSubmitted,
+        };
         let callbacks = (callback.is_some() || error_callback.is_some()).then(|| {
             let or_none = |callback: Option<Py<PyAny>>| callback.unwrap_or_else(|| py.None());
             (or_none(callback), or_none(error_callback))
@@ -261,9 +266,7 @@ impl Job {
         let state = State {
             id: 0,
             callbacks: callbacks.filter(|_| !complete),
-            submitted: 0,
-            arrived: 0,
-            seen: Vec::new(),
+            in_flight: InFlight::new(order),
             results,
             unread: None,
             failure: None,
@@ -326,7 +329,7 @@ impl Job {
     #[getter]
     fn _progress(&self) -> (u32, u32) {
         let state = self.lock();
-        (state.arrived, state.submitted)
+        (state.arrived(), state.submitted())
     }
 
     /// Whether it ended because it was cancelled, and not by an exception of that class.
@@ -360,7 +363,9 @@ impl Job {
     fn _tasks_left(&self) -> u32 {
         let state = self.lock();
         match &state.results {
-            Results::List { tasks, .. } if state.phase == Phase::Open => tasks.saturating_sub(state.arrived),
+            Results::List { tasks, .. } if state.phase == Phase::Open => {
+                tasks.saturating_sub(state.arrived())
+            }
             _ => 0,
         }
     }

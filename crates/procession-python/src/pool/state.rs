@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use procession_core::pool::InFlight;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyListMethods};
@@ -14,11 +15,8 @@ pub(super) struct State {
     pub(super) id: u64,
     /// What is called with the value, and with the exception; then it is done only once [`Job::_finish`] was called.
     pub(super) callbacks: Option<(Py<PyAny>, Py<PyAny>)>,
-    /// Tasks that were handed out, and those of which a result has come.
-    pub(super) submitted: u32,
-    pub(super) arrived: u32,
-    /// A bit for each task of which a result has come: one that was begun twice may have two.
-    pub(super) seen: Vec<u64>,
+    /// Tasks that were handed out and of which no result has come.
+    pub(super) in_flight: InFlight<()>,
     pub(super) results: Results,
     /// The report of the only task, until the thread that runs callbacks reads it.
     pub(super) unread: Option<Unread>,
@@ -111,49 +109,43 @@ pub(super) enum Next {
 impl State {
     /// Notes that a task is handed out; its number, or `None` if the job has ended or has all that it was to have.
     pub(super) fn submit(&mut self) -> Option<u32> {
-        let is_full = matches!(&self.results, Results::List { tasks, .. } if *tasks == self.submitted);
+        let is_full = matches!(&self.results, Results::List { tasks, .. } if *tasks == self.submitted());
         if self.phase != Phase::Open || is_full {
             return None;
         }
-        self.submitted += 1;
-        Some(self.submitted - 1)
+        Some(self.in_flight.push(()))
     }
 
     /// Takes back [`State::submit`] of the last task, which is not handed out. Whether the job had ended, which counts it.
     pub(super) fn withdraw(&mut self) -> bool {
-        self.submitted -= 1;
+        self.in_flight.pop();
         self.phase != Phase::Open
+    }
+
+    /// How many tasks were handed out.
+    pub(super) fn submitted(&self) -> u32 {
+        self.in_flight.next_index()
+    }
+
+    /// How many results have come.
+    pub(super) fn arrived(&self) -> u32 {
+        self.submitted() - self.to_come()
+    }
+
+    /// How many results are to come.
+    pub(super) fn to_come(&self) -> u32 {
+        self.in_flight.len() as u32
     }
 
     /// Whether another number of tasks was handed out than was said, though nothing has failed.
     pub(super) fn is_short(&self) -> bool {
-        matches!(&self.results, Results::List { tasks, .. } if *tasks != self.submitted)
+        matches!(&self.results, Results::List { tasks, .. } if *tasks != self.submitted())
             && self.failure.is_none()
     }
 
     /// Whether callbacks are to be called before it is done.
     pub(super) fn has_callbacks(&self) -> bool {
         self.callbacks.is_some()
-    }
-
-    /// How many results are to come.
-    pub(super) fn to_come(&self) -> u32 {
-        self.submitted - self.arrived
-    }
-
-    /// Whether this is the first result of a task.
-    pub(super) fn note(&mut self, index: u32) -> bool {
-        if index >= self.submitted {
-            return false;
-        }
-        let (word, bit) = (index as usize / 64, 1u64 << (index % 64));
-        if self.seen.len() <= word {
-            self.seen.resize(word + 1, 0);
-        }
-        let first = self.seen[word] & bit == 0;
-        self.seen[word] |= bit;
-        self.arrived += u32::from(first);
-        first
     }
 
     pub(super) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -180,9 +172,9 @@ impl State {
 
     pub(super) fn is_complete(&self) -> bool {
         match &self.results {
-            Results::One(_) => self.arrived == 1,
-            Results::List { tasks, .. } => self.arrived == *tasks,
-            Results::Stream(stream) => stream.tasks == Some(self.arrived),
+            Results::One(_) => self.arrived() == 1,
+            Results::List { tasks, .. } => self.arrived() == *tasks,
+            Results::Stream(stream) => stream.tasks == Some(self.arrived()),
         }
     }
 

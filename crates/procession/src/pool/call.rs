@@ -5,13 +5,14 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
+use procession_core::pool::Order;
 use procession_sys::clock::Deadline;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::Label;
 use super::imap::{Held, Imap};
-use super::job::{AnyJob, Job, Order};
+use super::job::{AnyJob, Job};
 use super::progress::Progress;
 use super::result::{All, AsyncResult, One};
 use super::shared::Shared;

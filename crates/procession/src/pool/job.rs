@@ -2,24 +2,23 @@
 
 use std::any::type_name;
 use std::borrow::Cow;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use procession_core::pool::Report;
+use procession_core::pool::{InFlight, Order, Report};
 use serde::de::DeserializeOwned;
 
 use super::TaskError;
 use super::error::{Label, TaskName};
-use super::out::{Items, Out, Tasks};
 use super::task::{Failure, RAISED, REPORT_HEAD, RETURNED, WITH_HANDLES};
 use crate::codec::take;
 use crate::handle::with_reason;
 
 /// What came of a task.
 #[derive(Debug)]
-enum Came<R> {
+enum Completion<R> {
     /// Nothing yet.
     Waiting,
     /// A report with its results. They are read by whoever takes them, without the job's lock: reading runs code of their type.
@@ -32,11 +31,37 @@ enum Came<R> {
     Read(Vec<Result<R, TaskError>>),
 }
 
+/// Some items of a job.
+#[derive(Clone, Copy, Debug)]
+struct Items {
+    first: u64,
+    count: u32,
+}
+
+impl Items {
+    /// One by one.
+    fn each(self) -> impl Iterator<Item = Items> {
+        (self.first..self.first + u64::from(self.count)).map(|first| Items { first, count: 1 })
+    }
+}
+
+/// A task in flight.
+#[derive(Clone, Copy, Debug)]
+struct Task {
+    /// How many bytes its message has.
+    bytes: u32,
+    items: Items,
+    /// The number of its slot, where those are in the items' order.
+    slot: u64,
+    /// It was cancelled: its slot is filled, and its report, which is still to come, says nothing.
+    is_cancelled: bool,
+}
+
 /// The place of a task's results.
 #[derive(Debug)]
 struct Slot<R> {
     items: Items,
-    came: Came<R>,
+    completion: Completion<R>,
 }
 
 /// How a task came back.
@@ -49,23 +74,11 @@ pub(super) enum Ending<'a> {
     Failed(&'a dyn Fn(TaskName) -> TaskError),
 }
 
-/// In what order results are wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
-    /// That of the items.
-    AsSubmitted,
-    /// As they come.
-    AsDone,
-}
-
 #[derive(Debug)]
 struct State<R> {
-    tasks: Tasks,
-    next_task: u64,
+    in_flight: InFlight<Task>,
     next_item: u64,
-    /// How many tasks are out.
-    out: usize,
-    /// How many of them were not cancelled.
+    /// How many tasks in flight were not cancelled.
     awaited: usize,
     /// Results of tasks, by numbers the first of which is given; with [`Order::AsDone`] as they came.
     first: u64,
@@ -120,15 +133,9 @@ pub(super) trait AnyJob: Send + Sync {
 
 impl<R: DeserializeOwned> Job<R> {
     pub(super) fn new(id: u64, label: Label, many: bool, order: Order, timeout: Option<Duration>) -> Self {
-        let tasks = match order {
-            Order::AsSubmitted => Tasks::Row(0, VecDeque::new()),
-            Order::AsDone => Tasks::Loose(HashMap::new()),
-        };
         let state = State {
-            tasks,
-            next_task: 0,
+            in_flight: InFlight::new(order),
             next_item: 0,
-            out: 0,
             awaited: 0,
             first: 0,
             slots: VecDeque::new(),
@@ -152,7 +159,7 @@ impl<R: DeserializeOwned> Job<R> {
 
     /// The number that the next task will have, if it is entered next.
     pub(super) fn next_index(&self) -> u32 {
-        self.state().next_task as u32
+        self.state().in_flight.next_index()
     }
 
     /// Enters tasks of so many items and bytes that are about to be put, in their order.
@@ -164,17 +171,11 @@ impl<R: DeserializeOwned> Job<R> {
             all += u64::from(bytes);
             let items = Items { first: state.next_item, count };
             let slot = state.first + state.slots.len() as u64;
-            let out = Out { bytes, items, slot, cancelled: false };
+            state.in_flight.push(Task { bytes, items, slot, is_cancelled: false });
             state.next_item += u64::from(count);
             if self.order == Order::AsSubmitted {
-                state.slots.push_back(Slot { items, came: Came::Waiting });
+                state.slots.push_back(Slot { items, completion: Completion::Waiting });
             }
-            match &mut state.tasks {
-                Tasks::Row(_, row) => row.push_back(out),
-                Tasks::Loose(loose) => drop(loose.insert(state.next_task as u32, out)),
-            }
-            state.next_task += 1;
-            state.out += 1;
             state.awaited += 1;
         }
         all
@@ -187,7 +188,7 @@ impl<R: DeserializeOwned> Job<R> {
         let error = why(self.name(items));
         state.next_item += 1;
         state.done += 1;
-        state.slots.push_back(Slot { items, came: Came::Failed(Box::new(error)) });
+        state.slots.push_back(Slot { items, completion: Completion::Failed(Box::new(error)) });
     }
 
     /// No more tasks will be put.
@@ -228,8 +229,8 @@ impl<R: DeserializeOwned> Job<R> {
 
     /// The error of the only item, if it was its arguments'.
     pub(super) fn take_refusal(&self) -> Option<TaskError> {
-        let refused = match self.state().slots.front().map(|slot| &slot.came) {
-            Some(Came::Failed(error)) => matches!(**error, TaskError::Arguments { .. }),
+        let refused = match self.state().slots.front().map(|slot| &slot.completion) {
+            Some(Completion::Failed(error)) => matches!(**error, TaskError::Arguments { .. }),
             _ => false,
         };
         if refused { self.take_one().err() } else { None }
@@ -269,16 +270,16 @@ impl<R: DeserializeOwned> Job<R> {
 
     /// The results in a slot, one for each item.
     fn read_slot(&self, slot: Slot<R>) -> Vec<Result<R, TaskError>> {
-        let Slot { items, came } = slot;
-        match came {
-            Came::Read(results) => results,
-            Came::Returned(report) => self.read(items, &report),
-            Came::Raised(report) => {
+        let Slot { items, completion } = slot;
+        match completion {
+            Completion::Read(results) => results,
+            Completion::Returned(report) => self.read(items, &report),
+            Completion::Raised(report) => {
                 let error = |items| read_failure(&mut payload(&report)).into_error(self.name(items));
                 items.each().map(|item| Err(error(item))).collect()
             }
-            Came::Failed(error) => items.each().map(|_| Err(TaskError::clone(&error))).collect(),
-            Came::Waiting => unreachable!("its task has come back"),
+            Completion::Failed(error) => items.each().map(|_| Err(TaskError::clone(&error))).collect(),
+            Completion::Waiting => unreachable!("its task has come back"),
         }
     }
 
@@ -290,14 +291,14 @@ impl<R: DeserializeOwned> Job<R> {
     }
 
     /// What a task's ending is for its slot.
-    fn came(&self, items: Items, ending: Ending<'_>) -> Came<R> {
+    fn completion(&self, items: Items, ending: Ending<'_>) -> Completion<R> {
         match ending {
             Ending::Returned(report) if report.get(Report::LEN) == Some(&WITH_HANDLES) => {
-                Came::Read(self.read(items, &report))
+                Completion::Read(self.read(items, &report))
             }
-            Ending::Returned(report) => Came::Returned(report.into()),
-            Ending::Raised(report) => Came::Raised(report.into()),
-            Ending::Failed(why) => Came::Failed(Box::new(why(self.name(items)))),
+            Ending::Returned(report) => Completion::Returned(report.into()),
+            Ending::Raised(report) => Completion::Raised(report.into()),
+            Ending::Failed(why) => Completion::Failed(Box::new(why(self.name(items)))),
         }
     }
 }
@@ -306,17 +307,16 @@ impl<R: DeserializeOwned + Send> AnyJob for Job<R> {
     fn settle(&self, index: u32, ending: Ending<'_>) -> Settled {
         let awaited = {
             let state = self.state();
-            let wanted = |task: &&Out| !task.cancelled && !state.abandoned;
-            state.tasks.get(index).filter(wanted).map(|task| task.items)
+            let wanted = |task: &&Task| !task.is_cancelled && !state.abandoned;
+            state.in_flight.get(index).filter(wanted).map(|task| task.items)
         };
         // Without the lock.
-        let came = awaited.map(|items| self.came(items, ending));
+        let completion = awaited.map(|items| self.completion(items, ending));
         let state = &mut *self.state();
-        let Some(task) = state.tasks.remove(index) else { return state.settled(0) };
-        state.out -= 1;
-        if !task.cancelled {
+        let Some(task) = state.in_flight.remove(index) else { return state.settled(0) };
+        if !task.is_cancelled {
             state.awaited -= 1;
-            state.fill(self.order, task, came.unwrap_or(Came::Waiting));
+            state.fill(self.order, task, completion.unwrap_or(Completion::Waiting));
         }
         state.settled(u64::from(task.bytes))
     }
@@ -324,16 +324,16 @@ impl<R: DeserializeOwned + Send> AnyJob for Job<R> {
     fn cancel(&self, but: &[u32]) -> Settled {
         let state = &mut *self.state();
         let mut cancelled = Vec::new();
-        state.tasks.each(|index, task| {
-            if !task.cancelled && !but.contains(&index) {
-                task.cancelled = true;
+        for (index, task) in state.in_flight.iter_mut() {
+            if !task.is_cancelled && !but.contains(&index) {
+                task.is_cancelled = true;
                 cancelled.push(*task);
             }
-        });
+        }
         for task in cancelled {
             state.awaited -= 1;
             let error = TaskError::Cancelled { task: self.name(task.items) };
-            state.fill(self.order, task, Came::Failed(Box::new(error)));
+            state.fill(self.order, task, Completion::Failed(Box::new(error)));
         }
         state.settled(0)
     }
@@ -341,19 +341,18 @@ impl<R: DeserializeOwned + Send> AnyJob for Job<R> {
     fn fail(&self, why: &dyn Fn(TaskName) -> TaskError) -> Settled {
         let state = &mut *self.state();
         let mut bytes = 0;
-        for task in state.tasks.remove_all() {
-            state.out -= 1;
+        for task in state.in_flight.remove_all() {
             bytes += u64::from(task.bytes);
-            if !task.cancelled {
+            if !task.is_cancelled {
                 state.awaited -= 1;
-                state.fill(self.order, task, Came::Failed(Box::new(why(self.name(task.items)))));
+                state.fill(self.order, task, Completion::Failed(Box::new(why(self.name(task.items)))));
             }
         }
         state.settled(bytes)
     }
 
     fn bytes(&self, index: u32) -> u64 {
-        self.state().tasks.get(index).map_or(0, |task| u64::from(task.bytes))
+        self.state().in_flight.get(index).map_or(0, |task| u64::from(task.bytes))
     }
 
     fn is_over(&self) -> bool {
@@ -368,22 +367,22 @@ impl<R: DeserializeOwned + Send> AnyJob for Job<R> {
 
 impl<R> State<R> {
     fn settled(&self, bytes: u64) -> Settled {
-        Settled { bytes, over: self.complete && self.out == 0 }
+        Settled { bytes, over: self.complete && self.in_flight.is_empty() }
     }
 
     fn has_next(&self) -> bool {
-        self.slots.front().is_some_and(|slot| !matches!(slot.came, Came::Waiting))
+        self.slots.front().is_some_and(|slot| !matches!(slot.completion, Completion::Waiting))
     }
 
     /// Puts what came of a task into its slot.
-    fn fill(&mut self, order: Order, task: Out, came: Came<R>) {
+    fn fill(&mut self, order: Order, task: Task, completion: Completion<R>) {
         self.done += u64::from(task.items.count);
         if self.abandoned {
             return;
         }
         match order {
-            Order::AsSubmitted => self.slots[(task.slot - self.first) as usize].came = came,
-            Order::AsDone => self.slots.push_back(Slot { items: task.items, came }),
+            Order::AsSubmitted => self.slots[(task.slot - self.first) as usize].completion = completion,
+            Order::AsDone => self.slots.push_back(Slot { items: task.items, completion }),
         }
     }
 }

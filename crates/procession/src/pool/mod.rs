@@ -17,7 +17,6 @@ mod collect;
 mod error;
 mod imap;
 mod job;
-mod out;
 mod progress;
 mod result;
 mod shared;
