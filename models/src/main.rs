@@ -63,6 +63,11 @@ fn weaken_orders() -> Option<usize> {
             return None;
         }
         executions += outcome.executions;
+        // The kernel publishes a death by its store to the robust word: the check must need that store.
+        if name.contains("dies") && !check.needs_the_kernel() {
+            println!("\n{name}: holds without the order of the store that the kernel makes at a death");
+            return None;
+        }
     }
     let all = orders::orders();
     if let Some(order) = all.iter().find(|order| order.found == order.reason.is_some()) {
@@ -70,6 +75,15 @@ fn weaken_orders() -> Option<usize> {
             "\n{}, weakened to {}: found {}, but {:?}",
             order.place, order.weakened, order.found, order.reason
         );
+        return None;
+    }
+    let excuses = |order: &orders::Order, (file, text, _): (&str, &str, &str)| {
+        order.place.starts_with(file) && order.place.contains(text)
+    };
+    if let Some((file, text, _)) =
+        orders::NOT_FELT.iter().find(|excuse| !all.iter().any(|order| excuses(order, **excuse)))
+    {
+        println!("\n{file}: {text}: is excused, but is the order of no check");
         return None;
     }
     let needed = all.iter().filter(|order| order.found).count();

@@ -39,7 +39,7 @@ pub(crate) fn run(Selection { filter, rust, python, quick }: Selection) -> Resul
         let packages = packages.iter().flat_map(|package| ["--package", package]);
         let tool = match quick {
             true => tool.args(["--lib", "--bins", "--test", "core", "--test", "imports"]).args(packages),
-            // What the tests of the models explore is part of what `models` explores.
+            // The models are explored by `models`, and have no other tests.
             false => tool.args(["--workspace", "--exclude", "procession-models"]),
         };
         let tool = match std::env::var_os("RUST_TEST_THREADS") {
