@@ -178,7 +178,7 @@ def test_a_nested_proxy_outlives_the_process_that_made_it(context):
         assert process.exitcode == -signal.SIGKILL
         table["theirs"][0]["a"].put(1)
         assert table["theirs"][0]["a"].get() == 1
-        assert objects(manager) == 3
+        assert objects(manager) == 4
 
 
 def hold(proxies, ready):

@@ -255,7 +255,7 @@ def differences_of(name):
 
 
 def differences_of_managed(name):
-    theirs, ours = PROXIES[name], procession.managers._KEPT[name]
+    theirs, ours = PROXIES[name], procession.managers._manager._SHARED_TYPES[name]
     for method in methods(theirs):
         # Only a with statement calls `__exit__`.
         if method in ("__init__", "__exit__"):

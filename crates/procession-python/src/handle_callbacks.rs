@@ -3,7 +3,8 @@
 
 use std::os::fd::IntoRawFd;
 
-use procession_core::shm::{tally, transfer};
+use procession_core::shm::tally::{self, Tally};
+use procession_core::shm::transfer;
 use procession_sys::privilege;
 use pyo3::prelude::*;
 
@@ -13,6 +14,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(hides_descriptors, module)?)?;
     module.add_function(wrap_pyfunction!(collect_descriptors, module)?)?;
     module.add_function(wrap_pyfunction!(deliver_descriptors, module)?)?;
+    module.add_function(wrap_pyfunction!(held_handles, module)?)?;
     module.add_function(wrap_pyfunction!(when_settled, module)?)?;
     module.add_function(wrap_pyfunction!(when_not_sent, module)?)
 }
@@ -21,6 +23,16 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 #[pyfunction(name = "_hides_descriptors")]
 fn hides_descriptors() -> bool {
     !privilege::is_dumpable()
+}
+
+/// Calls `state()`, which returns handles of objects. This process has the objects open for as long as
+/// any process may open them, so that it does not count which of the handles were opened.
+#[pyfunction(name = "_held_handles")]
+fn held_handles<'py>(state: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let tally = Tally::begin();
+    let handles = state.call0()?;
+    tally.keep_held();
+    Ok(handles)
 }
 
 /// Calls `dump()`, which pickles objects for one other process. Returns the descriptors that are to

@@ -1,15 +1,18 @@
 """Managers, as in ``multiprocessing.managers``, whose queues, locks and values are in shared memory.
 
-A manager's process makes those objects and keeps them, so that they are there for as long as the manager is.
-Who asks for one uses the object itself: no process stands between those who share it. Dictionaries, lists,
-sets, namespaces, pools and registered types stay in the manager's process, and who asks for one gets a proxy
-of it. Each is there exactly as long as somebody has a proxy of it, whoever is killed.
+A manager's process makes those objects. The processes that have one use the memory itself: no
+process stands between them. Dictionaries, lists, sets, namespaces, pools and registered types stay
+in the manager's process, and others get proxies of them. Each object of both kinds lives exactly as
+long as a process has it, also when processes are killed.
 """
 
 from multiprocessing import managers as _stdlib
 
 from ._errors import ManagerDied
-from ._kept import (
+from ._manager import BaseManager, SharedMemoryManager, SyncManager
+from ._proxy import AutoProxy, BaseProxy, MakeProxyType, RebuildProxy
+from ._server import Server, SharedMemoryServer
+from ._shared_objects import (
     ManagedBarrier,
     ManagedBoundedSemaphore,
     ManagedCondition,
@@ -19,9 +22,6 @@ from ._kept import (
     ManagedRLock,
     ManagedSemaphore,
 )
-from ._manager import _KEPT, BaseManager, SharedMemoryManager, SyncManager
-from ._proxy import AutoProxy, BaseProxy, MakeProxyType, RebuildProxy
-from ._server import Server, SharedMemoryServer
 from ._token import Token
 from ._types import (
     AcquirerProxy,

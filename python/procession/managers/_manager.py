@@ -14,7 +14,10 @@ from ..context import _default_context
 from ..process import _end_with_starter, _starter
 from . import _connection, _table, _types
 from ._errors import ManagerDied, Raised
-from ._kept import (
+from ._objects import SharedEntry
+from ._proxy import AutoProxy, class_of_ours
+from ._server import Server, SharedMemoryServer
+from ._shared_objects import (
     ManagedBarrier,
     ManagedBoundedSemaphore,
     ManagedCondition,
@@ -23,10 +26,8 @@ from ._kept import (
     ManagedQueue,
     ManagedRLock,
     ManagedSemaphore,
+    open_shared,
 )
-from ._objects import Entry
-from ._proxy import AutoProxy, class_of_ours
-from ._server import Server, SharedMemoryServer
 from ._token import Token, token_with
 from ._values import ManagedArray, ManagedValue
 
@@ -244,14 +245,14 @@ def _without_interrupts(method):
 
 def _initialize(starter, initializer, initargs):
     _end_with_starter(starter)
-    # A descriptor or two for each queue that is kept, and for each thread that uses an object.
+    # A descriptor or two for each queue, and for each thread that uses an object.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     if initializer is not None:
         initializer(*initargs)
 
 
-_KEPT = {
+_SHARED_TYPES = {
     "Queue": ManagedQueue,
     "JoinableQueue": ManagedQueue,
     "Lock": ManagedLock,
@@ -266,89 +267,81 @@ _KEPT = {
 }
 
 
-class _KeepingServer(Server):
-    """A manager's server that makes and keeps objects in shared memory too."""
+class _SyncServer(Server):
+    """A manager's server that makes objects in shared memory too."""
 
-    public = [*Server.public, "keep"]
+    public = [*Server.public, "make_shared"]
 
-    def __init__(self, *args):
-        super().__init__(*args)
-        self._kept = []
-        # What of values and arrays does not fit in shared memory.
-        self._backing = {}
-
-    def keep(self, connection, typeid, /, *args, **kwds):
-        """Make an object and keep it; the caller gets it by its handle."""
-        kept = _KEPT[typeid](*args, **kwds)
+    def make_shared(self, c, typeid, /, *args, **kwds):
+        """Make an object; return its ident, a ticket and what opens its memory."""
+        shared = _SHARED_TYPES[typeid](*args, **kwds)
+        state = shared._shared_state()
         with self.mutex:
             self._idents += 1
             ident = f"{self.nonce}{self._idents:x}"
-            kept._identify(Token(typeid, self.address, ident))
-            self._kept.append(kept)
-            backing = kept._backing()
-            if backing is not None:
-                entry = Entry(ident, typeid, backing, frozenset(kept._exposed_), None, None)
-                self._entries[ident] = self._backing[ident] = entry
-        return kept
-
-    def number_of_objects(self, c):
-        """Return how many objects there are but for those in shared memory."""
-        return super().number_of_objects(c) - len(self._backing)
+            shared._token = Token(typeid, self.address, ident)
+            entry = self._entries[ident] = SharedEntry(ident, typeid, shared)
+            return ident, self.issue(entry), state
 
 
 class SyncManager(BaseManager, _stdlib.SyncManager):
     """A manager of queues, locks, values, dictionaries, lists, sets and namespaces.
 
     `Manager()` makes one and starts it. A queue, lock, value, … of a manager is usable in every process that
-    has got it, in a pool's tasks too, and is there as long as the manager.
+    has got it, in a pool's tasks too, and is there as long as any process has it or has been sent it.
     """
 
-    _Server = _KeepingServer
+    _Server = _SyncServer
 
-    def _keep(self, typeid, /, *args, **kwds):
+    def _make_shared(self, typeid, /, *args, **kwds):
         if self._serializer != "pickle":
             # Nothing but a proxy gets through XML.
             return self._make(typeid, self._registry[typeid][-1], args, kwds)
-        kept = self._ask("keep", typeid, *args, **kwds)
-        kept._manager = self
-        kept._token.address = self._address
-        return kept
+        ident, ticket, state = self._ask("make_shared", typeid, *args, **kwds)
+        token = token_with(ticket, typeid, self._address, ident)
+        return open_shared(
+            *(token, self._serializer),
+            cls=_SHARED_TYPES[typeid],
+            state=state,
+            manager=self,
+            authkey=self._authkey,
+        )
 
     def Queue(self, maxsize=0):
         """Return a queue with the methods of `queue.Queue`; `maxsize` above 0 is a bound."""
-        return self._keep("Queue", maxsize)
+        return self._make_shared("Queue", maxsize)
 
     def JoinableQueue(self, maxsize=0):
         """Return a queue with the methods of `queue.Queue`; `maxsize` above 0 is a bound."""
-        return self._keep("JoinableQueue", maxsize)
+        return self._make_shared("JoinableQueue", maxsize)
 
     def Lock(self):
         """Return a lock."""
-        return self._keep("Lock")
+        return self._make_shared("Lock")
 
     def RLock(self):
         """Return a lock that its owner may take again."""
-        return self._keep("RLock")
+        return self._make_shared("RLock")
 
     def Semaphore(self, value=1):
         """Return a semaphore of `value` permits."""
-        return self._keep("Semaphore", value)
+        return self._make_shared("Semaphore", value)
 
     def BoundedSemaphore(self, value=1):
         """Return a semaphore that never has more permits than the `value` it started with."""
-        return self._keep("BoundedSemaphore", value)
+        return self._make_shared("BoundedSemaphore", value)
 
     def Condition(self, lock=None):
         """Return a condition variable over `lock`, a manager's; by default over an `RLock` of its own."""
-        return self._keep("Condition", lock)
+        return self._make_shared("Condition", lock)
 
     def Event(self):
         """Return an event, which is not set."""
-        return self._keep("Event")
+        return self._make_shared("Event")
 
     def Barrier(self, parties, action=None, timeout=None):
         """Return a barrier for `parties` processes or threads."""
-        return self._keep("Barrier", parties, action, timeout)
+        return self._make_shared("Barrier", parties, action, timeout)
 
     def Value(self, typecode, value, lock=True):
         """Return an object with an attribute `value`.
@@ -358,13 +351,13 @@ class SyncManager(BaseManager, _stdlib.SyncManager):
         while it is such a value.
         """
         if ManagedValue.can_hold(value):
-            return self._keep("Value", typecode, value)
+            return self._make_shared("Value", typecode, value)
         return self._make("Value", _types.ValueProxy, (typecode, value, lock), {})
 
     def Array(self, typecode, sequence, lock=True):
         """Return an array. It is in shared memory if the typecode is that of numbers."""
         if ManagedArray.can_hold(typecode):
-            return self._keep("Array", typecode, array(typecode, sequence))
+            return self._make_shared("Array", typecode, array(typecode, sequence))
         return self._make("Array", _types.ArrayProxy, (typecode, sequence, lock), {})
 
 

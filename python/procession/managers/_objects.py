@@ -32,6 +32,21 @@ class Entry:
         self.proxytype = proxytype
 
 
+class SharedEntry(Entry):
+    """An object in shared memory, which each process uses without its proxy's help.
+
+    Calls are only for what does not fit in the memory.
+    """
+
+    __slots__ = ("shared",)
+
+    def __init__(self, ident, typeid, shared):
+        backing = shared._backing()
+        obj = shared if backing is None else backing
+        super().__init__(ident, typeid, obj, frozenset(shared._exposed_), None, type(shared))
+        self.shared = shared
+
+
 class Holder:
     """What one process holds."""
 

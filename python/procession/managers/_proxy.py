@@ -129,20 +129,27 @@ class BaseProxy(_stdlib.BaseProxy):
         options = {}
         if get_spawning_popen() is not None:
             options["authkey"] = self._authkey
+        token = token_with(self._new_ticket(), self._token.typeid, self._token.address, self._id)
+        rebuild, function, more = self._recipe()
+        return rebuild, (function, token, self._serializer, {**options, **more})
+
+    def _new_ticket(self):
+        """A ticket that keeps the object for the process that is sent a pickle; None if this
+        process does not hold the object."""
         if self._entry is not None and self._pid == getpid():
-            ticket = self._server.issue(self._entry, _session.new_ticket(self._server.settle))
-        elif self._session is not None or self._entry is not None:
-            ticket = self._traffic().ticket(self._key, self._id)
-        else:
-            ticket = None
-        token = token_with(ticket, self._token.typeid, self._token.address, self._id)
+            return self._server.issue(self._entry, _session.new_ticket(self._server.settle))
+        if self._session is None and self._entry is None:
+            return None
+        return self._traffic().ticket(self._key, self._id)
+
+    def _recipe(self):
+        """The function that a pickle calls, the one that makes the proxy, and more options."""
         if getattr(self, "_isauto", False):
-            options["exposed"] = self._exposed_
-            return RebuildProxy, (AutoProxy, token, self._serializer, options)
+            return RebuildProxy, AutoProxy, {"exposed": self._exposed_}
         theirs = getattr(type(self), "_theirs", None)
         if theirs is not None:
-            return _rebuild_of_ours, (theirs, token, self._serializer, options)
-        return RebuildProxy, (type(self), token, self._serializer, options)
+            return _rebuild_of_ours, theirs, {}
+        return RebuildProxy, type(self), {}
 
 
 def class_of_ours(proxytype):

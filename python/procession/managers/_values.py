@@ -3,16 +3,14 @@
 import marshal
 from array import array
 from multiprocessing import managers as _stdlib
-from os import getpid
 
 from .. import _procession, synchronize
-from ._kept import Kept
 from ._proxy import BaseProxy
-from ._server import server_of
+from ._shared_objects import SharedObject
 from ._types import ArrayProxy, ValueProxy
 
 
-class _Lock(Kept, synchronize.RLock):
+class _Lock(SharedObject, synchronize.RLock):
     """The lock of a value or array. A signal's handler may use that in the middle of another
     use."""
 
@@ -28,7 +26,7 @@ class _Lock(Kept, synchronize.RLock):
 
 
 class _Memory:
-    """A block of memory that a manager's process keeps.
+    """A block of memory of a manager.
 
     It begins with a word. What it does not hold is in the manager's process, whose object is used
     then.
@@ -49,17 +47,12 @@ class _Memory:
         return self._block.__getstate__(), self._lock, self._typecode
 
     def __setstate__(self, state):
-        kept, self._lock, self._typecode = state
+        handle, self._lock, self._typecode = state
         block = _procession.Block.__new__(_procession.Block)
-        block.__setstate__(kept)
+        block.__setstate__(handle)
         self._map(block)
 
     def _call_manager(self, methodname, *args):
-        if self._entry is None:
-            server = server_of(self._id)
-            if server is not None:
-                self._server, self._pid = server, getpid()
-                self._entry = server.claim(self._id, None)
         return BaseProxy._callmethod(self, methodname, args)
 
 
@@ -79,7 +72,7 @@ def _plain(value):
     return data if len(data) <= _SLOT - _LENGTH else None
 
 
-class ManagedValue(Kept, _Memory, ValueProxy):
+class ManagedValue(SharedObject, _Memory, ValueProxy):
     """A manager's value: any object that can be pickled.
 
     None, truth values, numbers, and texts and bytes of up to some 120 bytes are in shared memory.
@@ -160,7 +153,7 @@ class ManagedValue(Kept, _Memory, ValueProxy):
         return f"Value({self._typecode}, {self.value!r})"
 
 
-class ManagedArray(Kept, _Memory, ArrayProxy):
+class ManagedArray(SharedObject, _Memory, ArrayProxy):
     """A manager's array of numbers, as `array.array`.
 
     It is in shared memory until an assignment to a slice changes its length, and in the manager's

@@ -66,6 +66,16 @@ impl Tally {
         }
     }
 
+    /// Counts the handles as opened: this process has their objects open for as long as any process
+    /// may open them.
+    pub fn keep_held(self) {
+        for entry in take(self.start) {
+            if let Entry::Sent(object) = entry {
+                object.header().note_opened();
+            }
+        }
+    }
+
     /// What was noted before the mark was put into `carrier`; what came after it was not.
     pub fn keep_until(self, mark: usize, carrier: ObjectId) {
         take_back(take(mark.max(self.start)));

@@ -1,68 +1,64 @@
-"""The objects of a manager that are in shared memory: its process makes and keeps them.
+"""The objects of a manager that are in shared memory.
 
 Each is an object in shared memory and a proxy at once. Its methods use the memory: no process
-stands between the processes that share it.
+stands between the processes that share it. As a proxy it holds the object in the manager's process,
+which keeps the memory open for the next process that is sent the object.
 """
 
 import threading
-from copyreg import __newobj__
 from functools import wraps
 from multiprocessing import managers as _stdlib
 from queue import Queue
 
 from .. import _procession, queues, synchronize
-from . import _session, _table
-from ._proxy import BaseProxy
-from ._token import Token
+from ._errors import ManagerDied
+from ._proxy import BaseProxy, RebuildProxy
 from ._types import AcquirerProxy, BarrierProxy, ConditionProxy, EventProxy
 
 
-class Kept:
-    """A base before the class of an object in shared memory and that of its proxy: a manager's
-    process keeps the object.
+class SharedObject:
+    """A base before the class of an object in shared memory and that of its proxy.
 
-    A pickle of it names that process, which keeps the object, and not the process that pickles it,
-    which may end before it is unpickled.
+    A pickle of it names the manager's process, which has the memory open, and not the process that
+    pickles it, which may end before it is unpickled.
     """
 
-    # What the manager's process pickled; None in that process.
-    _kept = None
-    # None of an object that is a part of another one.
+    # By what any process opens the memory. The manager's process makes it.
+    _state = None
+    # None for a part of another object.
     _token = None
-    # In the process that asked for it: as long as it is there, the manager is.
-    _manager = None
-    _serializer = "pickle"
+
+    def _shared_state(self):
+        """Return what opens the memory while the manager's process has the object."""
+        if self._state is None:
+            # The manager's process holds the object itself until no process can open it any more.
+            # So it need not count which handles were opened.
+            self._state = _procession._held_handles(super().__getstate__)
+        return self._state
+
+    def _open_memory(self, state):
+        self._state = state
+        super().__setstate__(state)
 
     def __reduce__(self):
-        return __newobj__, (type(self),), self.__getstate__()
+        if self._token is None:
+            return _open_part, (type(self), self._shared_state())
+        return BaseProxy.__reduce__(self)
 
-    def __getstate__(self):
-        token = self._token
-        identity = None if token is None else (token.typeid, token.address, token.id)
-        return identity, super().__getstate__() if self._kept is None else self._kept
+    def _new_ticket(self):
+        try:
+            return super()._new_ticket()
+        except ManagerDied:
+            # Other processes that have the object open serve those that get it from this one.
+            return None
 
-    def __setstate__(self, state):
-        identity, self._kept = state
-        if identity is not None:
-            self._identify(Token(*identity))
-        super().__setstate__(self._kept)
+    def _recipe(self):
+        return RebuildProxy, open_shared, {"cls": type(self), "state": self._state}
 
     def _backing(self):
         """What the manager's process has for what does not fit in shared memory; None if all
         does."""
         return None
-
-    def _identify(self, token):
-        over = _session.context.session
-        if over is not None and over.nonce is not None and token.id.startswith(over.nonce):
-            # The process that put it there may know the manager by another address.
-            token.address = over.address
-        self._token = token
-        self._id = token.id
-
-    @property
-    def _authkey(self):
-        return _table.key_of(self._token.address)
 
     def _callmethod(self, methodname, args=(), kwds={}):
         """Call a method that a proxy of such an object has, in this process."""
@@ -89,6 +85,30 @@ class Kept:
 
     def __str__(self):
         return super().__repr__()
+
+
+def open_shared(
+    token, serializer, *, cls, state, manager=None, authkey=None, incref=True, manager_owned=False
+):
+    """Open an object, of which the manager holds what the token names."""
+    made = cls.__new__(cls)
+    try:
+        # Before the memory is opened: the manager's process has it open as long as it is held.
+        BaseProxy.__init__(made, token, serializer, manager, authkey, None, incref, manager_owned)
+    except ManagerDied as error:
+        try:
+            made._open_memory(state)
+        except Exception:
+            raise error from error.__cause__
+    else:
+        made._open_memory(state)
+    return made
+
+
+def _open_part(cls, state):
+    made = cls.__new__(cls)
+    made._open_memory(state)
+    return made
 
 
 def _acquire(self, blocking=True, timeout=None):
@@ -127,7 +147,7 @@ def _raising(method, error, reason, becomes=RuntimeError):
     return call
 
 
-class ManagedLock(Kept, synchronize.Lock, AcquirerProxy):
+class ManagedLock(SharedObject, synchronize.Lock, AcquirerProxy):
     """A manager's lock. Any process and thread may release it."""
 
     _acquire_shared = synchronize.Lock.acquire
@@ -135,7 +155,7 @@ class ManagedLock(Kept, synchronize.Lock, AcquirerProxy):
     release = _raising(synchronize.Lock.release, ValueError, "release unlocked lock")
 
 
-class ManagedRLock(Kept, synchronize.RLock, AcquirerProxy):
+class ManagedRLock(SharedObject, synchronize.RLock, AcquirerProxy):
     """A manager's lock that its owner, a thread of a process, may take again."""
 
     _acquire_shared = synchronize.RLock.acquire
@@ -150,14 +170,14 @@ class _Permits:
         super().__init__(value)
 
 
-class ManagedSemaphore(Kept, _Permits, synchronize.Semaphore, AcquirerProxy):
+class ManagedSemaphore(SharedObject, _Permits, synchronize.Semaphore, AcquirerProxy):
     """A manager's semaphore."""
 
     _acquire_shared = synchronize.Semaphore.acquire
     acquire = _acquire_permit
 
 
-class ManagedBoundedSemaphore(Kept, _Permits, synchronize.BoundedSemaphore, AcquirerProxy):
+class ManagedBoundedSemaphore(SharedObject, _Permits, synchronize.BoundedSemaphore, AcquirerProxy):
     """A manager's semaphore that never has more permits than it started with."""
 
     _acquire_shared = synchronize.BoundedSemaphore.acquire
@@ -167,7 +187,7 @@ class ManagedBoundedSemaphore(Kept, _Permits, synchronize.BoundedSemaphore, Acqu
     )
 
 
-class ManagedCondition(Kept, synchronize.Condition, ConditionProxy):
+class ManagedCondition(SharedObject, synchronize.Condition, ConditionProxy):
     """A manager's condition variable over one of its locks."""
 
     _acquire_shared = synchronize.Condition.acquire
@@ -182,7 +202,7 @@ class ManagedCondition(Kept, synchronize.Condition, ConditionProxy):
     )
 
     def __init__(self, lock=None):
-        # Its own lock has to be kept as it is itself.
+        # A lock of its own is opened as the condition is.
         super().__init__(ManagedRLock() if lock is None else lock)
 
     def wait_for(self, predicate, timeout=None):
@@ -192,15 +212,15 @@ class ManagedCondition(Kept, synchronize.Condition, ConditionProxy):
         return _stdlib.ConditionProxy.wait_for(self, predicate, timeout)
 
 
-class ManagedEvent(Kept, synchronize.Event, EventProxy):
+class ManagedEvent(SharedObject, synchronize.Event, EventProxy):
     """A manager's event."""
 
 
-class ManagedBarrier(Kept, synchronize.Barrier, BarrierProxy):
+class ManagedBarrier(SharedObject, synchronize.Barrier, BarrierProxy):
     """A manager's barrier. Its action is called in one of the processes that wait."""
 
 
-class ManagedQueue(Kept, _procession.BaseManagedQueue, queues.JoinableQueue, BaseProxy):
+class ManagedQueue(SharedObject, _procession.BaseManagedQueue, queues.JoinableQueue, BaseProxy):
     """A manager's queue, with the methods of `queue.Queue`."""
 
     _exposed_ = tuple(_stdlib.public_methods(Queue()))
