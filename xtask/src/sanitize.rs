@@ -93,6 +93,11 @@ const EXCLUSIONS: &[Exclusion] = &[
     },
     Exclusion {
         under: &[Sanitizer::Address],
+        what: What::Tests(&["processes_live_without_proc", "without_proc_errors_name_it"]),
+        reason: "LeakSanitizer reads /proc at the process's exit, and these tests unmount it",
+    },
+    Exclusion {
+        under: &[Sanitizer::Address],
         what: What::Tests(&["a_panic_is_an_error_with_its_message_and_place"]),
         reason: "it asks for the exit status of a process that panicked, which is the sanitizer's where memory was left",
     },
