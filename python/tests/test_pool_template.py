@@ -409,6 +409,34 @@ def test_a_killed_one_and_killed_workers_hang_nobody():
                 pytest.fail("a call came in time")
 
 
+def start_slowly():
+    time.sleep(0.4)
+
+
+@pytest.mark.parametrize("delay", [0, 0.05, 0.2])
+@pytest.mark.parametrize("calls", [True, False])
+def test_no_task_hangs_when_it_is_killed_while_a_worker_starts(delay, calls):
+    before = children()
+    with FORK.Pool(1, start_slowly, maxtasksperchild=1) as pool:
+        assert pool.apply(square, (3,)) == 9
+        results = [pool.apply_async(square, (x,)) for x in range(4)]
+        time.sleep(delay)
+        os.kill(template(pool), signal.SIGKILL)
+        for x, result in enumerate(results):
+            if calls:
+                while not result.ready():
+                    pool.apply_async(square, (1,))
+                    result.wait(0.05)
+                assert result.get() == x * x
+                continue
+            # No thread of the program can fork another one.
+            try:
+                assert result.get(HUNG) == x * x
+            except procession.PoolBroken as error:
+                assert "was killed, and no worker is left" in str(error)
+    assert children() == before
+
+
 def test_pools_in_pools():
     with procession.ProcessPoolExecutor(1, mp_context=FORK, max_tasks_per_child=1) as executor:
         assert [executor.submit(nested).result(HUNG) for _ in range(2)] == [[0, 1, 4, 9]] * 2
