@@ -12,8 +12,9 @@ use procession_sys::identity::Identity;
 
 use super::fd_ref::FdRef;
 use super::header::{Header, ObjectId};
-use super::keeper::{self, CARRIERS};
+use super::keeper;
 use super::named::Name;
+use super::receivable::CARRIERS;
 
 /// A shared object, as far as its handles need to know it.
 pub trait Exportable: Send + Sync {

@@ -5,8 +5,8 @@
 //! handles have not been opened forks a *keeper*: a small process that has nothing but these
 //! descriptors. Receivers find them by the object's id (`holders`), or at the sender's mailbox,
 //! which the keeper continues to serve. The keeper ends when all have been opened. It also ends
-//! when no other process has the queues open that they were put into, so that none can receive
-//! them. The sender's own exit waits for nothing.
+//! when no process can receive them any more: see `receivable.rs`. The sender's own exit waits for
+//! nothing.
 //!
 //! A process that is killed, or ends by `_exit`, leaves no keeper.
 //!
@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use procession_sys::clock::Deadline;
 use procession_sys::{process, signals, socket};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::{BorrowedFd, OwnedFd, RawFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::{Mode, OFlags, open, readlinkat_raw};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use rustix::net::{
@@ -35,17 +35,18 @@ use rustix::net::{
 
 use super::handed_out;
 use super::header::{Header, ObjectId};
-use super::holders;
 use super::mailbox::{self, HERE, NOT_HERE};
 use super::named;
+use super::receivable::{self, Carriers, Graph, KEEPER};
 
-/// How many queues that carry an object's handles are remembered.
-pub(super) const CARRIERS: usize = 16;
 /// How long descriptors of handles that went elsewhere than into a queue are kept. Their receivers
 /// are unknown.
 const ELSEWHERE: Duration = Duration::from_secs(10);
 /// How often the keeper looks for processes that have the queues, at the most.
 const SEARCH: Duration = Duration::from_secs(1);
+/// So many searches in a row must agree before a descriptor is closed. A handle of a queue that
+/// carries it may be between two processes during one.
+const AGREEING: u32 = 2;
 /// The longest pause between two looks at what has been opened.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// How long a receiver at the mailbox may take to say what it wants.
@@ -60,7 +61,7 @@ struct Kept {
     id: Option<ObjectId>,
     /// Its number at the mailbox, if it is a socket.
     number: Option<[u8; 16]>,
-    carriers: [Option<ObjectId>; CARRIERS],
+    carriers: Carriers,
     /// How many searches in a row have found no process that has a carrier.
     missed: u32,
 }
@@ -73,15 +74,6 @@ impl Kept {
 
     fn went_elsewhere(&self) -> bool {
         self.carriers[0].is_none()
-    }
-
-    /// Whether a process may receive it, as the last search found.
-    fn may_be_received(&self) -> bool {
-        self.fd >= 0 && (self.missed == 0 || self.went_elsewhere())
-    }
-
-    fn is_carried_by(&self, id: ObjectId) -> bool {
-        self.carriers.contains(&Some(id))
     }
 
     /// Closes the descriptor, and removes the object's name if that was its last use.
@@ -140,9 +132,11 @@ pub fn leave() {
     if kept.is_empty() {
         return;
     }
-    let carriers: Vec<ObjectId> = kept.iter().flat_map(|kept| kept.carriers).flatten().collect();
-    if !kept.iter().any(Kept::went_elsewhere) && !holders::any_elsewhere(&carriers) {
-        return;
+    if !kept.iter().any(Kept::went_elsewhere) {
+        search(&mut kept);
+        if kept.iter().all(|kept| kept.missed != 0) {
+            return;
+        }
     }
     if let Err(error) = start(&mut kept, listener) {
         let count = kept.len();
@@ -156,6 +150,7 @@ pub fn leave() {
 
 fn start(kept: &mut [Kept], listener: RawFd) -> io::Result<()> {
     kept.sort_unstable_by_key(|kept| kept.fd);
+    let edges = receivable::show(kept.iter().map(|kept| (kept.id, kept.carriers)))?;
     let len = size_of_val(kept);
     // Shared, so that it is told apart from memory of the allocator beside it.
     // SAFETY: a new mapping of the kernel's choosing, page-aligned and large enough for the
@@ -171,16 +166,16 @@ fn start(kept: &mut [Kept], listener: RawFd) -> io::Result<()> {
         // `keep`, which makes system calls only. No signal is sent to this process at its end.
         match unsafe { libc::syscall(libc::SYS_clone, 0_u64, 0_u64, 0_u64, 0_u64, 0_u64) } {
             ..0 => Err(io::Error::last_os_error()),
-            0 => keep(plan, listener),
+            0 => keep(plan, listener, edges.as_fd()),
             _ => Ok(()),
         }
     })
 }
 
 /// Lives as the keeper.
-fn keep(plan: &mut [Kept], listener: RawFd) -> ! {
+fn keep(plan: &mut [Kept], listener: RawFd, edges: BorrowedFd<'_>) -> ! {
     become_nobodys();
-    close_others(plan, listener);
+    close_others(plan, [listener, edges.as_raw_fd()]);
     give_memory_back(plan.as_ptr() as usize);
     let began = Instant::now();
     let mut pause = Duration::from_millis(10);
@@ -189,13 +184,6 @@ fn keep(plan: &mut [Kept], listener: RawFd) -> ! {
     loop {
         pause_or_serve(plan, listener, pause);
         pause = (pause + pause / 2).min(LONGEST_PAUSE);
-        let forgotten = began.elapsed() >= ELSEWHERE;
-        for kept in plan.iter_mut().filter(|kept| kept.fd >= 0) {
-            let is_opened = kept.number.is_none() && Header::all_opened(borrow(kept.fd));
-            if is_opened || forgotten && kept.went_elsewhere() {
-                kept.close();
-            }
-        }
         if searched.elapsed() >= next_search {
             let begin = Instant::now();
             search(plan);
@@ -204,46 +192,36 @@ fn keep(plan: &mut [Kept], listener: RawFd) -> ! {
             // time.
             next_search = SEARCH.max((searched - begin).saturating_mul(100));
         }
+        let forgotten = began.elapsed() >= ELSEWHERE;
+        for (index, kept) in plan.iter_mut().enumerate().filter(|(_, kept)| kept.fd >= 0) {
+            let is_opened = kept.number.is_none() && Header::all_opened(borrow(kept.fd));
+            let is_lost = kept.missed >= AGREEING && !kept.went_elsewhere();
+            if is_opened || is_lost || forgotten && kept.went_elsewhere() {
+                receivable::withdraw(edges, index);
+                kept.close();
+            }
+        }
         if plan.iter().all(|kept| kept.fd < 0) {
             process::exit_now(0);
         }
     }
 }
 
-/// Closes descriptors that no process can receive: no other process has a queue open that carries
-/// them. Two searches in a row must agree, since a handle of such a queue may be between two
-/// processes during one.
+/// Finds which descriptors no process can receive: no process has a queue open that carries them,
+/// nor may receive one.
 fn search(plan: &mut [Kept]) {
-    for kept in plan.iter_mut() {
-        kept.missed = kept.missed.saturating_add(1);
-    }
-    let me = Some(rustix::process::getpid());
-    let _nothing = holders::each::<()>(me, |_, found| {
-        for kept in plan.iter_mut().filter(|kept| kept.is_carried_by(found)) {
-            kept.missed = 0;
+    // Without memory for a search, any may be received.
+    let graph = Graph::new().ok().map(|mut graph| {
+        for (index, kept) in plan.iter().enumerate().filter(|(_, kept)| kept.fd >= 0) {
+            graph.add(index, kept.id, &kept.carriers);
         }
-        None
+        graph.search();
+        graph
     });
-    // What lies in a queue that is kept here, and may be received, may be received itself.
-    while let Some(carried) = (0..plan.len()).find(|i| is_carried_within(plan, *i)) {
-        if let Some(kept) = plan.get_mut(carried) {
-            kept.missed = 0;
-        }
+    for (index, kept) in plan.iter_mut().enumerate() {
+        let is_receivable = graph.as_ref().is_none_or(|graph| graph.is_receivable(index));
+        kept.missed = if is_receivable { 0 } else { kept.missed.saturating_add(1) };
     }
-    for kept in plan.iter_mut() {
-        if kept.fd >= 0 && kept.missed >= 2 && !kept.went_elsewhere() {
-            kept.close();
-        }
-    }
-}
-
-/// Whether an entry that no process seemed to receive is carried by another that a process may
-/// receive.
-fn is_carried_within(plan: &[Kept], index: usize) -> bool {
-    plan.get(index).is_some_and(|kept| {
-        let carries = |other: &Kept| other.id.is_some_and(|id| kept.is_carried_by(id));
-        kept.missed != 0 && plan.iter().any(|other| other.may_be_received() && carries(other))
-    })
 }
 
 /// Leaves the sender's session, so that neither a terminal's signals nor the sender's handlers
@@ -261,7 +239,7 @@ fn become_nobodys() {
             libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), no_old_one, 8_usize);
         }
         libc::setsid();
-        libc::prctl(libc::PR_SET_NAME, c"procession-keep".as_ptr());
+        libc::prctl(libc::PR_SET_NAME, KEEPER.as_ptr());
         libc::chdir(c"/".as_ptr());
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);
@@ -269,11 +247,11 @@ fn become_nobodys() {
     }
 }
 
-/// Closes all descriptors but those of the plan, which is in their order, and the listening socket.
-fn close_others(plan: &[Kept], listener: RawFd) {
+/// Closes all descriptors but those of the plan, which is in their order, and these.
+fn close_others(plan: &[Kept], others: [RawFd; 2]) {
     let mut first = 0;
     loop {
-        let kept = plan.iter().map(|kept| kept.fd).chain([listener]).filter(|fd| *fd >= first).min();
+        let kept = plan.iter().map(|kept| kept.fd).chain(others).filter(|fd| *fd >= first).min();
         let last = match kept {
             Some(kept) => kept as u32,
             None => u32::MAX,

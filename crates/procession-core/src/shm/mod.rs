@@ -14,6 +14,7 @@ mod kind;
 pub mod mailbox;
 pub mod named;
 pub mod posix;
+mod receivable;
 pub mod registry;
 pub mod tally;
 pub mod transfer;

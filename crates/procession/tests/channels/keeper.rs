@@ -110,6 +110,52 @@ fn handles_in_a_queue_in_a_queue_outlive_their_senders() {
 }
 
 #[test]
+fn keepers_of_queues_in_each_others_queues_end() {
+    let _watchdog = watchdog();
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Knot(Queue<Knot>);
+    let before = own();
+    let (one, two) = (Queue::<Knot>::unbounded().unwrap(), Queue::<Knot>::unbounded().unwrap());
+    let kept = &own() - &before;
+    let send = |(to, what): (Queue<Knot>, Queue<Knot>)| to.put(&Knot(what)).unwrap();
+    run(send, (one.clone(), two.clone()));
+    run(send, (two.clone(), one.clone()));
+    eventually("each is kept", || keepers(&kept).len() == 2);
+    drop(two);
+    // For as long as several searches take: each handle may be received.
+    std::thread::sleep(Duration::from_millis(3500));
+    assert_eq!(keepers(&kept).len(), 2);
+    drop(one);
+    eventually("the keepers end", || keepers(&kept).is_empty());
+}
+
+#[test]
+fn a_keeper_keeps_what_may_be_received_through_another() {
+    let _watchdog = watchdog();
+    type Outer = Queue<Queue<Numbers>>;
+    let chain = || {
+        let outer = Outer::unbounded().unwrap();
+        let before = own();
+        let inner = Queue::unbounded().unwrap();
+        let mut kept = &own() - &before;
+        run(
+            |(outer, inner): (Outer, Queue<Numbers>)| outer.put(&inner).unwrap(),
+            (outer.clone(), inner.clone()),
+        );
+        kept.extend(run(put, inner.clone()));
+        eventually("both are kept", || keepers(&kept).len() == 2);
+        drop(inner);
+        (outer, kept)
+    };
+    let ((received, _), (dropped, kept)) = (chain(), chain());
+    std::thread::sleep(Duration::from_millis(3500));
+    assert_eq!(received.try_get().unwrap().try_get().unwrap().to_vec(), [7; 1000]);
+    assert_eq!(keepers(&kept).len(), 2);
+    drop(dropped);
+    eventually("the keepers end", || keepers(&kept).is_empty());
+}
+
+#[test]
 fn a_task_that_is_handed_out_again_has_its_handles() {
     let _watchdog = watchdog();
     let tasks = JoinableQueue::<Numbers>::unbounded().unwrap();
