@@ -11,19 +11,7 @@ from multiprocessing import managers as _stdlib
 from ._errors import ManagerDied
 from ._manager import BaseManager, SharedMemoryManager, SyncManager
 from ._proxy import AutoProxy, BaseProxy, MakeProxyType, RebuildProxy
-from ._server import Server, SharedMemoryServer
-from ._shared_objects import (
-    ManagedBarrier,
-    ManagedBoundedSemaphore,
-    ManagedCondition,
-    ManagedEvent,
-    ManagedLock,
-    ManagedQueue,
-    ManagedRLock,
-    ManagedSemaphore,
-)
-from ._token import Token
-from ._types import (
+from ._proxy_types import (
     AcquirerProxy,
     ArrayProxy,
     BarrierProxy,
@@ -38,6 +26,18 @@ from ._types import (
     SetProxy,
     ValueProxy,
 )
+from ._server import Server, SharedMemoryServer
+from ._shared_objects import (
+    ManagedBarrier,
+    ManagedBoundedSemaphore,
+    ManagedCondition,
+    ManagedEvent,
+    ManagedLock,
+    ManagedQueue,
+    ManagedRLock,
+    ManagedSemaphore,
+)
+from ._token import Token
 from ._values import ManagedArray, ManagedValue
 
 __all__ = ["BaseManager", "BaseProxy", "ManagerDied", "SharedMemoryManager", "SyncManager", "Token"]

@@ -12,9 +12,9 @@ from multiprocessing.managers import State, convert_to_error, dispatch
 from .. import pool, shared_memory
 from ..context import _default_context
 from ..process import _end_with_starter, _starter
-from . import _connection, _table, _types
+from . import _connection, _proxy_types, _sessions
 from ._errors import ManagerDied, Raised
-from ._objects import SharedEntry
+from ._object_table import SharedEntry
 from ._proxy import AutoProxy, class_of_ours
 from ._server import Server, SharedMemoryServer
 from ._shared_objects import (
@@ -63,10 +63,10 @@ class BaseManager(_stdlib.BaseManager):
 
     def connect(self):
         """Connect to the server at the address. OSError if there is none."""
-        _table.discard_ended(self._address)
+        _sessions.discard_ended(self._address)
         with closing(_connection.connect(self._address, self._authkey, self._serializer)) as made:
             dispatch(made, None, "dummy")
-        _table.remember_key(self._address, self._authkey)
+        _sessions.remember_key(self._address, self._authkey)
         self._state.value = State.STARTED
 
     def start(self, initializer=None, initargs=()):
@@ -101,8 +101,8 @@ class BaseManager(_stdlib.BaseManager):
             if isinstance(address, Exception):
                 raise address
             self._address = address
-            _table.discard_ended(address)
-            _table.remember_key(address, self._authkey)
+            _sessions.discard_ended(address)
+            _sessions.remember_key(address, self._authkey)
             self.shutdown = util.Finalize(
                 self,
                 type(self)._finalize_manager,
@@ -156,12 +156,12 @@ class BaseManager(_stdlib.BaseManager):
                 process.kill()
                 process.join()
         state.value = State.SHUTDOWN
-        _table.forget(address)
+        _sessions.forget(address)
 
     def _ask(self, method, /, *args, **kwds):
         """Call a method of the server, which raises `RemoteError` here."""
         assert self._state.value == State.STARTED, "server not yet started"
-        session = _table.session(self._address, self._authkey, self._serializer, anew=True)
+        session = _sessions.session(self._address, self._authkey, self._serializer, anew=True)
         if session.nonce is None:
             with closing(self._Client(self._address, authkey=self._authkey)) as made:
                 return dispatch(made, None, method, args, kwds)
@@ -173,7 +173,7 @@ class BaseManager(_stdlib.BaseManager):
 
     def _create(self, typeid, /, *args, **kwds):
         """Make an object; return its token and the methods that it exposes."""
-        session = self._state.value == State.STARTED and _table.session(
+        session = self._state.value == State.STARTED and _sessions.session(
             self._address, self._authkey, self._serializer, anew=True
         )
         if session and session.nonce is None:
@@ -352,26 +352,26 @@ class SyncManager(BaseManager, _stdlib.SyncManager):
         """
         if ManagedValue.can_hold(value):
             return self._make_shared("Value", typecode, value)
-        return self._make("Value", _types.ValueProxy, (typecode, value, lock), {})
+        return self._make("Value", _proxy_types.ValueProxy, (typecode, value, lock), {})
 
     def Array(self, typecode, sequence, lock=True):
         """Return an array. It is in shared memory if the typecode is that of numbers."""
         if ManagedArray.can_hold(typecode):
             return self._make_shared("Array", typecode, array(typecode, sequence))
-        return self._make("Array", _types.ArrayProxy, (typecode, sequence, lock), {})
+        return self._make("Array", _proxy_types.ArrayProxy, (typecode, sequence, lock), {})
 
 
 for _typeid, (_callable, _exposed, _methods, _proxytype) in _stdlib.SyncManager._registry.items():
-    _ours = _types.PROXIES.get(getattr(_proxytype, "__name__", None), AutoProxy)
+    _ours = _proxy_types.PROXIES.get(getattr(_proxytype, "__name__", None), AutoProxy)
     SyncManager.register(
         _typeid,
         _callable,
         _ours,
         create_method=_typeid not in vars(SyncManager) and hasattr(_stdlib.SyncManager, _typeid),
     )
-SyncManager.register("Pool", pool.Pool, _types.PoolProxy)
+SyncManager.register("Pool", pool.Pool, _proxy_types.PoolProxy)
 SyncManager.Pool.__doc__ = "Return a proxy of a pool of worker processes that the manager's process starts."
-SyncManager.register("set", set, _types.SetProxy)
+SyncManager.register("set", set, _proxy_types.SetProxy)
 SyncManager.set.__doc__ = "Return a proxy of a set in the manager's process, of what the iterable yields."
 SyncManager.list.__doc__ = "Return a proxy of a list in the manager's process, of what the iterable yields."
 SyncManager.dict.__doc__ = (

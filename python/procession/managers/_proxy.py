@@ -7,9 +7,9 @@ from multiprocessing.context import get_spawning_popen
 from multiprocessing.managers import convert_to_error, dispatch
 from os import getpid
 
-from . import _session, _table
+from . import _session, _sessions
 from ._connection import pickler
-from ._objects import Holder
+from ._object_table import Holder
 from ._server import server_of
 from ._token import Token, token_with
 
@@ -50,11 +50,11 @@ class BaseProxy(_stdlib.BaseProxy):
         if authkey is not None:
             self._authkey = process.AuthenticationString(authkey)
             if self._server is None:
-                _table.remember_key(token.address, self._authkey)
+                _sessions.remember_key(token.address, self._authkey)
         elif manager is not None:
             self._authkey = manager._authkey
         else:
-            self._authkey = _table.key_of(token.address)
+            self._authkey = _sessions.key_of(token.address)
         if incref or manager_owned:
             self._incref()
 
@@ -72,7 +72,7 @@ class BaseProxy(_stdlib.BaseProxy):
             self._server = self._entry = None
             self._incref()
         if self._session is None:
-            self._session = _table.session(self._token.address, self._authkey, self._serializer)
+            self._session = _sessions.session(self._token.address, self._authkey, self._serializer)
         return self._session
 
     def _connect(self):
@@ -221,7 +221,7 @@ def MakeProxyType(name, exposed, _cache=_types):
 def AutoProxy(token, serializer, manager=None, authkey=None, exposed=None, incref=True, manager_owned=False):
     """Return a proxy with all public methods of its object."""
     if exposed is None:
-        key = authkey or (manager._authkey if manager is not None else _table.key_of(token.address))
+        key = authkey or (manager._authkey if manager is not None else _sessions.key_of(token.address))
         with closing(_stdlib.listener_client[serializer][1](token.address, authkey=key)) as connection:
             exposed = dispatch(connection, None, "get_methods", (token,))
     proxytype = MakeProxyType(f"AutoProxy[{token.typeid}]", exposed)

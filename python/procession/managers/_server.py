@@ -12,11 +12,11 @@ from multiprocessing import connection, managers as _stdlib, process, util
 from multiprocessing.pool import ExceptionWithTraceback
 from traceback import format_exc
 
-from . import _theirs
+from . import _cpython_clients
 from ._connection import dumps, keep_alive, loads, receive
 from ._errors import ManagerDied, Raised
-from ._objects import Holder, Objects
-from ._waiting import HungUp
+from ._interruptible import HungUp
+from ._object_table import Holder, ObjectTable
 
 # `procession.install` replaces the name.
 THEIR_TOKEN = _stdlib.Token
@@ -62,7 +62,7 @@ class _Stranger:
             sock.detach()
 
 
-class Server(Objects, _stdlib.Server):
+class Server(ObjectTable, _stdlib.Server):
     """The server of a manager of this package.
 
     Peers have `handshake_seconds` to prove that they know the key, at most `handshakes` of them at a time. When
@@ -222,7 +222,7 @@ class Server(Objects, _stdlib.Server):
             return
         name = None
         try:
-            _, name, args, kwds = _theirs.loads(self, c, data)
+            _, name, args, kwds = _cpython_clients.loads(self, c, data)
             assert name in self.public, f"{name!r} unrecognized"
             message = "#RETURN", getattr(self, name)(c, *args, **kwds)
         except BaseException as error:
@@ -264,7 +264,9 @@ class Server(Objects, _stdlib.Server):
                 except (EOFError, OSError):
                     return
                 try:
-                    request = _theirs.loads(self, conn, data) if holder is None else loads(conn, data)
+                    request = (
+                        _cpython_clients.loads(self, conn, data) if holder is None else loads(conn, data)
+                    )
                 except BaseException as error:
                     reply = self._failure(holder, error, "#TRACEBACK")
                 else:

@@ -26,7 +26,7 @@ from multiprocessing.managers import RemoteError, dispatch
 from .. import _procession
 from ._connection import connect, dumps, loads, means_the_end, receive, set_timeouts
 from ._errors import ManagerDied, gone
-from ._outbox import Outbox
+from ._session_writer import SessionWriter
 
 # What a forked child waits for a manager that is stopped; and what it waits, when it uses a manager, for that to get
 # the connection that the parent has made for it.
@@ -203,7 +203,7 @@ class Session(Base):
         super().__init__(address, authkey, serializer)
         self.nonce = None
         self._local = address_type(address) == "AF_UNIX"
-        self._outbox = Outbox()
+        self._writer = SessionWriter()
         self._prepare("-", None)
         self._ensure()
 
@@ -240,9 +240,9 @@ class Session(Base):
                         raise
                     raise self._hung_up(error) from error
             if self._origin != self._name:
-                pairs = [f" {each.key} {each.ident}" for each in self._outbox.living()]
+                pairs = [f" {each.key} {each.ident}" for each in self._writer.living()]
                 if self._origin != "-" or pairs:
-                    self._outbox.add(f"adopt {self._origin}{''.join(pairs)}")
+                    self._writer.add(f"adopt {self._origin}{''.join(pairs)}")
             self._ready = True
             if self._offered is not None:
                 self._request_reply("sync")
@@ -272,7 +272,7 @@ class Session(Base):
             # A signal's handler has made another one meanwhile.
             sock.close()
             return
-        self._outbox.begin_again()
+        self._writer.begin_again()
         self.pid, self.nonce = pid, nonce
         self._name, self._sock = name, sock
 
@@ -296,7 +296,7 @@ class Session(Base):
 
     def hold(self, proxy, ident, ticket=None):
         """Have the manager keep an object as long as the proxy is there. Return what the reference is called."""
-        key = self._outbox.refer(proxy, ident, self._flush)
+        key = self._writer.refer(proxy, ident, self._flush)
         word = "hold"
         # Whoever reads the message again shows the ticket again.
         if ticket is not None and _procession._when_settled(partial(self.settle, ticket)):
@@ -314,12 +314,12 @@ class Session(Base):
 
     def settle(self, ticket):
         """Nobody will show the ticket any more. Never waits."""
-        self._outbox.add(f"settle {ticket}")
+        self._writer.add(f"settle {ticket}")
         self._flush()
 
     def synchronize(self):
         """Wait until the manager knows all that was dropped."""
-        self._outbox.add_dropped()
+        self._writer.add_dropped()
         self._ask("sync")
 
     def close(self):
@@ -335,13 +335,13 @@ class Session(Base):
         # Not under the feet of another thread, whose last look at it this is.
         if self._request.acquire(timeout=1):
             try:
-                with self._outbox.lock:
+                with self._writer.lock:
                     sock.close()
             finally:
                 self._request.release()
 
     def _ask(self, word, *words):
-        if self._outbox.interrupted():
+        if self._writer.interrupted():
             return self._ask_beside(word, *words)
         with self._request:
             if self._asking:
@@ -357,9 +357,9 @@ class Session(Base):
         if self.dead:
             raise self.died()
         number = str(next(self._numbers))
-        self._outbox.add(" ".join((word, number, *words)))
+        self._writer.add(" ".join((word, number, *words)))
         try:
-            while not self._outbox.push(self._sock):
+            while not self._writer.push(self._sock):
                 poll = select.poll()
                 poll.register(self._sock, select.POLLOUT)
                 poll.poll()
@@ -388,13 +388,13 @@ class Session(Base):
 
     def _flush(self, _reference=None):
         # Called wherever a proxy may be deleted.
-        if not self._outbox.is_taken():
+        if not self._writer.is_taken():
             self._push()
 
     def _push(self):
         if self._sock is not None and not self.dead:
             try:
-                self._outbox.push(self._sock)
+                self._writer.push(self._sock)
             except OSError:
                 # Else it has not taken the other end that the parent sent it.
                 self.dead = self._ready
@@ -403,8 +403,8 @@ class Session(Base):
         """Have the manager hold for the child what it holds for this process. Waits for nothing."""
         self._child = None
         # What is dropped from now on is dropped by both.
-        self._outbox.forking = True
-        self._outbox.lock.acquire()
+        self._writer.forking = True
+        self._writer.lock.acquire()
         if self.dead or self._sock is None:
             return
         name, mine, theirs = os.urandom(16).hex(), None, None
@@ -414,14 +414,14 @@ class Session(Base):
             except OSError as error:
                 util.info("a child has to connect by itself: %r", error)
         self._child = name, mine
-        self._outbox.add_dropped()
-        self._outbox.add(f"fork {name}", theirs)
+        self._writer.add_dropped()
+        self._writer.add(f"fork {name}", theirs)
         self._push()
 
     def after_fork_in_parent(self):
-        if self._outbox.interrupted():
-            self._outbox.lock.release()
-        self._outbox.forking = False
+        if self._writer.interrupted():
+            self._writer.lock.release()
+        self._writer.forking = False
         _, mine = self._child or (None, None)
         if mine is not None:
             mine.close()
@@ -433,7 +433,7 @@ class Session(Base):
             if sock is not None:
                 sock.close()
         self._close_connections()
-        self._outbox.renew()
+        self._writer.renew()
         origin, sock = self._child or ("-" if self._ready else self._origin, None)
         self._prepare(origin, sock)
         if not self.dead and sock is None and not self._local and self.serializer == "pickle":

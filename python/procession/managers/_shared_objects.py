@@ -13,7 +13,7 @@ from queue import Queue
 from .. import _procession, queues, synchronize
 from ._errors import ManagerDied
 from ._proxy import BaseProxy, RebuildProxy
-from ._types import AcquirerProxy, BarrierProxy, ConditionProxy, EventProxy
+from ._proxy_types import AcquirerProxy, BarrierProxy, ConditionProxy, EventProxy
 
 
 class SharedObject:

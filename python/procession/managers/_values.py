@@ -6,8 +6,8 @@ from multiprocessing import managers as _stdlib
 
 from .. import _procession, synchronize
 from ._proxy import BaseProxy
+from ._proxy_types import ArrayProxy, ValueProxy
 from ._shared_objects import SharedObject
-from ._types import ArrayProxy, ValueProxy
 
 
 class _Lock(SharedObject, synchronize.RLock):

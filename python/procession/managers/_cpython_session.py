@@ -11,7 +11,7 @@ from ._errors import ManagerDied
 from ._session import Base
 
 
-class ForeignSession(Base):
+class CPythonSession(Base):
     """A session with one of CPython's managers, which counts references and does not see who dies."""
 
     _serve = "accept_connection"

@@ -24,7 +24,7 @@ class _Line(bytes):
             self.sock.close()
 
 
-class Outbox:
+class SessionWriter:
     """Lines on their way to a manager's process, and the references whose ends are among them.
 
     A signal's handler may run, and raise, after any call; it may come back here, and so may a garbage collection.

@@ -8,7 +8,7 @@ from collections import Counter
 from multiprocessing import managers as _stdlib, util
 from traceback import format_exc
 
-from . import _waiting
+from . import _interruptible
 from ._connection import pickler
 from ._errors import gone
 from ._token import token_with
@@ -58,7 +58,7 @@ class Holder:
         self.lent = set()
 
 
-class Objects:
+class ObjectTable:
     """The part of a server that has to do with its objects."""
 
     def _prepare(self):
@@ -72,7 +72,7 @@ class Objects:
         # Of those whose makers are gone, until when they are kept.
         self._orphans = {}
         # What CPython's clients have together, and how often.
-        self._foreign = {}
+        self._cpython_references = {}
         self._holders = set()
         self._thread = threading.local()
 
@@ -98,12 +98,12 @@ class Objects:
         except BaseException as error:
             return "#TRACEBACK", str(error.args[0]) if error.args else format_exc()
         try:
-            theirs = None if conn is None else _waiting.waits_for(obj, method)
+            theirs = None if conn is None else _interruptible.waits_for(obj, method)
             if theirs is None:
                 result = function(*args, **kwds)
             else:
-                result = _waiting.call(function, theirs, conn, args, kwds)
-        except _waiting.HungUp:
+                result = _interruptible.call(function, theirs, conn, args, kwds)
+        except _interruptible.HungUp:
             raise
         except Exception as error:
             return "#ERROR", error
@@ -153,7 +153,7 @@ class Objects:
                 self._entries[ident] = self._by_object[id(obj), typeid] = entry
             holder = getattr(self._thread, "holder", None)
             if holder is None:
-                self._hold_foreign(entry)
+                self._hold_for_cpython(entry)
             else:
                 self._issued = self.issue(entry)
         util.debug("%r callable returned object with id %r", typeid, entry.ident)
@@ -223,23 +223,23 @@ class Objects:
             # Outside of the lock: it may be the end of objects.
             del dropped
 
-    def _hold_foreign(self, entry):
-        self._foreign.setdefault(entry.ident, [entry, 0])[1] += 1
+    def _hold_for_cpython(self, entry):
+        self._cpython_references.setdefault(entry.ident, [entry, 0])[1] += 1
 
     def incref(self, c, ident):
         """Count a reference of a client that is CPython's."""
         with self.mutex:
-            self._hold_foreign(self.claim(ident, None))
+            self._hold_for_cpython(self.claim(ident, None))
 
     def decref(self, c, ident):
         """Undo an `incref`."""
         with self.mutex:
-            held = self._foreign.get(ident)
+            held = self._cpython_references.get(ident)
             if held is None:
                 raise AssertionError(f"Id {ident!s} has refcount 0, not 1+")
             held[1] -= 1
             if held[1] == 0:
-                del self._foreign[ident]
+                del self._cpython_references[ident]
         # Outside of the lock: it may be the end of the object.
         del held
 
@@ -257,7 +257,7 @@ class Objects:
             counts = Counter()
             for holder in self._holders:
                 counts.update(entry.ident for entry in list(holder.held.values()))
-            counts.update({ident: count for ident, (_, count) in self._foreign.items()})
+            counts.update({ident: count for ident, (_, count) in self._cpython_references.items()})
             counts.update(entry.ident for entry, _ in self._tickets.values())
             entries = sorted(dict(self._entries).items())
         return "\n".join(

@@ -6,8 +6,8 @@ from multiprocessing import process, util
 from multiprocessing.managers import RemoteError
 
 from ._connection import means_the_end
+from ._cpython_session import CPythonSession
 from ._errors import ManagerDied
-from ._foreign import ForeignSession
 from ._session import Session
 
 _sessions = {}
@@ -64,7 +64,7 @@ def _open(address, authkey, serializer, pid):
     except RemoteError as error:
         if "unrecognized" not in str(error):
             raise
-        return ForeignSession(address, authkey, serializer)
+        return CPythonSession(address, authkey, serializer)
     except (OSError, EOFError) as error:
         if not means_the_end(error):
             raise
