@@ -58,7 +58,7 @@ const EXCEPTIONS: &[Exception] = &[
     exception(
         "procession",
         "manager::server",
-        &["manager::server::line"],
+        &["manager::server::connection"],
         "a server starts the thread of each connection, which works on the server's state",
     ),
     exception(

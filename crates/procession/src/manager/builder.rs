@@ -7,7 +7,7 @@ use std::time::Duration;
 use procession_sys::identity::Identity;
 use serde::de::DeserializeOwned;
 
-use super::client::Remote;
+use super::client::ManagerClient;
 use super::dict::Dict;
 use super::error::{CallError, ManagerError};
 use super::list::List;
@@ -15,8 +15,8 @@ use super::namespace::Namespace;
 use super::reference::{Reference, refused};
 use super::server::{self, Orders, Started};
 use super::service::{Proxy, Service};
-use super::value::{Carriage, Form, check_readable, pack};
-use super::wire::{Answer, Kind, Packed, Request};
+use super::value::{Form, HandleTransport, check_readable, encode};
+use super::wire::{Answer, Encoded, Kind, Request};
 use crate::connection::{Address, AuthKey, Pipe, RecvError};
 use crate::process::TaskRef;
 use crate::process::{Process, StartError, StartMethod};
@@ -96,8 +96,8 @@ impl Builder {
                 return Err(ManagerError::Listen(error.to_string()));
             }
         };
-        let manager_of = |remote| Manager { remote, process: Some(process), owner: Identity::current() };
-        Ok(manager_of(Remote::known(manager, address, key)))
+        let manager_of = |client| Manager { client, process: Some(process), owner: Identity::current() };
+        Ok(manager_of(ManagerClient::known(manager, address, key)))
     }
 }
 
@@ -133,7 +133,7 @@ impl fmt::Debug for Builder {
 /// # Ok::<(), procession::Error>(())
 /// ```
 pub struct Manager {
-    remote: Arc<Remote>,
+    client: Arc<ManagerClient>,
     /// If it was started here.
     process: Option<Process<()>>,
     owner: Identity,
@@ -158,24 +158,24 @@ impl Manager {
     /// # Errors
     /// [`ManagerError::Call`]: nobody listens there, the key is another one, or what listens is no manager.
     pub fn connect(address: &Address, key: impl Into<AuthKey>) -> Result<Self, ManagerError> {
-        let remote = Remote::connect(address, &key.into())?;
-        Ok(Manager { remote, process: None, owner: Identity::current() })
+        let client = ManagerClient::connect(address, &key.into())?;
+        Ok(Manager { client, process: None, owner: Identity::current() })
     }
 
     /// Where the manager is, for [`Manager::connect`] in another program.
     pub fn address(&self) -> &Address {
-        self.remote.address()
+        self.client.address()
     }
 
     /// The key that clients must have.
     pub fn authkey(&self) -> &AuthKey {
-        self.remote.key()
+        self.client.key()
     }
 
     /// The manager's process, if this one started it, or is connected and on the same machine.
     pub fn pid(&self) -> Option<u32> {
-        let of_remote = || self.remote.process().map(|process| process.pid_number());
-        self.process.as_ref().map(Process::pid).or_else(of_remote)
+        let of_client = || self.client.process().map(|process| process.pid_number());
+        self.process.as_ref().map(Process::pid).or_else(of_client)
     }
 
     /// Ends the manager and all its objects, for everybody. Those of registered types are dropped ([`Service`]). Waits until a manager
@@ -186,15 +186,15 @@ impl Manager {
     pub fn shutdown(mut self) -> Result<(), ManagerError> {
         match self.process.take() {
             Some(process) if self.owner == Identity::current() => {
-                end(&self.remote, &process);
+                end(&self.client, &process);
                 Ok(())
             }
             _ => {
                 let about = format!("the manager at {}", self.address());
-                let reply = self.remote.exchange(&about, &Request::Shutdown, None)?.0;
+                let reply = self.client.exchange(&about, &Request::Shutdown, None)?.0;
                 reply
                     .map(drop)
-                    .map_err(|refusal| refused(&self.remote, &about, &"manager", Err(refusal)).into())
+                    .map_err(|refusal| refused(&self.client, &about, &"manager", Err(refusal)).into())
             }
         }
     }
@@ -204,7 +204,7 @@ impl Manager {
     /// # Errors
     /// [`CallError`].
     pub fn dict<K, V>(&self) -> Result<Dict<K, V>, CallError> {
-        self.make(&Kind::Dict, None, Packed::default()).map(Dict::over)
+        self.make(&Kind::Dict, None, Encoded::default()).map(Dict::over)
     }
 
     /// The dictionary with the name, empty if it is new. All who ask for the name get the same one, of whatever types they say it
@@ -213,7 +213,7 @@ impl Manager {
     /// # Errors
     /// [`CallError`]; [`CallError::Kind`] when the name is that of something else.
     pub fn named_dict<K, V>(&self, name: &str) -> Result<Dict<K, V>, CallError> {
-        self.make(&Kind::Dict, Some(name), Packed::default()).map(Dict::over)
+        self.make(&Kind::Dict, Some(name), Encoded::default()).map(Dict::over)
     }
 
     /// An empty list.
@@ -221,7 +221,7 @@ impl Manager {
     /// # Errors
     /// [`CallError`].
     pub fn list<T>(&self) -> Result<List<T>, CallError> {
-        self.make(&Kind::List, None, Packed::default()).map(List::over)
+        self.make(&Kind::List, None, Encoded::default()).map(List::over)
     }
 
     /// The list with the name, as [`Manager::named_dict`].
@@ -229,7 +229,7 @@ impl Manager {
     /// # Errors
     /// As there.
     pub fn named_list<T>(&self, name: &str) -> Result<List<T>, CallError> {
-        self.make(&Kind::List, Some(name), Packed::default()).map(List::over)
+        self.make(&Kind::List, Some(name), Encoded::default()).map(List::over)
     }
 
     /// An empty namespace.
@@ -237,7 +237,7 @@ impl Manager {
     /// # Errors
     /// [`CallError`].
     pub fn namespace(&self) -> Result<Namespace, CallError> {
-        self.make(&Kind::Namespace, None, Packed::default()).map(Namespace::over)
+        self.make(&Kind::Namespace, None, Encoded::default()).map(Namespace::over)
     }
 
     /// The namespace with the name, as [`Manager::named_dict`].
@@ -245,7 +245,7 @@ impl Manager {
     /// # Errors
     /// As there.
     pub fn named_namespace(&self, name: &str) -> Result<Namespace, CallError> {
-        self.make(&Kind::Namespace, Some(name), Packed::default()).map(Namespace::over)
+        self.make(&Kind::Namespace, Some(name), Encoded::default()).map(Namespace::over)
     }
 
     /// An object of a registered type, made in the manager's process.
@@ -270,13 +270,13 @@ impl Manager {
         arguments: &S::Arguments,
     ) -> Result<Proxy<S>, CallError> {
         check_readable::<S::Arguments>()?;
-        let packed = pack(self.remote.manager(), self.remote.carriage()?, Form::Plain, arguments)
-            .map_err(|error| error.of::<S::Arguments>(&self.remote))?;
-        self.make(&Kind::Service(S::NAME.into()), name, packed).map(Proxy::over)
+        let encoded = encode(self.client.manager(), self.client.transport()?, Form::Plain, arguments)
+            .map_err(|error| error.of::<S::Arguments>(&self.client))?;
+        self.make(&Kind::Service(S::NAME.into()), name, encoded).map(Proxy::over)
     }
 
-    fn make(&self, kind: &Kind, name: Option<&str>, arguments: Packed) -> Result<Arc<Reference>, CallError> {
-        Reference::make(&self.remote, kind, name, arguments)
+    fn make(&self, kind: &Kind, name: Option<&str>, arguments: Encoded) -> Result<Arc<Reference>, CallError> {
+        Reference::make(&self.client, kind, name, arguments)
     }
 
     /// Forgets a name; whether there was one. Its object stays while somebody has a proxy of it; the next who asks for the name gets a
@@ -302,10 +302,10 @@ impl Manager {
         }
     }
 
-    fn ask(&self, request: &Request) -> Result<Answer<super::value::Parcel>, CallError> {
+    fn ask(&self, request: &Request) -> Result<Answer<super::value::Received>, CallError> {
         let about = format!("the manager at {}", self.address());
-        let reply = self.remote.exchange(&about, request, None)?.0;
-        reply.map_err(|refusal| refused(&self.remote, &about, &"manager", Err(refusal)))
+        let reply = self.client.exchange(&about, request, None)?.0;
+        reply.map_err(|refusal| refused(&self.client, &about, &"manager", Err(refusal)))
     }
 
     fn unexpected(&self) -> CallError {
@@ -317,8 +317,10 @@ impl Manager {
 
     /// That memory can be shared with the manager's clients on this machine.
     fn shares_memory(&self, what: &'static str) -> Result<(), CallError> {
-        match self.remote.carriage()? {
-            Carriage::Nothing => Err(CallError::NotOnThisMachine { address: self.address().clone(), what }),
+        match self.client.transport()? {
+            HandleTransport::Nothing => {
+                Err(CallError::NotOnThisMachine { address: self.address().clone(), what })
+            }
             _ => Ok(()),
         }
     }
@@ -377,22 +379,22 @@ shared_memory! {
 }
 
 /// Ends a manager of this process.
-fn end(remote: &Arc<Remote>, process: &Process<()>) {
+fn end(client: &Arc<ManagerClient>, process: &Process<()>) {
     let about = "the manager";
     // Whether it was told, or is gone or stopped: it has to end in time.
-    let told = process.is_alive() && remote.exchange(&about, &Request::Shutdown, Some(ENDING)).is_ok();
+    let told = process.is_alive() && client.exchange(&about, &Request::Shutdown, Some(ENDING)).is_ok();
     if !(told && matches!(process.join_timeout(ENDING), Ok(Some(())) | Err(_))) {
         // Its own child by the pidfd: at worst it has ended.
         let _ended = process.kill();
         let _status = process.join();
     }
-    remote.give_up();
+    client.give_up();
 }
 
 impl Drop for Manager {
     fn drop(&mut self) {
         if let Some(process) = self.process.take().filter(|_| self.owner == Identity::current()) {
-            end(&self.remote, &process);
+            end(&self.client, &process);
         }
     }
 }

@@ -18,12 +18,12 @@ use procession_sys::identity::Identity;
 use procession_sys::socket;
 use rustix::event::PollFlags;
 
-use super::dial::{Stream, begin, dial, not_a_manager, receive, silent, system};
+use super::connect::{Stream, begin, connect, not_a_manager, receive, silent, system};
 use super::error::CallError;
 use super::reference::Reference;
 use super::table;
-use super::value::{Carriage, Parcel};
-use super::wire::{Answer, Machine, Number, Packed, Refusal, Reply, Request, Token, Welcome};
+use super::value::{HandleTransport, Received};
+use super::wire::{Answer, Encoded, Machine, Number, Refusal, Reply, Request, Token, Welcome};
 use crate::connection::{Address, AuthKey, Client, ConnectError, RecvError, SendError};
 
 /// How long a manager that closes its connections may take to end.
@@ -34,13 +34,13 @@ const IDLE: usize = 8;
 const BATCH: usize = 256;
 
 /// A connection for calls.
-struct Line {
+struct CallConnection {
     stream: Stream,
     session: Token,
 }
 
 /// A manager as this process sees it.
-pub(super) struct Remote {
+pub(super) struct ManagerClient {
     manager: Token,
     address: Address,
     key: AuthKey,
@@ -60,7 +60,7 @@ struct Inner {
 struct Links {
     owner: Identity,
     session: Option<Session>,
-    idle: Vec<Line>,
+    idle: Vec<CallConnection>,
     objects: Vec<(Number, u32)>,
     tickets: Vec<u64>,
 }
@@ -68,7 +68,7 @@ struct Links {
 struct Session {
     token: Token,
     stream: Arc<Stream>,
-    carriage: Carriage,
+    transport: HandleTransport,
 }
 
 impl Links {
@@ -77,19 +77,19 @@ impl Links {
     }
 }
 
-impl Remote {
+impl ManagerClient {
     /// The manager at an address, of which nothing is known but the key.
-    pub(super) fn connect(address: &Address, key: &AuthKey) -> Result<Arc<Remote>, CallError> {
+    pub(super) fn connect(address: &Address, key: &AuthKey) -> Result<Arc<ManagerClient>, CallError> {
         table::watch_forks().map_err(|cause| system(address, "registering with fork", cause))?;
         let (welcome, stream) = begin(address, key, Deadline::Never, None)?;
-        let remote = Remote::known(welcome.manager, address.clone(), key.clone());
-        remote.settle_in(welcome, stream)?;
-        Ok(remote)
+        let client = ManagerClient::known(welcome.manager, address.clone(), key.clone());
+        client.settle_in(welcome, stream)?;
+        Ok(client)
     }
 
     /// This process's view of a manager: there is one.
-    pub(super) fn known(manager: Token, address: Address, key: AuthKey) -> Arc<Remote> {
-        table::remote(manager, || Remote {
+    pub(super) fn known(manager: Token, address: Address, key: AuthKey) -> Arc<ManagerClient> {
+        table::client(manager, || ManagerClient {
             manager,
             address,
             key,
@@ -171,10 +171,10 @@ impl Remote {
     }
 
     /// How handles travel there.
-    pub(super) fn carriage(&self) -> Result<Carriage, CallError> {
+    pub(super) fn transport(&self) -> Result<HandleTransport, CallError> {
         self.begun(Deadline::Never)?;
-        let carriage = self.locked(|inner| inner.links.session.as_ref().map(|session| session.carriage));
-        carriage.ok_or_else(|| self.lost())
+        let transport = self.locked(|inner| inner.links.session.as_ref().map(|session| session.transport));
+        transport.ok_or_else(|| self.lost())
     }
 
     /// Has a session, from now on if there was none.
@@ -198,10 +198,10 @@ impl Remote {
         }
         let here = Machine::this().map_err(|cause| system(&self.address, "asking for the machine", cause))?;
         let same = here == welcome.machine;
-        let carriage = match (&self.address, same) {
-            (Address::Tcp { .. }, true) => Carriage::Tickets,
-            (Address::Tcp { .. }, false) => Carriage::Nothing,
-            _ => Carriage::Descriptors,
+        let transport = match (&self.address, same) {
+            (Address::Tcp { .. }, true) => HandleTransport::Tickets,
+            (Address::Tcp { .. }, false) => HandleTransport::Nothing,
+            _ => HandleTransport::Descriptors,
         };
         let (token, spare) = self.locked(|inner| {
             inner.process = Identity::from_bits(welcome.process).filter(|_| same);
@@ -210,7 +210,7 @@ impl Remote {
                 Some(session) => (session.token, Some(stream)),
                 None => {
                     let (token, stream) = (welcome.session, Arc::new(stream));
-                    inner.links.session = Some(Session { token, stream, carriage });
+                    inner.links.session = Some(Session { token, stream, transport });
                     (token, None)
                 }
             }
@@ -220,17 +220,17 @@ impl Remote {
     }
 
     /// A connection for a call.
-    fn line(&self, deadline: Deadline) -> Result<Line, CallError> {
+    fn connection(&self, deadline: Deadline) -> Result<CallConnection, CallError> {
         let session = self.begun(deadline)?;
-        if let Some(line) = self.locked(|inner| inner.links.idle.pop()) {
-            return Ok(line);
+        if let Some(connection) = self.locked(|inner| inner.links.idle.pop()) {
+            return Ok(connection);
         }
-        let stream = dial(&self.address, &self.key, deadline, self.process())
+        let stream = connect(&self.address, &self.key, deadline, self.process())
             .map_err(|error| self.unreachable(error))?;
-        let line = Line { stream, session };
-        let joined = line.stream.send(&Request::Join { session }).map_err(|error| self.unsent(error));
-        match joined.and_then(|()| self.receive(&line, deadline))? {
-            Ok(Answer::Done) => Ok(line),
+        let connection = CallConnection { stream, session };
+        let joined = connection.stream.send(&Request::Join { session }).map_err(|error| self.unsent(error));
+        match joined.and_then(|()| self.receive(&connection, deadline))? {
+            Ok(Answer::Done) => Ok(connection),
             // Its end of the session's connection is closed. What the session had may be gone; the next call begins another.
             Err(Refusal::NoSession) => {
                 self.close(session);
@@ -246,7 +246,7 @@ impl Remote {
         about: &dyn Display,
         request: &Request,
         timeout: Option<Duration>,
-    ) -> Result<(Reply<Parcel>, Token), CallError> {
+    ) -> Result<(Reply<Received>, Token), CallError> {
         table::sweep();
         self.flush();
         let deadline = Deadline::from(timeout);
@@ -262,26 +262,26 @@ impl Remote {
         self: &Arc<Self>,
         request: &Request,
         deadline: Deadline,
-    ) -> Result<(Reply<Parcel>, Token), CallError> {
-        let line = self.line(deadline)?;
-        match line.stream.send(request) {
+    ) -> Result<(Reply<Received>, Token), CallError> {
+        let connection = self.connection(deadline)?;
+        match connection.stream.send(request) {
             Ok(()) => {}
             Err(error @ (SendError::Serialize { .. } | SendError::Handle { .. })) => {
-                self.keep(line);
+                self.keep(connection);
                 return Err(self.unsent(error));
             }
             Err(error) => return Err(self.unsent(error)),
         }
-        let reply = self.receive(&line, deadline)?;
-        let session = line.session;
-        let reply = reply.map(|answer| answer.map(|packed| Parcel::received(self, session, packed)));
-        self.keep(line);
+        let reply = self.receive(&connection, deadline)?;
+        let session = connection.session;
+        let reply = reply.map(|answer| answer.map(|encoded| Received::by_session(self, session, encoded)));
+        self.keep(connection);
         Ok((reply, session))
     }
 
     /// Waits for an answer.
-    fn receive(&self, line: &Line, deadline: Deadline) -> Result<Reply<Packed>, CallError> {
-        receive(&line.stream, self.process(), deadline).map_err(|error| match error {
+    fn receive(&self, connection: &CallConnection, deadline: Deadline) -> Result<Reply<Encoded>, CallError> {
+        receive(&connection.stream, self.process(), deadline).map_err(|error| match error {
             RecvError::Timeout => silent(&self.address),
             RecvError::Closed | RecvError::Truncated { .. } => self.lost(),
             RecvError::Handle { type_name, cause } => CallError::Open { type_name, cause },
@@ -291,19 +291,19 @@ impl Remote {
     }
 
     /// Keeps a connection whose call is over.
-    fn keep(&self, line: Line) {
+    fn keep(&self, connection: CallConnection) {
         let spare = self.locked(|inner| {
             let links = &mut inner.links;
-            let current = links.session.as_ref().is_some_and(|session| session.token == line.session);
+            let current = links.session.as_ref().is_some_and(|session| session.token == connection.session);
             if current && links.idle.len() < IDLE {
-                links.idle.push(line);
+                links.idle.push(connection);
                 return None;
             }
-            Some(line)
+            Some(connection)
         });
-        if let Some(line) = spare {
+        if let Some(connection) = spare {
             // Without it the manager takes back what came with the last answer. The manager reads it: it has answered.
-            let _gone = line.stream.send(&Request::Leave);
+            let _gone = connection.stream.send(&Request::Leave);
         }
     }
 

@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 
 use super::error::CallError;
 use super::reference::{Reference, proxy};
-use super::value::{Parcel, check_readable};
-use super::wire::{Answer, Bytes, Operation, Packed, TableOperation};
+use super::value::{Received, check_readable};
+use super::wire::{Answer, Bytes, Encoded, Operation, TableOperation};
 
 /// A dictionary in a manager's process, as Python's `Manager().dict()`: a proxy, see [the module](super) for what all
 /// proxies have in common.
@@ -72,7 +72,7 @@ impl<K, V> Dict<K, V> {
         self.done(TableOperation::Clear)
     }
 
-    fn ask(&self, operation: TableOperation) -> Result<Answer<Parcel>, CallError> {
+    fn ask(&self, operation: TableOperation) -> Result<Answer<Received>, CallError> {
         self.reference.call(&"dict", Operation::Table(operation), None)
     }
 
@@ -127,9 +127,9 @@ impl<K: Serialize + DeserializeOwned, V: Serialize + DeserializeOwned> Dict<K, V
         self.done(TableOperation::Extend(entries))
     }
 
-    fn entry<Q: Serialize + ?Sized>(&self, key: &Q, value: &V) -> Result<(Bytes, Packed), CallError> {
+    fn entry<Q: Serialize + ?Sized>(&self, key: &Q, value: &V) -> Result<(Bytes, Encoded), CallError> {
         check_readable::<K>()?;
-        Ok((self.reference.key(key)?, self.reference.pack(value)?))
+        Ok((self.reference.key(key)?, self.reference.encode(value)?))
     }
 }
 
@@ -158,7 +158,9 @@ impl<K: Serialize, V: DeserializeOwned> Dict<K, V> {
 
     fn one(&self, operation: TableOperation) -> Result<Option<(V, u64)>, CallError> {
         match self.ask(operation)? {
-            Answer::One(found) => found.map(|(parcel, version)| Ok((parcel.open()?, version))).transpose(),
+            Answer::One(found) => {
+                found.map(|(received, version)| Ok((received.open()?, version))).transpose()
+            }
             _ => Err(self.reference.unexpected()),
         }
     }
@@ -210,7 +212,7 @@ impl<K: Serialize + DeserializeOwned, V: Serialize + DeserializeOwned> Dict<K, V
         loop {
             let (old, version) = self.one(TableOperation::Get(key.clone()))?.unzip();
             let new = change(old);
-            let value = self.reference.pack(&new)?;
+            let value = self.reference.encode(&new)?;
             let exchange = TableOperation::Exchange(key.clone(), version.unwrap_or(0), value);
             match self.ask(exchange)? {
                 Answer::Bool(true) => return Ok(new),
@@ -234,8 +236,8 @@ impl<K: DeserializeOwned, V> Dict<K, V> {
     }
 
     fn read_key(&self, Bytes(bytes): Bytes) -> Result<K, CallError> {
-        let packed = Packed { bytes, ..Packed::default() };
-        Parcel::of_client(self.reference.remote(), packed).open()
+        let encoded = Encoded { bytes, ..Encoded::default() };
+        Received::of_client(self.reference.client(), encoded).open()
     }
 }
 
@@ -246,7 +248,7 @@ impl<K, V: DeserializeOwned> Dict<K, V> {
     /// [`CallError`].
     pub fn values(&self) -> Result<Vec<V>, CallError> {
         match self.ask(TableOperation::Values)? {
-            Answer::Many(values, _) => values.into_iter().map(Parcel::open).collect(),
+            Answer::Many(values, _) => values.into_iter().map(Received::open).collect(),
             _ => Err(self.reference.unexpected()),
         }
     }

@@ -6,8 +6,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::error::{CallError, ManagerError};
-use super::value::Parcel;
-use super::wire::{Answer, Machine, Packed, Reply, Request, Welcome, token};
+use super::value::Received;
+use super::wire::{Answer, Encoded, Machine, Reply, Request, Welcome, token};
 use super::{Manager, Service};
 use crate::connection::{Connection, Listener};
 use crate::hostile::target;
@@ -29,8 +29,8 @@ fn messages_of_any_bytes() {
     target((0..12u8, bytes()), |(number, bytes)| {
         let bytes = [&[number], &bytes[..]].concat();
         let _ = postcard::from_bytes::<Request>(&bytes).map(drop);
-        let _ = postcard::from_bytes::<Reply<Packed>>(&bytes).map(drop);
-        let _ = postcard::from_bytes::<Reply<Packed>>(&[&[0], &bytes[..]].concat()).map(drop);
+        let _ = postcard::from_bytes::<Reply<Encoded>>(&bytes).map(drop);
+        let _ = postcard::from_bytes::<Reply<Encoded>>(&[&[0], &bytes[..]].concat()).map(drop);
     });
 }
 
@@ -67,7 +67,7 @@ fn a_manager_of_another_machine_shares_no_memory() {
         .unwrap();
     let address = listener.address().clone();
     let server = thread::spawn(move || {
-        let session: Connection<Reply<Packed>, Request> = listener.accept().unwrap();
+        let session: Connection<Reply<Encoded>, Request> = listener.accept().unwrap();
         assert!(matches!(session.recv().unwrap(), Request::Begin { .. }));
         let welcome = Welcome {
             manager: token(),
@@ -76,7 +76,7 @@ fn a_manager_of_another_machine_shares_no_memory() {
             machine: Machine::another(),
         };
         session.send(&Ok(Answer::Welcome(welcome))).unwrap();
-        let calls: Connection<Reply<Packed>, Request> = listener.accept().unwrap();
+        let calls: Connection<Reply<Encoded>, Request> = listener.accept().unwrap();
         assert!(matches!(calls.recv().unwrap(), Request::Join { .. }));
         calls.send(&Ok(Answer::Done)).unwrap();
         for object in 1..=2 {
@@ -119,14 +119,14 @@ fn a_manager_of_another_machine_shares_no_memory() {
 }
 
 #[test]
-fn a_parcel_is_read_to_its_end() {
+fn a_received_value_is_read_to_its_end() {
     let listener = Listener::builder().authkey("key").bind().unwrap();
-    let remote = super::client::Remote::known(token(), listener.address().clone(), "key".into());
-    let parcel =
-        |bytes: &[u8]| Parcel::of_client(&remote, Packed { bytes: bytes.to_vec(), ..Packed::default() });
-    assert_eq!(parcel(&[5]).open::<u8>().unwrap(), 5);
+    let client = super::client::ManagerClient::known(token(), listener.address().clone(), "key".into());
+    let received =
+        |bytes: &[u8]| Received::of_client(&client, Encoded { bytes: bytes.to_vec(), ..Encoded::default() });
+    assert_eq!(received(&[5]).open::<u8>().unwrap(), 5);
     for wrong in [&[][..], &[5, 6]] {
-        let error = parcel(wrong).open::<u8>().unwrap_err();
+        let error = received(wrong).open::<u8>().unwrap_err();
         assert!(matches!(error, CallError::Deserialize { .. }), "{error}");
     }
 }

@@ -8,8 +8,8 @@ use serde::de::DeserializeOwned;
 
 use super::error::CallError;
 use super::reference::{Reference, proxy};
-use super::value::Parcel;
-use super::wire::{Answer, Operation, Packed, SequenceOperation};
+use super::value::Received;
+use super::wire::{Answer, Encoded, Operation, SequenceOperation};
 
 /// How many elements [`List::iter`] fetches at a time.
 const BLOCK: u64 = 256;
@@ -67,7 +67,7 @@ impl<T> List<T> {
         self.done(SequenceOperation::Clear)
     }
 
-    fn ask(&self, operation: SequenceOperation) -> Result<Answer<Parcel>, CallError> {
+    fn ask(&self, operation: SequenceOperation) -> Result<Answer<Received>, CallError> {
         self.reference.call(&"list", Operation::Sequence(operation), None)
     }
 
@@ -92,7 +92,7 @@ impl<T: Serialize + DeserializeOwned> List<T> {
     /// # Errors
     /// [`CallError`]; [`CallError::Serialize`] also for a type that could not be read back.
     pub fn push(&self, value: &T) -> Result<(), CallError> {
-        self.done(SequenceOperation::Push(self.reference.pack(value)?))
+        self.done(SequenceOperation::Push(self.reference.encode(value)?))
     }
 
     /// Replaces the element at `index`.
@@ -100,7 +100,7 @@ impl<T: Serialize + DeserializeOwned> List<T> {
     /// # Errors
     /// [`CallError`]; [`CallError::Index`] when there is none.
     pub fn set(&self, index: usize, value: &T) -> Result<(), CallError> {
-        self.done(SequenceOperation::Set(index as u64, self.reference.pack(value)?))
+        self.done(SequenceOperation::Set(index as u64, self.reference.encode(value)?))
     }
 
     /// Puts an element before the one at `index`, or at the end if that is the length.
@@ -108,7 +108,7 @@ impl<T: Serialize + DeserializeOwned> List<T> {
     /// # Errors
     /// [`CallError`]; [`CallError::Index`] for an index above the length.
     pub fn insert(&self, index: usize, value: &T) -> Result<(), CallError> {
-        self.done(SequenceOperation::Insert(index as u64, self.reference.pack(value)?))
+        self.done(SequenceOperation::Insert(index as u64, self.reference.encode(value)?))
     }
 
     /// Appends elements, in one step.
@@ -119,14 +119,14 @@ impl<T: Serialize + DeserializeOwned> List<T> {
     where
         T: 'a,
     {
-        self.done(SequenceOperation::Extend(self.pack_all(values)?))
+        self.done(SequenceOperation::Extend(self.encode_all(values)?))
     }
 
-    fn pack_all<'a>(&self, values: impl IntoIterator<Item = &'a T>) -> Result<Vec<Packed>, CallError>
+    fn encode_all<'a>(&self, values: impl IntoIterator<Item = &'a T>) -> Result<Vec<Encoded>, CallError>
     where
         T: 'a,
     {
-        values.into_iter().map(|value| self.reference.pack(value)).collect()
+        values.into_iter().map(|value| self.reference.encode(value)).collect()
     }
 }
 
@@ -172,7 +172,9 @@ impl<T: DeserializeOwned> List<T> {
 
     fn one(&self, operation: SequenceOperation) -> Result<Option<(T, u64)>, CallError> {
         match self.ask(operation)? {
-            Answer::One(found) => found.map(|(parcel, version)| Ok((parcel.open()?, version))).transpose(),
+            Answer::One(found) => {
+                found.map(|(received, version)| Ok((received.open()?, version))).transpose()
+            }
             _ => Err(self.reference.unexpected()),
         }
     }
@@ -181,7 +183,7 @@ impl<T: DeserializeOwned> List<T> {
     fn many(&self, operation: SequenceOperation) -> Result<(Vec<T>, u64), CallError> {
         match self.ask(operation)? {
             Answer::Many(values, version) => {
-                Ok((values.into_iter().map(Parcel::open).collect::<Result<_, _>>()?, version))
+                Ok((values.into_iter().map(Received::open).collect::<Result<_, _>>()?, version))
             }
             _ => Err(self.reference.unexpected()),
         }
@@ -202,7 +204,7 @@ impl<T: Serialize + DeserializeOwned> List<T> {
                 return Err(CallError::Index { object, index: index as u64, len: self.len()? as u64 });
             };
             let new = change(old);
-            let value = self.reference.pack(&new)?;
+            let value = self.reference.encode(&new)?;
             if self.whether(SequenceOperation::Exchange(index as u64, version, value))? {
                 return Ok(new);
             }
@@ -219,7 +221,7 @@ impl<T: Serialize + DeserializeOwned> List<T> {
         loop {
             let (mut values, version) = self.many(SequenceOperation::All)?;
             let result = change(&mut values);
-            let values = self.pack_all(&values)?;
+            let values = self.encode_all(&values)?;
             if self.whether(SequenceOperation::Replace(version, values))? {
                 return Ok(result);
             }

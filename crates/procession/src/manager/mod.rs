@@ -44,7 +44,7 @@
 
 mod builder;
 mod client;
-mod dial;
+mod connect;
 mod dict;
 mod error;
 #[cfg(test)]

@@ -8,8 +8,8 @@ use serde::de::DeserializeOwned;
 
 use super::error::CallError;
 use super::reference::{Reference, proxy};
-use super::value::{Form, Parcel};
-use super::wire::{Answer, Bytes, Operation, Packed, TableOperation};
+use super::value::{Form, Received};
+use super::wire::{Answer, Bytes, Encoded, Operation, TableOperation};
 
 /// Named values of any types in a manager's process, as Python's `Manager().Namespace()`: a proxy, see
 /// [the module](super) for what all proxies have in common.
@@ -52,7 +52,7 @@ impl Namespace {
     /// [`CallError`].
     pub fn set<T: Serialize + ?Sized>(&self, name: &str, value: &T) -> Result<(), CallError> {
         match self
-            .ask(TableOperation::Set(self.key(name)?, self.reference.pack_as(Form::Described, value)?))?
+            .ask(TableOperation::Set(self.key(name)?, self.reference.encode_as(Form::Described, value)?))?
         {
             Answer::Done => Ok(()),
             _ => Err(self.reference.unexpected()),
@@ -72,7 +72,7 @@ impl Namespace {
         loop {
             let (old, version) = self.one(TableOperation::Get(self.key(name)?))?.unzip();
             let new = change(old);
-            let value = self.reference.pack_as(Form::Described, &new)?;
+            let value = self.reference.encode_as(Form::Described, &new)?;
             let exchange = TableOperation::Exchange(self.key(name)?, version.unwrap_or(0), value);
             match self.ask(exchange)? {
                 Answer::Bool(true) => return Ok(new),
@@ -113,7 +113,7 @@ impl Namespace {
             return Err(self.reference.unexpected());
         };
         let names = keys.into_iter().map(|Bytes(bytes)| {
-            Parcel::of_client(self.reference.remote(), Packed { bytes, ..Packed::default() }).open()
+            Received::of_client(self.reference.client(), Encoded { bytes, ..Encoded::default() }).open()
         });
         names.collect()
     }
@@ -122,14 +122,14 @@ impl Namespace {
         self.reference.key(name)
     }
 
-    fn ask(&self, operation: TableOperation) -> Result<Answer<Parcel>, CallError> {
+    fn ask(&self, operation: TableOperation) -> Result<Answer<Received>, CallError> {
         self.reference.call(&"namespace", Operation::Table(operation), None)
     }
 
     fn one<T: DeserializeOwned>(&self, operation: TableOperation) -> Result<Option<(T, u64)>, CallError> {
         match self.ask(operation)? {
             Answer::One(found) => {
-                found.map(|(parcel, version)| Ok((parcel.open_as(Form::Described)?, version))).transpose()
+                found.map(|(received, version)| Ok((received.open_as(Form::Described)?, version))).transpose()
             }
             _ => Err(self.reference.unexpected()),
         }

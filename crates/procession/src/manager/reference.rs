@@ -9,16 +9,16 @@ use serde::de::{self, DeserializeOwned, Deserializer};
 use serde::ser::{self, Serializer};
 use serde::{Deserialize, Serialize};
 
-use super::client::Remote;
+use super::client::ManagerClient;
 use super::error::CallError;
 use super::table;
-use super::value::{self, Form, Parcel};
-use super::wire::{Answer, Bytes, Kind, Number, Operation, Packed, Refusal, Reply, Request, Token};
+use super::value::{self, Form, Received};
+use super::wire::{Answer, Bytes, Encoded, Kind, Number, Operation, Refusal, Reply, Request, Token};
 use crate::connection::{Address, AuthKey};
 
 /// This process's reference to an object. There is one, which all its proxies share.
 pub(super) struct Reference {
-    remote: Arc<Remote>,
+    client: Arc<ManagerClient>,
     object: Number,
     held: Mutex<Held>,
 }
@@ -30,40 +30,40 @@ struct Held {
 }
 
 impl Reference {
-    pub(super) fn new(remote: &Arc<Remote>, object: Number, session: Token) -> Reference {
-        Reference { remote: Arc::clone(remote), object, held: Mutex::new(Held { session, count: 1 }) }
+    pub(super) fn new(client: &Arc<ManagerClient>, object: Number, session: Token) -> Reference {
+        Reference { client: Arc::clone(client), object, held: Mutex::new(Held { session, count: 1 }) }
     }
 
     /// Makes an object, or finds the one that has the name.
     pub(super) fn make(
-        remote: &Arc<Remote>,
+        client: &Arc<ManagerClient>,
         kind: &Kind,
         name: Option<&str>,
-        arguments: Packed,
+        arguments: Encoded,
     ) -> Result<Arc<Reference>, CallError> {
         let about = match name {
-            Some(name) => format!("the {kind} {name:?} of the manager at {}", remote.address()),
-            None => format!("a new {kind} of the manager at {}", remote.address()),
+            Some(name) => format!("the {kind} {name:?} of the manager at {}", client.address()),
+            None => format!("a new {kind} of the manager at {}", client.address()),
         };
         let request = Request::Make { kind: kind.clone(), name: name.map(str::to_owned), arguments };
-        let (reply, session) = remote.exchange(&about, &request, None)?;
+        let (reply, session) = client.exchange(&about, &request, None)?;
         match reply {
-            Ok(Answer::Object(object)) => Ok(remote.adopt(session, object)),
-            other => Err(refused(remote, &about, kind, other)),
+            Ok(Answer::Object(object)) => Ok(client.adopt(session, object)),
+            other => Err(refused(client, &about, kind, other)),
         }
     }
 
     /// A reference of this process's own to an object that another one has.
-    fn open(remote: &Arc<Remote>, object: Number) -> Result<Arc<Reference>, CallError> {
-        let about = name(remote, object);
-        match remote.exchange(&about, &Request::Open { object }, None)? {
-            (Ok(Answer::Done), session) => Ok(remote.adopt(session, object)),
-            (other, _) => Err(refused(remote, &about, &"proxy", other)),
+    fn open(client: &Arc<ManagerClient>, object: Number) -> Result<Arc<Reference>, CallError> {
+        let about = name(client, object);
+        match client.exchange(&about, &Request::Open { object }, None)? {
+            (Ok(Answer::Done), session) => Ok(client.adopt(session, object)),
+            (other, _) => Err(refused(client, &about, &"proxy", other)),
         }
     }
 
-    pub(super) fn remote(&self) -> &Arc<Remote> {
-        &self.remote
+    pub(super) fn client(&self) -> &Arc<ManagerClient> {
+        &self.client
     }
 
     /// The session has got one more. Called with the fork gate held.
@@ -77,7 +77,7 @@ impl Reference {
 
     /// Has a reference of this process's own, also in a forked child.
     fn ensure(&self) -> Result<(), CallError> {
-        let current = self.remote.session();
+        let current = self.client.session();
         let known = {
             let _gate = procession_sys::fork::gate();
             self.held.lock().unwrap_or_else(PoisonError::into_inner).session
@@ -86,7 +86,7 @@ impl Reference {
             return Ok(());
         }
         // It adds to what this very reference has.
-        Reference::open(&self.remote, self.object).map(drop)
+        Reference::open(&self.client, self.object).map(drop)
     }
 
     /// Has the object do something.
@@ -95,53 +95,58 @@ impl Reference {
         kind: &dyn fmt::Display,
         operation: Operation,
         timeout: Option<Duration>,
-    ) -> Result<Answer<Parcel>, CallError> {
+    ) -> Result<Answer<Received>, CallError> {
         self.ensure()?;
         let about = About { kind, reference: self };
         let request = Request::Call { object: self.object, operation };
-        let (reply, _) = self.remote.exchange(&about, &request, timeout)?;
-        reply.map_err(|refusal| refused(&self.remote, &about, kind, Err(refusal)))
+        let (reply, _) = self.client.exchange(&about, &request, timeout)?;
+        reply.map_err(|refusal| refused(&self.client, &about, kind, Err(refusal)))
     }
 
     /// Serialises a value for the object, which is to be read back as what it is.
-    pub(super) fn pack<T: Serialize + DeserializeOwned>(&self, value: &T) -> Result<Packed, CallError> {
+    pub(super) fn encode<T: Serialize + DeserializeOwned>(&self, value: &T) -> Result<Encoded, CallError> {
         value::check_readable::<T>()?;
-        self.pack_as(Form::Plain, value)
+        self.encode_as(Form::Plain, value)
     }
 
     /// Serialises a value for the object in this form.
-    pub(super) fn pack_as<T: Serialize + ?Sized>(&self, form: Form, value: &T) -> Result<Packed, CallError> {
-        let carriage = self.remote.carriage()?;
-        value::pack(self.remote.manager(), carriage, form, value).map_err(|error| error.of::<T>(&self.remote))
+    pub(super) fn encode_as<T: Serialize + ?Sized>(
+        &self,
+        form: Form,
+        value: &T,
+    ) -> Result<Encoded, CallError> {
+        let transport = self.client.transport()?;
+        value::encode(self.client.manager(), transport, form, value)
+            .map_err(|error| error.of::<T>(&self.client))
     }
 
     /// Serialises a key: its bytes are the key.
     pub(super) fn key<T: Serialize + ?Sized>(&self, key: &T) -> Result<Bytes, CallError> {
-        let packed = self.pack_as(Form::Plain, key)?;
-        if !packed.descriptors.is_empty() || !packed.objects.is_empty() {
+        let encoded = self.encode_as(Form::Plain, key)?;
+        if !encoded.descriptors.is_empty() || !encoded.objects.is_empty() {
             let cause = OpenError::Malformed("a key cannot have handles in it");
             return Err(CallError::Send { type_name: std::any::type_name::<T>(), cause });
         }
-        Ok(Bytes(packed.bytes))
+        Ok(Bytes(encoded.bytes))
     }
 
     /// An answer that the request cannot have.
     pub(super) fn unexpected(&self) -> CallError {
         let problem = "its answer is not one to what it was asked".into();
-        CallError::NotAManager { address: self.remote.address().clone(), problem }
+        CallError::NotAManager { address: self.client.address().clone(), problem }
     }
 
     /// Whether both are of the same object.
     pub(super) fn is(&self, other: &Reference) -> bool {
-        self.remote.manager() == other.remote.manager() && self.object == other.object
+        self.client.manager() == other.client.manager() && self.object == other.object
     }
 }
 
 impl Drop for Reference {
     fn drop(&mut self) {
         let held = self.held.get_mut().unwrap_or_else(PoisonError::into_inner);
-        self.remote.dropped(self.object);
-        self.remote.let_go(held.session, self.object, held.count);
+        self.client.dropped(self.object);
+        self.client.let_go(held.session, self.object, held.count);
     }
 }
 
@@ -153,21 +158,21 @@ struct About<'a> {
 
 impl fmt::Display for About<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Reference { remote, object, .. } = self.reference;
-        write!(f, "the {} {object} of the manager at {}", self.kind, remote.address())
+        let Reference { client, object, .. } = self.reference;
+        write!(f, "the {} {object} of the manager at {}", self.kind, client.address())
     }
 }
 
-fn name(remote: &Remote, object: Number) -> String {
-    format!("object {object} of the manager at {}", remote.address())
+fn name(client: &ManagerClient, object: Number) -> String {
+    format!("object {object} of the manager at {}", client.address())
 }
 
 /// What a refusal means, or an answer that the request cannot have.
 pub(super) fn refused(
-    remote: &Remote,
+    client: &ManagerClient,
     about: &dyn fmt::Display,
     expected: &dyn fmt::Display,
-    reply: Reply<Parcel>,
+    reply: Reply<Received>,
 ) -> CallError {
     let object = about.to_string();
     match reply {
@@ -187,7 +192,7 @@ pub(super) fn refused(
             CallError::Refused { object, problem: format!("the answer cannot be handed over: {problem}") }
         }
         Ok(_) | Err(Refusal::Version(_) | Refusal::NoSession) => CallError::NotAManager {
-            address: remote.address().clone(),
+            address: client.address().clone(),
             problem: "its answer is not one to what it was asked".into(),
         },
     }
@@ -195,15 +200,15 @@ pub(super) fn refused(
 
 /// A proxy as bytes.
 #[derive(Serialize, Deserialize)]
-enum Passport {
+enum ProxyHandle {
     /// In a value that the object's own manager keeps.
     Inside(Number),
     /// Anywhere else.
-    Abroad(Abroad),
+    Remote(Remote),
 }
 
 #[derive(Serialize, Deserialize)]
-struct Abroad {
+struct Remote {
     manager: Token,
     address: Address,
     /// For a manager of this machine, or over a local socket. It would be seen on a network.
@@ -216,29 +221,30 @@ struct Abroad {
 impl Reference {
     /// With the number of the kind of proxy.
     pub(super) fn serialize<S: Serializer>(&self, tag: u8, serializer: S) -> Result<S::Ok, S::Error> {
-        let passport =
-            self.passport().map_err(|error| ser::Error::custom(transfer::fail(self.handle_error(error))))?;
-        (tag, passport).serialize(serializer)
+        let proxy_handle = self
+            .proxy_handle()
+            .map_err(|error| ser::Error::custom(transfer::fail(self.handle_error(error))))?;
+        (tag, proxy_handle).serialize(serializer)
     }
 
-    fn passport(&self) -> Result<Passport, CallError> {
-        let (manager, object) = (self.remote.manager(), self.object);
+    fn proxy_handle(&self) -> Result<ProxyHandle, CallError> {
+        let (manager, object) = (self.client.manager(), self.object);
         self.ensure()?;
         if value::refer(manager, object) {
-            return Ok(Passport::Inside(object));
+            return Ok(ProxyHandle::Inside(object));
         }
-        let about = name(&self.remote, object);
-        let ticket = match self.remote.exchange(&about, &Request::Hold { object }, None)? {
+        let about = name(&self.client, object);
+        let ticket = match self.client.exchange(&about, &Request::Hold { object }, None)? {
             (Ok(Answer::Ticket(ticket)), _) => ticket,
-            (other, _) => return Err(refused(&self.remote, &about, &"proxy", other)),
+            (other, _) => return Err(refused(&self.client, &about, &"proxy", other)),
         };
-        let remote = Arc::clone(&self.remote);
-        tally::sent_otherwise(move || remote.settle(ticket));
-        let address = self.remote.address().clone();
+        let client = Arc::clone(&self.client);
+        tally::sent_otherwise(move || client.settle(ticket));
+        let address = self.client.address().clone();
         let may_see_key = !matches!(address, Address::Tcp { .. }) || transfer::carries_descriptors();
-        let key = may_see_key.then(|| Bytes(self.remote.key().as_bytes().to_vec()));
-        let ticket = if value::is_packing() { 0 } else { ticket };
-        Ok(Passport::Abroad(Abroad { manager, address, key, object, ticket }))
+        let key = may_see_key.then(|| Bytes(self.client.key().as_bytes().to_vec()));
+        let ticket = if value::is_encoding() { 0 } else { ticket };
+        Ok(ProxyHandle::Remote(Remote { manager, address, key, object, ticket }))
     }
 
     fn handle_error(&self, error: CallError) -> OpenError {
@@ -250,37 +256,37 @@ impl Reference {
         tag: u8,
         deserializer: D,
     ) -> Result<Arc<Reference>, D::Error> {
-        let (found, passport) = <(u8, Passport)>::deserialize(deserializer)?;
+        let (found, proxy_handle) = <(u8, ProxyHandle)>::deserialize(deserializer)?;
         let reference = if found == tag {
-            Reference::arrive(passport)
+            Reference::arrive(proxy_handle)
         } else {
             Err(OpenError::Malformed("it is a proxy of another kind of object"))
         };
         reference.map_err(|error| de::Error::custom(transfer::fail(error)))
     }
 
-    fn arrive(passport: Passport) -> Result<Arc<Reference>, OpenError> {
+    fn arrive(proxy_handle: ProxyHandle) -> Result<Arc<Reference>, OpenError> {
         let failed = |error| OpenError::system("using a manager's object")(std::io::Error::other(error));
-        let Abroad { manager, address, key, object, ticket } = match passport {
-            Passport::Abroad(abroad) => abroad,
-            Passport::Inside(object) => {
-                let (remote, session) = value::granted(object)
+        let Remote { manager, address, key, object, ticket } = match proxy_handle {
+            ProxyHandle::Remote(remote) => remote,
+            ProxyHandle::Inside(object) => {
+                let (client, session) = value::granted(object)
                     .ok_or(OpenError::Malformed("a proxy that a manager's value had, outside of it"))?;
                 return match session {
-                    Some(session) => Ok(remote.adopt(session, object)),
-                    None => Reference::open(&remote, object).map_err(failed),
+                    Some(session) => Ok(client.adopt(session, object)),
+                    None => Reference::open(&client, object).map_err(failed),
                 };
             }
         };
         table::watch_forks().map_err(OpenError::system("registering with fork"))?;
-        let remote = match (table::known(manager), key) {
-            (Some(remote), _) => remote,
-            (None, Some(Bytes(key))) => Remote::known(manager, address, AuthKey::new(key)),
+        let client = match (table::known(manager), key) {
+            (Some(client), _) => client,
+            (None, Some(Bytes(key))) => ManagerClient::known(manager, address, AuthKey::new(key)),
             (None, None) => return Err(failed(CallError::NoKey { address })),
         };
-        let reference = Reference::open(&remote, object).map_err(failed)?;
+        let reference = Reference::open(&client, object).map_err(failed)?;
         if ticket != 0 {
-            transfer::when_settled(move || remote.settle(ticket));
+            transfer::when_settled(move || client.settle(ticket));
         }
         Ok(reference)
     }

@@ -109,7 +109,7 @@ impl<S: Service> Proxy<S> {
     }
 
     fn call_until(&self, request: &S::Request, timeout: Option<Duration>) -> Result<S::Response, CallError> {
-        let request = self.reference.pack(request)?;
+        let request = self.reference.encode(request)?;
         // Before the object has changed.
         check_readable::<S::Response>()?;
         let kind = Kind::Service(S::NAME.into());

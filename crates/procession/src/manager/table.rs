@@ -7,7 +7,7 @@ use procession_sys::clock::now_ms;
 use procession_sys::fork;
 use procession_sys::identity::Identity;
 
-use super::client::Remote;
+use super::client::ManagerClient;
 use super::reference::Reference;
 use super::wire::Token;
 use crate::process::{self, Hooks};
@@ -18,7 +18,7 @@ static TABLE: Mutex<Option<Table>> = Mutex::new(None);
 struct Table {
     owner: Identity,
     /// Also such as nothing here refers to any more, so that who receives one proxy after another need not connect each time.
-    remotes: HashMap<Token, Arc<Remote>>,
+    clients: HashMap<Token, Arc<ManagerClient>>,
     lent: Vec<Lent>,
     /// When somebody looked last which children have ended, in milliseconds of the monotonic clock.
     looked: u64,
@@ -36,12 +36,12 @@ struct Lent {
     _references: Vec<Arc<Reference>>,
 }
 
-/// Nothing in `change` takes the gate or drops a reference or a remote.
+/// Nothing in `change` takes the gate or drops a reference or a client.
 fn locked<R>(change: impl FnOnce(&mut Table) -> R) -> R {
     let gate = fork::gate();
     let mut table = TABLE.lock().unwrap_or_else(PoisonError::into_inner);
     let me = Identity::current();
-    let new = || Table { owner: me, remotes: HashMap::new(), lent: Vec::new(), looked: 0 };
+    let new = || Table { owner: me, clients: HashMap::new(), lent: Vec::new(), looked: 0 };
     let table_of_this = table.get_or_insert_with(new);
     let mut of_parent = Vec::new();
     if table_of_this.owner != me {
@@ -55,34 +55,34 @@ fn locked<R>(change: impl FnOnce(&mut Table) -> R) -> R {
 }
 
 /// The one view of a manager, which `make` makes if there is none.
-pub(super) fn remote(manager: Token, make: impl FnOnce() -> Remote) -> Arc<Remote> {
-    let (remote, forgotten) = locked(|table| {
-        if let Some(known) = table.remotes.get(&manager) {
+pub(super) fn client(manager: Token, make: impl FnOnce() -> ManagerClient) -> Arc<ManagerClient> {
+    let (client, forgotten) = locked(|table| {
+        if let Some(known) = table.clients.get(&manager) {
             return (Arc::clone(known), None);
         }
-        let mut unused = table.remotes.iter().filter(|(_, remote)| Arc::strong_count(remote) == 1);
+        let mut unused = table.clients.iter().filter(|(_, client)| Arc::strong_count(client) == 1);
         let forgotten = unused.nth(UNUSED).map(|(manager, _)| *manager);
-        let forgotten = forgotten.and_then(|manager| table.remotes.remove(&manager));
+        let forgotten = forgotten.and_then(|manager| table.clients.remove(&manager));
         let new = Arc::new(make());
-        table.remotes.insert(manager, Arc::clone(&new));
+        table.clients.insert(manager, Arc::clone(&new));
         (new, forgotten)
     });
     drop(forgotten);
-    remote
+    client
 }
 
 /// The view of a manager, if there is one.
-pub(super) fn known(manager: Token) -> Option<Arc<Remote>> {
-    locked(|table| table.remotes.get(&manager).cloned())
+pub(super) fn known(manager: Token) -> Option<Arc<ManagerClient>> {
+    locked(|table| table.clients.get(&manager).cloned())
 }
 
 /// Forgets a manager that has ended.
 pub(super) fn forget(manager: Token) {
-    drop(locked(|table| table.remotes.remove(&manager)));
+    drop(locked(|table| table.clients.remove(&manager)));
 }
 
-fn remotes() -> Vec<Arc<Remote>> {
-    locked(|table| table.remotes.values().cloned().collect())
+fn clients() -> Vec<Arc<ManagerClient>> {
+    locked(|table| table.clients.values().cloned().collect())
 }
 
 /// Drops what was kept for forked children that have ended, if it is time to look.
@@ -113,7 +113,7 @@ struct Inheritance(Vec<Arc<Reference>>);
 static HOOKS: Hooks = Hooks {
     before_fork: || {
         sweep();
-        let all = Inheritance(remotes().iter().flat_map(|remote| remote.references()).collect());
+        let all = Inheritance(clients().iter().flat_map(|client| client.references()).collect());
         Box::new(|child| all.go_to(child))
     },
     in_child: forget_parents,
@@ -144,7 +144,7 @@ impl Inheritance {
 
 /// In a forked child: closes the copies of its parent's sockets.
 fn forget_parents() {
-    for remote in remotes() {
-        remote.forget_parents();
+    for client in clients() {
+        client.forget_parents();
     }
 }

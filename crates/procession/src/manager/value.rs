@@ -13,14 +13,14 @@ use procession_sys::scoped::Scoped;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::client::Remote;
+use super::client::ManagerClient;
 use super::error::CallError;
-use super::wire::{Number, Packed, Token};
+use super::wire::{Encoded, Number, Token};
 use crate::codec::{Shape, append, take};
 
 /// How handles in a value travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Carriage {
+pub(super) enum HandleTransport {
     /// With their descriptors attached: over a local socket.
     Descriptors,
     /// As what they are in a queue: over TCP on one machine.
@@ -86,19 +86,19 @@ impl io::Write for Growing<'_> {
 }
 
 thread_local! {
-    static PACKING: Scoped<Packing> = const { Scoped::empty() };
+    static ENCODING: Scoped<Encoding> = const { Scoped::empty() };
     static OPENING: Scoped<Opening> = const { Scoped::empty() };
 }
 
 /// The value that is being serialised.
-struct Packing {
+struct Encoding {
     manager: Token,
     objects: Vec<Number>,
 }
 
 /// The value that is being deserialised.
 struct Opening {
-    remote: Arc<Remote>,
+    client: Arc<ManagerClient>,
     session: Token,
     granted: Vec<Number>,
 }
@@ -110,67 +110,67 @@ pub(super) fn check_readable<T: DeserializeOwned>() -> Result<(), CallError> {
 }
 
 /// Serialises a value for a manager.
-pub(super) fn pack<T: Serialize + ?Sized>(
+pub(super) fn encode<T: Serialize + ?Sized>(
     manager: Token,
-    carriage: Carriage,
+    transport: HandleTransport,
     form: Form,
     value: &T,
-) -> Result<Packed, PackError> {
-    let packing = Scoped::enter(&PACKING, Packing { manager, objects: Vec::new() });
+) -> Result<Encoded, EncodeError> {
+    let encoding = Scoped::enter(&ENCODING, Encoding { manager, objects: Vec::new() });
     let _stale = transfer::failure();
     let mut bytes = Vec::new();
-    let (result, descriptors) = match carriage {
-        Carriage::Tickets => (form.write(value, &mut bytes), Vec::new()),
+    let (result, descriptors) = match transport {
+        HandleTransport::Tickets => (form.write(value, &mut bytes), Vec::new()),
         _ => transfer::collect(|| form.write(value, &mut bytes)),
     };
     result.map_err(|error| match transfer::failure() {
-        Some(cause) => PackError::Handle(cause),
-        None => PackError::Serialize(error),
+        Some(cause) => EncodeError::Handle(cause),
+        None => EncodeError::Serialize(error),
     })?;
-    if carriage == Carriage::Nothing && !descriptors.is_empty() {
-        return Err(PackError::OtherMachine);
+    if transport == HandleTransport::Nothing && !descriptors.is_empty() {
+        return Err(EncodeError::OtherMachine);
     }
-    let objects = packing.leave().map(|packing| packing.objects).unwrap_or_default();
-    Ok(Packed { bytes, descriptors, objects })
+    let objects = encoding.leave().map(|encoding| encoding.objects).unwrap_or_default();
+    Ok(Encoded { bytes, descriptors, objects })
 }
 
 /// Why a value cannot be handed over.
-pub(super) enum PackError {
+pub(super) enum EncodeError {
     Serialize(AnyError),
     Handle(procession_core::shm::OpenError),
     OtherMachine,
 }
 
-impl PackError {
+impl EncodeError {
     /// As the error of a call.
-    pub(super) fn of<T: ?Sized>(self, remote: &Remote) -> CallError {
+    pub(super) fn of<T: ?Sized>(self, client: &ManagerClient) -> CallError {
         let type_name = type_name::<T>();
         match self {
-            PackError::Serialize(cause) => CallError::Serialize { type_name, cause },
-            PackError::Handle(cause) => CallError::Send { type_name, cause },
-            PackError::OtherMachine => CallError::NotOnThisMachine {
-                address: remote.address().clone(),
+            EncodeError::Serialize(cause) => CallError::Serialize { type_name, cause },
+            EncodeError::Handle(cause) => CallError::Send { type_name, cause },
+            EncodeError::OtherMachine => CallError::NotOnThisMachine {
+                address: client.address().clone(),
                 what: "a handle of shared memory or of a pipe",
             },
         }
     }
 }
 
-impl std::fmt::Display for PackError {
+impl std::fmt::Display for EncodeError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            PackError::Serialize(error) => error.fmt(f),
-            PackError::Handle(error) => error.fmt(f),
-            PackError::OtherMachine => f.write_str("it has a handle, which cannot go to another machine"),
+            EncodeError::Serialize(error) => error.fmt(f),
+            EncodeError::Handle(error) => error.fmt(f),
+            EncodeError::OtherMachine => f.write_str("it has a handle, which cannot go to another machine"),
         }
     }
 }
 
 /// Notes a proxy in the value that is being serialised for this manager; whether there is one.
 pub(super) fn refer(manager: Token, object: Number) -> bool {
-    Scoped::with(&PACKING, |packing| match packing {
-        Some(packing) if packing.manager == manager => {
-            packing.objects.push(object);
+    Scoped::with(&ENCODING, |encoding| match encoding {
+        Some(encoding) if encoding.manager == manager => {
+            encoding.objects.push(object);
             true
         }
         _ => false,
@@ -178,12 +178,12 @@ pub(super) fn refer(manager: Token, object: Number) -> bool {
 }
 
 /// Whether a value for some manager is being serialised.
-pub(super) fn is_packing() -> bool {
-    Scoped::is_set(&PACKING)
+pub(super) fn is_encoding() -> bool {
+    Scoped::is_set(&ENCODING)
 }
 
 /// A proxy in the value that is being deserialised: its manager, and the session that got a reference for it, if one did.
-pub(super) fn granted(object: Number) -> Option<(Arc<Remote>, Option<Token>)> {
+pub(super) fn granted(object: Number) -> Option<(Arc<ManagerClient>, Option<Token>)> {
     Scoped::with(&OPENING, |opening| {
         let opening = opening?;
         let place = opening.granted.iter().position(|granted| *granted == object);
@@ -191,31 +191,31 @@ pub(super) fn granted(object: Number) -> Option<(Arc<Remote>, Option<Token>)> {
             opening.granted.swap_remove(place);
             opening.session
         });
-        Some((Arc::clone(&opening.remote), session))
+        Some((Arc::clone(&opening.client), session))
     })
 }
 
 /// A value from a manager, not yet read. The references that came with it are given back with it.
-pub(super) struct Parcel {
-    remote: Arc<Remote>,
+pub(super) struct Received {
+    client: Arc<ManagerClient>,
     session: Token,
     bytes: Vec<u8>,
     descriptors: Vec<OwnedFd>,
     granted: Vec<Number>,
 }
 
-impl Parcel {
+impl Received {
     /// What a session received.
-    pub(super) fn received(remote: &Arc<Remote>, session: Token, packed: Packed) -> Parcel {
-        let Packed { bytes, descriptors, objects } = packed;
-        Parcel { remote: Arc::clone(remote), session, bytes, descriptors, granted: objects }
+    pub(super) fn by_session(client: &Arc<ManagerClient>, session: Token, encoded: Encoded) -> Received {
+        let Encoded { bytes, descriptors, objects } = encoded;
+        Received { client: Arc::clone(client), session, bytes, descriptors, granted: objects }
     }
 
     /// What a manager itself received from a client, whose session has the references.
-    pub(super) fn of_client(remote: &Arc<Remote>, packed: Packed) -> Parcel {
-        let Packed { bytes, descriptors, .. } = packed;
-        let remote = Arc::clone(remote);
-        Parcel { remote, session: Token::default(), bytes, descriptors, granted: Vec::new() }
+    pub(super) fn of_client(client: &Arc<ManagerClient>, encoded: Encoded) -> Received {
+        let Encoded { bytes, descriptors, .. } = encoded;
+        let client = Arc::clone(client);
+        Received { client, session: Token::default(), bytes, descriptors, granted: Vec::new() }
     }
 
     /// Reads the value.
@@ -226,7 +226,7 @@ impl Parcel {
     /// Reads the value, which was written so.
     pub(super) fn open_as<T: DeserializeOwned>(mut self, form: Form) -> Result<T, CallError> {
         let opening = Opening {
-            remote: Arc::clone(&self.remote),
+            client: Arc::clone(&self.client),
             session: self.session,
             granted: std::mem::take(&mut self.granted),
         };
@@ -243,10 +243,10 @@ impl Parcel {
     }
 }
 
-impl Drop for Parcel {
+impl Drop for Received {
     fn drop(&mut self) {
         for object in std::mem::take(&mut self.granted) {
-            self.remote.let_go(self.session, object, 1);
+            self.client.let_go(self.session, object, 1);
         }
     }
 }

@@ -37,7 +37,7 @@ pub(super) enum Request {
     /// The last answer was received; this connection will be closed.
     Leave,
     /// Make an object, or find the one that has the name. The session gets a reference.
-    Make { kind: Kind, name: Option<String>, arguments: Packed },
+    Make { kind: Kind, name: Option<String>, arguments: Encoded },
     /// A reference to an object.
     Open { object: Number },
     /// Keep an object for a handle of it that is on its way.
@@ -86,16 +86,16 @@ impl std::fmt::Display for Kind {
     }
 }
 
-/// What an object is to do. Each message has values of its own type `Packed`.
+/// What an object is to do. Each message has values of its own type `Encoded`.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Operation {
     Table(TableOperation),
     Sequence(SequenceOperation),
-    Service(Packed),
+    Service(Encoded),
 }
 
 impl Operation {
-    fn values(&self) -> Vec<&Packed> {
+    fn values(&self) -> Vec<&Encoded> {
         use SequenceOperation as S;
         use TableOperation as T;
         match self {
@@ -129,18 +129,18 @@ pub(super) enum TableOperation {
     Get(Bytes),
     Contains(Bytes),
     /// Answers nothing.
-    Set(Bytes, Packed),
+    Set(Bytes, Encoded),
     /// Answers the old value.
-    Swap(Bytes, Packed),
+    Swap(Bytes, Encoded),
     /// Answers the value that the key has then.
-    GetOrInsert(Bytes, Packed),
+    GetOrInsert(Bytes, Encoded),
     /// Sets it if its version is this one, 0 for none; answers whether it was.
-    Exchange(Bytes, u64, Packed),
+    Exchange(Bytes, u64, Encoded),
     Remove(Bytes),
     Keys,
     Values,
     Items,
-    Extend(Vec<(Bytes, Packed)>),
+    Extend(Vec<(Bytes, Encoded)>),
     Clear,
     Len,
 }
@@ -149,14 +149,14 @@ pub(super) enum TableOperation {
 #[derive(Serialize, Deserialize)]
 pub(super) enum SequenceOperation {
     Get(u64),
-    Set(u64, Packed),
+    Set(u64, Encoded),
     /// Sets it if its version is this one; answers whether it was.
-    Exchange(u64, u64, Packed),
-    Push(Packed),
+    Exchange(u64, u64, Encoded),
+    Push(Encoded),
     Pop,
-    Insert(u64, Packed),
+    Insert(u64, Encoded),
     Remove(u64),
-    Extend(Vec<Packed>),
+    Extend(Vec<Encoded>),
     Clear,
     Len,
     /// So many elements from this one on, as far as there are.
@@ -164,10 +164,10 @@ pub(super) enum SequenceOperation {
     /// All elements, with the version of the list.
     All,
     /// Replaces all elements if the version of the list is this one; answers whether they were.
-    Replace(u64, Vec<Packed>),
+    Replace(u64, Vec<Encoded>),
 }
 
-/// What a manager answers. `V` is a value: [`Packed`] for who receives it.
+/// What a manager answers. `V` is a value: [`Encoded`] for who receives it.
 pub(super) type Reply<V> = Result<Answer<V>, Refusal>;
 
 #[derive(Serialize, Deserialize)]
@@ -270,14 +270,14 @@ pub(super) enum Refusal {
 /// A value as its bytes, with what its handles need: the descriptors, by their place in its bytes, and the objects
 /// of the same manager that it refers to.
 #[derive(Debug, Default)]
-pub(super) struct Packed {
+pub(super) struct Encoded {
     pub(super) bytes: Vec<u8>,
     pub(super) descriptors: Vec<OwnedFd>,
     pub(super) objects: Vec<Number>,
 }
 
 /// Inside of a message that carries descriptors.
-impl Serialize for Packed {
+impl Serialize for Encoded {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut places = Vec::with_capacity(self.descriptors.len());
         for descriptor in &self.descriptors {
@@ -296,12 +296,12 @@ impl Serialize for Packed {
     }
 }
 
-impl<'de> Deserialize<'de> for Packed {
+impl<'de> Deserialize<'de> for Encoded {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let (Bytes(bytes), places, objects) = <(Bytes, Vec<u32>, Vec<Number>)>::deserialize(deserializer)?;
         let descriptors = places.into_iter().map(transfer::attached).collect::<Result<_, _>>();
         let descriptors = descriptors.map_err(|error| de::Error::custom(transfer::fail(error)))?;
-        Ok(Packed { bytes, descriptors, objects })
+        Ok(Encoded { bytes, descriptors, objects })
     }
 }
 

@@ -4,7 +4,7 @@
 //! thread waits for nobody but its own client and, inside an object's lock, for the object: whoever is stopped, slow or killed
 //! disturbs only itself.
 
-mod line;
+mod connection;
 mod objects;
 mod sequence;
 mod service;
@@ -28,8 +28,8 @@ use serde::{Deserialize, Serialize};
 use self::objects::{Hosted, Objects, State};
 pub(super) use self::service::register;
 use self::session::Sessions;
-use super::client::Remote;
-use super::wire::{Kind, Machine, Packed, Refusal, Token, token};
+use super::client::ManagerClient;
+use super::wire::{Encoded, Kind, Machine, Refusal, Token, token};
 use crate::connection::{Address, AuthKey, Listener, Peer, Pipe, Receiver, Sender};
 use crate::process::TaskRef;
 use crate::process::wire::Report;
@@ -84,7 +84,7 @@ static HOOKS: Hooks = Hooks { in_child: stop_listening, ..Hooks::NONE };
 /// Lives as a manager until it is told to end.
 pub(super) fn serve(orders: Orders) {
     let Orders { started, .. } = &orders;
-    let (home, listener, stop) = match Home::new(&orders) {
+    let (server, listener, stop) = match ServerState::new(&orders) {
         Ok(new) => new,
         Err(problem) => {
             // Nobody is left to be told if this fails.
@@ -92,24 +92,24 @@ pub(super) fn serve(orders: Orders) {
             return;
         }
     };
-    let about = Started { address: listener.address().clone(), manager: home.remote.manager() };
+    let about = Started { address: listener.address().clone(), manager: server.client.manager() };
     if started.send(&Ok(about)).is_ok() {
         drop(orders);
-        home.accept(listener, &stop);
-        home.end();
+        server.accept(listener, &stop);
+        server.end();
     }
 }
 
 /// What all threads of a manager share.
-struct Home {
+struct ServerState {
     objects: Arc<Objects>,
     sessions: Sessions,
     /// The manager as a client of itself: what proxies that handlers read are of.
-    remote: Arc<Remote>,
+    client: Arc<ManagerClient>,
     machine: Machine,
     names: Mutex<HashMap<String, Name>>,
     tickets: Mutex<Tickets>,
-    nudge: Sender<Nudge>,
+    wake: Sender<WakeReason>,
 }
 
 /// A name's object, once it is made. Locked while it is made.
@@ -117,7 +117,7 @@ type Name = Arc<Mutex<Option<Arc<Hosted>>>>;
 
 /// What the first thread is to look at.
 #[derive(Serialize, Deserialize)]
-enum Nudge {
+enum WakeReason {
     Stop,
     Tickets,
 }
@@ -136,8 +136,8 @@ struct Held {
     until: Option<Instant>,
 }
 
-impl Home {
-    fn new(orders: &Orders) -> Result<(Arc<Home>, Listener, Receiver<Nudge>), String> {
+impl ServerState {
+    fn new(orders: &Orders) -> Result<(Arc<ServerState>, Listener, Receiver<WakeReason>), String> {
         let failed = |action: &str, error: io::Error| format!("{action}: {error}");
         process::set_command_name(b"procession-mgr");
         // Ctrl-C is for the programs that use it, which may go on.
@@ -168,26 +168,26 @@ impl Home {
             listener = listener.address(address.clone());
         }
         let listener = listener.bind().map_err(|error| error.to_string())?;
-        let (stop, nudge) = Pipe::one_way().map_err(|error| failed("making a pipe", error))?;
-        let home = Home {
+        let (stop, wake) = Pipe::one_way().map_err(|error| failed("making a pipe", error))?;
+        let server = ServerState {
             objects: Arc::default(),
             sessions: Sessions::default(),
-            remote: Remote::known(token(), listener.address().clone(), key),
+            client: ManagerClient::known(token(), listener.address().clone(), key),
             machine: Machine::this().map_err(|error| failed("asking for the machine", error))?,
             names: Mutex::default(),
             tickets: Mutex::default(),
-            nudge,
+            wake,
         };
-        Ok((Arc::new(home), listener, stop))
+        Ok((Arc::new(server), listener, stop))
     }
 
-    fn accept(self: &Arc<Self>, mut listener: Listener, stop: &Receiver<Nudge>) {
+    fn accept(self: &Arc<Self>, mut listener: Listener, stop: &Receiver<WakeReason>) {
         LISTENING.store(listener.socket().as_raw_fd(), Ordering::Relaxed);
         self.accept_from(&mut listener, stop);
         LISTENING.store(-1, Ordering::Relaxed);
     }
 
-    fn accept_from(self: &Arc<Self>, listener: &mut Listener, stop: &Receiver<Nudge>) {
+    fn accept_from(self: &Arc<Self>, listener: &mut Listener, stop: &Receiver<WakeReason>) {
         loop {
             let deadline = self.next_expiry().map_or(Deadline::Never, Deadline::At);
             match listener.accept_unless(Some(stop.as_fd()), deadline) {
@@ -196,7 +196,7 @@ impl Home {
                         Some(Peer::Local { pid, .. }) => rustix::process::Pid::from_raw(pid.cast_signed()),
                         _ => None,
                     };
-                    line::attend(self, connection, client);
+                    connection::attend(self, connection, client);
                 }
                 Ok(None) => {}
                 Err(error) => {
@@ -206,17 +206,17 @@ impl Home {
             }
             while matches!(stop.poll(Duration::ZERO), Ok(true)) {
                 match stop.recv() {
-                    Ok(Nudge::Tickets) => {}
-                    Ok(Nudge::Stop) | Err(_) => return,
+                    Ok(WakeReason::Tickets) => {}
+                    Ok(WakeReason::Stop) | Err(_) => return,
                 }
             }
             self.expire();
         }
     }
 
-    fn nudge(&self, nudge: Nudge) {
+    fn wake(&self, wake: WakeReason) {
         // The first thread reads as long as the process lives.
-        let _over = self.nudge.send(&nudge);
+        let _over = self.wake.send(&wake);
     }
 
     fn names(&self) -> MutexGuard<'_, HashMap<String, Name>> {
@@ -224,7 +224,7 @@ impl Home {
     }
 
     /// Makes an object, or finds the one that has the name.
-    fn make(&self, kind: Kind, name: Option<String>, arguments: Packed) -> Result<Arc<Hosted>, Refusal> {
+    fn make(&self, kind: Kind, name: Option<String>, arguments: Encoded) -> Result<Arc<Hosted>, Refusal> {
         let Some(name) = name else { return self.make_new(kind, arguments) };
         let place = Arc::clone(self.names().entry(name.clone()).or_default());
         let mut place_of_name = place.lock().unwrap_or_else(PoisonError::into_inner);
@@ -252,11 +252,11 @@ impl Home {
         }
     }
 
-    fn make_new(&self, kind: Kind, arguments: Packed) -> Result<Arc<Hosted>, Refusal> {
+    fn make_new(&self, kind: Kind, arguments: Encoded) -> Result<Arc<Hosted>, Refusal> {
         let state = match &kind {
             Kind::Dict | Kind::Namespace => State::Table(table::Table::default()),
             Kind::List => State::Sequence(sequence::Sequence::default()),
-            Kind::Service(name) => State::Service(service::make(name, &self.remote, arguments)?),
+            Kind::Service(name) => State::Service(service::make(name, &self.client, arguments)?),
         };
         Ok(self.objects.add(kind, state))
     }
@@ -299,7 +299,7 @@ impl Home {
             any = true;
         }
         if any {
-            self.nudge(Nudge::Tickets);
+            self.wake(WakeReason::Tickets);
         }
     }
 
@@ -362,7 +362,7 @@ fn watch(pid: Option<rustix::process::Pid>) -> Result<Option<OwnedFd>, io::Error
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manager::value::Carriage;
+    use crate::manager::value::HandleTransport;
 
     /// An object whose end waits for a message.
     struct Slow(Mutex<mpsc::Receiver<()>>);
@@ -370,9 +370,9 @@ mod tests {
     impl service::Served for Slow {
         fn handle(
             &mut self,
-            _: Packed,
-            _: &Arc<Remote>,
-            _: Carriage,
+            _: Encoded,
+            _: &Arc<ManagerClient>,
+            _: HandleTransport,
             _: &mut service::Keep<'_>,
         ) -> Result<(), Refusal> {
             Ok(())
@@ -387,24 +387,24 @@ mod tests {
 
     #[test]
     fn an_object_that_ends_with_its_ticket_holds_up_nobody() {
-        let (_, nudge) = Pipe::one_way().unwrap();
+        let (_, wake) = Pipe::one_way().unwrap();
         let address = Address::Abstract(b"procession: nobody".to_vec());
-        let home = Home {
+        let server = ServerState {
             objects: Arc::default(),
             sessions: Sessions::default(),
-            remote: Remote::known(token(), address, "key".into()),
+            client: ManagerClient::known(token(), address, "key".into()),
             machine: Machine::another(),
             names: Mutex::default(),
             tickets: Mutex::default(),
-            nudge,
+            wake,
         };
         let (end, waiting) = mpsc::channel();
         let state = State::Service(Box::new(Slow(Mutex::new(waiting))));
-        let object = home.objects.add(Kind::Service("slow".into()), state);
-        let ticket = home.hold(object, token());
-        home.tickets().held.get_mut(&ticket).unwrap().until = Some(Instant::now());
-        home.expire();
-        assert!(home.next_expiry().is_none());
+        let object = server.objects.add(Kind::Service("slow".into()), state);
+        let ticket = server.hold(object, token());
+        server.tickets().held.get_mut(&ticket).unwrap().until = Some(Instant::now());
+        server.expire();
+        assert!(server.next_expiry().is_none());
         end.send(()).expect("its end has waited for this in another thread");
     }
 }

@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer};
 use super::sequence::Sequence;
 use super::service::Served;
 use super::table::Table;
-use crate::manager::wire::{Kind, Number, Packed, Refusal};
+use crate::manager::wire::{Encoded, Kind, Number, Refusal};
 
 /// An object. Whoever has an `Arc` of it keeps it.
 pub(super) struct Hosted {
@@ -134,9 +134,9 @@ impl Objects {
     }
 
     /// A value to be kept, with the objects that it refers to.
-    pub(super) fn keep(&self, packed: Packed) -> Result<Stored, Refusal> {
-        let objects = packed.objects.iter().map(|number| self.find(*number)).collect::<Result<_, _>>()?;
-        Ok(Stored(Arc::new(Kept { packed, objects })))
+    pub(super) fn keep(&self, encoded: Encoded) -> Result<Stored, Refusal> {
+        let objects = encoded.objects.iter().map(|number| self.find(*number)).collect::<Result<_, _>>()?;
+        Ok(Stored(Arc::new(Kept { encoded, objects })))
     }
 }
 
@@ -145,7 +145,7 @@ impl Objects {
 pub(super) struct Stored(Arc<Kept>);
 
 struct Kept {
-    packed: Packed,
+    encoded: Encoded,
     objects: Vec<Arc<Hosted>>,
 }
 
@@ -156,9 +156,9 @@ impl Stored {
     }
 }
 
-/// As [`Packed`].
+/// As [`Encoded`].
 impl Serialize for Stored {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.packed.serialize(serializer)
+        self.0.encoded.serialize(serializer)
     }
 }

@@ -1,7 +1,7 @@
 //! A list.
 
 use super::objects::{Objects, Stored};
-use crate::manager::wire::{Answer, Packed, Refusal, SequenceOperation};
+use crate::manager::wire::{Answer, Encoded, Refusal, SequenceOperation};
 
 /// Values in their order.
 #[derive(Default)]
@@ -104,6 +104,6 @@ impl Sequence {
     }
 }
 
-fn kept(values: Vec<Packed>, objects: &Objects) -> Result<Vec<Stored>, Refusal> {
+fn kept(values: Vec<Encoded>, objects: &Objects) -> Result<Vec<Stored>, Refusal> {
     values.into_iter().map(|value| objects.keep(value)).collect()
 }

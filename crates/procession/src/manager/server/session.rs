@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::fd::OwnedFd;
 
 use super::objects::{Hosted, Stored};
-use crate::manager::value::Carriage;
+use crate::manager::value::HandleTransport;
 use crate::manager::wire::{Number, Token};
 
 /// A process that uses the manager.
 pub(super) struct Session {
     pub(super) token: Token,
-    pub(super) carriage: Carriage,
+    pub(super) transport: HandleTransport,
     /// Becomes readable when the process ends, if it is one of this machine.
     pub(super) process: Option<OwnedFd>,
     holdings: Mutex<Holdings>,
@@ -51,9 +51,9 @@ impl Drop for Reading<'_> {
 }
 
 impl Session {
-    pub(super) fn new(token: Token, carriage: Carriage, process: Option<OwnedFd>) -> Session {
+    pub(super) fn new(token: Token, transport: HandleTransport, process: Option<OwnedFd>) -> Session {
         let holdings = Holdings { references: Some(HashMap::new()), readers: 0, ended: false };
-        Session { token, carriage, process, holdings: Mutex::new(holdings) }
+        Session { token, transport, process, holdings: Mutex::new(holdings) }
     }
 
     fn holdings(&self) -> MutexGuard<'_, Holdings> {

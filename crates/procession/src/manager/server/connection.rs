@@ -13,9 +13,9 @@ use rustix::process::Pid;
 
 use super::objects::{Hosted, State, Stored};
 use super::session::{Reading, Session};
-use super::{Home, Nudge};
+use super::{ServerState, WakeReason};
 use crate::connection::{Address, Connection, RecvError, SendError};
-use crate::manager::value::Carriage;
+use crate::manager::value::HandleTransport;
 use crate::manager::wire::{
     Answer, Machine, Number, Operation, Refusal, Reply, Request, VERSION, Welcome, token,
 };
@@ -23,16 +23,16 @@ use crate::manager::wire::{
 type Stream = Connection<Reply<Stored>, Request>;
 
 /// Serves a connection in a thread of its own.
-pub(super) fn attend(home: &Arc<Home>, stream: Stream, client: Option<Pid>) {
-    let home = Arc::clone(home);
-    if let Err(error) = super::thread(move || serve(&home, &stream, client)) {
+pub(super) fn attend(server: &Arc<ServerState>, stream: Stream, client: Option<Pid>) {
+    let server = Arc::clone(server);
+    if let Err(error) = super::thread(move || serve(&server, &stream, client)) {
         // The client finds its connection closed.
         tracing::warn!(%error, "a manager cannot serve a connection");
     }
 }
 
 /// Serves a connection to its end.
-fn serve(home: &Home, stream: &Stream, client: Option<Pid>) {
+fn serve(server: &ServerState, stream: &Stream, client: Option<Pid>) {
     let process = match super::watch(client) {
         Ok(process) => process,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return,
@@ -44,15 +44,16 @@ fn serve(home: &Home, stream: &Stream, client: Option<Pid>) {
     let first = receive(stream, process.as_ref());
     match first {
         Some(Ok(Request::Begin { version, machine })) => {
-            begin(home, stream, process, version, &machine);
+            begin(server, stream, process, version, &machine);
         }
-        Some(Ok(Request::Join { session })) => match home.sessions.find(session) {
+        Some(Ok(Request::Join { session })) => match server.sessions.find(session) {
             Some(session) => {
                 // One descriptor a process is enough.
                 drop(process);
                 let reading = session.reading();
                 if stream.send_as_other(&Ok(Answer::Done)).is_ok() {
-                    Line { home, stream, session: &session, unconfirmed: Vec::new() }.serve(reading);
+                    CallConnection { server, stream, session: &session, unconfirmed: Vec::new() }
+                        .serve(reading);
                 }
             }
             None => drop(stream.send_as_other(&Err(Refusal::NoSession))),
@@ -64,37 +65,37 @@ fn serve(home: &Home, stream: &Stream, client: Option<Pid>) {
 }
 
 /// A session, to the end of its first connection.
-fn begin(home: &Home, stream: &Stream, process: Option<OwnedFd>, version: u32, machine: &Machine) {
+fn begin(server: &ServerState, stream: &Stream, process: Option<OwnedFd>, version: u32, machine: &Machine) {
     if version != VERSION {
         drop(stream.send_as_other(&Err(Refusal::Version(VERSION))));
         return;
     }
-    let carriage = match (home.remote.address(), *machine == home.machine) {
-        (Address::Tcp { .. }, true) => Carriage::Tickets,
-        (Address::Tcp { .. }, false) => Carriage::Nothing,
-        _ => Carriage::Descriptors,
+    let transport = match (server.client.address(), *machine == server.machine) {
+        (Address::Tcp { .. }, true) => HandleTransport::Tickets,
+        (Address::Tcp { .. }, false) => HandleTransport::Nothing,
+        _ => HandleTransport::Descriptors,
     };
-    let session = Arc::new(Session::new(token(), carriage, process));
-    home.sessions.add(&session);
+    let session = Arc::new(Session::new(token(), transport, process));
+    server.sessions.add(&session);
     let welcome = Welcome {
-        manager: home.remote.manager(),
+        manager: server.client.manager(),
         session: session.token,
         process: Identity::current().to_bits(),
-        machine: home.machine.clone(),
+        machine: server.machine.clone(),
     };
     if stream.send_as_other(&Ok(Answer::Welcome(welcome))).is_ok() {
         while let Some(Ok(request)) = receive(stream, session.process.as_ref()) {
             match request {
                 Request::LetGo { objects, tickets } => {
                     session.let_go(&objects);
-                    home.settle(&tickets);
+                    server.settle(&tickets);
                 }
                 _ => break,
             }
         }
     }
-    home.sessions.end(&session);
-    home.begin_grace(session.token);
+    server.sessions.end(&session);
+    server.begin_grace(session.token);
 }
 
 /// The next request, or why it cannot be read; `None` when the client is gone.
@@ -128,20 +129,20 @@ fn receive(stream: &Stream, process: Option<&OwnedFd>) -> Option<Result<Request,
 }
 
 /// A connection for calls.
-struct Line<'a> {
-    home: &'a Home,
+struct CallConnection<'a> {
+    server: &'a ServerState,
     stream: &'a Stream,
     session: &'a Session,
     /// References that went with the last answer, which may not have been received.
     unconfirmed: Vec<(Number, u32)>,
 }
 
-impl<'a> Line<'a> {
+impl<'a> CallConnection<'a> {
     fn serve(mut self, mut reading: Reading<'a>) {
         while let Some(request) = receive(self.stream, self.session.process.as_ref()) {
             // There until it has been carried out, though the client may have ended.
             let named = request.as_ref().map(Request::objects).unwrap_or_default();
-            let named = self.home.objects.find_all(&named);
+            let named = self.server.objects.find_all(&named);
             drop(reading);
             self.unconfirmed.clear();
             let (reply, over) = match request {
@@ -155,7 +156,7 @@ impl<'a> Line<'a> {
             reading = self.session.reading();
             let sent = self.send(&reply);
             if over {
-                self.home.nudge(Nudge::Stop);
+                self.server.wake(WakeReason::Stop);
             }
             if sent.is_err() {
                 break;
@@ -200,29 +201,29 @@ impl<'a> Line<'a> {
     }
 
     fn answer(&mut self, request: Request) -> Reply<Stored> {
-        let home = self.home;
+        let server = self.server;
         match request {
             Request::Make { kind, name, arguments } => {
-                let object = home.make(kind, name, arguments)?;
+                let object = server.make(kind, name, arguments)?;
                 self.give(&object);
                 Ok(Answer::Object(object.number))
             }
             Request::Open { object } => {
-                let object = home.objects.find(object)?;
+                let object = server.objects.find(object)?;
                 self.give(&object);
                 Ok(Answer::Done)
             }
             Request::Hold { object } => {
-                let object = home.objects.find(object)?;
-                let ticket = home.hold(object, self.session.token);
+                let object = server.objects.find(object)?;
+                let ticket = server.hold(object, self.session.token);
                 if self.session.has_ended() {
-                    home.begin_grace(self.session.token);
+                    server.begin_grace(self.session.token);
                 }
                 Ok(Answer::Ticket(ticket))
             }
-            Request::Call { object, operation } => self.call(&home.objects.find(object)?, operation),
-            Request::Forget { name } => Ok(Answer::Bool(home.forget(&name))),
-            Request::Count => Ok(Answer::Count(home.objects.count() as u64)),
+            Request::Call { object, operation } => self.call(&server.objects.find(object)?, operation),
+            Request::Forget { name } => Ok(Answer::Bool(server.forget(&name))),
+            Request::Count => Ok(Answer::Count(server.objects.count() as u64)),
             Request::Begin { .. }
             | Request::Join { .. }
             | Request::LetGo { .. }
@@ -232,7 +233,7 @@ impl<'a> Line<'a> {
     }
 
     fn call(&self, object: &Arc<Hosted>, operation: Operation) -> Reply<Stored> {
-        let objects = &self.home.objects;
+        let objects = &self.server.objects;
         // Dropped after the object's lock.
         let mut waste = Vec::new();
         let mut state = object.state();
@@ -243,8 +244,8 @@ impl<'a> Line<'a> {
             }
             (State::Service(service), Operation::Service(request)) => {
                 let mut response = None;
-                service.handle(request, &self.home.remote, self.session.carriage, &mut |packed| {
-                    response = Some(objects.keep(packed)?);
+                service.handle(request, &self.server.client, self.session.transport, &mut |encoded| {
+                    response = Some(objects.keep(encoded)?);
                     Ok(())
                 })?;
                 Ok(Answer::One(response.map(|response| (response, 0))))

@@ -7,7 +7,7 @@ use procession_sys::clock::Deadline;
 use procession_sys::identity::Identity;
 
 use super::error::CallError;
-use super::wire::{Answer, Machine, Packed, Refusal, Reply, Request, VERSION, Welcome};
+use super::wire::{Answer, Encoded, Machine, Refusal, Reply, Request, VERSION, Welcome};
 use crate::connection::{Address, AuthKey, AuthenticationError, Client, ConnectError, Connection, RecvError};
 
 /// How long connecting may take.
@@ -16,11 +16,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const SLICE: Duration = Duration::from_millis(250);
 
 /// A connection to a manager.
-pub(super) type Stream = Connection<Request, Reply<Packed>>;
+pub(super) type Stream = Connection<Request, Reply<Encoded>>;
 
 /// Connects to a manager, whose process this may be. When more connect at once than a manager looks at, it turns some away: they
 /// try again.
-pub(super) fn dial(
+pub(super) fn connect(
     address: &Address,
     key: &AuthKey,
     deadline: Deadline,
@@ -47,7 +47,7 @@ pub(super) fn begin(
     deadline: Deadline,
     process: Option<Identity>,
 ) -> Result<(Welcome, Stream), CallError> {
-    let stream = dial(address, key, deadline, process)?;
+    let stream = connect(address, key, deadline, process)?;
     let machine = Machine::this().map_err(|cause| system(address, "asking for the machine", cause))?;
     if stream.send(&Request::Begin { version: VERSION, machine }).is_err() {
         return Err(CallError::Disconnected { address: address.clone() });
@@ -73,7 +73,7 @@ pub(super) fn receive(
     stream: &Stream,
     process: Option<Identity>,
     deadline: Deadline,
-) -> Result<Reply<Packed>, RecvError> {
+) -> Result<Reply<Encoded>, RecvError> {
     loop {
         match stream.recv_timeout(deadline.slice(SLICE).unwrap_or_default()) {
             Err(RecvError::Timeout) => {}
