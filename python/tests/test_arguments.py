@@ -28,6 +28,12 @@ def event(context):
     return made
 
 
+def notify(context, count):
+    condition = context.Condition()
+    with condition:
+        return condition.notify(count)
+
+
 CALLS = {
     "get(block, 0)": lambda context, odd: context.Queue().get(odd, 0),
     "get(False, timeout)": lambda context, odd: context.Queue().get(False, odd),
@@ -38,6 +44,9 @@ CALLS = {
     "Semaphore": lambda context, odd: context.Semaphore(odd) and None,
     "BoundedSemaphore": lambda context, odd: context.BoundedSemaphore(odd) and None,
     "Condition": lambda context, odd: context.Condition(odd) and None,
+    "Queue": lambda context, odd: context.Queue(odd) and None,
+    "Barrier(1, action)": lambda context, odd: context.Barrier(1, odd).wait(),
+    "Condition.notify": lambda context, odd: notify(context, odd),
     "Event.wait": lambda context, odd: event(context).wait(odd),
     "get(1, 2, 3)": lambda context, odd: context.Queue().get(False, 0, odd),
     "get(nonsense=)": lambda context, odd: context.Queue().get(False, nonsense=odd),

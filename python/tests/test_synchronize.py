@@ -210,6 +210,28 @@ def test_notify_wakes_as_many_as_asked():
     assert woken.get_value() == 3
 
 
+@pytest.mark.parametrize("count, most", [(1.5, 2), (2**70, 3), (-(2**70), 0), (float("inf"), 3), (True, 1)])
+def test_notify_takes_any_number_as_cpython(count, most):
+    condition, woken = Condition(Lock()), Semaphore(0)
+
+    def wait():
+        with condition:
+            condition.wait()
+        woken.release()
+
+    threads = [threading.Thread(target=wait) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    until(lambda: condition._sleeping_count.get_value() == 3)
+    with condition:
+        condition.notify(count)
+        assert condition._sleeping_count.get_value() == 3 - most
+        condition.notify_all()
+    for thread in threads:
+        thread.join()
+    assert woken.get_value() == 3
+
+
 def test_barrier():
     ran = []
     barrier = Barrier(3, lambda: ran.append(threading.get_ident()))

@@ -87,8 +87,8 @@ impl Barrier {
         let mut failure = None;
         let mut act = || match &shared.action {
             None => true,
-            Some(action) => match pycall::call(action.bind(py), (), None) {
-                Ok(_) => true,
+            Some(action) => match run(action.bind(py)) {
+                Ok(()) => true,
                 Err(error) => {
                     failure = Some(error);
                     false
@@ -149,6 +149,14 @@ impl Barrier {
             _ => Ok(()),
         }
     }
+}
+
+/// Calls the action. As CPython, ignores one that is false.
+fn run(action: &Bound<'_, PyAny>) -> PyResult<()> {
+    if action.is_truthy()? {
+        pycall::call(action, (), None)?;
+    }
+    Ok(())
 }
 
 fn broken(py: Python<'_>, error: BarrierError) -> PyErr {

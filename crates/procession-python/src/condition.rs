@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use procession_core::objects::{self, ConditionError, ConditionLock};
+use procession_core::objects::{self, ConditionError};
 use procession_sys::clock::Deadline;
 use pyo3::exceptions::{PyAssertionError, PyRuntimeError, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -14,9 +14,9 @@ use crate::arguments::{Context, Truth};
 use crate::blocking::{ask, deadline};
 use crate::hooks::{Hooks, Own};
 use crate::init_once::InitOnce;
-use crate::lock::Lock;
+use crate::lock::LockBase;
 use crate::owner_death::{Robust, report};
-use crate::rlock::RLock;
+use crate::primitive::Primitive;
 use crate::{errors, handle, pycall};
 
 /// A condition variable between processes: whoever holds its lock can wait to be notified by another that holds it.
@@ -43,78 +43,49 @@ pub(crate) struct Condition {
 
 struct Shared {
     core: objects::Condition,
-    lock: AnyLock,
+    lock: Py<LockBase>,
     /// Whether the lock's class is the package's own. Else its methods take and release it for the
     /// condition, too.
-    is_plain: bool,
+    is_exact: bool,
 }
 
-enum AnyLock {
-    Lock(Py<Lock>),
-    RLock(Py<RLock>),
-}
-
-impl AnyLock {
-    fn of(lock: &Bound<'_, PyAny>) -> PyResult<Self> {
-        if let Ok(lock) = lock.cast::<RLock>() {
-            Ok(AnyLock::RLock(lock.clone().unbind()))
-        } else if let Ok(lock) = lock.cast::<Lock>() {
-            Ok(AnyLock::Lock(lock.clone().unbind()))
-        } else {
+/// What a program has passed as a lock.
+fn lock_of(lock: &Bound<'_, PyAny>) -> PyResult<Py<LockBase>> {
+    match lock.cast::<LockBase>() {
+        Ok(lock) => Ok(lock.clone().unbind()),
+        Err(_) => {
             // As CPython's class, for what is no lock at all.
             lock.getattr("acquire")?;
-            let name = lock.get_type().fully_qualified_name()?;
-            let text =
-                format!("a condition's lock is a Lock or RLock of procession.synchronize, not a {name}");
-            Err(PyTypeError::new_err(text))
+            Err(no_lock(lock))
         }
     }
+}
 
-    fn is_plain(&self, py: Python<'_>) -> PyResult<bool> {
-        Ok(match self {
-            AnyLock::Lock(lock) => Lock::plain(lock.bind(py))?.is_some(),
-            AnyLock::RLock(lock) => RLock::plain(lock.bind(py))?.is_some(),
-        })
-    }
-
-    fn core(&self) -> PyResult<ConditionLock> {
-        Ok(match self {
-            AnyLock::Lock(lock) => ConditionLock::Lock(lock.get().shared()?.core.clone()),
-            AnyLock::RLock(lock) => ConditionLock::RLock(lock.get().shared()?.core.clone()),
-        })
-    }
-
-    fn robust(&self) -> PyResult<Robust> {
-        Ok(match self {
-            AnyLock::Lock(lock) => lock.get().shared()?.robust,
-            AnyLock::RLock(lock) => lock.get().shared()?.robust,
-        })
-    }
-
-    fn is_mine(&self) -> PyResult<bool> {
-        Ok(match self {
-            AnyLock::Lock(lock) => lock.get().shared()?.is_mine(),
-            AnyLock::RLock(lock) => lock.get().shared()?.core.is_mine(),
-        })
-    }
-
-    fn object<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
-        match self {
-            AnyLock::Lock(lock) => lock.bind(py).clone().into_any(),
-            AnyLock::RLock(lock) => lock.bind(py).clone().into_any(),
-        }
-    }
+#[cold]
+fn no_lock(object: &Bound<'_, PyAny>) -> PyErr {
+    let name = match object.get_type().fully_qualified_name() {
+        Ok(name) => name,
+        Err(error) => return error,
+    };
+    let text = format!("a condition's lock is a Lock or RLock of procession.synchronize, not a {name}");
+    PyTypeError::new_err(text)
 }
 
 impl Shared {
     /// A condition over `lock`, opened from a handle or new.
-    fn over(py: Python<'_>, lock: AnyLock, handle: Option<&Bound<'_, PyBytes>>) -> PyResult<Self> {
+    fn over(py: Python<'_>, lock: Py<LockBase>, handle: Option<&Bound<'_, PyBytes>>) -> PyResult<Self> {
+        let condition_lock = lock.get().get()?.condition_lock().ok_or_else(|| no_lock(lock.bind(py)))?;
         let core = match handle {
-            None => objects::Condition::new(lock.core()?, false).map_err(errors::create)?,
-            Some(handle) => objects::Condition::open(handle::parse(handle.as_bytes())?, lock.core()?)
+            None => objects::Condition::new(condition_lock, false).map_err(errors::create)?,
+            Some(handle) => objects::Condition::open(handle::parse(handle.as_bytes())?, condition_lock)
                 .map_err(errors::open)?,
         };
-        Ok(Shared { core, is_plain: lock.is_plain(py)?, lock })
+        Ok(Shared { core, is_exact: LockBase::exact(lock.bind(py))?.is_some(), lock })
+    }
+
+    /// The lock's own functions, unless the methods of a subclass are to be called.
+    fn exact_lock(&self) -> PyResult<Option<&Primitive>> {
+        if self.is_exact { self.lock.get().get().map(Some) } else { Ok(None) }
     }
 
     fn acquire<'py>(
@@ -123,47 +94,34 @@ impl Shared {
         block: bool,
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let taken = match &self.lock {
-            _ if !self.is_plain => {
-                let lock = self.lock.object(py);
-                return pycall::call_method(&lock, intern!(py, "acquire"), (block, timeout));
-            }
-            AnyLock::Lock(lock) => lock.get().shared()?.acquire(py, block, timeout)?,
-            AnyLock::RLock(lock) => lock.get().shared()?.acquire(py, block, timeout)?,
-        };
-        Ok(PyBool::new(py, taken).to_owned().into_any())
+        match self.exact_lock()? {
+            Some(lock) => Ok(PyBool::new(py, lock.acquire(py, block, timeout)?).to_owned().into_any()),
+            None => pycall::call_method(self.lock.bind(py), intern!(py, "acquire"), (block, timeout)),
+        }
     }
 
     fn enter<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let taken = match &self.lock {
-            _ if !self.is_plain => {
-                return pycall::call_method(&self.lock.object(py), intern!(py, "__enter__"), ());
-            }
-            AnyLock::Lock(lock) => lock.get().shared()?.enter(py)?,
-            AnyLock::RLock(lock) => lock.get().shared()?.enter(py)?,
-        };
-        Ok(PyBool::new(py, taken).to_owned().into_any())
+        match self.exact_lock()? {
+            Some(lock) => Ok(PyBool::new(py, lock.enter(py)?).to_owned().into_any()),
+            None => pycall::call_method(self.lock.bind(py), intern!(py, "__enter__"), ()),
+        }
     }
 
     fn release(&self, py: Python<'_>) -> PyResult<()> {
-        match &self.lock {
-            _ if !self.is_plain => {
-                pycall::call_method(&self.lock.object(py), intern!(py, "release"), ()).map(drop)
-            }
-            AnyLock::Lock(lock) => lock.get().shared()?.release(),
-            AnyLock::RLock(lock) => lock.get().shared()?.release(),
+        match self.exact_lock()? {
+            Some(lock) => lock.release(),
+            None => pycall::call_method(self.lock.bind(py), intern!(py, "release"), ()).map(drop),
         }
     }
 
     fn wait(&self, py: Python<'_>, deadline: Deadline) -> PyResult<bool> {
-        if !self.lock.is_mine()? {
+        let lock = self.lock.get().get()?;
+        if !lock.is_mine() {
             return Err(PyAssertionError::new_err("must acquire() condition before using wait()"));
         }
         let (waited, signal) = ask(py, |interrupted| self.core.wait(deadline, interrupted));
         let waited = waited.map_err(refused)?;
-        if let AnyLock::Lock(lock) = &self.lock {
-            lock.get().shared()?.took();
-        }
+        lock.note_acquired();
         if let Some(error) = signal {
             if waited.notified {
                 // Both at once: the notification is for somebody who goes on.
@@ -172,17 +130,36 @@ impl Shared {
             return Err(error);
         }
         if let Some(owner) = waited.dead_owner {
-            report(py, "lock", self.lock.robust()?, owner)?;
+            report(py, "lock", lock.robust(), owner)?;
         }
         Ok(waited.notified)
     }
 
-    fn notify(&self, count: usize) -> PyResult<()> {
-        if !self.lock.is_mine()? {
-            return Err(PyAssertionError::new_err("lock is not owned"));
+    /// # Errors
+    /// `AssertionError` when the calling thread does not hold the lock.
+    fn check_held(&self) -> PyResult<()> {
+        if self.lock.get().get()?.is_mine() {
+            return Ok(());
         }
-        self.core.notify(count).map_err(refused)
+        Err(PyAssertionError::new_err("lock is not owned"))
     }
+
+    /// How many waiters are notified where CPython counts them up to any number `n`.
+    fn waiters_below(&self, n: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let waiting = self.core.waiting();
+        let mut count = 0;
+        while n.gt(count)? && count < waiting {
+            count += 1;
+        }
+        Ok(count)
+    }
+}
+
+/// The argument of `notify`.
+#[derive(FromPyObject)]
+enum Count<'py> {
+    Integer(i64),
+    Other(Bound<'py, PyAny>),
 }
 
 /// The seconds until then, as `wait` takes them.
@@ -216,20 +193,20 @@ impl Condition {
     ) -> PyResult<()> {
         let _ = ctx;
         let lock = match lock {
-            Some(lock) if lock.is_truthy()? => AnyLock::of(lock)?,
-            _ => AnyLock::RLock(RLock::create(py, robust)?),
+            Some(lock) if lock.is_truthy()? => lock_of(lock)?,
+            _ => LockBase::recursive(py, robust)?,
         };
         self.made.set(Shared::over(py, lock, None)?)
     }
 
     fn __getstate__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyAny>)> {
         let Shared { core, lock, .. } = self.made.get()?;
-        Ok((handle::bytes(py, core.send())?, lock.object(py)))
+        Ok((handle::bytes(py, core.send())?, lock.bind(py).clone().into_any()))
     }
 
     fn __setstate__(&self, state: (Bound<'_, PyBytes>, Bound<'_, PyAny>)) -> PyResult<()> {
         let (handle, lock) = state;
-        self.made.set(Shared::over(lock.py(), AnyLock::of(&lock)?, Some(&handle))?)
+        self.made.set(Shared::over(lock.py(), lock_of(&lock)?, Some(&handle))?)
     }
 
     /// Says that an attribute of this object was set, which may hide a method.
@@ -255,10 +232,7 @@ impl Condition {
 
     /// Return whether somebody has the lock at this instant.
     fn locked(&self) -> PyResult<bool> {
-        Ok(match &self.made.get()?.lock {
-            AnyLock::Lock(lock) => lock.get().shared()?.core.is_locked(),
-            AnyLock::RLock(lock) => lock.get().shared()?.core.is_locked(),
-        })
+        Ok(self.made.get()?.lock.get().get()?.value() == 0)
     }
 
     /// Release the lock, however often it was taken, wait to be notified, for `timeout` seconds at most (below 0 is 0, `None` no
@@ -298,9 +272,15 @@ impl Condition {
 
     /// Notify the `n` that have waited longest, or all if there are fewer. Raise `AssertionError` if the calling thread does not
     /// hold the lock.
-    #[pyo3(signature = (n = 1))]
-    fn notify(&self, n: i64) -> PyResult<()> {
-        self.made.get()?.notify(usize::try_from(n).unwrap_or(0))
+    #[pyo3(signature = (n = Count::Integer(1)), text_signature = "($self, n=1)")]
+    fn notify(&self, n: Count<'_>) -> PyResult<()> {
+        let shared = self.made.get()?;
+        shared.check_held()?;
+        let count = match n {
+            Count::Integer(n) => usize::try_from(n).unwrap_or(0),
+            Count::Other(n) => shared.waiters_below(&n)?,
+        };
+        shared.core.notify(count).map_err(refused)
     }
 
     /// Wake all waiters, by the method `notify` where a subclass has its own. Raise
@@ -309,7 +289,11 @@ impl Condition {
         static NOTIFY: Own = Own::new("notify");
         let py = this.py();
         match this.get().hooks.replaced(this, &NOTIFY)? {
-            None => this.get().made.get()?.notify(usize::MAX),
+            None => {
+                let shared = this.get().made.get()?;
+                shared.check_held()?;
+                shared.core.notify(usize::MAX).map_err(refused)
+            }
             Some(notify) => {
                 let options = [("n", isize::MAX)].into_py_dict(py)?;
                 pycall::call(&notify, (), Some(&options)).map(drop)
@@ -332,10 +316,9 @@ impl Condition {
         traceback: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let shared = self.made.get()?;
-        if !shared.is_plain {
+        if !shared.is_exact {
             let exception = (exc_type, exc_value, traceback);
-            return pycall::call_method(&shared.lock.object(py), intern!(py, "__exit__"), exception)
-                .map(drop);
+            return pycall::call_method(shared.lock.bind(py), intern!(py, "__exit__"), exception).map(drop);
         }
         shared.release(py)
     }
@@ -343,7 +326,7 @@ impl Condition {
     /// The lock that it goes with.
     #[getter]
     fn _lock<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        Ok(self.made.get()?.lock.object(py))
+        Ok(self.made.get()?.lock.bind(py).clone().into_any())
     }
 
     /// For software that asks CPython's class how many wait, which it does by `get_value` of two semaphores.
@@ -363,11 +346,7 @@ impl Condition {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        match self.made.peek().map(|shared| &shared.lock) {
-            Some(AnyLock::Lock(lock)) => visit.call(lock),
-            Some(AnyLock::RLock(lock)) => visit.call(lock),
-            None => Ok(()),
-        }
+        self.made.peek().map_or(Ok(()), |shared| visit.call(&shared.lock))
     }
 
     fn __repr__(this: &Bound<'_, Self>) -> PyResult<String> {
@@ -375,7 +354,7 @@ impl Condition {
         match this.get().made.peek() {
             None => Ok(format!("<{class}(unknown, unknown)>")),
             Some(Shared { core, lock, .. }) => {
-                Ok(format!("<{class}({}, {})>", lock.object(this.py()).repr()?, core.waiting()))
+                Ok(format!("<{class}({}, {})>", lock.bind(this.py()).repr()?, core.waiting()))
             }
         }
     }

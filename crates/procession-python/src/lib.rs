@@ -15,15 +15,16 @@ mod event;
 mod fastcall;
 mod handle;
 mod handle_callbacks;
+mod holder;
 mod hooks;
 mod init_once;
 mod lock;
 mod owner_death;
 mod parent;
 mod pool;
+mod primitive;
 mod pycall;
 mod queue;
-mod rlock;
 mod semaphore;
 mod semlock;
 mod value;
@@ -38,10 +39,11 @@ fn _procession(module: &Bound<'_, PyModule>) -> PyResult<()> {
     parent::register(module)?;
     child::register(module)?;
     handle_callbacks::register(module)?;
+    module.add_class::<lock::LockBase>()?;
     module.add_class::<lock::Lock>()?;
     queue::register(module)?;
     pool::register(module)?;
-    module.add_class::<rlock::RLock>()?;
+    module.add_class::<lock::RLock>()?;
     module.add_class::<semaphore::Semaphore>()?;
     module.add_class::<semaphore::BoundedSemaphore>()?;
     module.add_class::<semlock::SemLock>()?;
@@ -60,12 +62,8 @@ fn _procession(module: &Bound<'_, PyModule>) -> PyResult<()> {
 /// made for. So each class that programs use gets its own.
 #[pyfunction(name = "_quicken")]
 fn quicken(class: &Bound<'_, PyType>) -> PyResult<()> {
-    if class.is_subclass_of::<lock::Lock>()? {
-        fastcall::quicken_lock::<lock::Lock>(class)
-    } else if class.is_subclass_of::<rlock::RLock>()? {
-        fastcall::quicken_lock::<rlock::RLock>(class)
-    } else if class.is_subclass_of::<semaphore::Semaphore>()? {
-        fastcall::quicken_lock::<semaphore::Semaphore>(class)
+    if class.is_subclass_of::<lock::LockBase>()? {
+        fastcall::quicken_lock::<lock::LockBase>(class)
     } else if class.is_subclass_of::<value::SynchronizedBase>()? {
         if class.is_subclass_of::<value::Synchronized>()? {
             fastcall::quicken_value::<value::SynchronizedBase>(class)?;

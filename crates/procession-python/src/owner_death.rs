@@ -1,6 +1,5 @@
 //! What a lock says of an owner that died: `robust=`.
 
-use procession_core::objects::Acquisition;
 use procession_sys::identity::Identity;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -44,39 +43,6 @@ impl FromPyObject<'_, '_> for Robust {
             Ok("raise") => Ok(Robust::Raise),
             _ => Err(PyValueError::new_err("robust is True, False or \"raise\"")),
         }
-    }
-}
-
-/// What `acquire` returns or raises when the attempt has ended so.
-#[inline]
-pub(crate) fn taken(
-    py: Python<'_>,
-    what: &str,
-    robust: Robust,
-    acquisition: Option<Acquisition>,
-) -> PyResult<bool> {
-    match acquisition {
-        None | Some(Acquisition::TimedOut) => Ok(false),
-        Some(Acquisition::Acquired) => Ok(true),
-        Some(Acquisition::AcquiredFromDead(owner)) => report(py, what, robust, owner).map(|()| true),
-    }
-}
-
-/// As [`taken`] for `__enter__`, after which nobody would release what was taken if it raised.
-#[inline]
-pub(crate) fn taken_or(
-    py: Python<'_>,
-    what: &str,
-    robust: Robust,
-    acquisition: Option<Acquisition>,
-    release: impl FnOnce() -> PyResult<()>,
-) -> PyResult<bool> {
-    match taken(py, what, robust, acquisition) {
-        Err(error) => {
-            release()?;
-            Err(error)
-        }
-        result => result,
     }
 }
 

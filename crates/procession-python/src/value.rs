@@ -10,9 +10,10 @@ use pyo3::{ffi, intern};
 use crate::block::Block;
 use crate::fastcall::{Ordinary, QuickLock, QuickValue};
 use crate::init_once::InitOnce;
-use crate::lock::Lock;
+use crate::lock::LockBase;
+use crate::owner_death::Robust;
+use crate::primitive::Primitive;
 use crate::pycall;
-use crate::rlock::RLock;
 
 /// A ctypes object in shared memory together with a lock: what `Value` and `Array` return.
 #[pyclass(subclass, weakref, frozen, module = "procession._procession")]
@@ -30,27 +31,22 @@ struct Shared {
 
 enum AnyLock {
     /// Of the package's own class, whose methods therefore are those of this crate.
-    RLock(Py<RLock>),
-    Lock(Py<Lock>),
+    Exact(Py<LockBase>),
     Other(Py<PyAny>),
 }
 
 impl AnyLock {
     fn of(lock: &Bound<'_, PyAny>) -> PyResult<Self> {
-        if let Some(lock) = RLock::plain(lock)? {
-            Ok(AnyLock::RLock(lock))
-        } else if let Some(lock) = Lock::plain(lock)? {
-            Ok(AnyLock::Lock(lock))
-        } else {
-            Ok(AnyLock::Other(lock.clone().unbind()))
-        }
+        Ok(match LockBase::exact(lock)? {
+            Some(lock) => AnyLock::Exact(lock),
+            None => AnyLock::Other(lock.clone().unbind()),
+        })
     }
 
     #[inline]
     fn object<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
         match self {
-            AnyLock::RLock(lock) => lock.bind(py).clone().into_any(),
-            AnyLock::Lock(lock) => lock.bind(py).clone().into_any(),
+            AnyLock::Exact(lock) => lock.bind(py).clone().into_any(),
             AnyLock::Other(lock) => lock.bind(py).clone(),
         }
     }
@@ -59,18 +55,11 @@ impl AnyLock {
     #[inline]
     fn held<R>(&self, py: Python<'_>, access: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
         match self {
-            AnyLock::RLock(lock) => {
-                let lock = lock.get().shared()?;
-                if lock.core.is_mine() {
+            AnyLock::Exact(lock) => {
+                let lock = lock.get().get()?;
+                if lock.is_recursive() && lock.is_mine() {
                     return access();
                 }
-                lock.enter(py)?;
-                let result = access();
-                lock.release()?;
-                result
-            }
-            AnyLock::Lock(lock) => {
-                let lock = lock.get().shared()?;
                 lock.enter(py)?;
                 let result = access();
                 lock.release()?;
@@ -251,33 +240,43 @@ impl SynchronizedBase {
         self.0.get()
     }
 
-    /// The number and its lock, where that is the one that values have by themselves.
+    /// The lock of the package's own class, if it is one.
     #[inline]
-    fn number(&self) -> Option<(&Number, &RLock)> {
-        match self.0.peek()? {
-            Shared { number: Some(number), lock: AnyLock::RLock(lock), .. } => Some((number, lock.get())),
-            _ => None,
+    fn exact_lock(&self) -> Option<&Primitive> {
+        match &self.0.peek()?.lock {
+            AnyLock::Exact(lock) => lock.get().peek(),
+            AnyLock::Other(_) => None,
         }
+    }
+
+    /// Accesses the number at once, with its lock held. Returns `None` if that needs a wait or
+    /// another's methods.
+    #[inline]
+    fn access<R>(&self, access: impl FnOnce(&Number) -> R) -> Option<R> {
+        let number = self.0.peek()?.number.as_ref()?;
+        let lock = self.exact_lock()?;
+        if lock.is_recursive() && lock.is_mine() {
+            return Some(access(number));
+        }
+        if !lock.acquire_free() {
+            return None;
+        }
+        let result = access(number);
+        // It is held: that cannot fail.
+        let _ = lock.release();
+        Some(result)
     }
 }
 
 impl QuickLock for SynchronizedBase {
     #[inline]
     fn take(&self) -> bool {
-        match self.0.peek().map(|shared| &shared.lock) {
-            Some(AnyLock::RLock(lock)) => lock.get().take(),
-            Some(AnyLock::Lock(lock)) => lock.get().take(),
-            _ => false,
-        }
+        self.exact_lock().is_some_and(Primitive::acquire_free)
     }
 
     #[inline]
     fn give(&self) -> bool {
-        match self.0.peek().map(|shared| &shared.lock) {
-            Some(AnyLock::RLock(lock)) => lock.get().give(),
-            Some(AnyLock::Lock(lock)) => lock.get().give(),
-            _ => false,
-        }
+        self.exact_lock().is_some_and(|lock| lock.release().is_ok())
     }
 
     fn ordinary() -> &'static Ordinary {
@@ -294,30 +293,12 @@ impl QuickValue for SynchronizedBase {
 
     #[inline]
     fn get(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        let (number, lock) = self.number()?;
-        if lock.is_mine() {
-            return number.get(py).ok();
-        }
-        if !lock.take() {
-            return None;
-        }
-        let value = number.get(py).ok();
-        lock.give();
-        value
+        self.access(|number| number.get(py).ok())?
     }
 
     #[inline]
     fn set(&self, value: &Bound<'_, PyAny>) -> bool {
-        let Some((number, lock)) = self.number() else { return false };
-        if lock.is_mine() {
-            return number.set(value);
-        }
-        if !lock.take() {
-            return false;
-        }
-        let done = number.set(value);
-        lock.give();
-        done
+        self.access(|number| number.set(value)).unwrap_or(false)
     }
 }
 
@@ -340,7 +321,7 @@ impl SynchronizedBase {
         let lock = match (lock, ctx) {
             (Some(lock), _) if lock.is_truthy()? => AnyLock::of(lock)?,
             (_, Some(ctx)) => AnyLock::of(&ctx.call_method0("RLock")?)?,
-            _ => AnyLock::RLock(RLock::create(py, crate::owner_death::Robust::Warn)?),
+            _ => AnyLock::Exact(LockBase::recursive(py, Robust::Warn)?),
         };
         let calls_methods = !is_plain(this)?;
         let number = if calls_methods { None } else { Number::of(obj)? };
@@ -351,8 +332,7 @@ impl SynchronizedBase {
         let Some(Shared { object, lock, .. }) = self.0.peek() else { return Ok(()) };
         visit.call(object)?;
         match lock {
-            AnyLock::RLock(lock) => visit.call(lock),
-            AnyLock::Lock(lock) => visit.call(lock),
+            AnyLock::Exact(lock) => visit.call(lock),
             AnyLock::Other(lock) => visit.call(lock),
         }
     }
@@ -425,10 +405,7 @@ impl SynchronizedBase {
     /// Acquire the lock.
     fn __enter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         match &self.shared()?.lock {
-            AnyLock::RLock(lock) => {
-                Ok(PyBool::new(py, lock.get().shared()?.enter(py)?).to_owned().into_any())
-            }
-            AnyLock::Lock(lock) => Ok(PyBool::new(py, lock.get().shared()?.enter(py)?).to_owned().into_any()),
+            AnyLock::Exact(lock) => Ok(PyBool::new(py, lock.get().get()?.enter(py)?).to_owned().into_any()),
             AnyLock::Other(lock) => pycall::call_method(lock.bind(py), intern!(py, "__enter__"), ()),
         }
     }
@@ -443,8 +420,7 @@ impl SynchronizedBase {
         traceback: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         match &self.shared()?.lock {
-            AnyLock::RLock(lock) => lock.get().shared()?.release()?,
-            AnyLock::Lock(lock) => lock.get().shared()?.release()?,
+            AnyLock::Exact(lock) => lock.get().get()?.release()?,
             AnyLock::Other(lock) => {
                 let exception = (exc_type, exc_value, traceback);
                 return pycall::call_method(lock.bind(py), intern!(py, "__exit__"), exception);

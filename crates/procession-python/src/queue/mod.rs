@@ -141,8 +141,10 @@ fn closed(this: &Bound<'_, Queue>) -> PyErr {
 fn bound(maxsize: &Bound<'_, PyAny>) -> PyResult<Option<usize>> {
     let size: i64 = match maxsize.extract() {
         Ok(size) => size,
+        // As CPython, for numbers of all kinds.
+        Err(_) if maxsize.le(0)? => return Ok(None),
         Err(error) if error.is_instance_of::<PyOverflowError>(maxsize.py()) => {
-            return if maxsize.lt(0)? { Ok(None) } else { Err(too_many(maxsize)) };
+            return Err(too_many(maxsize));
         }
         Err(_) => {
             let class = maxsize.get_type();
