@@ -141,8 +141,8 @@ fn closed(this: &Bound<'_, Queue>) -> PyErr {
 fn bound(maxsize: &Bound<'_, PyAny>) -> PyResult<Option<usize>> {
     let size: i64 = match maxsize.extract() {
         Ok(size) => size,
-        // As CPython, for numbers of all kinds.
-        Err(_) if maxsize.le(0)? => return Ok(None),
+        // As CPython, for numbers of all kinds. What cannot be compared is no number.
+        Err(_) if maxsize.le(0).unwrap_or(false) => return Ok(None),
         Err(error) if error.is_instance_of::<PyOverflowError>(maxsize.py()) => {
             return Err(too_many(maxsize));
         }
