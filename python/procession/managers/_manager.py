@@ -236,6 +236,9 @@ def _without_interrupts(method):
         # It is that server's child. The server would keep what is blocked, for all its children.
         yield
         return
+    if method == "spawn":
+        # A start that finds no tracker starts one, and unblocks the signal after that.
+        resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
