@@ -6,12 +6,12 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Mutex;
 use std::thread;
 use std::time::Instant;
 
-use crate::tool::{Failure, Tool, root};
+use crate::tool::{Failure, root, this};
 
 /// A command of this tool.
 struct Step(&'static [&'static str]);
@@ -128,8 +128,7 @@ impl Lane {
             Ok((file.try_clone()?, file))
         };
         let (out, err) = open().map_err(|error| wrong(&path, &error))?;
-        let this = std::env::current_exe().map_err(|error| wrong(Path::new("xtask"), &error))?;
-        let mut tool = Tool(Command::new(this)).args(step.0).folder(root());
+        let mut tool = this().args(step.0).folder(root());
         tool.0.stdin(Stdio::null()).stdout(out).stderr(err);
         let start = Instant::now();
         let outcome = tool.run();

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::tool::{Failure, ROOT, Tool, cargo, root};
+use crate::tool::{Failure, ROOT, Tool, cargo, root, this};
 
 /// The oldest minor version of Python 3 that the package is for.
 const OLDEST: u32 = 11;
@@ -154,8 +154,7 @@ pub(crate) fn interpreters() -> Result<(), Failure> {
             continue;
         }
         println!("== the tests with Python {number}");
-        let this = std::env::current_exe().map_err(|error| Failure::new(format!("xtask: {error}")))?;
-        let tests = Tool(Command::new(this)).args(["test", "--python"]);
+        let tests = this().args(["test", "--python"]);
         tests.env("PYTHON", &program).run()?;
         run += 1;
     }

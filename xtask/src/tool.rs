@@ -31,6 +31,11 @@ pub(crate) fn cargo(subcommand: &str, workspace: &str) -> Tool {
     Tool(command)
 }
 
+/// A command of this tool. Not by its path: cargo replaces the file there when a step builds this tool with other features.
+pub(crate) fn this() -> Tool {
+    Tool(Command::new("/proc/self/exe"))
+}
+
 /// The project's folder.
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the project's folder")
